@@ -1,0 +1,97 @@
+"""A zoo of algorithms that align language models: every algorithm a plugin of a page.
+
+The public names, each fetched when it is first asked for: `import alignzoo` imports neither torch nor pydantic, so
+that listing plugins, or importing one, costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    from alignzoo import functional
+    from alignzoo.api import run
+    from alignzoo.errors import (
+        AlignzooError,
+        DataError,
+        ModelError,
+        PluginError,
+        RecipeError,
+        RewardError,
+        RunError,
+    )
+    from alignzoo.interfaces import Optimizer, Policy, PolicySpec, RewardSource, Sampler, Task
+    from alignzoo.types import Batch, Completion, Forward, Group, Message, Prompt, Score, StepReport, Terms, Text
+
+    __version__: str
+
+__all__ = [
+    "AlignzooError",
+    "Batch",
+    "Completion",
+    "DataError",
+    "Forward",
+    "Group",
+    "Message",
+    "ModelError",
+    "Optimizer",
+    "PluginError",
+    "Policy",
+    "PolicySpec",
+    "Prompt",
+    "RecipeError",
+    "RewardError",
+    "RewardSource",
+    "RunError",
+    "Sampler",
+    "Score",
+    "StepReport",
+    "Task",
+    "Terms",
+    "Text",
+    "__version__",
+    "functional",
+    "hookimpl",
+    "run",
+]
+
+hookimpl = pluggy.HookimplMarker("alignzoo")
+"""Marks a plugin's functions as hooks: `@alignzoo.hookimpl` above `def alignzoo_register(zoo)`."""
+
+_HOMES = {
+    "alignzoo.api": "run",
+    "alignzoo.errors": "AlignzooError DataError ModelError PluginError RecipeError RewardError RunError",
+    "alignzoo.interfaces": "Optimizer Policy PolicySpec RewardSource Sampler Task",
+    "alignzoo.types": "Batch Completion Forward Group Message Prompt Score StepReport Terms Text",
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
+
+if not TYPE_CHECKING:  # a type checker reads the imports above, and so flags a name that does not exist
+
+    def __getattr__(name: str) -> object:
+        if name == "functional":
+            return importlib.import_module("alignzoo.functional")
+        if name == "__version__":
+            value = _version()
+        elif name in _HOME:
+            value = getattr(importlib.import_module(_HOME[name]), name)
+        else:
+            raise AttributeError(f"module 'alignzoo' has no attribute {name!r}")
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("alignzoo")
+    except PackageNotFoundError:  # run from a source tree that was never installed
+        return "0.1.0"

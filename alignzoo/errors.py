@@ -1,0 +1,52 @@
+"""Errors for the person who wrote the recipe: what is wrong, what was found, what to do.
+
+AlignzooError
+├── RecipeError     a recipe, an override, or a part's field
+├── DataError       a data file or its rows
+├── PluginError     a plugin that failed to load, registered nonsense, or took a taken name
+├── ModelError      a model directory, a tokenizer, a device
+├── RewardError     a reward that raised, or whose answer cannot be used
+└── RunError        a run that cannot start, go on, or be resumed
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class AlignzooError(Exception):
+    """Printed without a traceback by the command line; exit status 1."""
+
+
+class RecipeError(AlignzooError):
+    """A recipe, an override, or a part's field is wrong."""
+
+
+class DataError(AlignzooError):
+    """A data file cannot be read, or a row has the wrong shape."""
+
+
+class PluginError(AlignzooError):
+    """A plugin failed to load, registered nonsense, or took a taken name."""
+
+
+class ModelError(AlignzooError):
+    """A model directory, a tokenizer or a device cannot be used."""
+
+
+class RewardError(AlignzooError):
+    """A reward raised, or answered something that is not one score per completion."""
+
+
+class RunError(AlignzooError):
+    """A run cannot start, go on, or be resumed."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A hint for a misspelt name: the nearest known ones, or all of them."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    if close:
+        return f"Did you mean {' or '.join(repr(c) for c in close)}? Known: {', '.join(known)}."
+    return f"Known: {', '.join(known) or 'none'}."

@@ -1,0 +1,78 @@
+"""What to say of a plugin that could not be loaded: whose it is, what happened, and the cure."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+
+import pluggy
+
+from alignzoo.registrar import Origin
+
+MACHINERY = (
+    "<frozen importlib",
+    str(Path(importlib.__file__).parent),
+    str(Path(pluggy.__file__).parent),
+    ast.__file__,
+    *(str(Path(__file__).with_name(f"{name}.py")) for name in ("discovery", "plugin_source", "registrar", "registry")),
+)
+"""Frames of these files say nothing about the plugin."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A plugin that could not be loaded. It hides no other, and stops a run only when that run asks for it."""
+
+    plugin: str
+    distribution: str
+    version: str
+    traceback: str
+    """Without the frames of what loaded it."""
+    cure: str
+    """What to do about it."""
+
+    @classmethod
+    def of(cls, origin: Origin, error: BaseException, source: Path | None) -> Failure:
+        """The failure of a plugin with this error."""
+        cure = _cure(origin, error, source)
+        return cls(origin.plugin, origin.distribution, origin.version, plain_traceback(error), cure)
+
+    @property
+    def owner(self) -> str:
+        """Whose plugin it is."""
+        return str(Origin(self.plugin, self.distribution, self.version))
+
+    @property
+    def last_line(self) -> str:
+        """The error itself."""
+        return self.traceback.splitlines()[-1]
+
+    def __str__(self) -> str:
+        lines = [f"    {line}" for line in self.traceback.splitlines()[-6:]]
+        return "\n".join([f"{self.owner} failed to load:", *lines, self.cure])
+
+
+def plain_traceback(error: BaseException) -> str:
+    """An error's traceback without the machinery that led to it."""
+    told = traceback.TracebackException.from_exception(error)
+    link: traceback.TracebackException | None = told
+    while link is not None:
+        kept = [frame for frame in link.stack if not frame.filename.startswith(MACHINERY)]
+        link.stack = traceback.StackSummary.from_list(kept)
+        link = link.__cause__ or link.__context__
+    return "".join(told.format()).strip()
+
+
+def _cure(origin: Origin, error: BaseException, source: Path | None) -> str:
+    missing = (error.name or "") if isinstance(error, ModuleNotFoundError) else ""
+    package = missing.partition(".")[0]
+    if package and package == origin.module.partition(".")[0] and origin.distribution:
+        return f"Its module is not there: pip install --force-reinstall {origin.distribution}"
+    if package and package not in ("alignzoo", origin.module.partition(".")[0]):
+        return f"It needs a module that is not installed: pip install {package}"
+    if origin.distribution:
+        return f"Report it to the author of {origin.distribution}, or: pip uninstall {origin.distribution}"
+    return f"Correct {source or 'it'}, or leave it out."

@@ -1,0 +1,248 @@
+"""The mathematics that plugins share: pure tensor functions of torch alone.
+
+Shapes: N rows, T tokens, V vocabulary (see `alignzoo.types`). Nothing is mutated; reductions are in float32.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+from alignzoo.types import Batch, BoolNT, FloatN, FloatNT, LongN, LongNT
+
+# --- seeds ----------------------------------------------------------------------------------------------------
+
+
+def derive(seed: int, *uses: int | str) -> int:
+    """A seed of its own for every use, so that step k can be made again alone: 63 bits of BLAKE2b(seed, uses)."""
+    text = "/".join(str(part) for part in (seed, *uses))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+# --- log-probabilities ----------------------------------------------------------------------------------------
+
+
+def token_logprobs(logits: Tensor, targets: LongN) -> tuple[FloatN, FloatN]:
+    """log softmax(z)_y and the entropy -Σ p log p of each row of `logits` (M, V), in float32; both (M,)."""
+    logits = logits.float()
+    normaliser = torch.logsumexp(logits, -1)  # (M,)
+    logprobs = logits.gather(-1, targets[:, None]).squeeze(-1) - normaliser
+    entropy = normaliser - (torch.softmax(logits, -1) * logits).sum(-1)
+    return logprobs, entropy
+
+
+def shifted_logprobs(logits: Tensor, tokens: LongNT, mask: BoolNT) -> tuple[FloatNT, FloatNT]:
+    """Log-probability and entropy of token t given those before it, from logits (N, T, V); 0 where the mask is False.
+
+    logits[:, t-1] speak about token t: the off-by-one of every language model is paid here and nowhere else. The
+    first token has nothing before it and stays 0.
+    """
+    where = predicted(mask)
+    logprobs, entropy = token_logprobs(before(logits)[where], tokens[:, 1:][where])
+    return scatter(logprobs, mask), scatter(entropy, mask)
+
+
+def predicted(mask: BoolNT) -> Tensor:
+    """The mask over positions that predict a completion token: (N, T-1), position t-1 for token t."""
+    return mask[:, 1:]
+
+
+def before(states: Tensor) -> Tensor:
+    """The states (N, T, ...) that precede tokens 1..T-1: (N, T-1, ...)."""
+    return states[:, :-1]
+
+
+def scatter(values: Tensor, mask: BoolNT) -> FloatNT:
+    """Put one value per predicted completion token back into (N, T), 0 elsewhere; inverse of `[predicted(mask)]`."""
+    out = values.new_zeros(mask.shape)
+    where = mask.clone()
+    where[:, 0] = False
+    return out.masked_scatter(where, values)
+
+
+# --- weightings: the reduction is Σ weights·terms / N -----------------------------------------------------------
+
+
+def sequence_mean(mask: BoolNT) -> FloatNT:
+    """1/|y| on each token: the loss is the mean over rows of the mean over tokens (GRPO, arXiv:2402.03300 eq. 3)."""
+    weights = mask.float()
+    return weights / weights.sum(1, keepdim=True).clamp(min=1)
+
+
+def token_mean(mask: BoolNT) -> FloatNT:
+    """N/Σmask on each token: the loss is the mean over all tokens of the batch (DAPO, arXiv:2503.14476 eq. 8)."""
+    weights = mask.float()
+    return weights * (len(mask) / weights.sum().clamp(min=1))
+
+
+def sequence_sum(mask: BoolNT) -> FloatNT:
+    """1 on each token: the loss is the mean over rows of the sum over tokens."""
+    return mask.float()
+
+
+def constant_length(mask: BoolNT, length: int) -> FloatNT:
+    """1/L on each token, L a constant: no bias by a completion's own length (Dr. GRPO, arXiv:2503.20783 sec. 3.2)."""
+    return mask.float() / length
+
+
+def weigh(terms: Tensor, weights: Tensor, mask: BoolNT) -> Tensor:
+    """Σ weights·terms, a scalar. Row weights (N,) on token terms (N, T) count every completion token alike.
+
+    Raises ValueError for token weights on row terms: which token would they mean?
+    """
+    terms = terms.float()
+    if terms.ndim == 2 and weights.ndim == 1:
+        weights = weights[:, None] * mask
+    if terms.shape != weights.shape:
+        raise ValueError(
+            f"the loss has shape {tuple(terms.shape)} but prepare() left weights of shape {tuple(weights.shape)}: "
+            "row terms (N,) take row weights (N,), token terms (N, T) take either"
+        )
+    return (terms * weights).sum()
+
+
+def masked_mean(values: FloatNT, mask: BoolNT) -> Tensor:
+    """The mean over True positions; 0 when there are none."""
+    return (values * mask).sum() / mask.sum().clamp(min=1)
+
+
+def whiten(values: FloatNT, mask: BoolNT, *, shift: bool = True) -> FloatNT:
+    """(x - mean)/sd over the mask, unbiased variance, 0 outside; with `shift=False` the mean is kept.
+
+    x·rsqrt(var + 1e-8), as in InstructGPT's and TRL's PPO. Fewer than two values have no variance: they come back
+    centred (or unchanged without shift) but unscaled.
+    """
+    count = mask.sum()
+    mean = masked_mean(values, mask)
+    variance = (((values - mean) * mask) ** 2).sum() / (count - 1).clamp(min=1)
+    scale = torch.where(count > 1, torch.rsqrt(variance + 1e-8), torch.ones_like(variance))
+    return ((values - mean) * scale + (0 if shift else mean)) * mask
+
+
+# --- groups -----------------------------------------------------------------------------------------------------
+
+
+def group_index(group: LongN) -> LongN:
+    """Groups renumbered 0..G-1 in order of appearance."""
+    return torch.unique_consecutive(group, return_inverse=True)[1]
+
+
+def group_mean(values: FloatN, group: LongN) -> FloatN:
+    """Each row's group mean, (N,)."""
+    index = group_index(group)
+    sums = values.new_zeros(len(values)).index_add(0, index, values)
+    counts = values.new_zeros(len(values)).index_add(0, index, torch.ones_like(values))
+    return (sums / counts.clamp(min=1))[index]
+
+
+def group_std(values: FloatN, group: LongN) -> FloatN:
+    """Each row's group standard deviation with ddof = 1, (N,); 0 for a group of one."""
+    index = group_index(group)
+    deviation = values - group_mean(values, group)
+    sums = values.new_zeros(len(values)).index_add(0, index, deviation**2)
+    counts = values.new_zeros(len(values)).index_add(0, index, torch.ones_like(values))
+    return torch.sqrt(sums / (counts - 1).clamp(min=1))[index]
+
+
+def _extreme_rows(batch: Batch, largest: bool) -> LongN:
+    """The row of the best (or worst) reward in each group, the first of equals, in group order."""
+    rows, start = [], 0
+    for size in batch.group_sizes().tolist():
+        rewards = batch.rewards[start : start + size]
+        rows.append(start + int(rewards.argmax() if largest else rewards.argmin()))
+        start += size
+    return torch.tensor(rows, dtype=torch.long, device=batch.tokens.device)
+
+
+def best(batch: Batch) -> Batch:
+    """The best row of each group."""
+    return batch.select(_extreme_rows(batch, largest=True))
+
+
+def best_and_worst(batch: Batch) -> Batch:
+    """The best and the worst row of each group, adjacent: rows 2i and 2i+1 are one pair. Tied groups are dropped."""
+    high, low = _extreme_rows(batch, largest=True), _extreme_rows(batch, largest=False)
+    differ = batch.rewards[high] > batch.rewards[low]
+    return batch.select(torch.stack([high[differ], low[differ]], 1).flatten())
+
+
+def untied(batch: Batch) -> Batch:
+    """Without the groups whose rewards are all equal: they prefer nothing."""
+    index = group_index(batch.group)
+    lowest = batch.rewards.new_full((len(batch),), torch.inf).scatter_reduce(0, index, batch.rewards, "amin")
+    highest = batch.rewards.new_full((len(batch),), -torch.inf).scatter_reduce(0, index, batch.rewards, "amax")
+    return batch.select((highest > lowest)[index])
+
+
+def group_advantages(batch: Batch, *, scale: str = "group", epsilon: float = 1e-4) -> FloatN:
+    """A = (r - mean of the group) / (sd + ε), (N,); sd is unbiased, over the group, over the batch, or not used.
+
+    DeepSeekMath (arXiv:2402.03300) sec. 4.1.2; `scale="none"` is Dr. GRPO's. ε as in TRL. A tied group gets 0.
+    """
+    centred = batch.rewards - group_mean(batch.rewards, batch.group)
+    if scale == "none":
+        return centred
+    if scale == "group":
+        return centred / (group_std(batch.rewards, batch.group) + epsilon)
+    if scale == "batch":
+        spread = batch.rewards.std() if len(batch) > 1 else batch.rewards.new_zeros(())
+        return centred / (spread + epsilon)
+    raise ValueError(f"scale must be 'group', 'batch' or 'none', got {scale!r}")
+
+
+# --- credit and surrogates ----------------------------------------------------------------------------------------
+
+
+def at_last_token(values: FloatN, mask: BoolNT) -> FloatNT:
+    """One value per row, placed on the row's last completion token, (N, T)."""
+    positions = torch.arange(mask.shape[1], device=mask.device)
+    last = (positions * mask).argmax(1)
+    return (positions == last[:, None]) * mask * values[:, None]
+
+
+def gae(
+    rewards: FloatNT, values: FloatNT, mask: BoolNT, *, gamma: float = 1.0, lam: float = 0.95
+) -> tuple[FloatNT, FloatNT]:
+    """Generalised advantage estimation: advantages and returns, both (N, T).
+
+    δₜ = rₜ + γ·Vₜ₊₁ - Vₜ,  Aₜ = δₜ + γλ·Aₜ₊₁,  returns = A + V. Schulman et al. 2016 (arXiv:1506.02438) eq. 16. The
+    state after the last token is terminal: its value is 0. Masked tokens in the middle of a row are stepped over.
+    """
+    advantages = torch.zeros_like(rewards)
+    following = torch.zeros_like(rewards[:, 0])  # V of the next state, (N,)
+    running = torch.zeros_like(following)
+    for t in range(rewards.shape[1] - 1, -1, -1):
+        real = mask[:, t]
+        delta = rewards[:, t] + gamma * following - values[:, t]
+        running = torch.where(real, delta + gamma * lam * running, running)
+        following = torch.where(real, values[:, t], following)
+        advantages[:, t] = running * real
+    return advantages, (advantages + values) * mask
+
+
+def clipped_surrogate(ratio: Tensor, advantages: Tensor, *, low: float = 0.2, high: float = 0.2) -> Tensor:
+    """-min(ρ·A, clip(ρ, 1-low, 1+high)·A), any shape. Schulman et al. 2017 (arXiv:1707.06347) eq. 7."""
+    return -torch.minimum(ratio * advantages, ratio.clamp(1 - low, 1 + high) * advantages)
+
+
+def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, *, clip: float = 0.2) -> Tensor:
+    """½·max((V - R)², (clip(V, V_old ± c) - R)²), any shape; the value loss of OpenAI's and TRL's PPO."""
+    clipped = old_values + (values - old_values).clamp(-clip, clip)
+    return 0.5 * torch.maximum((values - returns) ** 2, (clipped - returns) ** 2)
+
+
+def kl_k1(log_ratio: Tensor) -> Tensor:
+    """k1 = log π/π_ref for samples of π: unbiased, any sign. Schulman, "Approximating KL divergence" (2020)."""
+    return log_ratio
+
+
+def kl_k3(log_ratio: Tensor) -> Tensor:
+    """k3 = e^{-x} - 1 + x with x = log π/π_ref, for samples of π: unbiased, never negative. Schulman (2020)."""
+    return torch.exp(-log_ratio) - 1 + log_ratio
+
+
+def token_column(values: FloatN, mask: BoolNT) -> FloatNT:
+    """A row's number on each of its completion tokens, (N, T)."""
+    return values[:, None] * mask

@@ -1,0 +1,43 @@
+"""The hooks of a plugin: one that registers what it brings, and three that watch a run.
+
+A plugin is a module, or any object, that implements those it wants, each marked with `@alignzoo.hookimpl`. An
+implementation may leave arguments out, never add any. Observers observe and never steer: what they return is
+ignored, and one that raises is reported once and switched off.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+from alignzoo.registrar import Registrar
+
+if TYPE_CHECKING:
+    from alignzoo.types import StepReport
+
+hookspec = pluggy.HookspecMarker("alignzoo")
+
+
+@hookspec
+def alignzoo_register(zoo: Registrar) -> None:
+    """Register what the plugin brings: `zoo.optimizer("simpo", SimPO)`.
+
+    A body that holds nothing but such calls, with literal names and with targets that are strings or names of the
+    module, is read without running it: the plugin can then be listed without importing it.
+    """
+
+
+@hookspec
+def alignzoo_run_start(run: Any) -> None:
+    """A stage begins: `run` describes it."""
+
+
+@hookspec
+def alignzoo_after_step(report: StepReport) -> None:
+    """A step is finished: its number, its metrics, and what was written and scored in it."""
+
+
+@hookspec
+def alignzoo_run_end(run: Any, result: Any) -> None:
+    """A stage has ended, finished or stopped: the `run` of its start, and its result."""

@@ -1,0 +1,151 @@
+"""The contracts: Policy, RewardSource, Optimizer, and the two small ones beside them, Sampler and Task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self, TypeAlias, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from alignzoo.types import Batch, Completion, Forward, Group, Prompt, Score, StepReport, Terms, Text
+
+ParameterGroup: TypeAlias = dict[str, Any]
+"""As `torch.optim` takes it: {"params": [...], "lr_scale": float}; `lr_scale` multiplies the schedule's rate."""
+
+COLUMNS = frozenset(
+    {"logprobs", "entropy", "values", "scores", "old_logprobs", "ref_logprobs", "old_values"}
+)
+"""Everything an optimizer can need. The first four are answered by `Policy.forward` with gradient; the last three
+are filled into the batch before `prepare`."""
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Writes completions, and says how likely each token was."""
+
+    device: torch.device
+
+    def encode(self, prompt: Prompt, texts: Sequence[Text]) -> Group:
+        """Tokenise a prompt and given completions of it, each ended with the end-of-sequence token."""
+        ...
+
+    def generate(self, prompts: Sequence[Prompt], n: int, *, seed: int, greedy: bool = False) -> list[Group]:
+        """Write `n` completions of each prompt. The same seed and weights write the same text."""
+        ...
+
+    def forward(self, batch: Batch, columns: frozenset[str]) -> Forward:
+        """Answer the columns asked for, of "logprobs", "entropy", "values", "scores"; zero where the mask is False."""
+        ...
+
+    def reference(self) -> AbstractContextManager[None]:
+        """Inside, `forward` answers as before training."""
+        ...
+
+    def parameters(self) -> list[ParameterGroup]:
+        """What is trained."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """The trained tensors by name, for a checkpoint."""
+        ...
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state` gave."""
+        ...
+
+    def save(self, path: Path) -> None:
+        """Write a model directory that others can load. Adapters are merged: the next stage's reference is this."""
+        ...
+
+
+class PolicySpec(Protocol):
+    """A policy's settings: what a recipe's `policy` table becomes, and what plugins register."""
+
+    def load(self, needs: frozenset[str]) -> Policy:
+        """Build the policy with what an optimizer needs of it: a critic for "values", a scoring head for "scores"."""
+        ...
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """Brings the groups of a step: written by the policy, or taken from the data."""
+
+    online: ClassVar[bool]
+    """True when the policy writes; False when the same prompts always bring the same groups."""
+
+    def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seed: int) -> list[Group]: ...
+
+
+@runtime_checkable
+class RewardSource(Protocol):
+    """Scores whole groups, so that pairwise judges and pointwise rules have one signature."""
+
+    def score(self, groups: Sequence[Group], policy: Policy) -> list[tuple[Score, ...]]:
+        """One tuple per group, one score per completion, in order."""
+        ...
+
+
+@runtime_checkable
+class Optimizer(Protocol):
+    """PPO, DPO, GRPO...: how scored groups move a policy. A frozen dataclass; its fields are its hyper-parameters.
+
+    `torch.optim`'s optimizer is another thing and is always called `adamw` in this code.
+
+    Optional: `couples: ClassVar[str]` says what the loss may not be split through ("row", "group" by default, or
+    "minibatch" for losses that sort or rank a batch). `next(self, report) -> Self` returns the successor for the
+    following step (adaptive KL, moving baselines); its fields are its state and are checkpointed.
+    """
+
+    needs: ClassVar[frozenset[str]]
+    """Which of `COLUMNS` it reads; the others are None."""
+
+    @property
+    def epochs(self) -> int:
+        """Passes over each batch of groups."""
+        ...
+
+    def prepare(self, batch: Batch) -> Batch:
+        """No gradient: select rows, credit them, weigh them. Sees the step's whole batch."""
+        ...
+
+    def loss(self, batch: Batch, out: Forward) -> Terms:
+        """Pure: what each token (N, T) or row (N,) costs."""
+        ...
+
+
+@runtime_checkable
+class HasNext(Protocol):
+    """An optimizer with a successor."""
+
+    def next(self, report: StepReport) -> Self: ...
+
+
+@runtime_checkable
+class Task(Protocol):
+    """A named bundle to compare on: data, a starting policy, a reward, and a gold score that training never sees."""
+
+    @property
+    def policy(self) -> str:
+        """The model directory that single-stage recipes start from."""
+        ...
+
+    @property
+    def base(self) -> str:
+        """The model directory before any fine-tuning."""
+        ...
+
+    @property
+    def reward(self) -> Sequence[Mapping[str, Any]]:
+        """The task's reward, as a recipe's `reward` tables."""
+        ...
+
+    def data(self, kind: str, split: str) -> list[Prompt]:
+        """Kind "prompts", "demonstrations" or "comparisons"; split "train" or "heldout", which share no prompt."""
+        ...
+
+    def gold(self, prompt: Prompt, completion: Completion) -> float:
+        """The hidden truth. Only `evaluate` asks."""
+        ...

@@ -1,0 +1,134 @@
+"""`key=value`: parsing overrides, and sending each to the stages that it is meant for."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from alignzoo.errors import RecipeError, did_you_mean
+from alignzoo.tables import Node, merge, tree
+
+NAMED = ("task", "policy", "sampler", "optimizer")
+"""The parts of a stage that are one table with a name; a string stands for {name = string}."""
+
+TO_ALL = ("task", "seed", "policy", "data")
+"""What goes to every stage when no stage is named."""
+
+TO_LAST = ("sampler", "reward", "optimizer", "schedule", "evaluate")
+"""What goes to the last stage when no stage is named."""
+
+Overrides: TypeAlias = Sequence[str] | Mapping[str, Any]
+"""As the command line has them, "rl.optimizer.clip=0.1"; or a mapping from such keys to values, which may be live
+objects."""
+
+
+@dataclass
+class Changes:
+    """What the overrides change in one stage."""
+
+    broad: Node = field(default_factory=lambda: Node({}, "overrides"))
+    """Meant for every stage."""
+    own: Node = field(default_factory=lambda: Node({}, "overrides"))
+    """Meant for this one."""
+    rewards: list[tuple[list[str], Node]] = field(default_factory=list)
+    """Of single rewards: an index and a field, or a field when there is one reward; or an index alone."""
+
+
+def route(overrides: Overrides, stages: Sequence[str]) -> dict[str, Changes]:
+    """The changes of every stage."""
+    changes = {stage: Changes() for stage in stages}
+    for keys, node in _parse(overrides):
+        first, *rest = keys
+        if first in changes:
+            for below, value in _below(rest, node):
+                _change(changes[first], below, value)
+        elif first in TO_LAST:
+            _change(changes[stages[-1]], keys, node)
+        elif first in TO_ALL:
+            for change in changes.values():
+                change.broad = merge(change.broad, _nest(keys, node))
+        else:
+            hint = did_you_mean(first, [*stages, *TO_ALL, *TO_LAST])
+            raise RecipeError(f"{node.where}: {first!r} is neither a stage nor a part of one. {hint}")
+    return changes
+
+
+def normal(part: str, node: Node) -> Node:
+    """A part's table, where a recipe or an override may say less: a name, a path, a single reward."""
+    if part == "reward":
+        rewards = node.value if node.is_list else [node]
+        return Node([_named(reward, "name") for reward in rewards], node.where)
+    if part in NAMED:
+        return _named(node, "name")
+    return _named(node, "path") if part == "data" else node
+
+
+def _named(node: Node, key: str) -> Node:
+    return Node({key: node}, node.where) if isinstance(node.value, str) else node
+
+
+def _parse(overrides: Overrides) -> Iterator[tuple[list[str], Node]]:
+    """The keys and the value of each override."""
+    if isinstance(overrides, Mapping):
+        for key, value in overrides.items():
+            yield _override(key, value, f"override {key!r}")
+        return
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        where = f"override {text!r}"
+        if not equals:
+            raise RecipeError(f"{where}: expected key=value, as in optimizer.epochs=2")
+        yield _override(key.strip(), _value(value.strip(), where), where)
+
+
+def _override(key: str, value: Any, where: str) -> tuple[list[str], Node]:
+    keys = key.split(".")
+    if not all(keys):
+        raise RecipeError(f"{where}: expected a key with dots, as in optimizer.epochs, found {key!r}")
+    return keys, tree(value, lambda path: where, tuple(keys))
+
+
+def _value(text: str, where: str) -> Any:
+    """A TOML value, or a bare word as a string; so is what TOML takes for a date, a directory's name more likely."""
+    try:
+        found = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError as error:
+        if text.startswith(("[", "{", '"', "'")):
+            raise RecipeError(f"{where}: {text!r} is not a TOML value: {error}") from error
+        return text
+    data = found.keys() == {"value"} and isinstance(found["value"], bool | int | float | str | list | dict)
+    return found["value"] if data else text
+
+
+def _below(keys: list[str], node: Node) -> Iterator[tuple[list[str], Node]]:
+    """What is changed within a stage, also where a mapping gives several of its parts at once."""
+    if keys:
+        yield keys, node
+    elif node.is_table:
+        for part, value in node.value.items():
+            yield [part], value
+    else:
+        raise RecipeError(f"{node.where}: a stage is no value; change a part of it, as in rl.optimizer.epochs=2")
+
+
+def _change(change: Changes, keys: list[str], node: Node) -> None:
+    part, *rest = keys
+    if part not in TO_ALL + TO_LAST:
+        raise RecipeError(f"{node.where}: {part!r} is no part of a stage. {did_you_mean(part, TO_ALL + TO_LAST)}")
+    if part == "reward" and rest:
+        change.rewards.append((rest, node))
+        return
+    if part == "reward" and node.is_table and "name" not in node.value:
+        change.rewards += [([key], value) for key, value in node.value.items()]
+        return
+    change.own = merge(change.own, _nest(keys, node))
+
+
+def _nest(keys: Sequence[str], node: Node) -> Node:
+    """{a: {b: node}} of the keys a, b."""
+    part, *rest = keys
+    for key in reversed(rest):
+        node = Node({key: node}, node.where)
+    return Node({part: normal(part, node)}, node.where)

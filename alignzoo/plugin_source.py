@@ -1,0 +1,159 @@
+"""A plugin's registrations, read from its source without running it.
+
+So `alignzoo list` imports no torch, even for a one-file plugin that imports torch on top. Only a declarative
+`alignzoo_register` can be read this way; `declared` says so when it must be run instead.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import sys
+import warnings
+from importlib.machinery import ModuleSpec
+from importlib.util import resolve_name
+from pathlib import Path
+from typing import TypeAlias
+
+from alignzoo.registrar import KINDS, NAME, TARGET, Origin, Registration, description
+
+
+def find_spec(module: str) -> ModuleSpec:
+    """Like `importlib.util.find_spec`, but it never runs the parents of a dotted module."""
+    parts = module.split(".")
+    path = None
+    for end in range(1, len(parts) + 1):
+        name = ".".join(parts[:end])
+        found = (finder.find_spec(name, path) for finder in sys.meta_path if hasattr(finder, "find_spec"))
+        spec = next((spec for spec in found if spec is not None), None)
+        if spec is None:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        path = spec.submodule_search_locations
+        if path is None and end < len(parts):
+            raise ModuleNotFoundError(f"No module named {module!r}; {name!r} is not a package", name=module)
+    assert spec is not None
+    return spec
+
+
+def parse(path: Path) -> ast.Module:
+    """A file's syntax tree; its warnings wait for the import."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return ast.parse(path.read_bytes(), filename=str(path))
+
+
+def declared(path: Path, origin: Origin) -> list[Registration] | None:
+    """What the plugin at this path registers; None when only running it can tell."""
+    return _Reader(path, origin).registrations()
+
+
+class _Reader:
+    """One plugin's source."""
+
+    def __init__(self, path: Path, origin: Origin) -> None:
+        self.tree = parse(path)
+        self.origin = origin
+        package = origin.module if path.name == "__init__.py" else origin.module.rpartition(".")[0]
+        self.bound = _bindings(self.tree, package)
+        self.may_register = "*" in self.bound or b"alignzoo_register" in path.read_bytes()
+
+    def registrations(self) -> list[Registration] | None:
+        """One for each statement of `alignzoo_register`, or None."""
+        hooks = [node for node in self.tree.body if isinstance(node, ast.FunctionDef) and _is_hook(node)]
+        register = [node for node in hooks if node.name == "alignzoo_register"]
+        if hooks and not self.may_register:
+            return []  # it only observes
+        if len(register) != 1 or not _takes_zoo(register[0].args):
+            return None
+        body = register[0].body
+        found = [self._registration(statement) for statement in body[ast.get_docstring(register[0]) is not None :]]
+        known = {(each.kind, each.name): each for each in found if each is not None}
+        return list(known.values()) if len(known) == len(found) else None
+
+    def _registration(self, statement: ast.stmt) -> Registration | None:
+        match statement:
+            case ast.Expr(ast.Call(ast.Attribute(ast.Name("zoo"), kind), [ast.Constant(str(name)), target], [])):
+                summary = ""
+            case ast.Expr(
+                ast.Call(
+                    ast.Attribute(ast.Name("zoo"), kind),
+                    [ast.Constant(str(name)), target],
+                    [ast.keyword("summary", ast.Constant(str(summary)))],
+                )
+            ):
+                pass
+            case _:
+                return None
+        if kind not in KINDS or not NAME.fullmatch(name):
+            return None
+        if kind == "recipe":
+            return self._recipe(name, target, summary)
+        return self._part(kind, name, target, summary)
+
+    def _recipe(self, name: str, target: ast.expr, summary: str) -> Registration | None:
+        match target:
+            case ast.Constant(str(relative)) if (file := self.origin.folder / relative).is_file():
+                return self.origin.registration("recipe", name, str(file), summary or description(file))
+        return None
+
+    def _part(self, kind: str, name: str, target: ast.expr, summary: str) -> Registration | None:
+        match target:
+            case ast.Constant(str(text)) if TARGET.fullmatch(text):
+                pass
+            case ast.Name() | ast.Attribute() if (dotted := ast.unparse(target)).partition(".")[0] in self.bound:
+                text = f"{self.origin.module}:{dotted}"
+            case _:
+                return None
+        return self.origin.registration(kind, name, text, summary or self._summary(*text.split(":")))
+
+    def _summary(self, module: str, name: str) -> str:
+        """The first line of the docstring of "module:name", where one file's source says it."""
+        home = self.bound.get(name) if module == self.origin.module else (module, name)
+        match home:
+            case ast.ClassDef():
+                return _first_line(home)
+            case (module, name):
+                # That file is only worth a line of a list: what is wrong with it is said when it is loaded.
+                with contextlib.suppress(ImportError, SyntaxError, OSError, ValueError):
+                    body = parse(Path(find_spec(module).origin or "")).body
+                    return next((_first_line(n) for n in body if isinstance(n, ast.ClassDef) and n.name == name), "")
+        return ""
+
+
+Binding: TypeAlias = ast.ClassDef | tuple[str, str] | None
+"""What a module's own name stands for: a class, (module, name) for an import, or something else."""
+
+
+def _bindings(tree: ast.Module, package: str) -> dict[str, Binding]:
+    """The names that a module binds at its top level, unconditionally."""
+    bound: dict[str, Binding] = {}
+    for node in tree.body:
+        match node:
+            case ast.ClassDef(name):
+                bound[name] = node
+            case ast.FunctionDef(name):
+                bound[name] = None
+            case ast.Assign(targets):
+                bound |= {target.id: None for target in targets if isinstance(target, ast.Name)}
+            case ast.AnnAssign(ast.Name(name), _, ast.expr()):
+                bound[name] = None
+            case ast.Import(names):
+                bound |= {(alias.asname or alias.name).partition(".")[0]: None for alias in names}
+            case ast.ImportFrom(module, names, level):
+                source = "." * (level or 0) + (module or "")
+                with contextlib.suppress(ImportError):
+                    source = resolve_name(source, package)
+                bound |= {alias.asname or alias.name: (source, alias.name) for alias in names}
+    return bound
+
+
+def _is_hook(function: ast.FunctionDef) -> bool:
+    return [ast.unparse(node).rpartition(".")[2] for node in function.decorator_list] == ["hookimpl"]
+
+
+def _takes_zoo(arguments: ast.arguments) -> bool:
+    return ast.unparse(arguments).partition(":")[0] == "zoo" and not arguments.defaults
+
+
+def _first_line(node: ast.ClassDef) -> str:
+    return (ast.get_docstring(node) or "").partition("\n")[0].strip()

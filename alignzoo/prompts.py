@@ -1,0 +1,262 @@
+"""Datasets -> prompts: files, directories and hub datasets become lists of `Prompt`, split into train and held-out.
+
+What a row may look like is in `alignzoo.formats`. JSON and JSON Lines are read with the standard library; the
+`datasets` library is imported only for everything else.
+"""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import gzip
+import hashlib
+import json
+import re
+import warnings
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from io import BufferedIOBase
+from itertools import islice
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any
+
+from annotated_types import Ge, Lt
+
+from alignzoo.errors import DataError, did_you_mean
+from alignzoo.formats import FORMATS, Row, accepted, found, parse, recognise
+from alignzoo.types import Prompt
+
+
+@dataclass(frozen=True)
+class Data:
+    """The user's own data: a recipe's `data` table."""
+
+    path: str
+    """A .jsonl, .json (either also .gz), .parquet or .csv file, a directory that `datasets` saved, or a hub dataset:
+    "owner/name", or "owner/name:config" where it has several."""
+    format: str = "auto"
+    """What the rows are: scores, ranks, preference, hh, preference-implicit, unpaired, prompt-completion, alpaca,
+    pandalm, messages, prompt-only or text; "auto": what the first row fits, and all rows must then be that."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Our name of a column -> the file's, where they differ: { prompt = "question" }."""
+    split: str = "train"
+    """Which split of a hub dataset or of a saved dictionary of datasets to train on."""
+    limit: Annotated[int, Ge(0)] = 0
+    """Read only the first so many rows; 0: all."""
+    heldout: Annotated[float, Ge(0), Lt(1)] = 0.1
+    """The share of prompts kept for evaluation, unless `heldout_path` or `heldout_split` brings others."""
+    heldout_path: str = ""
+    """Where the held-out rows are, in the same format; "": in `path`."""
+    heldout_split: str = ""
+    """Which split they are; "": the same name as `split`."""
+
+
+def read(data: Data) -> list[Prompt]:
+    """Every row of `data.path`, up to `data.limit`, as a prompt. DataError says what is wrong, and where."""
+    rows = islice(_rows(data.path, data.split), data.limit or None)
+    return from_rows(rows, source=data.path, format=data.format, columns=data.columns)
+
+
+def from_rows(
+    rows: Iterable[Mapping[str, Any]],
+    *,
+    source: str = "the data",
+    format: str = "auto",
+    columns: Mapping[str, str] | None = None,
+) -> list[Prompt]:
+    """Rows as prompts: a list of dicts, or a `datasets.Dataset`. `source` is what errors call them."""
+    if format != "auto" and format not in FORMATS:
+        raise DataError(f"{source}: no format is called {format!r}. {did_you_mean(format, ['auto', *FORMATS])}")
+    if isinstance(rows, Mapping):
+        raise DataError(f"{source}: expected rows, found a mapping. Give the value of {' or '.join(map(repr, rows))}.")
+    prompts = []
+    for number, raw in enumerate(rows, 1):
+        if not isinstance(raw, Mapping):
+            raise DataError(f"{source}, row {number}: expected an object, found {found(raw)}.\n{accepted()}")
+        row = Row(raw, f"{source}, row {number}").rename(columns or {})
+        if format == "auto":
+            format = recognise(row)
+        prompts.append(parse(row, format))
+    if not prompts:
+        raise DataError(f"{source} holds no rows. Give at least one.\n{accepted()}")
+    return prompts
+
+
+def train_and_heldout(data: Data) -> tuple[list[Prompt], list[Prompt]]:
+    """The prompts to train on and those to evaluate on, which share none.
+
+    Where the held-out rows have a place of their own, training rows with one of their prompts are left out, with a
+    warning.
+    """
+    prompts = read(data)
+    if not (data.heldout_path or data.heldout_split):
+        return split(prompts, data.heldout)
+    place = replace(data, path=data.heldout_path or data.path, split=data.heldout_split or data.split)
+    heldout = read(place)
+    seen = set(map(_identity, heldout))
+    train = [prompt for prompt in prompts if _identity(prompt) not in seen]
+    if not train:
+        raise DataError(f"{data.path}: every prompt is also held out, in {place.path}. Give other held-out data.")
+    if len(train) < len(prompts):
+        shared = len(prompts) - len(train)
+        warnings.warn(
+            f"{data.path}: rows left out of training, for their prompts are held out: {shared}.", stacklevel=2
+        )
+    return train, heldout
+
+
+def split(prompts: Sequence[Prompt], heldout: float) -> tuple[list[Prompt], list[Prompt]]:
+    """Hold out about this share of the prompts, one at least; rows with the same prompt stay together.
+
+    Each prompt's text decides by its hash, whatever the order and the other rows: more data later never hold back
+    what was trained on before. The one exception is the lowest hash, held out where no other is.
+    """
+    if not heldout:
+        return list(prompts), []
+    points = [_point(prompt) for prompt in prompts]
+    highest = max(heldout, min(points))
+    train = [prompt for prompt, point in zip(prompts, points, strict=True) if point > highest]
+    if not train:
+        raise DataError(
+            f"too few different prompts ({len(set(points))}) to hold out a share of {heldout:g} and train on the rest. "
+            "Give more, or another heldout (0: none), or heldout_path."
+        )
+    return train, [prompt for prompt, point in zip(prompts, points, strict=True) if point <= highest]
+
+
+def _identity(prompt: Prompt) -> str:
+    """What makes two rows the same prompt: its text, or the completions' where nothing is asked."""
+    return json.dumps(prompt.messages or prompt.completions, default=dict, sort_keys=True)
+
+
+def _point(prompt: Prompt) -> float:
+    """The prompt's own place between 0 and 1."""
+    return int.from_bytes(hashlib.sha256(_identity(prompt).encode()).digest()[:8], "big") / 2**64
+
+
+def _rows(path: str, split: str) -> Iterable[Any]:
+    """The rows of a file, a directory or a hub dataset, one after the other."""
+    place = Path(path).expanduser()
+    reader = next((reader for ending, reader in READERS.items() if path.lower().endswith(ending)), None)
+    if place.is_dir():
+        return _saved(place, split)
+    if place.is_file():
+        if reader is None:
+            raise DataError(f"{path}: no reader for this ending. Known: {', '.join(READERS)}.")
+        return reader(place)
+    # "data/pairs" is a misspelt path where there is a directory "data", and a hub dataset where there is none.
+    if reader is None and re.fullmatch(r"\w[\w.-]*/[\w.-]+(:[\w.-]+)?", path) and not place.parent.is_dir():
+        return _hub(path, split)
+    if not place.parent.is_dir():
+        raise DataError(f"{path}: no such file, and no directory {place.parent} either.")
+    neighbours = [file.name for file in place.parent.iterdir() if not file.name.startswith(".")]
+    nearest = difflib.get_close_matches(place.name, neighbours, n=8, cutoff=0)
+    raise DataError(f"{path}: no such file. {did_you_mean(place.name, nearest)}")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BufferedIOBase]:
+    """The file's bytes, unpacked when its name ends in .gz."""
+    zipped = path.suffix.lower() == ".gz"
+    try:
+        with gzip.open(path) if zipped else path.open("rb") as file:
+            yield file
+    except (OSError, EOFError, zlib.error) as error:
+        cure = " A name that ends in .gz wants a whole gzip file." if zipped else ""
+        raise DataError(f"{path} cannot be read: {error}.{cure}") from error
+
+
+def _json_lines(path: Path) -> Iterator[Any]:
+    with _opened(path) as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield _decoded(path, number, line.rstrip(), "One object a line; a list goes into a .json file.")
+
+
+def _json(path: Path) -> Iterable[Any]:
+    with _opened(path) as file:
+        content = file.read().rstrip()
+    cure = "A list of objects; one object a line goes into a .jsonl file."
+    rows = _decoded(path, 1, content, cure) if content else []
+    if isinstance(rows, dict) and isinstance(rows.get("data"), list):
+        rows = rows["data"]
+    if not isinstance(rows, list):
+        raise DataError(f'{path}: expected a list of objects, or {{"data": [...]}}, found {found(rows)}.')
+    return rows
+
+
+def _decoded(path: Path, line: int, content: bytes, cure: str) -> Any:
+    """JSON's value; `line` is the number of the first line of `content`."""
+    try:
+        return json.loads(content.decode("utf-8-sig"))  # "-sig" drops the mark that some editors put first
+    except UnicodeDecodeError as error:
+        line += content.count(b"\n", 0, error.start)
+        raise DataError(f"{path}, line {line}: not UTF-8 text ({error.reason}). Save it as UTF-8.") from error
+    except json.JSONDecodeError as error:
+        start = error.doc.split("\n")[error.lineno - 1].strip()[:60]
+        line += error.lineno - 1
+        raise DataError(
+            f"{path}, line {line}: not JSON ({error.msg}, column {error.colno}): {start!r}. {cure}"
+        ) from error
+
+
+def _parquet(path: Path) -> Iterable[Any]:
+    cure = " It must be a Parquet file with one row or more."
+    return _by_datasets(lambda hf: hf.Dataset.from_parquet(glob.escape(str(path))), f"{path} cannot be read", cure)
+
+
+def _csv(path: Path) -> Iterable[Any]:
+    cure = " It must be a CSV file with a line of column names, and one row or more."
+    options = {"keep_default_na": False}  # an answer may well be "None" or "NA": what is written counts
+    return _by_datasets(
+        lambda hf: hf.Dataset.from_csv(glob.escape(str(path)), **options), f"{path} cannot be read", cure
+    )
+
+
+def _saved(path: Path, split: str) -> Iterable[Any]:
+    cure = " Give what datasets' save_to_disk wrote, or a single file."
+    saved = _by_datasets(lambda hf: hf.load_from_disk(str(path)), f"{path} cannot be read", cure)
+    if not isinstance(saved, Mapping):
+        return saved
+    if split not in saved:
+        raise DataError(f"{path} has no split {split!r}. {did_you_mean(split, saved)}")
+    rows: Iterable[Any] = saved[split]
+    return rows
+
+
+def _hub(path: str, split: str) -> Iterable[Any]:
+    name, _, config = path.partition(":")
+    cure = " Check its name, split and configuration, the network and HF_TOKEN, or give a local path."
+    return _by_datasets(
+        lambda hf: hf.load_dataset(name, config or None, split=split),
+        f"{path} is no file here, and its split {split!r} cannot be fetched from the hub",
+        cure,
+    )
+
+
+def _by_datasets(load: Callable[[ModuleType], Iterable[Any]], failed: str, cure: str = "") -> Iterable[Any]:
+    """What `load` gets from the `datasets` library, whose many errors become one of ours that tells the first cause."""
+    import datasets  # type: ignore[import-untyped]
+
+    try:
+        return load(datasets)
+    except Exception as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        reason = str(cause).strip().partition("\n")[0].rstrip(".!") or type(cause).__name__
+        raise DataError(f"{failed}: {reason}.{cure}") from error
+
+
+READERS: dict[str, Callable[[Path], Iterable[Any]]] = {
+    ".jsonl": _json_lines,
+    ".jsonl.gz": _json_lines,
+    ".json": _json,
+    ".json.gz": _json,
+    ".parquet": _parquet,
+    ".csv": _csv,
+}
+"""How a file is read, by the ending of its name."""

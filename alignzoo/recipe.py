@@ -1,0 +1,78 @@
+"""Recipes: TOML, overrides and the registry's parts -> the stages of a run, every default filled in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from alignzoo.errors import RecipeError
+from alignzoo.layers import layered
+from alignzoo.overrides import Overrides, normal
+from alignzoo.parts import checked
+from alignzoo.registry import Registry
+from alignzoo.stages import Plain, Stage, build_stage
+from alignzoo.tables import Node, merge, read_manifest, read_toml
+
+__all__ = ["Overrides", "Recipe", "Stage", "load"]
+
+ONLINE, OFFLINE = "_online.toml", "_offline.toml"
+"""The generic recipes: for optimizers that learn from what the policy has just written, and for the others."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What to run, stage by stage."""
+
+    name: str
+    description: str
+    stages: tuple[Stage, ...]
+    resolved: Plain = field(compare=False, repr=False)
+    """The whole recipe as plain data, for the manifest's "recipe": read back, it gives an equal recipe."""
+
+
+def load(name_or_path: str | Path, overrides: Overrides = (), *, registry: Registry) -> Recipe:
+    """The recipe of a name, a TOML file or an earlier run's manifest.json, or the generic one of an optimizer's name.
+
+    A later layer wins over an earlier one, key by key: the dataclasses' defaults, the recipe's top level, a stage's
+    own tables, [tasks.X] where the stage's task is X, the overrides.
+    """
+    root, name = _find(str(name_or_path), registry)
+    stages = tuple(build_stage(stage, registry) for stage in layered(root, overrides, registry.names("task")))
+    name, description = (_text(root, key, default) for key, default in (("name", name), ("description", "")))
+    resolved = {"name": name, "description": description, "stage": [stage.resolved for stage in stages]}
+    return Recipe(name, description, stages, resolved)
+
+
+def _find(name: str, registry: Registry) -> tuple[Node, str]:
+    """The recipe's text as nodes, and its name unless it says another."""
+    path = Path(name)
+    if path.suffix == ".toml":
+        return read_toml(path), path.stem
+    if path.suffix == ".json":
+        return read_manifest(path), path.stem
+    if registry.has("recipe", name):
+        return read_toml(registry.get("recipe", name)), name.rpartition("/")[2]
+    if registry.has("optimizer", name):
+        needs = registry.get("optimizer", name).needs
+        root = read_toml(registry.recipes / (ONLINE if "old_logprobs" in needs else OFFLINE))
+        return _with_optimizer(root, name), name.rpartition("/")[2]
+    if path.is_file():
+        return read_toml(path), path.stem
+    if (path / "manifest.json").is_file():
+        return read_manifest(path / "manifest.json"), path.name
+    raise RecipeError(registry.unknown(["recipe", "optimizer"], name))
+
+
+def _with_optimizer(root: Node, name: str) -> Node:
+    """A generic recipe whose last stage has this optimizer."""
+    stages = root.value.get("stage", Node([], root.where))
+    if not stages.is_list or not stages.value:
+        return root  # what is wrong is said when the stages are read
+    optimizer = Node({"optimizer": normal("optimizer", Node(name, f"optimizer {name!r}"))}, root.where)
+    *others, last = stages.value
+    return Node(root.value | {"stage": Node([*others, merge(last, optimizer)], stages.where)}, root.where)
+
+
+def _text(root: Node, key: str, default: str) -> str:
+    text: str = checked(str, root.value[key], key) if key in root.value else default
+    return text

@@ -1,0 +1,201 @@
+"""What a plugin gets as `zoo`, and what it leaves there: names for classes, objects and recipe files.
+
+Importing this imports no torch; nothing here imports a plugin.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from alignzoo.errors import PluginError, did_you_mean
+
+MEMBERS = {
+    "optimizer": ("needs", "epochs", "prepare", "loss"),
+    "policy": ("load",),
+    "sampler": ("online", "sample"),
+    "reward": ("score",),
+    "task": ("policy", "base", "reward", "data", "gold"),
+}
+"""What a part of each kind must have; `alignzoo.interfaces` says what it means."""
+
+KINDS = (*MEMBERS, "recipe")
+"""Everything a plugin can register."""
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+"""A registered name: it must fit into `plugin/name` and into `key=value`."""
+
+TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+"""A registered string: "module:Class"."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A plugin, and where it comes from."""
+
+    plugin: str
+    """The entry point's name, or the file's."""
+    distribution: str = ""
+    """The installed distribution; empty for a loose file or a notebook."""
+    version: str = ""
+    module: str = ""
+    """The module that its targets name."""
+    folder: Path = Path()
+    """Where its recipe files are."""
+
+    def __str__(self) -> str:
+        return _owner(self.plugin, self.distribution, self.version)
+
+    def registration(self, kind: str, name: str, target: str, summary: str) -> Registration:
+        """What this plugin has registered."""
+        return Registration(kind, name, target, self.plugin, self.distribution, self.version, summary)
+
+
+@dataclass(frozen=True)
+class Registration:
+    """A name that a plugin has given to a class, an object or a recipe file."""
+
+    kind: str
+    """One of `KINDS`."""
+    name: str
+    target: str
+    """"module:Class"; for a recipe, the path of its TOML file."""
+    plugin: str
+    """The entry point's name, or the file's."""
+    distribution: str = ""
+    """The installed distribution; empty for a loose file or a notebook."""
+    version: str = ""
+    summary: str = field(default="", compare=False)
+    """The first line of the docstring, where it can be read without importing anything."""
+    conflicts: tuple[str, ...] = field(default=(), compare=False)
+    """The other owners of the same name; with any, only `plugin/name` gets it."""
+
+    @property
+    def owner(self) -> str:
+        """Who registered it."""
+        return _owner(self.plugin, self.distribution, self.version)
+
+
+class Registrar:
+    """What a plugin gets as `zoo`: one method for each kind of thing that it can bring.
+
+    A target is "module:Class", imported when first asked for, or the class itself. A class is a frozen dataclass
+    whose fields are its settings; a ready object has none.
+    """
+
+    def __init__(self, origin: Origin, plugin: object) -> None:
+        self._origin = origin
+        self._plugin = plugin
+        self.registrations: dict[tuple[str, str], Registration] = {}
+        """By kind and name."""
+        self.objects: dict[tuple[str, str], Any] = {}
+        """What was registered as itself, not as a string."""
+
+    def optimizer(self, name: str, target: object, *, summary: str = "") -> None:
+        """An `Optimizer`: an alignment method."""
+        self._part("optimizer", name, target, summary)
+
+    def policy(self, name: str, target: object, *, summary: str = "") -> None:
+        """A `PolicySpec`: the settings that load a `Policy`."""
+        self._part("policy", name, target, summary)
+
+    def sampler(self, name: str, target: object, *, summary: str = "") -> None:
+        """A `Sampler`."""
+        self._part("sampler", name, target, summary)
+
+    def reward(self, name: str, target: object, *, summary: str = "") -> None:
+        """A `RewardSource`."""
+        self._part("reward", name, target, summary)
+
+    def task(self, name: str, target: object, *, summary: str = "") -> None:
+        """A `Task`."""
+        self._part("task", name, target, summary)
+
+    def recipe(self, name: str, path: str | Path, *, summary: str = "") -> None:
+        """A TOML file: absolute, or relative to the plugin's folder."""
+        if not isinstance(path, str | Path):
+            raise PluginError(f"recipe {name!r} is {path!r}: a recipe is the path of a TOML file")
+        file = self._origin.folder / path
+        if not file.is_file():
+            raise PluginError(f"recipe {name!r} is {str(path)!r}, but there is no file {file}")
+        self._add("recipe", name, str(file), summary or description(file))
+
+    def __getattr__(self, kind: str) -> Callable[..., None]:
+        if kind.startswith("_"):
+            raise AttributeError(kind)
+        raise PluginError(f"zoo.{kind}: there is no such kind. {did_you_mean(kind, KINDS)}")
+
+    def _part(self, kind: str, name: str, target: object, summary: str) -> None:
+        if isinstance(target, str):
+            if not TARGET.fullmatch(target):
+                raise PluginError(f"{kind} {name!r} is {target!r}: a string must be of the form 'module:Class'")
+            self._add(kind, name, target, summary)
+        else:
+            check_part(kind, name, target)
+            self._add(kind, name, self._target(target), summary or first_line(target))
+            self.objects[kind, name] = target
+
+    def _add(self, kind: str, name: object, target: str, summary: str) -> None:
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            raise PluginError(f"{kind} {name!r}: a name is a string of letters, digits, '-' and '_'")
+        if (kind, name) in self.registrations:
+            raise PluginError(f"{kind} {name!r} is registered twice by this plugin")
+        self.registrations[kind, name] = self._origin.registration(kind, name, target, summary)
+
+    def _target(self, part: object) -> str:
+        """ "module:Name" of an object: the plugin's own name for it, or else where it was defined."""
+        own = vars(self._plugin) if isinstance(self._plugin, ModuleType) else {}
+        for name in (getattr(part, "__name__", ""), *own):
+            if own.get(name) is part:
+                return f"{self._origin.module}:{name}"
+        cls = part if isinstance(part, type) else type(part)
+        return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def check_part(kind: str, name: str, part: Any) -> None:
+    """Raise unless this class or object can be a part of this kind."""
+    if isinstance(part, type) and not is_dataclass(part):
+        raise PluginError(f"{kind} {name!r}: {part.__name__} is not a dataclass; its fields are its settings")
+    settings = {f.name for f in fields(part)} if is_dataclass(part) else set()
+    missing = [member for member in MEMBERS[kind] if member not in settings.union(dir(part))]
+    if missing:
+        what = getattr(part, "__name__", type(part).__name__)
+        raise PluginError(f"{kind} {name!r}: {what} has no {', '.join(missing)}; see alignzoo.interfaces")
+    reserved = {"name", "weight"} if kind == "reward" else {"name"}
+    for taken in sorted(settings & reserved):
+        raise PluginError(f"{kind} {name!r}: a field called {taken!r} would be hidden by the recipe's own key")
+    if kind == "optimizer":
+        _check_needs(name, getattr(part, "needs", None))
+
+
+def first_line(part: object) -> str:
+    """The first line of a class's docstring; empty for the signature that a dataclass without one is given."""
+    cls = part if isinstance(part, type) else type(part)
+    line = (cls.__doc__ or "").strip().partition("\n")[0].strip()
+    return "" if line.startswith(f"{cls.__name__}(") else line
+
+
+def description(recipe: Path) -> str:
+    """A recipe's `description`; empty for a file that cannot be read, which is said when it is asked for."""
+    try:
+        return str(tomllib.loads(recipe.read_text("utf-8")).get("description", ""))
+    except (OSError, ValueError):
+        return ""
+
+
+def _check_needs(name: str, needs: object) -> None:
+    from alignzoo.interfaces import COLUMNS  # imports torch, which an optimizer has done by now
+
+    if not isinstance(needs, set | frozenset):
+        raise PluginError(f"optimizer {name!r}: needs is {needs!r}, expected frozenset({{...}}) of column names")
+    for column in needs - COLUMNS:
+        raise PluginError(f"optimizer {name!r} needs {column!r}: no such column. {did_you_mean(column, COLUMNS)}")
+
+
+def _owner(plugin: str, distribution: str, version: str) -> str:
+    return f"plugin {plugin!r} ({distribution} {version})" if distribution else f"plugin {plugin!r}"

@@ -1,0 +1,82 @@
+"""How long, how much and how fast: the settings of a run that belong to no algorithm."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Le
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Steps, batch sizes, learning rate, and when to evaluate, save and stop."""
+
+    steps: Annotated[int, Ge(0)] = 0
+    """Steps to take: one step samples, scores and learns from one batch of prompts. 0: as many as `epochs` says."""
+    epochs: Annotated[float, Gt(0)] = 1.0
+    """Passes over the training prompts; used when `steps` is 0."""
+    prompts: Annotated[int, Ge(1)] = 32
+    """Prompts (groups) per step."""
+    minibatch: Annotated[int, Ge(0)] = 0
+    """Groups per update of the weights; 0: the whole step's batch."""
+    micro_batch: Annotated[int, Ge(0)] = 0
+    """Rows per forward and backward pass, to bound memory; it changes nothing else. 0: the whole minibatch."""
+    lr: Annotated[float, Ge(0)] = 1e-5
+    """Peak learning rate of AdamW."""
+    warmup: Annotated[float, Ge(0)] = 0.0
+    """Linear warm-up: a share of the steps below 1, a number of steps from 1 on."""
+    decay: Literal["constant", "linear", "cosine"] = "constant"
+    """How the learning rate falls after the warm-up."""
+    final_lr: Annotated[float, Ge(0), Le(1)] = 0.0
+    """Where a linear or cosine decay ends, as a share of `lr`."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's exponential decay rates."""
+    weight_decay: Annotated[float, Ge(0)] = 0.0
+    """AdamW's decoupled weight decay."""
+    max_grad_norm: Annotated[float, Ge(0)] = 1.0
+    """Gradients are scaled down to this global norm; 0: never."""
+    eval_every: Annotated[int, Ge(0)] = 0
+    """Evaluate on held-out prompts every so many steps, besides before and after; 0: only then."""
+    save_every: Annotated[int, Ge(0)] = 0
+    """Write a checkpoint every so many steps; 0: only when interrupted."""
+    keep: Annotated[int, Ge(1)] = 2
+    """How many checkpoints to keep."""
+    samples_every: Annotated[int, Ge(0)] = 10
+    """Write what was sampled to samples.jsonl every so many steps, and at the last; 0: never."""
+    kl_stop: Annotated[float, Ge(0)] = 0.0
+    """Stop once the KL to the reference, in nats per sequence, reaches this; 0: never."""
+    reward_stop: float = math.inf
+    """Stop once the mean reward of a step reaches this."""
+
+    def total(self, n_prompts: int) -> int:
+        """The number of steps for so many training prompts."""
+        return self.steps or max(1, math.ceil(self.epochs * n_prompts / self.prompts))
+
+    def rate(self, step: int, total: int) -> float:
+        """The learning rate of step 0, 1, ... of `total`: a pure function, so that nothing needs saving."""
+        warm = self.warmup if self.warmup >= 1 else self.warmup * total
+        if step < warm:
+            return self.lr * (step + 1) / (warm + 1)
+        if self.decay == "constant":
+            return self.lr
+        progress = min(1.0, (step - warm) / max(1.0, total - warm))
+        left = 1 - progress if self.decay == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
+        return self.lr * (self.final_lr + (1 - self.final_lr) * left)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How held-out prompts measure a policy: the same for every method."""
+
+    prompts: Annotated[int, Ge(0)] = 128
+    """Held-out prompts, the first so many; 0: no evaluation."""
+    n: Annotated[int, Ge(1)] = 1
+    """Sampled completions of each."""
+    greedy: bool = True
+    """Also write one greedy completion of each: sampling alone hides what mere sharpening gains."""
+    best_of: Annotated[int, Ge(0)] = 0
+    """Before training, also the best of so many samples by the reward, as a baseline without training; 0: not."""
+    seed: int = 1234
+    """Of the evaluation's own draws: the same for every method, so that comparisons are paired."""

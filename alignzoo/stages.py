@@ -1,0 +1,255 @@
+"""A stage of a recipe: its parts, built from their tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+from annotated_types import Ge
+
+from alignzoo.errors import PluginError, RecipeError
+from alignzoo.layers import Layered, check_references
+from alignzoo.overrides import normal
+from alignzoo.parts import build, checked, settings, show
+from alignzoo.registrar import check_part
+from alignzoo.registry import Registry
+from alignzoo.tables import STAGE_REFERENCE, Node, merge, tree
+
+if TYPE_CHECKING:
+    from alignzoo.collate import WeightedReward
+    from alignzoo.interfaces import Optimizer, PolicySpec, Sampler, Task
+    from alignzoo.schedule import Evaluation, Schedule
+
+DataKind = Literal["prompts", "demonstrations", "comparisons"]
+"""What a stage wants of its task's data."""
+
+SAMPLER = "dataset"
+"""The sampler of a stage that names none."""
+
+REWARD = "labels"
+"""The reward of a stage that names none, learns from given answers, and has no task with a reward of its own."""
+
+Plain = dict[str, Any]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One run: its parts, built."""
+
+    name: str
+    task: Task | None
+    """Brings data, a starting policy, a reward and a gold score; None where the user's data stand alone."""
+    kind: DataKind
+    """Which of the task's data are wanted."""
+    data: Any
+    """The user's own data, which stand in for the task's: a `Data`, in Python also live rows; None: the task's."""
+    seed: int
+    policy: PolicySpec
+    sampler: Sampler
+    rewards: tuple[WeightedReward, ...]
+    optimizer: Optimizer
+    schedule: Schedule
+    evaluate: Evaluation
+    resolved: Plain = field(compare=False, repr=False)
+    """The same as plain data, with the names under which the parts are registered."""
+
+    def with_outputs(self, outputs: Mapping[str, Any]) -> Stage:
+        """The stage with every "stage:NAME" in its parts replaced by `outputs[NAME]`, that stage's model."""
+        return replace(
+            self,
+            task=_filled(self.task, outputs),
+            policy=_filled(self.policy, outputs),
+            sampler=_filled(self.sampler, outputs),
+            rewards=tuple(replace(each, source=_filled(each.source, outputs)) for each in self.rewards),
+            optimizer=_filled(self.optimizer, outputs),
+        )
+
+
+def build_stage(stage: Layered, registry: Registry) -> Stage:
+    """The parts of a stage, checked; every RecipeError says where."""
+    return _Builder(stage, registry).stage()
+
+
+class _Builder:
+    """The parts of one stage, from their tables."""
+
+    def __init__(self, stage: Layered, registry: Registry) -> None:
+        self.name = stage.name
+        self.earlier = stage.earlier
+        self.tables: dict[str, Node] = stage.table.value
+        self.where = stage.table.where
+        self.changed_rewards = stage.changed_rewards
+        self.registry = registry
+        self.resolved: Plain = {"name": stage.name}
+
+    def stage(self) -> Stage:
+        from alignzoo.schedule import Evaluation, Schedule
+
+        task = self.part("task") if "task" in self.tables else None
+        kind, data = self.data()
+        if task is None and data is None:
+            raise RecipeError(f"{self.where}: {self.name} has no data: give data.path=... or task=...")
+        seed = self.seed()
+        policy = self.part("policy")
+        sampler = self.part("sampler", default=SAMPLER)
+        return Stage(
+            name=self.name,
+            task=task,
+            kind=kind,
+            data=data,
+            seed=seed,
+            policy=policy,
+            sampler=sampler,
+            rewards=self.rewards(task if data is None else None, sampler),
+            optimizer=self.part("optimizer"),
+            schedule=self.settings("schedule", Schedule),
+            evaluate=self.settings("evaluate", Evaluation),
+            resolved=self.resolved,
+        )
+
+    def part(self, kind: str, default: str = "") -> Any:
+        """A named part."""
+        if kind not in self.tables and not default:
+            known = ", ".join(self.registry.names(kind))
+            raise RecipeError(f"{self.where}: {self.name} has no {kind}. Known: {known or 'none'}.")
+        node = self.tables.get(kind) or normal(kind, Node(default, self.where))
+        part, self.resolved[kind] = _part(self.registry, kind, node, f"{self.name}.{kind}")
+        return part
+
+    def seed(self) -> int:
+        seed: int = checked(Annotated[int, Ge(0)], self.tables.get("seed", Node(0, self.where)), f"{self.name}.seed")
+        self.resolved["seed"] = seed
+        return seed
+
+    def settings(self, key: str, cls: type[T]) -> T:
+        """A part without a name: one dataclass."""
+        node = self.tables.get(key, Node({}, self.where))
+        path = f"{self.name}.{key}"
+        if not node.is_table and not isinstance(node.value, cls):
+            raise RecipeError(f"{node.where}: {path}: found {show(node.plain())}, allowed: a table")
+        built: T = build(cls, node, path) if node.is_table else node.value
+        self.resolved[key] = settings(built)
+        return built
+
+    def data(self) -> tuple[DataKind, Any]:
+        """The kind of data wanted, and the user's own data."""
+        from alignzoo.prompts import Data
+
+        node = self.tables.get("data", Node({}, self.where))
+        path = f"{self.name}.data"
+        if not node.is_table:
+            if node.value is None or isinstance(node.value, bool | int | float):
+                raise RecipeError(f"{node.where}: {path}: found {show(node.plain())}, allowed: a table or a path")
+            self.resolved["data"] = settings(node.value) if isinstance(node.value, Data) else _live(node.value)
+            return "prompts", node.value
+        kind: DataKind = checked(DataKind, node.value.get("kind", Node("prompts", node.where)), f"{path}.kind")
+        table = node.without("kind")
+        data = build(Data, table, path) if table.value else None
+        self.resolved["data"] = {"kind": kind} | (settings(data) if data else {})
+        return kind, data
+
+    def rewards(self, task: Any, sampler: Any) -> tuple[WeightedReward, ...]:
+        """The stage's own rewards, or else its task's, or else the labels of given answers."""
+        from alignzoo.collate import WeightedReward
+
+        path = f"{self.name}.reward"
+        nodes = self.reward_tables(task, sampler, path)
+        for keys, node in self.changed_rewards:
+            nodes = _patched(nodes, keys, node, path)
+        rewards: list[WeightedReward] = []
+        self.resolved["reward"] = []
+        for index, node in enumerate(nodes):
+            at = path if len(nodes) == 1 else f"{path}.{index}"
+            check_references(at, node, self.earlier)
+            weight = 1.0
+            if node.is_table and "weight" in node.value:
+                weight = checked(float, node.value["weight"], f"{at}.weight")
+                node = node.without("weight")
+            source, resolved = _part(self.registry, "reward", node, at)
+            name = resolved["name"].rpartition("/")[2] if node.is_table else type(source).__name__
+            times = sum(name == other.name.partition("#")[0] for other in rewards)
+            rewards.append(WeightedReward(f"{name}#{times + 1}" if times else name, source, weight))
+            self.resolved["reward"].append(resolved | {"weight": weight} if node.is_table else resolved)
+        return tuple(rewards)
+
+    def reward_tables(self, task: Any, sampler: Any, path: str) -> list[Node]:
+        if "reward" in self.tables:
+            given: list[Node] = self.tables["reward"].value
+            if not given:
+                raise RecipeError(f"{self.tables['reward'].where}: {path}: found an empty list, allowed: one or more")
+            return given
+        if task is not None:
+            of_task = tree(list(task.reward), lambda key: f"the reward of the task of {self.name}", ("reward",))
+            return list(normal("reward", of_task).value)
+        if sampler.online:
+            raise RecipeError(
+                f"{self.where}: {self.name} has no reward, but its sampler writes new completions, which nothing "
+                f"scores: give reward=... Known: {', '.join(self.registry.names('reward'))}."
+            )
+        return list(normal("reward", Node(REWARD, self.where)).value)
+
+
+def _part(registry: Registry, kind: str, node: Node, path: str) -> tuple[Any, Any]:
+    """A named part, built, and as plain data."""
+    if not node.is_table:
+        return _ready(kind, node, path), _live(node.value)
+    if "name" not in node.value:
+        raise RecipeError(f"{node.where}: {path} has no name. Known: {', '.join(registry.names(kind)) or 'none'}.")
+    name: str = checked(str, node.value["name"], f"{path}.name")
+    table = node.without("name")
+    try:
+        target = registry.get(kind, name)
+    except PluginError as error:
+        blame = PluginError if registry.has(kind, name) else RecipeError
+        raise blame(f"{node.value['name'].where}: {path}.name: {error}") from error
+    if isinstance(target, type):
+        part = build(target, table, path)
+        return part, {"name": name, **settings(part)}
+    for key, value in table.value.items():
+        raise RecipeError(f"{value.where}: {path}.{key}: {kind} {name!r} is a ready object and has no settings")
+    return target, {"name": name}
+
+
+def _ready(kind: str, node: Node, path: str) -> Any:
+    """A live object in the place of a part."""
+    if node.value is None or isinstance(node.value, bool | int | float | list | type):
+        raise RecipeError(f"{node.where}: {path}: found {show(node.plain())}, allowed: a table or a name")
+    try:
+        check_part(kind, path, node.value)
+    except PluginError as error:
+        raise RecipeError(f"{node.where}: {error}") from error
+    return node.value
+
+
+def _patched(rewards: list[Node], keys: Sequence[str], node: Node, path: str) -> list[Node]:
+    """The rewards with one of them changed: by its index, or without one where it is the only one."""
+    first, *rest = keys
+    names = [str(each.value["name"].value) if each.is_table and "name" in each.value else "?" for each in rewards]
+    if not first.isdigit():
+        if len(rewards) > 1:
+            choices = ", ".join(f"reward.{index} ({name})" for index, name in enumerate(names))
+            raise RecipeError(f"{node.where}: {path} has {len(rewards)} entries; say which: {choices}")
+        first, rest = "0", list(keys)
+    index = int(first)
+    if index >= len(rewards):
+        raise RecipeError(f"{node.where}: {path}.{index}: there are only {len(rewards)}, counted from 0")
+    if not rest:
+        return [*rewards[:index], normal("reward", node).value[0], *rewards[index + 1 :]]
+    for key in reversed(rest):
+        node = Node({key: node}, node.where)
+    return [*rewards[:index], merge(rewards[index], node), *rewards[index + 1 :]]
+
+
+def _filled(part: Any, outputs: Mapping[str, Any]) -> Any:
+    """The part with references to stages replaced."""
+    if not is_dataclass(part) or isinstance(part, type):
+        return part
+    values = {f.name: getattr(part, f.name) for f in fields(part) if f.init}
+    references = {key: v for key, v in values.items() if isinstance(v, str) and v.startswith(STAGE_REFERENCE)}
+    return replace(part, **{key: outputs[v.removeprefix(STAGE_REFERENCE)] for key, v in references.items()})
+
+
+def _live(value: Any) -> str:
+    return f"<{type(value).__name__} object>"

@@ -1,0 +1,9 @@
+"""Policy `hf`: any causal language model of transformers, full fine-tuning or LoRA, on CPU or CUDA."""
+
+import alignzoo
+
+
+@alignzoo.hookimpl
+def alignzoo_register(zoo):
+    zoo.policy("hf", "alignzoo_hf.spec:HF")
+    zoo.reward("model", "alignzoo_hf.reward:ModelReward")

@@ -1,0 +1,239 @@
+"""Loading and saving transformers models, and the few facts about them that alignzoo asks for."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import difflib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from alignzoo_hf.spec import HF
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+)
+from transformers.utils import logging as transformers_logging
+
+from alignzoo.errors import ModelError
+
+
+def device(spec: HF) -> torch.device:
+    """The recipe's device, or the one that accelerate finds."""
+    if spec.device == "auto":
+        return torch.device(PartialState().device)
+    if spec.device == "cuda" and not torch.cuda.is_available():
+        raise ModelError("policy.device is 'cuda' but no CUDA device is available: use 'auto' or 'cpu'")
+    return torch.device(spec.device)
+
+
+def wants_bf16(spec: HF, place: torch.device) -> bool:
+    """Whether to compute in bf16: when asked for, or by default on CUDA."""
+    return spec.dtype == "bf16" or (spec.dtype == "auto" and place.type == "cuda")
+
+
+def _check_directory(source: str) -> None:
+    """A path that does not exist must not be looked for on the hub."""
+    path = Path(source)
+    if not source:
+        raise ModelError("no model: set policy.model to a directory or a hub id")
+    if path.is_dir():
+        if not (path / "config.json").exists():
+            found = ", ".join(sorted(p.name for p in path.iterdir())[:8]) or "nothing"
+            raise ModelError(f"{source} is no transformers model directory: it has no config.json (found: {found})")
+    elif path.is_absolute() or source.startswith((".", "~")) or source.count("/") > 1:
+        near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        close = difflib.get_close_matches(path.name, near, n=2)
+        raise ModelError(f"the model directory {source} does not exist" + (f": did you mean {close[0]!r}?" if close else ""))
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Without transformers' bars and reports of heads that are meant to be new."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _load(auto: Any, source: str, **options: Any) -> Any:
+    _check_directory(source)
+    try:
+        with _quietly():
+            return auto.from_pretrained(source, **options)
+    except Exception as error:  # transformers raises many kinds; each means that this model cannot be used
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ModelError(
+            f"cannot load {source!r} as {auto.__name__}: {' '.join(lines[:3])[:400]}. "
+            "Give policy.model the directory of a transformers model, or a hub id that can be reached"
+        ) from error
+
+
+def tokenizer(spec: HF) -> Any:
+    """The model's tokenizer, or the one that the recipe names."""
+    source = spec.tokenizer or (spec.model if isinstance(spec.model, str) else spec.model.name_or_path)
+    if not isinstance(source, str):
+        return source
+    return _load(AutoTokenizer, source, trust_remote_code=spec.trust_remote_code)
+
+
+def causal_lm(spec: HF, frozen: torch.dtype) -> Any:
+    """The language model: every weight trained in float32, or a LoRA adapter on frozen weights."""
+    if isinstance(spec.model, str):
+        options = {"attn_implementation": "sdpa" if spec.attention == "auto" else spec.attention}
+        options |= {"trust_remote_code": spec.trust_remote_code}
+        model = _load(AutoModelForCausalLM, spec.model, dtype=_dtype(spec, frozen), **options)
+    else:
+        model = spec.model.to(_dtype(spec, frozen))
+    model.eval()
+    _check_head(model)
+    return _adapted(model, spec, "CAUSAL_LM") if spec.lora_rank else model.requires_grad_(True)
+
+
+def scorer(spec: HF, source: Any, frozen: torch.dtype) -> Any:
+    """A sequence-classification model: a reward model, or a critic's start. A causal model's directory gets a head at 0."""
+    if not isinstance(source, str):
+        source = source.name_or_path
+    config = _load(AutoConfig, source, trust_remote_code=spec.trust_remote_code)
+    trained = any("SequenceClassification" in name for name in config.architectures or [])
+    if not trained:
+        config.num_labels = 1
+    if spec.score_label >= config.num_labels:
+        raise ModelError(f"score_label is {spec.score_label}, but {source} has {config.num_labels} outputs, counted from 0")
+    options = {"attn_implementation": "sdpa" if spec.attention == "auto" else spec.attention}
+    options |= {"trust_remote_code": spec.trust_remote_code}
+    model = _load(AutoModelForSequenceClassification, source, config=config, dtype=_dtype(spec, frozen), **options)
+    if not trained:
+        nn.init.zeros_(score_head(model).weight)
+    model.eval()
+    return _adapted(model, spec, "SEQ_CLS") if spec.lora_rank else model.requires_grad_(True)
+
+
+def reads_last_token(model: Any) -> bool:
+    """A decoder with a linear `score` head on each position, as transformers' causal families have it."""
+    return isinstance(getattr(bare(model), "score", None), nn.Module)
+
+
+def score_head(model: Any) -> Any:
+    """The linear head over hidden states. Raises ModelError for models that score in another way."""
+    if not reads_last_token(model):
+        raise ModelError(
+            f"{type(bare(model)).__name__} has no linear `score` head on its hidden states, so it cannot be trained as a "
+            "reward model or start a critic; a causal model's directory can"
+        )
+    return bare(model).score
+
+
+def _dtype(spec: HF, frozen: torch.dtype) -> torch.dtype:
+    return frozen if spec.lora_rank else torch.float32
+
+
+def _adapted(model: Any, spec: HF, task: str) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    targets: Any = spec.lora_targets
+    if targets != "all-linear":
+        targets = [name.strip() for name in targets.split(",")]
+    config = LoraConfig(r=spec.lora_rank, lora_alpha=spec.lora_alpha, target_modules=targets, task_type=task)
+    try:
+        with torch.random.fork_rng():  # adapters start at random: the same in every run
+            torch.manual_seed(0)
+            adapted = get_peft_model(model, config)
+    except ValueError as error:
+        raise ModelError(f"policy.lora_targets = {spec.lora_targets!r} does not fit this model: {error}") from error
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return adapted.eval()
+
+
+def value_head(config: Any) -> nn.Linear:
+    """A linear value head that starts at 0."""
+    head = nn.Linear(config.hidden_size, 1, bias=False)
+    nn.init.zeros_(head.weight)
+    return head
+
+
+def bare(model: Any) -> PreTrainedModel:
+    """The transformers model inside a peft wrapper."""
+    inner: PreTrainedModel = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return inner
+
+
+def states(model: Any, tokens: Tensor) -> Tensor:
+    """The last hidden states (N, T, H) of right-padded rows. Causal attention needs no padding mask for these."""
+    hidden: Tensor = bare(model).base_model(tokens, use_cache=False).last_hidden_state
+    return hidden
+
+
+def head(model: Any) -> Any:
+    """The map from hidden states to logits, with what some families add to the linear layer."""
+    inner = bare(model)
+    linear, config = inner.get_output_embeddings(), inner.config.get_text_config()
+    scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
+    cap = getattr(config, "final_logit_softcapping", None)
+
+    def logits(hidden: Tensor) -> Tensor:
+        out = linear(hidden)
+        out = out * scale if scale != 1 else out
+        return torch.tanh(out / cap) * cap if cap else out
+
+    return logits
+
+
+def _check_head(model: Any) -> None:
+    """Trunk and head, called apart, must answer as the whole model does."""
+    tokens = torch.arange(4, device=model.device)[None] % model.config.get_text_config().vocab_size
+    with torch.no_grad():
+        whole, apart = model(tokens).logits, head(model)(states(model, tokens))
+    if whole.shape != apart.shape or not torch.allclose(whole.float(), apart.float(), rtol=1e-2, atol=1e-2):
+        raise ModelError(
+            f"{type(model).__name__} does more between its trunk and its logits than a linear head, a scale or a soft cap; "
+            "such a model is not supported yet"
+        )
+
+
+def context(model: Any) -> int:
+    """The model's context length in tokens."""
+    config = bare(model).config.get_text_config()
+    return int(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 1 << 20)
+
+
+def stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Every token that ends a text: the generation config's and the tokenizer's."""
+    generation = getattr(bare(model), "generation_config", None)
+    configured = getattr(generation, "eos_token_id", None)
+    ids = set(configured if isinstance(configured, list) else [configured]) | {tokenizer.eos_token_id}
+    ids.discard(None)
+    return frozenset(ids)
+
+
+def save(model: Any, tokenizer: Any, path: Path, dtype: torch.dtype) -> None:
+    """A transformers directory with model, tokenizer and generation config; adapters are merged into a copy."""
+    if hasattr(model, "merge_and_unload"):
+        model = copy.deepcopy(model).merge_and_unload()
+    model = bare(model)
+    if next(model.parameters()).dtype != dtype:
+        model = copy.deepcopy(model).to(dtype)
+    if isinstance(getattr(model, "generation_config", None), GenerationConfig):
+        model.generation_config.eos_token_id = sorted(stop_ids(model, tokenizer))
+        if tokenizer.pad_token_id is not None:
+            model.generation_config.pad_token_id = tokenizer.pad_token_id
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+    with _quietly():
+        model.save_pretrained(path)
+    tokenizer.save_pretrained(path)

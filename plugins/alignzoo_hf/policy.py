@@ -1,0 +1,213 @@
+"""The live policy: transformers models behind alignzoo's `Policy`."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from alignzoo_hf import models
+from alignzoo_hf.chat import Encoder, read_template
+from alignzoo_hf.decode import Sampling, decode
+from alignzoo_hf.head import head_logprobs
+from alignzoo_hf.spec import HF
+from torch import Tensor
+
+from alignzoo import functional as fn
+from alignzoo.errors import ModelError
+from alignzoo.types import Batch, Forward, Group, Prompt, Text
+
+
+class HFPolicy:
+    """A causal language model, and beside it the critic or the scoring head that an optimizer needs.
+
+    Models stay in evaluation mode throughout: dropout would break the ratios' exactness and the repeatability of a
+    step. Trained weights are float32; under bf16 the computation runs in autocast and frozen weights are bf16.
+    """
+
+    def __init__(self, spec: HF, needs: frozenset[str]) -> None:
+        self.spec = spec
+        self.device = models.device(spec)
+        self.bf16 = models.wants_bf16(spec, self.device)
+        self.tokenizer = models.tokenizer(spec)
+        frozen = torch.bfloat16 if self.bf16 else torch.float32
+        writes = not needs or bool(needs & {"logprobs", "entropy", "old_logprobs"}) or "scores" not in needs
+        self.lm = models.causal_lm(spec, frozen).to(self.device) if writes else None
+        self.scorer = models.scorer(spec, str(spec.model), frozen).to(self.device) if "scores" in needs else None
+        self.critic: Any = None
+        if "values" in needs:
+            self.critic = self._build_critic(frozen)
+        self._reference: Any = None
+        if self.lm is not None and not spec.lora_rank:
+            self._reference = copy.deepcopy(self.lm).to(frozen).requires_grad_(False)
+        self._answering: Any = self.lm
+        self.encoder = self._build_encoder()
+
+    # --- building ------------------------------------------------------------------------------------------------
+
+    def _build_critic(self, frozen: torch.dtype) -> Any:
+        if self.spec.critic == "shared":
+            if self.lm is None:
+                raise ModelError("a shared critic needs a policy that writes")
+            return models.value_head(self.lm.config).to(self.device)
+        critic = models.scorer(self.spec, self.spec.critic_model or self.spec.model, frozen)
+        torch.nn.init.zeros_(models.score_head(critic).weight)  # the value starts at 0, whatever the trunk scored
+        return critic.to(self.device)
+
+    def _build_encoder(self) -> Encoder:
+        model = self.lm if self.lm is not None else self.scorer
+        stop_ids = models.stop_ids(model, self.tokenizer)
+        context = models.context(model)
+        if self.spec.max_length > context:
+            raise ModelError(f"policy.max_length is {self.spec.max_length}, but the model's context is {context} tokens")
+        eos = self.tokenizer.eos_token_id
+        if not stop_ids and self.lm is not None:
+            raise ModelError("neither generation_config.json nor the tokenizer names an end-of-sequence token")
+        return Encoder(
+            tokenizer=self.tokenizer,
+            stop_ids=stop_ids,
+            eos_id=min(stop_ids, default=None) if eos is None else eos,
+            template=read_template(self.spec.chat_template),
+            max_length=self.spec.max_length or context,
+            max_new_tokens=self.spec.max_new_tokens,
+        )
+
+    # --- writing -------------------------------------------------------------------------------------------------
+
+    def encode(self, prompt: Prompt, texts: Sequence[Text]) -> Group:
+        """A prompt and given completions as tokens."""
+        return self.encoder.group(prompt, texts)
+
+    def generate(self, prompts: Sequence[Prompt], n: int, *, seed: int, greedy: bool = False) -> list[Group]:
+        """Write `n` completions of each prompt, by the sampling settings of the recipe or greedily."""
+        if self.lm is None:
+            raise ModelError("this policy only scores: it has no language-model head to write with")
+        spec = self.spec
+        settings = Sampling(spec.max_new_tokens, spec.temperature, spec.top_k, spec.top_p, greedy)
+        tokens = [self.encoder.prompt(prompt) for prompt in prompts]
+        groups: list[Group] = []
+        at_once = max(1, spec.generate_batch // n)
+        for start in range(0, len(prompts), at_once):
+            with torch.no_grad(), self._autocast():
+                written = decode(
+                    self.lm,
+                    tokens[start : start + at_once],
+                    n,
+                    settings,
+                    stop_ids=self.encoder.stop_ids,
+                    rng=torch.Generator().manual_seed(fn.derive(seed, start)),
+                    text=self.encoder.text,
+                )
+            chunk = zip(prompts[start : start + at_once], tokens[start:], written, strict=False)
+            groups += [Group(prompt, ids, completions) for prompt, ids, completions in chunk]
+        return groups
+
+    # --- answering -----------------------------------------------------------------------------------------------
+
+    def forward(self, batch: Batch, columns: frozenset[str]) -> Forward:
+        """The columns asked for, at completion positions only; the vocabulary is never held for all of them."""
+        batch = batch.to(self.device)
+        answers: dict[str, Tensor] = {}
+        with self._autocast():
+            if columns & {"logprobs", "entropy"} or ("values" in columns and self.spec.critic == "shared"):
+                answers |= self._language(batch, columns)
+            if "values" in columns and self.spec.critic == "separate":
+                states = models.states(self.critic, batch.tokens)
+                answers["values"] = self._values(models.score_head(self.critic), states, batch)
+            if "scores" in columns:
+                answers["scores"] = self._scores(batch)
+        return Forward(**{name: column for name, column in answers.items() if name in columns})
+
+    def _language(self, batch: Batch, columns: frozenset[str]) -> dict[str, Tensor]:
+        if self._answering is None:
+            raise ModelError("this policy only scores: it has no language-model head to answer log-probabilities")
+        states = models.states(self._answering, batch.tokens)
+        answers = {}
+        if columns & {"logprobs", "entropy"}:
+            where = fn.predicted(batch.mask)
+            logprobs, entropy = head_logprobs(
+                models.head(self._answering),
+                fn.before(states)[where],
+                batch.tokens[:, 1:][where],
+                self.spec.temperature,
+                with_entropy="entropy" in columns,
+            )
+            answers["logprobs"] = fn.scatter(logprobs, batch.mask)
+            if entropy is not None:
+                answers["entropy"] = fn.scatter(entropy, batch.mask)
+        if "values" in columns and self.spec.critic == "shared":
+            answers["values"] = self._values(self.critic, states, batch)
+        return answers
+
+    def _values(self, head: torch.nn.Module, states: Tensor, batch: Batch) -> Tensor:
+        chosen = fn.before(states)[fn.predicted(batch.mask)]  # (M, H)
+        return fn.scatter(head(chosen).squeeze(-1).float(), batch.mask)
+
+    def _scores(self, batch: Batch) -> Tensor:
+        if self.scorer is None:
+            raise ModelError("this policy has no scoring head: load it for an optimizer that needs 'scores'")
+        label = self.spec.score_label
+        if not models.reads_last_token(self.scorer):
+            scores: Tensor = self.scorer(batch.tokens, attention_mask=batch.attend.long()).logits[:, label]
+            return scores.float()
+        states = models.states(self.scorer, batch.tokens)
+        rows, last = torch.arange(len(batch), device=states.device), batch.attend.sum(1) - 1
+        return models.score_head(self.scorer)(states[rows, last])[:, label].float()
+
+    @contextlib.contextmanager
+    def reference(self) -> Iterator[None]:
+        """Inside, the language model answers as it did before training: adapters off, or the frozen copy."""
+        if self.lm is None:
+            raise ModelError("this policy only scores: it has no reference")
+        if self._reference is None:
+            with self.lm.disable_adapter():
+                yield
+            return
+        self._answering = self._reference
+        try:
+            yield
+        finally:
+            self._answering = self.lm
+
+    # --- training ------------------------------------------------------------------------------------------------
+
+    def parameters(self) -> list[dict[str, Any]]:
+        """The trained weights; a critic learns at its own multiple of the rate."""
+        trained = [model for model in (self.lm, self.scorer) if model is not None]
+        groups = [{"params": [p for m in trained for p in m.parameters() if p.requires_grad], "lr_scale": 1.0}]
+        if self.critic is not None:
+            critic = [p for p in self.critic.parameters() if p.requires_grad]
+            groups.append({"params": critic, "lr_scale": self.spec.critic_lr})
+        return groups
+
+    def state(self) -> dict[str, Tensor]:
+        """The trained weights by name."""
+        return {name: parameter.detach() for name, parameter in self._trained()}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state` gave."""
+        trained = dict(self._trained())
+        if trained.keys() != state.keys():
+            odd = sorted(trained.keys() ^ state.keys())
+            raise ModelError(f"the checkpoint is of another model: {len(odd)} weights differ, {odd[0]!r} the first")
+        with torch.no_grad():
+            for name, parameter in trained.items():
+                parameter.copy_(state[name])
+
+    def _trained(self) -> Iterator[tuple[str, Tensor]]:
+        for part, model in (("lm", self.lm), ("scorer", self.scorer), ("critic", self.critic)):
+            if model is not None:
+                yield from ((f"{part}.{n}", p) for n, p in model.named_parameters() if p.requires_grad)
+
+    def save(self, path: Path) -> None:
+        """An ordinary transformers directory: the language model, or the scorer of a policy that only scores."""
+        model = self.lm if self.lm is not None else self.scorer
+        models.save(model, self.tokenizer, path, torch.bfloat16 if self.bf16 else torch.float32)
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if not self.bf16:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)

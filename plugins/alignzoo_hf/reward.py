@@ -1,0 +1,61 @@
+"""Reward `model`: a trained reward model, or any sequence-classification directory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Annotated, Literal
+
+from annotated_types import Ge
+from alignzoo_hf.spec import HF
+
+from alignzoo import Group, Policy, Score
+from alignzoo.collate import answer, collate
+
+
+@dataclass(frozen=True)
+class ModelReward:
+    """The output of a sequence-classification model on prompt and completion, tokenised by the model's own tokenizer."""
+
+    model: str
+    """Directory or hub id."""
+    label: Annotated[int, Ge(0)] = 0
+    """Which output is the score, for a classifier with several."""
+    chat_template: str = ""
+    """For conversations, as in policy `hf`; empty: the tokenizer's own."""
+    batch: Annotated[int, Ge(1)] = 256
+    """Completions scored at once."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to compute; auto: a GPU when there is one."""
+    dtype: Literal["auto", "fp32", "bf16"] = "auto"
+    """Precision, as in policy `hf`."""
+
+    @cached_property
+    def scorer(self) -> Policy:
+        """The model, loaded when it is first asked."""
+        spec = HF(
+            model=self.model,
+            max_new_tokens=1,
+            chat_template=self.chat_template,
+            device=self.device,
+            dtype=self.dtype,
+            score_label=self.label,
+        )
+        return spec.load(frozenset({"scores"}))
+
+    def score(self, groups: Sequence[Group], policy: Policy) -> list[tuple[Score, ...]]:
+        rows = [self._encoded(group, i) for group in groups for i in range(len(group.completions))]
+        batch = collate(rows)
+        values = answer(self.scorer, batch, frozenset({"scores"}), micro_batch=self.batch)["scores"].tolist()
+        scores = iter(values)
+        return [tuple(Score(next(scores)) for _ in group.completions) for group in groups]
+
+    def _encoded(self, group: Group, i: int) -> Group:
+        """One completion in this model's tokens. A cut-off completion is shown without an end, as it is."""
+        given = group.completions[i]
+        encoded = self.scorer.encode(group.prompt, [given.text])
+        completion = encoded.completions[0]
+        if not given.finished and len(completion.tokens) > 1:
+            completion = replace(completion, tokens=completion.tokens[:-1])
+        return replace(encoded, completions=(completion,), scores=(Score(0.0),))

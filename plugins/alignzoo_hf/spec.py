@@ -1,0 +1,63 @@
+"""The settings of policy `hf`, and how they become models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Le
+
+from alignzoo.interfaces import Policy
+
+
+@dataclass(frozen=True)
+class HF:
+    """A causal language model of transformers: loads, writes, answers log-probabilities, trains, saves."""
+
+    model: Any = ""
+    """Directory, hub id, or in Python a live transformers model."""
+    tokenizer: Any = ""
+    """Directory, hub id or live tokenizer, when it is not the model's own."""
+    max_new_tokens: Annotated[int, Ge(1)] = 128
+    """Length limit of what it writes, in tokens."""
+    max_length: Annotated[int, Ge(0)] = 0
+    """Limit of prompt and completion together; 0: the model's own context. Long prompts lose their beginning, long
+    given completions their end."""
+    temperature: Annotated[float, Gt(0)] = 1.0
+    """Sampling temperature; log-probabilities are those of the tempered distribution."""
+    top_k: Annotated[int, Ge(0)] = 0
+    """Sample among the k most likely tokens; 0: all."""
+    top_p: Annotated[float, Gt(0), Le(1)] = 1.0
+    """Sample among the fewest tokens whose probabilities add up to p."""
+    chat_template: str = ""
+    """For conversations: "chatml", "dialogue" (Human/Assistant), a Jinja file; empty: the tokenizer's own."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to compute; auto: a GPU when there is one."""
+    dtype: Literal["auto", "fp32", "bf16"] = "auto"
+    """Precision of the computation; trained weights stay in fp32. auto: bf16 on CUDA, fp32 elsewhere."""
+    attention: str = "auto"
+    """transformers' attention implementation (sdpa, eager, flash_attention_2...); auto: sdpa."""
+    lora_rank: Annotated[int, Ge(0)] = 0
+    """Rank of a LoRA adapter; 0: train every weight."""
+    lora_alpha: Annotated[float, Gt(0)] = 32.0
+    """LoRA's scale is alpha / rank."""
+    lora_targets: str = "all-linear"
+    """Which modules get an adapter: "all-linear" or names separated by commas."""
+    critic: Literal["separate", "shared"] = "separate"
+    """The critic, when an algorithm needs one: a value head on its own trunk, or on the policy's."""
+    critic_model: str = ""
+    """Directory whose trunk a separate critic starts from, a reward model say; empty: the policy's own start."""
+    critic_lr: Annotated[float, Gt(0)] = 1.0
+    """The critic's learning rate, as a multiple of the schedule's."""
+    score_label: Annotated[int, Ge(0)] = 0
+    """Which output of a sequence-classification model is the score."""
+    generate_batch: Annotated[int, Ge(1)] = 512
+    """Completions written at once."""
+    trust_remote_code: bool = False
+    """Run the model repository's own code."""
+
+    def load(self, needs: frozenset[str]) -> Policy:
+        """The live policy, with a critic for "values" and a scoring head for "scores"."""
+        from alignzoo_hf.policy import HFPolicy
+
+        return HFPolicy(self, needs)

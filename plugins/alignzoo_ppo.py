@@ -1,0 +1,88 @@
+"""Proximal policy optimization with a critic, as RLHF uses it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar
+
+from annotated_types import Ge, Gt, Le
+
+import alignzoo
+from alignzoo import Batch, Forward, StepReport, Terms
+from alignzoo import functional as fn
+
+
+@dataclass(frozen=True)
+class PPO:
+    """-min(ρ·A, clip(ρ, 1±ε)·A) + c_v·½max((V-R)², (clip(V, V_old±ε_v)-R)²) - c_e·H, averaged over tokens.
+
+    Schulman et al. 2017 (arXiv:1707.06347) eq. 9, with A and R by GAE (arXiv:1506.02438) over per-token rewards
+    r_t = -β·(log π_old - log π_ref), the score added at the last token: Ziegler et al. 2019 (arXiv:1909.08593) eq. 2.
+    Advantages are whitened over the step's whole batch, not over each minibatch.
+    """
+
+    kl: Annotated[float, Ge(0)] = 0.05
+    """β, the weight of the per-token KL in the reward."""
+    kl_target: Annotated[float, Ge(0)] = 0.0
+    """Steer β so that the KL, in nats per sequence, stays near this (Ziegler et al. sec. 2.2); 0: β is fixed."""
+    kl_horizon: Annotated[float, Gt(0)] = 10_000.0
+    """How many completions β takes to follow the target: larger is slower."""
+    clip: Annotated[float, Gt(0)] = 0.2
+    """The ratio is clipped to 1 ± clip."""
+    value_clip: Annotated[float, Gt(0)] = 0.2
+    """A new value may count as moved from the old one by at most this."""
+    value_weight: Annotated[float, Ge(0)] = 0.1
+    """Weight of the value loss."""
+    entropy: Annotated[float, Ge(0)] = 0.0
+    """Weight of the entropy bonus."""
+    gamma: Annotated[float, Gt(0), Le(1)] = 1.0
+    """Discount per token."""
+    lam: Annotated[float, Ge(0), Le(1)] = 0.95
+    """GAE's λ: 0 trusts the critic, 1 the sampled return."""
+    whiten_rewards: bool = False
+    """Divide the token rewards by their standard deviation, keeping their mean."""
+    whiten_advantages: bool = True
+    """Shift and scale advantages to mean 0, standard deviation 1."""
+    epochs: Annotated[int, Ge(1)] = 4
+    """Passes over each batch of completions."""
+    needs: ClassVar[frozenset[str]] = frozenset(
+        {"logprobs", "entropy", "values", "old_logprobs", "ref_logprobs", "old_values"}
+    )
+    couples: ClassVar[str] = "row"
+
+    def prepare(self, batch: Batch) -> Batch:
+        rewards = fn.at_last_token(batch.rewards, batch.mask) - self.kl * (batch.old_logprobs - batch.ref_logprobs)
+        if batch.token_rewards is not None:
+            rewards = rewards + batch.token_rewards
+        if self.whiten_rewards:
+            rewards = fn.whiten(rewards, batch.mask, shift=False)
+        advantages, returns = fn.gae(rewards, batch.old_values, batch.mask, gamma=self.gamma, lam=self.lam)
+        if self.whiten_advantages:
+            advantages = fn.whiten(advantages, batch.mask)
+        weights = fn.token_mean(batch.mask)
+        return replace(batch.ungroup(), advantages=advantages, returns=returns, weights=weights)
+
+    def loss(self, batch: Batch, out: Forward) -> Terms:
+        log_ratio = out.logprobs - batch.old_logprobs
+        ratio = log_ratio.exp()
+        policy = fn.clipped_surrogate(ratio, batch.advantages, low=self.clip, high=self.clip)
+        value = fn.clipped_value_loss(out.values, batch.old_values, batch.returns, clip=self.value_clip)
+        metrics = {
+            "loss/policy": policy,
+            "loss/value": value,
+            "clip_fraction": ((ratio - 1).abs() > self.clip).float(),
+            "approx_kl": fn.kl_k3(-log_ratio),
+        }
+        return Terms(policy + self.value_weight * value - self.entropy * out.entropy, metrics)
+
+    def next(self, report: StepReport) -> PPO:
+        """With a target, β grows when the KL is above it and falls when below: Ziegler et al. 2019, sec. 2.2."""
+        if not self.kl_target or "kl" not in report.metrics:
+            return self
+        error = min(max(report.metrics["kl"] / self.kl_target - 1, -0.2), 0.2)
+        return replace(self, kl=self.kl * (1 + error * report.metrics["completions"] / self.kl_horizon))
+
+
+@alignzoo.hookimpl
+def alignzoo_register(zoo):
+    zoo.optimizer("ppo", PPO)

@@ -1,0 +1,273 @@
+"""Rewards that are rules: the data's labels, a Python function, a verifiable answer, a length."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from annotated_types import Ge
+
+import alignzoo
+from alignzoo import Completion, DataError, Group, Policy, Prompt, RewardError, Score
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The data's own labels. What the policy itself wrote has none: it abstains."""
+
+    def score(self, groups: Sequence[Group], policy: Policy) -> list[tuple[Score, ...]]:
+        return [tuple(self._score(group, i) for i in range(len(group.completions))) for group in groups]
+
+    def _score(self, group: Group, i: int) -> Score:
+        if group.completions[i].logprobs is not None:
+            return Score(None)
+        if len(group.prompt.labels) != len(group.completions):
+            raise DataError(
+                f"{len(group.completions)} completions but {len(group.prompt.labels)} labels for the prompt "
+                f"{str(group.prompt.messages)[:80]!r}"
+            )
+        return Score(group.prompt.labels[i])
+
+
+@dataclass(frozen=True)
+class Python:
+    """Any callable with TRL's reward signature, plain or async, as one reward for every online optimizer.
+
+    It is called once for all completions with the keywords that it takes, of `prompts`, `completions`,
+    `completion_ids`, and the data's own columns, each a list with one entry per completion; those of one prompt are
+    adjacent. It returns one number per completion, None to abstain. For conversations a completion is
+    [{"role": "assistant", "content": text}], otherwise text.
+    """
+
+    function: Any
+    """"package.module:function", "file.py:function", or in Python the callable itself."""
+
+    def score(self, groups: Sequence[Group], policy: Policy) -> list[tuple[Score, ...]]:
+        answers = iter(self._call([(group.prompt, c) for group in groups for c in group.completions]))
+        return [tuple(Score(next(answers)) for _ in group.completions) for group in groups]
+
+    @cached_property
+    def callable(self) -> Callable[..., Any]:
+        """The function, found."""
+        return self.function if callable(self.function) else find(self.function)
+
+    @property
+    def name(self) -> str:
+        return getattr(self.callable, "__name__", type(self.callable).__name__)
+
+    def _call(self, rows: Sequence[tuple[Prompt, Completion]]) -> list[float | None]:
+        keywords: dict[str, Any] = {
+            "prompts": [prompt.messages if isinstance(prompt.messages, str) else _turns(prompt) for prompt, _ in rows],
+            "completions": [_as_given(prompt, completion) for prompt, completion in rows],
+            "completion_ids": [list(completion.tokens) for _, completion in rows],
+        }
+        columns = {name for prompt, _ in rows for name in prompt.info}
+        keywords |= {name: [prompt.info.get(name) for prompt, _ in rows] for name in columns - keywords.keys()}
+        answers = self.callable(**_accepted(self.callable, keywords))
+        if inspect.isawaitable(answers):
+            answers = _wait(answers)
+        return self._numbers(answers, len(rows))
+
+    def _numbers(self, answers: Any, expected: int) -> list[float | None]:
+        if isinstance(answers, str) or not hasattr(answers, "__len__"):
+            raise RewardError(
+                f"the reward function {self.name} returned {type(answers).__name__}, expected a list of {expected} numbers"
+            )
+        if len(answers) != expected:
+            raise RewardError(
+                f"the reward function {self.name} returned {len(answers)} scores for {expected} completions: "
+                "one per completion is expected"
+            )
+        return [self._number(given) for given in answers]
+
+    def _number(self, given: Any) -> float | None:
+        if given is None:
+            return None
+        if isinstance(given, str | bytes):
+            raise RewardError(f"the reward function {self.name} returned {given!r} as a score, expected a number or None")
+        try:
+            return float(given)
+        except (TypeError, ValueError) as error:
+            raise RewardError(
+                f"the reward function {self.name} returned a {type(given).__name__} as a score, expected a number or None"
+            ) from error
+
+
+def find(path: str) -> Callable[..., Any]:
+    """The callable at "package.module:function", "package.module.function" or "file.py:function"."""
+    module_name, _, name = path.rpartition(":") if ":" in path else path.rpartition(".")
+    if not module_name or not name:
+        raise RewardError(f"reward function {path!r}: write package.module:function or file.py:function")
+    try:
+        module = _from_file(Path(module_name)) if module_name.endswith(".py") else importlib.import_module(module_name)
+    except Exception as error:
+        raise RewardError(f"reward function {path!r}: {type(error).__name__} while importing {module_name}: {error}") from error
+    found = getattr(module, name, None)
+    if not callable(found):
+        known = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
+        raise RewardError(f"{module_name} has no function {name!r}. {alignzoo.errors.did_you_mean(name, known)}")
+    return found
+
+
+def _from_file(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None or not path.exists():
+        raise FileNotFoundError(f"no such file: {path}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(path.stem, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _accepted(function: Callable[..., Any], keywords: dict[str, Any]) -> dict[str, Any]:
+    """The keywords that the function takes; all of them when it takes **kwargs."""
+    parameters = inspect.signature(function).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return keywords
+    required = [p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_POSITIONAL]
+    missing = [name for name in required if name not in keywords]
+    if missing:
+        raise RewardError(
+            f"the reward function asks for {', '.join(missing)}, but the data have the columns {', '.join(sorted(keywords))}"
+        )
+    return {p.name: keywords[p.name] for p in parameters if p.name in keywords}
+
+
+def _wait(awaitable: Any) -> Any:
+    """Run a coroutine to its end, in a thread of its own so that a notebook's running loop does not mind."""
+    result: list[Any] = []
+    failure: list[BaseException] = []
+
+    async def run() -> Any:
+        return await awaitable
+
+    def work() -> None:
+        try:
+            result.append(asyncio.run(run()))
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    if failure:
+        raise failure[0]
+    return result[0]
+
+
+def _turns(prompt: Prompt) -> list[dict[str, str]]:
+    return [dict(message) for message in prompt.messages if not isinstance(message, str)]
+
+
+def _as_given(prompt: Prompt, completion: Completion) -> Any:
+    text = completion.text
+    return text if isinstance(prompt.messages, str) else [{"role": "assistant", "content": text}]
+
+
+NUMBER = re.compile(r"[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?")
+
+
+@dataclass(frozen=True)
+class Match:
+    """1 when the completion's answer is right, else 0: a reward that a computer can verify."""
+
+    answer: str = "answer"
+    """The data's column with the right answer."""
+    mode: Literal["exact", "regex", "numeric", "math"] = "exact"
+    """exact: the same text but for white space around it; regex: the answer is a pattern that the completion must
+    contain; numeric: the last number of each; math: equivalent expressions, by math-verify."""
+    extract: str = ""
+    """A pattern whose first group, at its last match, is the completion's answer; empty: the whole completion."""
+    tolerance: Annotated[float, Ge(0)] = 1e-6
+    """numeric: relative difference that counts as equal."""
+    verifiable: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        _compiled(self.extract)
+
+    def score(self, groups: Sequence[Group], policy: Policy) -> list[tuple[Score, ...]]:
+        return [tuple(self._score(group.prompt, c.text) for c in group.completions) for group in groups]
+
+    def _score(self, prompt: Prompt, text: str) -> Score:
+        if self.answer not in prompt.info:
+            raise RewardError(
+                f"reward match: the data have no column {self.answer!r} (found: {', '.join(prompt.info) or 'none'}): "
+                "set reward.answer to the column with the right answer"
+            )
+        if self.extract:
+            found = list(_compiled(self.extract).finditer(text))
+            if not found:
+                return Score(0.0, note="no answer found")
+            text = found[-1].group(1) if found[-1].groups() else found[-1].group()
+        return self._judge(str(prompt.info[self.answer]), text)
+
+    def _judge(self, right: str, given: str) -> Score:
+        if self.mode == "exact":
+            return Score(float(given.strip() == right.strip()))
+        if self.mode == "regex":
+            return Score(float(_compiled(right).search(given) is not None))
+        if self.mode == "numeric":
+            return self._numeric(right, given)
+        return _math(right, given)
+
+    def _numeric(self, right: str, given: str) -> Score:
+        expected, found = NUMBER.findall(right), NUMBER.findall(given)
+        if not expected:
+            raise RewardError(f"reward match: the answer {right[:80]!r} holds no number: choose another mode")
+        if not found:
+            return Score(0.0, note="no number found")
+        a, b = (float(numbers[-1].replace(",", "")) for numbers in (expected, found))
+        return Score(float(abs(a - b) <= self.tolerance * max(1.0, abs(a))))
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
+
+
+def _math(right: str, given: str) -> Score:
+    """Equivalence by math-verify, as TRL's accuracy reward has it; an answer that it cannot read is abstained from."""
+    from math_verify import parse, verify
+
+    expected = parse(right) or parse(f"${right}$")
+    if not expected:
+        return Score(None, note="the right answer cannot be read as mathematics")
+    return Score(float(verify(expected, parse(given) or parse(f"${given}$"))))
+
+
+@dataclass(frozen=True)
+class Length:
+    """The length of a completion beyond a free allowance; weigh it negatively to keep answers short."""
+
+    unit: Literal["tokens", "words", "characters"] = "tokens"
+    """What is counted."""
+    free: Annotated[int, Ge(0)] = 0
+    """So many cost nothing."""
+
+    def score(self, groups: Sequence[Group], policy: Policy) -> list[tuple[Score, ...]]:
+        return [tuple(Score(float(max(0, self._count(c) - self.free))) for c in g.completions) for g in groups]
+
+    def _count(self, completion: Completion) -> int:
+        if self.unit == "tokens":
+            return len(completion.tokens)
+        return len(completion.text.split()) if self.unit == "words" else len(completion.text)
+
+
+@alignzoo.hookimpl
+def alignzoo_register(zoo):
+    zoo.reward("labels", Labels)
+    zoo.reward("python", Python)
+    zoo.reward("match", Match)
+    zoo.reward("length", Length)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -167,18 +168,14 @@ def trim(batch: Batch) -> Batch:
     if used == width:
         return batch
 
-    def cut(column: Tensor | None) -> Tensor | None:
-        return column[:, :used] if column is not None and column.ndim == 2 else column
+    def cut(column: Tensor) -> Tensor:
+        return column[:, :used] if column.ndim == 2 else column
 
     def cut_all(columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name: column[:, :used] if column.ndim == 2 else column for name, column in columns.items()}
+        return {name: cut(column) for name, column in columns.items()}
 
-    return replace(
-        batch,
-        **{name: cut(value) for name, value in vars(batch).items() if isinstance(value, Tensor)},
-        parts=cut_all(batch.parts),
-        extra=cut_all(batch.extra),
-    )
+    columns: dict[str, Any] = {name: cut(value) for name, value in vars(batch).items() if isinstance(value, Tensor)}
+    return replace(batch, **columns, parts=cut_all(batch.parts), extra=cut_all(batch.extra))
 
 
 def answer(
@@ -208,7 +205,7 @@ def fill(batch: Batch, policy: Policy, needs: frozenset[str], *, micro_batch: in
     The old log-probabilities come from the training forward, not from the sampler: only so are ratios exactly 1
     before the first update.
     """
-    filled: dict[str, Tensor] = {}
+    filled: dict[str, Any] = {}
     old = {"logprobs"} if "old_logprobs" in needs else set()
     old |= {"values"} if "old_values" in needs else set()
     if old and len(batch):
@@ -225,7 +222,7 @@ def fill(batch: Batch, policy: Policy, needs: frozenset[str], *, micro_batch: in
 
 def only(batch: Batch, needs: frozenset[str]) -> Batch:
     """The batch as an optimizer may see it: columns that it does not name in `needs` are None."""
-    hidden = {"old_logprobs", "ref_logprobs", "old_values"} - needs
-    return replace(batch, **dict.fromkeys(hidden))
+    hidden: dict[str, Any] = dict.fromkeys({"old_logprobs", "ref_logprobs", "old_values"} - needs)
+    return replace(batch, **hidden)
 
 

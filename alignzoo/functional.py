@@ -126,7 +126,8 @@ def whiten(values: FloatNT, mask: BoolNT, *, shift: bool = True) -> FloatNT:
 
 def group_index(group: LongN) -> LongN:
     """Groups renumbered 0..G-1 in order of appearance."""
-    return torch.unique_consecutive(group, return_inverse=True)[1]
+    index: LongN = torch.unique_consecutive(group, return_inverse=True)[1]
+    return index
 
 
 def group_mean(values: FloatN, group: LongN) -> FloatN:
@@ -193,6 +194,11 @@ def group_advantages(batch: Batch, *, scale: str = "group", epsilon: float = 1e-
 
 
 # --- credit and surrogates ----------------------------------------------------------------------------------------
+
+
+def log_ratio(logprobs: FloatNT, other: FloatNT, mask: BoolNT) -> FloatNT:
+    """log π/π' per token, 0 where the mask is False: a weight of 0 would not silence the infinity of its exp."""
+    return torch.where(mask, logprobs - other, 0.0)
 
 
 def at_last_token(values: FloatN, mask: BoolNT) -> FloatNT:

@@ -39,7 +39,7 @@ class Schedule:
     """Gradients are scaled down to this global norm; 0: never."""
     eval_every: Annotated[int, Ge(0)] = 0
     """Evaluate on held-out prompts every so many steps, besides before and after; 0: only then."""
-    save_every: Annotated[int, Ge(0)] = 0
+    save_every: Annotated[int, Ge(0)] = 25
     """Write a checkpoint every so many steps; 0: only when interrupted."""
     keep: Annotated[int, Ge(1)] = 2
     """How many checkpoints to keep."""
@@ -76,6 +76,8 @@ class Evaluation:
     """Sampled completions of each."""
     greedy: bool = True
     """Also write one greedy completion of each: sampling alone hides what mere sharpening gains."""
+    reward: bool = True
+    """Score the answers with the reward, too."""
     best_of: Annotated[int, Ge(0)] = 0
     """Before training, also the best of so many samples by the reward, as a baseline without training; 0: not."""
     seed: int = 1234

@@ -49,6 +49,8 @@ class Stage:
     policy: PolicySpec
     sampler: Sampler
     rewards: tuple[WeightedReward, ...]
+    task_rewards: tuple[WeightedReward, ...]
+    """The task's own reward, by which also those are measured that learn from labels."""
     optimizer: Optimizer
     schedule: Schedule
     evaluate: Evaluation
@@ -103,6 +105,7 @@ class _Builder:
             policy=policy,
             sampler=sampler,
             rewards=self.rewards(task if data is None else None, sampler),
+            task_rewards=self.weighted(_of_task(task), f"{self.name}.task.reward")[0] if task is not None else (),
             optimizer=self.part("optimizer"),
             schedule=self.settings("schedule", Schedule),
             evaluate=self.settings("evaluate", Evaluation),
@@ -152,14 +155,19 @@ class _Builder:
 
     def rewards(self, task: Any, sampler: Any) -> tuple[WeightedReward, ...]:
         """The stage's own rewards, or else its task's, or else the labels of given answers."""
-        from alignzoo.collate import WeightedReward
-
         path = f"{self.name}.reward"
         nodes = self.reward_tables(task, sampler, path)
         for keys, node in self.changed_rewards:
             nodes = _patched(nodes, keys, node, path)
+        rewards, self.resolved["reward"] = self.weighted(nodes, path)
+        return rewards
+
+    def weighted(self, nodes: Sequence[Node], path: str) -> tuple[tuple[WeightedReward, ...], list[Any]]:
+        """Rewards, built, and as plain data."""
+        from alignzoo.collate import WeightedReward
+
         rewards: list[WeightedReward] = []
-        self.resolved["reward"] = []
+        plain: list[Any] = []
         for index, node in enumerate(nodes):
             at = path if len(nodes) == 1 else f"{path}.{index}"
             check_references(at, node, self.earlier)
@@ -171,8 +179,8 @@ class _Builder:
             name = resolved["name"].rpartition("/")[2] if node.is_table else type(source).__name__
             times = sum(name == other.name.partition("#")[0] for other in rewards)
             rewards.append(WeightedReward(f"{name}#{times + 1}" if times else name, source, weight))
-            self.resolved["reward"].append(resolved | {"weight": weight} if node.is_table else resolved)
-        return tuple(rewards)
+            plain.append(resolved | {"weight": weight} if node.is_table else resolved)
+        return tuple(rewards), plain
 
     def reward_tables(self, task: Any, sampler: Any, path: str) -> list[Node]:
         if "reward" in self.tables:
@@ -181,14 +189,19 @@ class _Builder:
                 raise RecipeError(f"{self.tables['reward'].where}: {path}: found an empty list, allowed: one or more")
             return given
         if task is not None:
-            of_task = tree(list(task.reward), lambda key: f"the reward of the task of {self.name}", ("reward",))
-            return list(normal("reward", of_task).value)
+            return _of_task(task)
         if sampler.online:
             raise RecipeError(
                 f"{self.where}: {self.name} has no reward, but its sampler writes new completions, which nothing "
                 f"scores: give reward=... Known: {', '.join(self.registry.names('reward'))}."
             )
         return list(normal("reward", Node(REWARD, self.where)).value)
+
+
+def _of_task(task: Task) -> list[Node]:
+    """The tables of a task's own reward."""
+    where = f"the reward of the task {type(task).__name__}"
+    return list(normal("reward", tree(list(task.reward), lambda key: where, ("reward",))).value)
 
 
 def _part(registry: Registry, kind: str, node: Node, path: str) -> tuple[Any, Any]:

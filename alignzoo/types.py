@@ -159,7 +159,7 @@ class Batch:
         sizes = self.group_sizes()
         order = torch.arange(len(sizes)) if rng is None else torch.randperm(len(sizes), generator=rng)
         starts = torch.cumsum(sizes, 0) - sizes
-        for chosen in order.split(groups or max(len(order), 1)):
+        for chosen in torch.split(order, groups or max(len(order), 1)):
             rows = [torch.arange(int(starts[g]), int(starts[g] + sizes[g])) for g in chosen]
             if rows:
                 yield self.select(torch.cat(rows).to(self.tokens.device))
@@ -183,7 +183,8 @@ class Batch:
 
     def group_sizes(self) -> LongN:
         """How many rows each group has, in order, on the CPU."""
-        return torch.unique_consecutive(self.group.cpu(), return_counts=True)[1]
+        counts: LongN = torch.unique_consecutive(self.group.cpu(), return_counts=True)[1]
+        return counts
 
     def ungroup(self) -> Batch:
         """Every row a group of its own, for methods whose rows are independent after `prepare`."""

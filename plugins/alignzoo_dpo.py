@@ -33,7 +33,8 @@ class DPO:
         return fn.best_and_worst(batch)
 
     def loss(self, batch: Batch, out: Forward) -> Terms:
-        reward = self.beta * (out.logprobs - batch.ref_logprobs).sum(1)  # (N,), the implicit reward
+        log_ratio = fn.log_ratio(out.logprobs, batch.ref_logprobs, batch.mask)
+        reward = self.beta * log_ratio.sum(1)  # (N,), the implicit reward
         margin = (reward[0::2] - reward[1::2]).repeat_interleave(2)  # both rows carry their pair's
         cost = -(1 - self.label_smoothing) * logsigmoid(margin) - self.label_smoothing * logsigmoid(-margin)
         return Terms(cost, {"margin": margin, "accuracy": (margin > 0).float()})

@@ -43,10 +43,10 @@ class GRPO:
         )
 
     def loss(self, batch: Batch, out: Forward) -> Terms:
-        ratio = (out.logprobs - batch.old_logprobs).exp()
+        ratio = fn.log_ratio(out.logprobs, batch.old_logprobs, batch.mask).exp()
         advantages = fn.token_column(batch.advantages, batch.mask)
         cost = fn.clipped_surrogate(ratio, advantages, low=self.clip, high=self.clip_high or self.clip)
-        kl = fn.kl_k3(out.logprobs - batch.ref_logprobs) * (ratio if self.unbiased_kl else 1)
+        kl = fn.kl_k3(fn.log_ratio(out.logprobs, batch.ref_logprobs, batch.mask)) * (ratio if self.unbiased_kl else 1)
         clipped = (ratio < 1 - self.clip) | (ratio > 1 + (self.clip_high or self.clip))
         return Terms(cost + self.kl * kl, {"clip_fraction": clipped.float(), "loss/kl": kl})
 

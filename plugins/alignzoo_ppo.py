@@ -51,7 +51,8 @@ class PPO:
     couples: ClassVar[str] = "row"
 
     def prepare(self, batch: Batch) -> Batch:
-        rewards = fn.at_last_token(batch.rewards, batch.mask) - self.kl * (batch.old_logprobs - batch.ref_logprobs)
+        kl = fn.kl_k1(fn.log_ratio(batch.old_logprobs, batch.ref_logprobs, batch.mask))
+        rewards = fn.at_last_token(batch.rewards, batch.mask) - self.kl * kl
         if batch.token_rewards is not None:
             rewards = rewards + batch.token_rewards
         if self.whiten_rewards:
@@ -63,7 +64,7 @@ class PPO:
         return replace(batch.ungroup(), advantages=advantages, returns=returns, weights=weights)
 
     def loss(self, batch: Batch, out: Forward) -> Terms:
-        log_ratio = out.logprobs - batch.old_logprobs
+        log_ratio = fn.log_ratio(out.logprobs, batch.old_logprobs, batch.mask)
         ratio = log_ratio.exp()
         policy = fn.clipped_surrogate(ratio, batch.advantages, low=self.clip, high=self.clip)
         value = fn.clipped_value_loss(out.values, batch.old_values, batch.returns, clip=self.value_clip)

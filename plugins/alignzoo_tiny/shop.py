@@ -62,7 +62,7 @@ def write(prompt: str, quality: float, rng: random.Random) -> str:
     reply = []
     if rng.random() < 0.35:
         reply.append(rng.choice(SENTENCES[Kind.GREETING]))
-    if rng.random() < 0.15 + 0.5 * quality:
+    if rng.random() < 0.3 + 0.4 * quality:
         reply.append(rng.choice(SENTENCES[Kind.APOLOGY]))
     reply.append(_attempt(complaint, quality, rng))
     if rng.random() < 0.45 * (1 - quality):

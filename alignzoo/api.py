@@ -1,0 +1,395 @@
+"""A recipe from start to end: `alignzoo.run("grpo", task="sort")` does what the command line does.
+
+A run's folder holds manifest.json (the recipe with every default, versions, plugins), metrics.jsonl, samples.jsonl,
+evaluations.jsonl, seconds.jsonl, result.json, curves.png, checkpoints/ and models/STAGE/.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alignzoo import processes, report, runner
+from alignzoo.checkpoint import write_json
+from alignzoo.collate import WeightedReward
+from alignzoo.errors import RunError
+from alignzoo.evaluate import Figures, Heldout
+from alignzoo.interfaces import Policy, RewardSource
+from alignzoo.journal import Journal
+from alignzoo.prompts import Data, from_rows, split, train_and_heldout
+from alignzoo.recipe import Recipe, Stage, load
+from alignzoo.registry import Registry
+from alignzoo.runner import Interrupted, Progress, Run
+from alignzoo.types import Prompt
+
+PACKAGES = ("alignzoo", "torch", "transformers", "accelerate", "peft", "tokenizers", "safetensors", "numpy", "pluggy")
+"""Whose versions a manifest names."""
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage has come to."""
+
+    name: str
+    optimizer: str
+    before: Figures
+    after: Figures
+    best_of: Figures
+    steps: int
+    stopped: str
+    model: Path
+    """A transformers directory with the trained model."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run has come to."""
+
+    out: Path
+    stages: tuple[StageResult, ...]
+    policy: Policy | None
+    """The last stage's policy, live; None where every stage was finished before."""
+
+    @property
+    def before(self) -> Figures:
+        """The last stage's evaluation before training."""
+        return self.stages[-1].before
+
+    @property
+    def after(self) -> Figures:
+        """The last stage's evaluation after training."""
+        return self.stages[-1].after
+
+    @property
+    def model(self) -> Path:
+        """The last stage's model directory."""
+        return self.stages[-1].model
+
+
+def run(
+    recipe: str | Path,
+    *,
+    policy: Any = None,
+    data: Any = None,
+    reward: Any = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    overrides: Sequence[str] = (),
+    registry: Registry | None = None,
+    progress: Progress = lambda *told: None,
+    trackers: Sequence[str] = (),
+    **settings: Any,
+) -> Result:
+    """Run a recipe, or an algorithm by its name, with objects where the command line has names.
+
+    `policy` is a model directory, a hub id, a live transformers model, or a policy of one's own; `data` a path, rows
+    or a dataset; `reward` a name, a Python function, a reward source, or a list of these. Everything else is a
+    recipe's key: `task="sort"`, `seed=1`, `schedule={"steps": 20}`, `optimizer={"kl": 0.1}`. `overrides` are the
+    command line's "key=value" strings. Raises an AlignzooError that says what to do.
+    """
+    registry = registry or Registry()
+    registry.load_all()
+    changes = _objects(policy, data, reward) | _flat(settings)
+    loaded = load(recipe, list(overrides) or changes, registry=registry)
+    return execute(loaded, registry, out=out, resume=resume, progress=progress, trackers=trackers)
+
+
+def execute(
+    recipe: Recipe,
+    registry: Registry,
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    progress: Progress = lambda *told: None,
+    trackers: Sequence[str] = (),
+) -> Result:
+    """Run a loaded recipe. Finished stages of a resumed run are not run again."""
+    folder = _folder(recipe, out, resume)
+    if processes.index() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "manifest.json", manifest(recipe, registry))
+    finished = {each.name: each for each in _finished(folder)} if resume else {}
+    results: list[StageResult] = []
+    live: Policy | None = None
+    with _polite_interrupt() as interrupted:
+        for stage in recipe.stages:
+            if stage.name in finished:
+                results.append(finished[stage.name])
+                continue
+            outputs = {each.name: str(each.model) for each in results}
+            watch = _Watch(registry, progress, interrupted, tuple(trackers))
+            done, live = _stage(stage.with_outputs(outputs), folder, watch, resume)
+            results.append(done)
+            _write(folder, recipe, results)
+    return Result(folder, tuple(results), live)
+
+
+@dataclass(frozen=True)
+class _Watch:
+    """Who watches a run."""
+
+    registry: Registry
+    progress: Progress
+    interrupted: Callable[[], bool]
+    trackers: tuple[str, ...]
+
+
+def _stage(stage: Stage, folder: Path, watch: _Watch, resume: bool) -> tuple[StageResult, Policy]:
+    watch.progress(f"{stage.name}: load", 0, 1, {})
+    policy = stage.policy.load(stage.optimizer.needs)
+    train, prompts, heldout = _data(stage)
+    live = Run(
+        name=stage.name,
+        prompts=train,
+        heldout=Heldout(stage.evaluate, prompts, heldout, _judges(stage), stage.task.gold if _own(stage) else None),
+        policy=policy,
+        sampler=stage.sampler,
+        rewards=stage.rewards,
+        optimizer=stage.optimizer,
+        schedule=stage.schedule,
+        seed=stage.seed,
+        journal=Journal(folder, stage.name),
+        checkpoints=folder / "checkpoints" / stage.name,
+        observe=lambda report: watch.registry.observe("alignzoo_after_step", report=report),
+        progress=watch.progress,
+        interrupted=watch.interrupted,
+    )
+    about = RunInfo(stage.name, folder, live.steps, stage.resolved, watch.trackers)
+    watch.registry.observe("alignzoo_run_start", run=about)
+    outcome = runner.run(live, resume=resume)
+    model = folder / "models" / stage.name
+    done = StageResult(stage.name, _label(stage), **asdict(outcome), model=model)
+    if processes.index() == 0:
+        _save_model(policy, model, stage, done)
+    watch.registry.observe("alignzoo_run_end", run=about, result=done)
+    return done, policy
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What observers are told of a stage that begins."""
+
+    name: str
+    out: Path
+    steps: int
+    recipe: Mapping[str, Any]
+    trackers: tuple[str, ...] = ()
+
+
+# --- the parts of a stage ---------------------------------------------------------------------------------------------
+
+
+def _own(stage: Stage) -> bool:
+    """Whether the stage is about its task's own data, so that the task's gold and reward speak of it."""
+    return stage.task is not None and stage.data is None
+
+
+def _data(stage: Stage) -> tuple[list[Prompt], list[Prompt], list[Prompt]]:
+    """Training prompts, held-out prompts to answer, and held-out data of the kind that is learnt from."""
+    if stage.data is None:
+        assert stage.task is not None
+        train = stage.task.data(stage.kind, "train")
+        return train, stage.task.data("prompts", "heldout"), stage.task.data(stage.kind, "heldout")
+    if isinstance(stage.data, Data):
+        train, heldout = train_and_heldout(stage.data)
+    elif isinstance(stage.data, str | Path):
+        train, heldout = train_and_heldout(Data(path=str(stage.data)))
+    else:
+        train, heldout = split(from_rows(stage.data), Data.heldout)
+    if not train:
+        raise RunError(f"{stage.name}: no training prompts: all of the data are held out; lower data.heldout")
+    return train, heldout, [prompt for prompt in heldout if prompt.completions]
+
+
+def _judges(stage: Stage) -> tuple[WeightedReward, ...]:
+    """What scores the answers to held-out prompts: the stage's reward, or its task's where it learns from labels."""
+    if not stage.evaluate.reward:
+        return ()
+    if stage.sampler.online:
+        return stage.rewards
+    return stage.task_rewards if _own(stage) else ()
+
+
+def _label(stage: Stage) -> str:
+    optimizer = stage.resolved["optimizer"]
+    return str(optimizer["name"]) if isinstance(optimizer, dict) else type(stage.optimizer).__name__
+
+
+def _save_model(policy: Policy, path: Path, stage: Stage, done: StageResult) -> None:
+    """The model directory with its card, whole or not at all."""
+    partial = path.with_name(f".partial-{path.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    policy.save(partial)
+    card = report.model_card(done.name, done.optimizer, stage.resolved, done.before, done.after)
+    (partial / "README.md").write_text(card, encoding="utf-8")
+    shutil.rmtree(path, ignore_errors=True)
+    partial.rename(path)
+
+
+def _write(folder: Path, recipe: Recipe, results: Sequence[StageResult]) -> None:
+    if processes.index():
+        return
+    stages = [asdict(each) | {"model": str(each.model.relative_to(folder))} for each in results]
+    write_json(folder / "result.json", {"recipe": recipe.name, "stages": stages})
+    report.curves(folder)
+
+
+def _finished(folder: Path) -> list[StageResult]:
+    path = folder / "result.json"
+    if not path.exists():
+        return []
+    stages = json.loads(path.read_text(encoding="utf-8"))["stages"]
+    return [StageResult(**{**each, "model": folder / each["model"]}) for each in stages]
+
+
+# --- folders and manifests --------------------------------------------------------------------------------------------
+
+
+def _folder(recipe: Recipe, out: str | Path | None, resume: bool) -> Path:
+    """Where to write. Earlier results are never written over."""
+    if out is None:
+        if resume:
+            raise RunError("resume what? Say which run with --out DIR")
+        taken = [path.name for path in Path("runs").glob(f"{recipe.name}-*")]
+        numbers = [int(name.rpartition("-")[2]) for name in taken if name.rpartition("-")[2].isdigit()]
+        return Path("runs") / f"{recipe.name}-{max(numbers, default=0) + 1:03d}"
+    folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder} is a file: give --out a folder")
+    if not folder.exists() or not any(folder.iterdir()):
+        return folder
+    if not resume:
+        raise RunError(f"{folder} is not empty: choose another --out, or go on with that run by --resume")
+    _check_same(recipe, folder)
+    return folder
+
+
+def _check_same(recipe: Recipe, folder: Path) -> None:
+    """A run can only be resumed with the recipe that it was started with."""
+    path = folder / "manifest.json"
+    if not path.exists():
+        raise RunError(f"{folder} holds no run to resume: it has no manifest.json")
+    former = _leaves(json.loads(path.read_text(encoding="utf-8"))["recipe"])
+    now = _leaves(json.loads(json.dumps(recipe.resolved)))
+    differing = sorted(key for key in former.keys() | now.keys() if former.get(key) != now.get(key))
+    if differing:
+        changes = "\n".join(f"  {key}: was {former.get(key)!r}, now {now.get(key)!r}" for key in differing[:8])
+        raise RunError(f"{folder} was started with another recipe and cannot be resumed with this one:\n{changes}")
+
+
+def _leaves(value: Any, path: str = "") -> dict[str, Any]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if items is None:
+        return {path: value}
+    return {key: leaf for name, each in items for key, leaf in _leaves(each, f"{path}.{name}".lstrip(".")).items()}
+
+
+def manifest(recipe: Recipe, registry: Registry) -> dict[str, Any]:
+    """Everything that it takes to repeat a run."""
+    return {
+        "recipe": recipe.resolved,
+        "seeds": {stage.name: stage.seed for stage in recipe.stages},
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "plugins": registry.distributions(),
+        "machine": {"system": platform.platform(), "threads": torch.get_num_threads(), "processes": processes.count()},
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+@contextmanager
+def _polite_interrupt() -> Iterator[Callable[[], bool]]:
+    """The first Ctrl-C asks to stop after the step; the second stops at once."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+
+    def ask(number: int, frame: Any) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    former = signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGINT, former)
+
+
+# --- Python's objects -> overrides ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A live policy in the place of a policy's settings."""
+
+    policy: Any
+
+    def load(self, needs: frozenset[str]) -> Policy:
+        live: Policy = self.policy
+        return live
+
+
+def _objects(policy: Any, data: Any, reward: Any) -> dict[str, Any]:
+    """The three arguments that may be objects, as overrides."""
+    changes: dict[str, Any] = {}
+    if isinstance(policy, str | Path):
+        changes["policy.model"] = str(policy)
+    elif isinstance(policy, torch.nn.Module):
+        changes["policy.model"] = policy
+    elif isinstance(policy, Mapping):
+        changes |= _flat({"policy": policy})
+    elif policy is not None:
+        changes["policy"] = Ready(policy) if isinstance(policy, Policy) else policy
+    if isinstance(data, str | Path):
+        changes["data.path"] = str(data)
+    elif isinstance(data, Mapping):
+        changes |= _flat({"data": data})
+    elif data is not None:
+        changes["data"] = data
+    if reward is not None:
+        rewards = reward if isinstance(reward, list | tuple) else [reward]
+        changes["reward"] = [_reward(each) for each in rewards]
+    return changes
+
+
+def _reward(reward: Any) -> Any:
+    if isinstance(reward, str):
+        return {"name": reward}
+    if callable(reward) and not isinstance(reward, RewardSource):
+        return {"name": "python", "function": reward}
+    return reward
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Tables as dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{key}.{name}": each for name, each in value.items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+__all__ = ["Interrupted", "Result", "StageResult", "execute", "manifest", "run"]

@@ -1,0 +1,185 @@
+"""Evaluation belongs to nobody: the same measure of every method, on held-out prompts.
+
+The only place that asks a task for its gold score. Figures are means over prompts; `NAME_se` is the standard error.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from alignzoo import functional as fn
+from alignzoo.collate import WeightedReward, answer, collate, fill, only, score
+from alignzoo.interfaces import Optimizer, Policy, Sampler
+from alignzoo.schedule import Evaluation
+from alignzoo.types import Batch, Completion, Forward, Group, Prompt, Score
+
+Figures = dict[str, float]
+Gold = Callable[[Prompt, Completion], float]
+
+ROWS = 256
+"""Rows per forward pass."""
+
+
+@dataclass(frozen=True)
+class Heldout:
+    """What a policy is measured on, and by."""
+
+    settings: Evaluation
+    prompts: Sequence[Prompt]
+    """Prompts to answer."""
+    data: Sequence[Prompt]
+    """Prompts with given completions, of the kind that the stage learns from; may be empty."""
+    rewards: Sequence[WeightedReward]
+    gold: Gold | None
+
+
+def writing(policy: Policy, heldout: Heldout) -> Figures:
+    """Held-out prompts answered: sampled, and greedily with the suffix `_greedy`."""
+    settings = heldout.settings
+    prompts = heldout.prompts[: settings.prompts]
+    if not prompts:
+        return {}
+    sampled = policy.generate(prompts, settings.n, seed=settings.seed)
+    figures = _outcomes(sampled, policy, heldout) | _distributions(sampled, policy)
+    if settings.greedy:
+        greedy = policy.generate(prompts, 1, seed=settings.seed, greedy=True)
+        answers = _outcomes(greedy, policy, heldout)
+        answers["entropy"] = _distributions(greedy, policy)["entropy"]
+        figures |= {f"{name}_greedy": value for name, value in answers.items() if not name.endswith("_se")}
+    return figures
+
+
+def best_of(policy: Policy, heldout: Heldout) -> Figures:
+    """The best of n samples by the reward: what the reward can do without training."""
+    n = heldout.settings.best_of
+    prompts = heldout.prompts[: heldout.settings.prompts]
+    groups = score(policy.generate(prompts, n, seed=heldout.settings.seed + 1), heldout.rewards, policy)
+    return _outcomes([_best(group) for group in groups], policy, heldout)
+
+
+def scoring(policy: Policy, heldout: Heldout) -> Figures:
+    """How often a scorer orders held-out completions as their labels do, and as the gold score does.
+
+    `accuracy` against the labels; `gold` against the hidden order; `ceiling` is the labels' own agreement with it,
+    which no scorer trained on such labels can be expected to pass.
+    """
+    groups = [policy.encode(p, p.completions) for p in heldout.data[: heldout.settings.prompts] if p.completions]
+    if not groups:
+        return {}
+    scores = _scores(policy, groups)
+    labels = [group.prompt.labels for group in groups]
+    figures = _agreement("accuracy", scores, labels)
+    if heldout.gold is not None:
+        golds = [[heldout.gold(group.prompt, c) for c in group.completions] for group in groups]
+        figures |= _agreement("gold", scores, golds) | _agreement("ceiling", labels, golds)
+    return figures
+
+
+def objective(policy: Policy, optimizer: Optimizer, sampler: Sampler, heldout: Heldout) -> Figures:
+    """An optimizer's own loss and metrics on held-out data, as `heldout/NAME`."""
+    prompts = heldout.data[: heldout.settings.prompts]
+    if not prompts or sampler.online:
+        return {}
+    groups = score(sampler.sample(prompts, policy, seed=heldout.settings.seed), heldout.rewards, policy)
+    needs = optimizer.needs
+    batch = optimizer.prepare(only(fill(collate(groups, policy.device), policy, needs, micro_batch=ROWS), needs))
+    if not len(batch):
+        return {}
+    terms = optimizer.loss(batch, Forward(**answer(policy, batch, needs, micro_batch=ROWS)))
+    columns = {"loss": terms.loss, **terms.metrics}
+    return {f"heldout/{name}": reduced(column, batch) / len(batch) for name, column in columns.items()}
+
+
+def reduced(column: torch.Tensor, batch: Batch) -> float:
+    """A metric's sum, weighted like the loss where shapes allow; a row's number counts as it is."""
+    if column.ndim == 1 and batch.weights.ndim == 2:
+        return float(column.sum())
+    return float(fn.weigh(column.detach(), batch.weights, batch.mask))
+
+
+def _outcomes(groups: Sequence[Group], policy: Policy, heldout: Heldout) -> Figures:
+    """What came out: reward, gold, accuracy, length, finished."""
+    columns: dict[str, list[list[float]]] = {
+        "length": [[float(len(c.tokens)) for c in group.completions] for group in groups],
+        "finished": [[float(c.finished) for c in group.completions] for group in groups],
+    }
+    if heldout.gold is not None:
+        columns["gold"] = [[heldout.gold(group.prompt, c) for c in group.completions] for group in groups]
+    scored = score(groups, heldout.rewards, policy) if heldout.rewards else []
+    values = [[s.value for s in group.scores or () if s.value is not None] for group in scored]
+    if any(values):
+        columns["reward"] = values
+    for reward in heldout.rewards:
+        if getattr(reward.source, "verifiable", False):
+            columns["accuracy"] = [[s.parts.get(reward.name, 0.0) for s in group.scores or ()] for group in scored]
+    return _means(columns)
+
+
+def _distributions(groups: Sequence[Group], policy: Policy) -> Figures:
+    """KL to the reference (k1 and k3; per sequence and per token) and entropy, from the policy's own samples."""
+    batch = collate([_unscored(group) for group in groups], policy.device)
+    out = answer(policy, batch, frozenset({"logprobs", "entropy"}), micro_batch=ROWS)
+    with policy.reference():
+        ref = answer(policy, batch, frozenset({"logprobs"}), micro_batch=ROWS)["logprobs"]
+    log_ratio = out["logprobs"] - ref
+    figures = kl_figures(log_ratio, batch)
+    figures["kl_se"] = standard_error(log_ratio.sum(1).tolist())
+    figures["entropy"] = float(fn.masked_mean(out["entropy"], batch.mask))
+    return figures
+
+
+def kl_figures(log_ratio: torch.Tensor, batch: Batch) -> Figures:
+    """`kl` is k1 per sequence; `kl/k3`, `kl/token` and `kl/k3/token` are what they say."""
+    k3 = fn.kl_k3(log_ratio) * batch.mask
+    return {
+        "kl": float(log_ratio.sum(1).mean()),
+        "kl/k3": float(k3.sum(1).mean()),
+        "kl/token": float(fn.masked_mean(log_ratio, batch.mask)),
+        "kl/k3/token": float(fn.masked_mean(k3, batch.mask)),
+    }
+
+
+def _scores(policy: Policy, groups: Sequence[Group]) -> list[list[float]]:
+    batch = collate([_unscored(group) for group in groups], policy.device)
+    values = iter(answer(policy, batch, frozenset({"scores"}), micro_batch=ROWS)["scores"].tolist())
+    return [[next(values) for _ in group.completions] for group in groups]
+
+
+def _agreement(name: str, ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> Figures:
+    """The share of a group's pairs, of those that `theirs` orders, that `ours` orders alike; a tie of ours is half."""
+    shares = []
+    for a, b in zip(ours, theirs, strict=True):
+        pairs = [(i, j) for i in range(len(b)) for j in range(len(b)) if b[i] > b[j]]
+        if pairs:
+            shares.append([1.0 if a[i] > a[j] else 0.5 if a[i] == a[j] else 0.0 for i, j in pairs])
+    return _means({name: shares}) if shares else {}
+
+
+def _means(columns: Mapping[str, Iterable[Sequence[float]]]) -> Figures:
+    """Mean and standard error over prompts of each prompt's own mean."""
+    figures: Figures = {}
+    for name, by_prompt in columns.items():
+        means = [statistics.fmean(values) for values in by_prompt if values]
+        if means:
+            figures |= {name: statistics.fmean(means), f"{name}_se": standard_error(means)}
+    return figures
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """sd/√n; 0 for a single value."""
+    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+
+
+def _best(group: Group) -> Group:
+    values = [-math.inf if s.value is None else s.value for s in group.scores or ()]
+    return replace(group, completions=(group.completions[values.index(max(values))],), scores=None)
+
+
+def _unscored(group: Group) -> Group:
+    """Every completion in the batch, whatever a reward says of it."""
+    return replace(group, scores=(Score(0.0),) * len(group.completions), extra={})

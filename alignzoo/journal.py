@@ -1,0 +1,91 @@
+"""What a run writes as it goes: one JSON line per step and file, shared by the stages of a run.
+
+metrics.jsonl, samples.jsonl and evaluations.jsonl are pure functions of recipe and seed; what a clock or the
+allocator says goes to seconds.jsonl, so that a resumed run's metrics equal an undisturbed one's to the byte.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alignzoo import processes
+from alignzoo.types import Group
+
+FILES = ("metrics", "seconds", "samples", "evaluations")
+
+
+@dataclass(frozen=True)
+class Journal:
+    """A stage's lines in the run's files."""
+
+    folder: Path
+    stage: str
+
+    def write(self, file: str, step: int, values: Mapping[str, Any]) -> None:
+        """Append a line."""
+        self.write_all(file, step, [values])
+
+    def write_all(self, file: str, step: int, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Append several lines of one step."""
+        if processes.index():
+            return
+        text = "".join(
+            json.dumps({"stage": self.stage, "step": step, **values}, ensure_ascii=False) + "\n" for values in lines
+        )
+        with self._path(file).open("a", encoding="utf-8") as out:
+            out.write(text)
+
+    def read(self, file: str, step: int | None = None) -> list[dict[str, Any]]:
+        """This stage's lines, of one step or all."""
+        return [
+            {key: value for key, value in line.items() if key != "stage"}
+            for line in _lines(self._path(file))
+            if line["stage"] == self.stage and step in (None, line["step"])
+        ]
+
+    def rewind(self, step: int) -> None:
+        """Forget what this stage wrote after a step: a resumed run writes it again."""
+        if processes.index():
+            return
+        for file in FILES:
+            _keep(self._path(file), lambda line: line["stage"] != self.stage or line["step"] <= step)
+
+    def _path(self, file: str) -> Path:
+        return self.folder / f"{file}.jsonl"
+
+
+def samples(groups: Iterable[Group]) -> list[dict[str, Any]]:
+    """A step's completions with their scores, a line each."""
+    return [
+        {
+            "prompt": group.prompt.messages,
+            "completion": completion.text,
+            "finished": completion.finished,
+            "reward": given.value,
+            "parts": dict(given.parts),
+            "note": given.note,
+        }
+        for group in groups
+        for completion, given in zip(group.completions, group.scores or (), strict=True)
+    ]
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a file; one that was cut off in the writing is no line yet."""
+    if not path.exists():
+        return []
+    text = path.read_text(encoding="utf-8")
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+def _keep(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
+    if not path.exists():
+        return
+    partial = path.with_name(f".{path.name}.partial")
+    kept = [json.dumps(line, ensure_ascii=False) + "\n" for line in _lines(path) if wanted(line)]
+    partial.write_text("".join(kept), encoding="utf-8")
+    partial.replace(path)

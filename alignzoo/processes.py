@@ -1,0 +1,86 @@
+"""One process or many: whole groups are dealt out, and what every process needs of the others is gathered.
+
+`accelerate launch` (or torchrun) starts the processes; the policy joins them into a group. Everything here is the
+identity when there is only one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from alignzoo.types import Batch
+
+T = TypeVar("T")
+
+
+def count() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def index() -> int:
+    """Which of them this is; process 0 writes the files."""
+    return dist.get_rank() if count() > 1 else 0
+
+
+def dealt(items: Sequence[T]) -> list[T]:
+    """This process's share: every count-th item."""
+    return list(items[index() :: count()])
+
+
+def gather(share: Sequence[T]) -> list[T]:
+    """All processes' shares, back in the order from which `dealt` took them."""
+    if count() == 1:
+        return list(share)
+    shares: list[list[T]] = [[] for _ in range(count())]
+    dist.all_gather_object(shares, list(share))
+    longest = max(len(each) for each in shares)
+    return [each[i] for i in range(longest) for each in shares if i < len(each)]
+
+
+def deal_groups(batch: Batch, *, couples: str) -> Batch:
+    """This process's groups of a batch. A loss that reads the whole minibatch is the first process's alone."""
+    if count() == 1:
+        return batch
+    if couples == "minibatch":
+        return batch if index() == 0 else batch.select(slice(0, 0))
+    number = torch.unique_consecutive(batch.group, return_inverse=True)[1]
+    return batch.select(number % count() == index())
+
+
+def sum_gradients(parameters: Iterable[Tensor]) -> None:
+    """Add up the gradients of all processes, in place."""
+    if count() == 1:
+        return
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        dist.all_reduce(parameter.grad)
+
+
+def total(values: dict[str, float]) -> dict[str, float]:
+    """Sums over all processes of numbers that each has its part of."""
+    if count() == 1:
+        return values
+    shares: list[dict[str, float]] = [{} for _ in range(count())]
+    dist.all_gather_object(shares, values)
+    names = dict.fromkeys(name for share in shares for name in share)
+    return {name: sum(share.get(name, 0.0) for share in shares) for name in names}
+
+
+def same_columns(batch: Batch, share: Batch) -> Batch:
+    """A batch with the columns that each process has filled for its share of the rows (every count-th one)."""
+    if count() == 1:
+        return share
+    names = [n for n in ("old_logprobs", "ref_logprobs", "old_values") if getattr(share, n) is not None]
+    columns = {}
+    for name in names:
+        rows = gather([row.cpu() for row in getattr(share, name)])
+        columns[name] = torch.stack(rows).to(batch.tokens.device) if rows else getattr(share, name)
+    return replace(batch, **columns)

@@ -1,0 +1,3 @@
+"""placeholder"""
+def model_card(*a): return ""
+def curves(folder): pass

@@ -1,0 +1,350 @@
+"""The loop: prompts, groups, scores, batch, loss, update. It knows columns, not algorithms."""
+
+from __future__ import annotations
+
+import math
+import resource
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from alignzoo import checkpoint, processes
+from alignzoo import functional as fn
+from alignzoo.collate import WeightedReward, collate, fill, only, score, trim
+from alignzoo.errors import RunError
+from alignzoo.evaluate import Figures, Heldout, best_of, kl_figures, objective, reduced, scoring, writing
+from alignzoo.interfaces import HasNext, Optimizer, Policy, Sampler
+from alignzoo.journal import Journal, samples
+from alignzoo.schedule import Schedule
+from alignzoo.types import Batch, Forward, Group, Prompt, StepReport
+
+Progress = Callable[[str, int, int, Mapping[str, float]], None]
+"""Told of everything that takes time: what is done, how much of it, of how much, and the latest figures."""
+
+Reference = dict[tuple[int, ...], torch.Tensor]
+"""The reference's log-probabilities by what a row says, for data that come by more than once."""
+
+FILL_ROWS = 256
+"""Rows per forward pass without gradient, unless the schedule's micro-batch is smaller."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One stage, live: everything that the loop needs."""
+
+    name: str
+    prompts: Sequence[Prompt]
+    heldout: Heldout
+    policy: Policy
+    sampler: Sampler
+    rewards: Sequence[WeightedReward]
+    optimizer: Optimizer
+    schedule: Schedule
+    seed: int
+    journal: Journal
+    checkpoints: Path
+    observe: Callable[[StepReport], None] = lambda report: None
+    progress: Progress = lambda *told: None
+    interrupted: Callable[[], bool] = lambda: False
+
+    @property
+    def steps(self) -> int:
+        return self.schedule.total(len(self.prompts))
+
+    @property
+    def trains_writer(self) -> bool:
+        """Whether the policy writes text; a pure scorer does not."""
+        return "scores" not in self.optimizer.needs
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a stage went."""
+
+    before: Figures
+    after: Figures
+    best_of: Figures
+    steps: int
+    stopped: str = ""
+    """Why it ended before its last step; empty when it did not."""
+
+
+class Interrupted(Exception):
+    """The user asked to stop; the last step is in a checkpoint."""
+
+
+def run(stage: Run, *, resume: bool = False) -> Outcome:
+    """Train a policy: evaluate, take every step, evaluate. A resumed run goes on bit for bit."""
+    adamw = torch.optim.AdamW(stage.policy.parameters(), betas=stage.schedule.betas, weight_decay=stage.schedule.weight_decay)
+    optimizer, start = _started(stage, adamw, resume)
+    before, baseline = _before(stage, start)
+    reference = _precomputed(stage)
+    step, stopped = start, ""
+    while step < stage.steps and not stopped:
+        report = _step(stage, optimizer, adamw, step, reference)
+        step = report.step
+        optimizer = optimizer.next(report) if isinstance(optimizer, HasNext) else optimizer
+        _record(stage, report)
+        stopped = _reached(stage.schedule, report.metrics)
+        if stage.schedule.eval_every and step % stage.schedule.eval_every == 0 and step < stage.steps:
+            stage.journal.write("evaluations", step, {"during": measure(stage, optimizer)})
+        _save(stage, step, adamw, optimizer)
+    after = measure(stage, optimizer)
+    stage.journal.write("evaluations", step, {"after": after})
+    return Outcome(before, after, baseline, step, stopped)
+
+
+def _step(
+    stage: Run, optimizer: Optimizer, adamw: torch.optim.Optimizer, step: int, reference: Reference
+) -> StepReport:
+    """Sample, score, fill, prepare, update."""
+    clock = Clock()
+    needs = optimizer.needs
+    seed = fn.derive(stage.seed, step, "sample", processes.index())
+    with clock("sample"):
+        chosen = processes.dealt(prompts_of(stage, step))
+        groups = stage.sampler.sample(chosen, stage.policy, seed=seed)
+    with clock("score"):
+        groups = processes.gather(score(groups, stage.rewards, stage.policy))
+    with clock("fill"):
+        batch = _filled(stage, collate(groups, stage.policy.device), needs, reference)
+        prepared = optimizer.prepare(only(batch, needs))
+    with clock("update"):
+        lr = stage.schedule.rate(step, stage.steps)
+        figures = Means()
+        for epoch in range(optimizer.epochs):
+            rng = torch.Generator().manual_seed(fn.derive(stage.seed, step, "shuffle", epoch))
+            for minibatch in prepared.split(stage.schedule.minibatch, rng=rng):
+                figures.add(update(stage.policy, optimizer, minibatch, adamw, lr, stage.schedule))
+    metrics = _shared(groups, batch, prepared, optimizer, lr) | figures.means() | clock.seconds() | _memory(stage.policy)
+    if not math.isfinite(metrics.get("loss", 0.0)) or not math.isfinite(metrics.get("grad_norm", 0.0)):
+        raise RunError(
+            f"{stage.name}: the loss or its gradient is not finite in step {step + 1} (loss {metrics.get('loss')}, "
+            f"gradient norm {metrics.get('grad_norm')}): a smaller schedule.lr or a larger KL weight keeps a run stable"
+        )
+    return StepReport(step + 1, stage.steps, metrics, tuple(groups))
+
+
+def update(
+    policy: Policy, optimizer: Optimizer, minibatch: Batch, adamw: torch.optim.Optimizer, lr: float, schedule: Schedule
+) -> Figures:
+    """One update of the weights. Micro-batches and processes are partial sums of Σ weights·terms / N."""
+    couples = getattr(optimizer, "couples", "group")
+    columns = optimizer.needs & {"logprobs", "entropy", "values", "scores"}
+    watched = columns | {"entropy"} if "logprobs" in columns else columns
+    n = len(minibatch)
+    share = processes.deal_groups(minibatch, couples=couples)
+    figures: Figures = {}
+    adamw.zero_grad()
+    for micro in share.chunks(schedule.micro_batch, couples=couples) if len(share) else ():
+        micro = trim(micro)
+        out = policy.forward(micro, frozenset(watched))
+        seen = out if "entropy" in columns else replace(out, entropy=None)
+        terms = optimizer.loss(micro, seen)
+        loss = fn.weigh(terms.loss, micro.weights, micro.mask) / n
+        loss.backward()  # type: ignore[no-untyped-call]
+        parts = {"loss": float(loss.detach()), **{name: reduced(column, micro) / n for name, column in terms.metrics.items()}}
+        if out.entropy is not None:
+            parts["entropy"] = float(out.entropy.detach().sum()) / float(minibatch.mask.sum())
+        figures = {name: figures.get(name, 0.0) + value for name, value in parts.items()}
+    figures = processes.total(figures)
+    figures["grad_norm"] = _apply(adamw, lr, schedule.max_grad_norm)
+    return figures
+
+
+def _apply(adamw: torch.optim.Optimizer, lr: float, max_norm: float) -> float:
+    """Sum gradients over processes, clip them, and step. The norm before clipping comes back."""
+    trained = [parameter for group in adamw.param_groups for parameter in group["params"]]
+    processes.sum_gradients(trained)
+    norm = torch.nn.utils.clip_grad_norm_(trained, max_norm or math.inf)
+    for group in adamw.param_groups:
+        group["lr"] = lr * group.get("lr_scale", 1.0)
+    if torch.isfinite(norm):
+        adamw.step()
+    return float(norm)
+
+
+def prompts_of(stage: Run, step: int) -> list[Prompt]:
+    """The prompts of a step: an endless row of shuffled passes over the data, read off by position."""
+    n, size = len(stage.prompts), stage.schedule.prompts
+    chosen, orders = [], {}
+    for position in range(step * size, (step + 1) * size):
+        turn = position // n
+        if turn not in orders:
+            rng = torch.Generator().manual_seed(fn.derive(stage.seed, "order", turn))
+            orders[turn] = torch.randperm(n, generator=rng).tolist()
+        chosen.append(stage.prompts[orders[turn][position % n]])
+    return chosen
+
+
+def measure(stage: Run, optimizer: Optimizer) -> Figures:
+    """The stage's evaluation: of a writer or of a scorer, and of its own objective on held-out data."""
+    if not stage.heldout.settings.prompts:
+        return {}
+    stage.progress(f"{stage.name}: evaluate", 0, 1, {})
+    figures = writing(stage.policy, stage.heldout) if stage.trains_writer else scoring(stage.policy, stage.heldout)
+    learned = replace(stage.heldout, rewards=stage.rewards)
+    figures |= objective(stage.policy, optimizer, stage.sampler, learned)
+    stage.progress(f"{stage.name}: evaluate", 1, 1, figures)
+    return figures
+
+
+# --- the loop's parts -------------------------------------------------------------------------------------------------
+
+
+def _started(stage: Run, adamw: torch.optim.Optimizer, resume: bool) -> tuple[Optimizer, int]:
+    found = checkpoint.latest(stage.checkpoints) if resume else None
+    stage.journal.rewind(found.step if found else -1)
+    if found is None:
+        return stage.optimizer, 0
+    return found.restore(stage.policy, adamw, stage.optimizer), found.step
+
+
+def _before(stage: Run, start: int) -> tuple[Figures, Figures]:
+    """The evaluation before training, and best-of-n; a resumed run reads what its first start measured."""
+    if start:
+        line = stage.journal.read("evaluations", 0)[0]
+        return line["before"], line["best_of"]
+    before = measure(stage, stage.optimizer)
+    settings = stage.heldout.settings
+    wanted = settings.best_of and settings.prompts and stage.trains_writer and stage.heldout.rewards
+    baseline = best_of(stage.policy, stage.heldout) if wanted else {}
+    stage.journal.rewind(-1)
+    stage.journal.write("evaluations", 0, {"before": before, "best_of": baseline})
+    return before, baseline
+
+
+def _precomputed(stage: Run) -> Reference:
+    """The reference's answers on data that come by more than once, computed in the data's order, once.
+
+    In their order and not when they first come by, so that a resumed run has the same to the last bit.
+    """
+    repeats = stage.steps * stage.schedule.prompts > len(stage.prompts)
+    if stage.sampler.online or not repeats or "ref_logprobs" not in stage.optimizer.needs:
+        return {}
+    known: Reference = {}
+    size = stage.schedule.prompts
+    for start in range(0, len(stage.prompts), size):
+        stage.progress(f"{stage.name}: reference", start, len(stage.prompts), {})
+        groups = stage.sampler.sample(stage.prompts[start : start + size], stage.policy, seed=0)
+        batch = collate(score(groups, stage.rewards, stage.policy), stage.policy.device)
+        batch = fill(batch, stage.policy, frozenset({"ref_logprobs"}), micro_batch=_rows(stage))
+        assert batch.ref_logprobs is not None
+        known |= dict(zip(_keys(batch), batch.ref_logprobs.cpu(), strict=True))
+    return known
+
+
+def _keys(batch: Batch) -> list[tuple[int, ...]]:
+    """What a row says, and where its completion begins."""
+    starts = (batch.attend & ~batch.mask).sum(1).tolist()
+    ends = batch.attend.sum(1).tolist()
+    return [(s, *row[:e]) for s, e, row in zip(starts, ends, batch.tokens.tolist(), strict=True)]
+
+
+def _filled(stage: Run, batch: Batch, needs: frozenset[str], reference: Reference) -> Batch:
+    """The batch with the columns that the optimizer needs, and those by which the KL of a writer is watched."""
+    watched = {"old_logprobs", "ref_logprobs"} if stage.sampler.online and stage.trains_writer else set()
+    if reference and len(batch):
+        width = batch.tokens.shape[1]
+        rows = [torch.nn.functional.pad(row, (0, width))[:width] for row in (reference[key] for key in _keys(batch))]
+        batch = replace(batch, ref_logprobs=torch.stack(rows).to(batch.tokens.device))
+    share = batch.select(slice(processes.index(), None, processes.count()))
+    return processes.same_columns(batch, fill(share, stage.policy, needs | watched, micro_batch=_rows(stage)))
+
+
+def _rows(stage: Run) -> int:
+    return min(stage.schedule.micro_batch or FILL_ROWS, FILL_ROWS)
+
+
+def _shared(groups: Sequence[Group], batch: Batch, prepared: Batch, optimizer: Optimizer, lr: float) -> Figures:
+    """The vocabulary that every method shares, computed here and nowhere else."""
+    completions = [completion for group in groups for completion in group.completions]
+    figures = {"lr": lr, "completions": float(len(completions)), "rows": float(len(prepared))}
+    if len(batch):
+        rewards = batch.rewards.double()
+        figures |= {"reward/mean": float(rewards.mean()), "reward/std": float(rewards.std(correction=0))}
+        figures |= {f"reward/{name}": float(values.mean()) for name, values in batch.parts.items()}
+    abstained = len(completions) - len(batch)
+    if abstained:
+        figures["reward/abstained"] = float(abstained)
+    if len(batch) and batch.old_logprobs is not None and batch.ref_logprobs is not None:
+        figures |= kl_figures(batch.old_logprobs - batch.ref_logprobs, batch)
+    if completions:
+        figures["length"] = sum(len(c.tokens) for c in completions) / len(completions)
+        figures["finished"] = sum(c.finished for c in completions) / len(completions)
+    figures["tokens/generated"] = float(sum(len(c.tokens) for c in completions if c.logprobs is not None))
+    figures["tokens/trained"] = float(prepared.attend.sum()) * optimizer.epochs
+    return figures
+
+
+def _memory(policy: Policy) -> Figures:
+    """Peak memory in bytes: of the GPU, or of this process."""
+    if policy.device.type == "cuda":
+        return {"memory": float(torch.cuda.max_memory_allocated(policy.device))}
+    return {"memory": float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)}
+
+
+def _record(stage: Run, report: StepReport) -> None:
+    timed = {name: value for name, value in report.metrics.items() if name.startswith("seconds/") or name == "memory"}
+    steady = {name: value for name, value in report.metrics.items() if name not in timed}
+    stage.journal.write("metrics", report.step, steady)
+    stage.journal.write("seconds", report.step, timed)
+    every = stage.schedule.samples_every
+    if every and (report.step % every == 0 or report.step in (1, report.steps)):
+        stage.journal.write_all("samples", report.step, samples(report.groups))
+    stage.observe(report)
+    stage.progress(stage.name, report.step, report.steps, report.metrics)
+
+
+def _reached(schedule: Schedule, metrics: Mapping[str, float]) -> str:
+    """Why to stop early; empty to go on."""
+    if schedule.kl_stop and metrics.get("kl", 0.0) >= schedule.kl_stop:
+        return f"the KL reached {metrics['kl']:.2f} nats per sequence (kl_stop {schedule.kl_stop:g})"
+    if metrics.get("reward/mean", -math.inf) >= schedule.reward_stop:
+        return f"the reward reached {metrics['reward/mean']:.3f} (reward_stop {schedule.reward_stop:g})"
+    return ""
+
+
+def _save(stage: Run, step: int, adamw: torch.optim.Optimizer, optimizer: Optimizer) -> None:
+    """A checkpoint at the interval, and at once when the user asks to stop."""
+    due = stage.schedule.save_every and step % stage.schedule.save_every == 0
+    interrupted = stage.interrupted()
+    if (due or interrupted) and processes.index() == 0:
+        checkpoint.save(stage.checkpoints, step, stage.policy, adamw, optimizer, keep=stage.schedule.keep)
+    if interrupted:
+        raise Interrupted(f"{stage.name}: stopped after step {step} of {stage.steps}")
+
+
+class Clock:
+    """Seconds by phase."""
+
+    def __init__(self) -> None:
+        self.spent: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.spent[phase] = self.spent.get(phase, 0.0) + time.perf_counter() - start
+
+    def seconds(self) -> Figures:
+        return {f"seconds/{phase}": value for phase, value in self.spent.items()}
+
+
+class Means:
+    """Running means of the updates' figures."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, float] = {}
+        self.n = 0
+
+    def add(self, figures: Figures) -> None:
+        self.sums = {name: self.sums.get(name, 0.0) + value for name, value in figures.items()}
+        self.n += 1
+
+    def means(self) -> Figures:
+        return {name: value / self.n for name, value in self.sums.items()}

@@ -24,7 +24,7 @@ import torch
 from alignzoo import processes, report, runner
 from alignzoo.checkpoint import write_json
 from alignzoo.collate import WeightedReward
-from alignzoo.errors import RunError
+from alignzoo.errors import RunError, did_you_mean
 from alignzoo.evaluate import Figures, Heldout
 from alignzoo.interfaces import Policy, RewardSource
 from alignzoo.journal import Journal
@@ -94,8 +94,8 @@ def run(
 ) -> Result:
     """Run a recipe, or an algorithm by its name, with objects where the command line has names.
 
-    `policy` is a model directory, a hub id, a live transformers model, or a policy of one's own; `data` a path, rows
-    or a dataset; `reward` a name, a Python function, a reward source, or a list of these. Everything else is a
+    `policy` is a model directory, a hub id, a live transformers model, or a policy of one's own; `data` a path, rows,
+    prompts or a dataset; `reward` a name, a Python function, a reward source, or a list of these. Everything else is a
     recipe's key: `task="sort"`, `seed=1`, `schedule={"steps": 20}`, `optimizer={"kl": 0.1}`. `overrides` are the
     command line's "key=value" strings. Raises an AlignzooError that says what to do.
     """
@@ -117,6 +117,7 @@ def execute(
 ) -> Result:
     """Run a loaded recipe. Finished stages of a resumed run are not run again."""
     folder = _folder(recipe, out, resume)
+    check_trackers(trackers, registry)
     if processes.index() == 0:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "manifest.json", manifest(recipe, registry))
@@ -207,7 +208,9 @@ def _data(stage: Stage) -> tuple[list[Prompt], list[Prompt], list[Prompt]]:
     elif isinstance(stage.data, str | Path):
         train, heldout = train_and_heldout(Data(path=str(stage.data)))
     else:
-        train, heldout = split(from_rows(stage.data), Data.heldout)
+        rows = list(stage.data)
+        given = rows if all(isinstance(row, Prompt) for row in rows) else from_rows(rows)
+        train, heldout = split(given, Data.heldout)
     if not train:
         raise RunError(f"{stage.name}: no training prompts: all of the data are held out; lower data.heldout")
     return train, heldout, [prompt for prompt in heldout if prompt.completions]
@@ -263,18 +266,34 @@ def _folder(recipe: Recipe, out: str | Path | None, resume: bool) -> Path:
     if out is None:
         if resume:
             raise RunError("resume what? Say which run with --out DIR")
-        taken = [path.name for path in Path("runs").glob(f"{recipe.name}-*")]
-        numbers = [int(name.rpartition("-")[2]) for name in taken if name.rpartition("-")[2].isdigit()]
-        return Path("runs") / f"{recipe.name}-{max(numbers, default=0) + 1:03d}"
+        return next_folder(recipe.name)
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder} is a file: give --out a folder")
-    if not folder.exists() or not any(folder.iterdir()):
-        return folder
     if not resume:
+        if not folder.exists() or all(path.name == "manifest.json" for path in folder.iterdir()):
+            return folder  # of a run that failed before it began, there is a manifest and nothing else
         raise RunError(f"{folder} is not empty: choose another --out, or go on with that run by --resume")
     _check_same(recipe, folder)
     return folder
+
+
+def next_folder(name: str) -> Path:
+    """Where a run goes that is told no place: runs/NAME-001, and so on."""
+    taken = [path.name.removeprefix(f"{name}-") for path in Path("runs").glob(f"{name}-*")]
+    return Path("runs") / f"{name}-{max((int(number) for number in taken if number.isdigit()), default=0) + 1:03d}"
+
+
+def check_trackers(names: Sequence[str], registry: Registry) -> None:
+    """Raise where a tracker is asked for that no plugin serves, or that misses its package."""
+    if not names:
+        return
+    served = {name: cure for answer in registry.hook.alignzoo_trackers() for name, cure in answer.items()}
+    for name in names:
+        if name not in served:
+            raise RunError(f"there is no tracker {name!r}. {did_you_mean(name, served)}")
+        if served[name]:
+            raise RunError(f"the tracker {name!r} cannot be used: {served[name]}")
 
 
 def _check_same(recipe: Recipe, folder: Path) -> None:
@@ -328,6 +347,7 @@ def _polite_interrupt() -> Iterator[Callable[[], bool]]:
         if asked.is_set():
             raise KeyboardInterrupt
         asked.set()
+        sys.stderr.write("\nStopping after this step. Ctrl-C again stops at once.\n")
 
     former = signal.signal(signal.SIGINT, ask)
     try:
@@ -392,4 +412,4 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-__all__ = ["Interrupted", "Result", "StageResult", "execute", "manifest", "run"]
+__all__ = ["Interrupted", "Result", "StageResult", "check_trackers", "execute", "manifest", "next_folder", "run"]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alignzoo.errors import DataError, RewardError
+from alignzoo.errors import AlignzooError, DataError, RewardError
 from alignzoo.interfaces import Policy, RewardSource
 from alignzoo.types import Batch, Forward, Group, Score
 
@@ -46,7 +46,7 @@ def score(groups: Sequence[Group], rewards: Sequence[WeightedReward], policy: Po
 def _ask(reward: WeightedReward, groups: Sequence[Group], policy: Policy) -> list[tuple[Score, ...]]:
     try:
         answer = reward.source.score(groups, policy)
-    except RewardError:
+    except AlignzooError:
         raise
     except Exception as error:
         raise RewardError(

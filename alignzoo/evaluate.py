@@ -38,20 +38,24 @@ class Heldout:
     gold: Gold | None
 
 
-def writing(policy: Policy, heldout: Heldout) -> Figures:
-    """Held-out prompts answered: sampled, and greedily with the suffix `_greedy`."""
+SHOWN = 8
+"""Of how many prompts the samples are shown."""
+
+
+def writing(policy: Policy, heldout: Heldout) -> tuple[Figures, list[Group]]:
+    """Held-out prompts answered: sampled, and greedily with the suffix `_greedy`; and the first samples, to be shown."""
     settings = heldout.settings
     prompts = heldout.prompts[: settings.prompts]
     if not prompts:
-        return {}
-    sampled = policy.generate(prompts, settings.n, seed=settings.seed)
-    figures = _outcomes(sampled, policy, heldout) | _distributions(sampled, policy)
+        return {}, []
+    sampled = score(policy.generate(prompts, settings.n, seed=settings.seed), heldout.rewards, policy)
+    figures = _outcomes(sampled, heldout) | _distributions(sampled, policy)
     if settings.greedy:
-        greedy = policy.generate(prompts, 1, seed=settings.seed, greedy=True)
-        answers = _outcomes(greedy, policy, heldout)
+        greedy = score(policy.generate(prompts, 1, seed=settings.seed, greedy=True), heldout.rewards, policy)
+        answers = _outcomes(greedy, heldout)
         answers["entropy"] = _distributions(greedy, policy)["entropy"]
         figures |= {f"{name}_greedy": value for name, value in answers.items() if not name.endswith("_se")}
-    return figures
+    return figures, sampled[:SHOWN]
 
 
 def best_of(policy: Policy, heldout: Heldout) -> Figures:
@@ -59,7 +63,7 @@ def best_of(policy: Policy, heldout: Heldout) -> Figures:
     n = heldout.settings.best_of
     prompts = heldout.prompts[: heldout.settings.prompts]
     groups = score(policy.generate(prompts, n, seed=heldout.settings.seed + 1), heldout.rewards, policy)
-    return _outcomes([_best(group) for group in groups], policy, heldout)
+    return _outcomes([_best(group) for group in groups], heldout)
 
 
 def scoring(policy: Policy, heldout: Heldout) -> Figures:
@@ -102,21 +106,20 @@ def reduced(column: torch.Tensor, batch: Batch) -> float:
     return float(fn.weigh(column.detach(), batch.weights, batch.mask))
 
 
-def _outcomes(groups: Sequence[Group], policy: Policy, heldout: Heldout) -> Figures:
-    """What came out: reward, gold, accuracy, length, finished."""
+def _outcomes(groups: Sequence[Group], heldout: Heldout) -> Figures:
+    """What came out, of scored groups: reward, gold, accuracy, length, finished."""
     columns: dict[str, list[list[float]]] = {
         "length": [[float(len(c.tokens)) for c in group.completions] for group in groups],
         "finished": [[float(c.finished) for c in group.completions] for group in groups],
     }
     if heldout.gold is not None:
         columns["gold"] = [[heldout.gold(group.prompt, c) for c in group.completions] for group in groups]
-    scored = score(groups, heldout.rewards, policy) if heldout.rewards else []
-    values = [[s.value for s in group.scores or () if s.value is not None] for group in scored]
+    values = [[s.value for s in group.scores or () if s.value is not None] for group in groups]
     if any(values):
         columns["reward"] = values
     for reward in heldout.rewards:
         if getattr(reward.source, "verifiable", False):
-            columns["accuracy"] = [[s.parts.get(reward.name, 0.0) for s in group.scores or ()] for group in scored]
+            columns["accuracy"] = [[s.parts.get(reward.name, 0.0) for s in group.scores or ()] for group in groups]
     return _means(columns)
 
 
@@ -177,7 +180,8 @@ def standard_error(values: Sequence[float]) -> float:
 
 def _best(group: Group) -> Group:
     values = [-math.inf if s.value is None else s.value for s in group.scores or ()]
-    return replace(group, completions=(group.completions[values.index(max(values))],), scores=None)
+    best = values.index(max(values))
+    return replace(group, completions=group.completions[best : best + 1], scores=(group.scores or ())[best : best + 1])
 
 
 def _unscored(group: Group) -> Group:

@@ -1,4 +1,4 @@
-"""The hooks of a plugin: one that registers what it brings, and three that watch a run.
+"""The hooks of a plugin: one that registers what it brings, three that watch a run, one that names trackers.
 
 A plugin is a module, or any object, that implements those it wants, each marked with `@alignzoo.hookimpl`. An
 implementation may leave arguments out, never add any. Observers observe and never steer: what they return is
@@ -7,6 +7,7 @@ ignored, and one that raises is reported once and switched off.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -41,3 +42,11 @@ def alignzoo_after_step(report: StepReport) -> None:
 @hookspec
 def alignzoo_run_end(run: Any, result: Any) -> None:
     """A stage has ended, finished or stopped: the `run` of its start, and its result."""
+
+
+@hookspec
+def alignzoo_trackers() -> Mapping[str, str]:  # type: ignore[empty-body]
+    """The trackers that the plugin can send a run to, by name, each with its cure where it cannot be used now, or "".
+
+    A run names those that it wants in `run.trackers`; one that no plugin names here stops it before it begins.
+    """

@@ -43,25 +43,26 @@ class Journal:
         """This stage's lines, of one step or all."""
         return [
             {key: value for key, value in line.items() if key != "stage"}
-            for line in _lines(self._path(file))
+            for line in read_lines(self._path(file))
             if line["stage"] == self.stage and step in (None, line["step"])
         ]
 
     def rewind(self, step: int) -> None:
-        """Forget what this stage wrote after a step: a resumed run writes it again."""
+        """Forget what this stage wrote after a step, its last evaluation included: a resumed run writes it again."""
         if processes.index():
             return
         for file in FILES:
-            _keep(self._path(file), lambda line: line["stage"] != self.stage or line["step"] <= step)
+            _keep(self._path(file), lambda line: line["stage"] != self.stage or (line["step"] <= step and not _last(line)))
 
     def _path(self, file: str) -> Path:
         return self.folder / f"{file}.jsonl"
 
 
-def samples(groups: Iterable[Group]) -> list[dict[str, Any]]:
-    """A step's completions with their scores, a line each."""
+def samples(groups: Iterable[Group], when: str) -> list[dict[str, Any]]:
+    """Completions with their scores, a line each; `when` is "before", "training" or "after"."""
     return [
         {
+            "when": when,
             "prompt": group.prompt.messages,
             "completion": completion.text,
             "finished": completion.finished,
@@ -74,7 +75,12 @@ def samples(groups: Iterable[Group]) -> list[dict[str, Any]]:
     ]
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
+def _last(line: Mapping[str, Any]) -> bool:
+    """Whether the line is of the evaluation after training, which has no step of its own."""
+    return "after" in line or line.get("when") == "after"
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
     """The whole lines of a file; one that was cut off in the writing is no line yet."""
     if not path.exists():
         return []
@@ -86,6 +92,6 @@ def _keep(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
     if not path.exists():
         return
     partial = path.with_name(f".{path.name}.partial")
-    kept = [json.dumps(line, ensure_ascii=False) + "\n" for line in _lines(path) if wanted(line)]
+    kept = [json.dumps(line, ensure_ascii=False) + "\n" for line in read_lines(path) if wanted(line)]
     partial.write_text("".join(kept), encoding="utf-8")
     partial.replace(path)

@@ -1,3 +1,232 @@
-"""placeholder"""
-def model_card(*a): return ""
-def curves(folder): pass
+"""What a run tells its reader: a model's card, the table of results, samples side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignzoo.curves import curves
+from alignzoo.journal import read_lines
+from alignzoo.toml_text import toml_text
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from alignzoo.api import Result, StageResult
+
+__all__ = ["asked", "curves", "model_card", "samples_shown", "table"]
+
+Figures = Mapping[str, float]
+
+COLUMNS = {
+    "reward": "reward",
+    "gold": "gold",
+    "accuracy": "accuracy",
+    "kl": "KL",
+    "length": "length",
+    "entropy": "entropy",
+}
+"""The figures of a writer that tables show, and their headings."""
+
+SCORER = {
+    "accuracy": "agreement with the held-out labels",
+    "gold": "agreement with the gold order",
+    "ceiling": "the labels' own agreement with the gold order (ceiling)",
+}
+"""The figures of a scorer, and what they mean."""
+
+
+# --- on the terminal --------------------------------------------------------------------------------------------------
+
+
+def table(result: Result) -> RenderableType:
+    """Every stage before and after, sampled and greedy, with best-of-n; a scorer's agreement on lines of its own."""
+    from rich import box
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    writers = [stage for stage in result.stages if _is_writer(stage.after)]
+    columns = [name for name in COLUMNS if any(name in stage.after for stage in writers)]
+    rows = Table(box=box.SIMPLE_HEAD, title="On held-out prompts", title_justify="left", title_style="bold")
+    rows.add_column("stage", overflow="fold")
+    rows.add_column("")
+    for name in columns:
+        rows.add_column(COLUMNS[name], justify="right", no_wrap=True)
+    for stage in writers:
+        for number, (what, figures) in enumerate(_rows(stage)):
+            cells = [_cell(figures, name) for name in columns]
+            rows.add_row(stage.name if number == 0 else "", what, *cells, style="dim" if "greedy" in what else "")
+        rows.add_section()
+    shown: list[RenderableType] = [rows] if columns else []
+    if columns:
+        shown.append(Text(_legend(columns), style="dim"))
+    shown += [Text(_scorer_line(stage)) for stage in result.stages if stage.after and not _is_writer(stage.after)]
+    return Group(*shown)
+
+
+def samples_shown(folder: Path, stage: str, n: int = 3) -> RenderableType | None:
+    """Held-out prompts with what the policy answered before the stage and after it; None of a stage that wrote none."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    lines = [line for line in read_lines(folder / "samples.jsonl") if line["stage"] == stage]
+    answers = {when: _first_answers(lines, when) for when in ("before", "after")}
+    shown = Table(box=box.SIMPLE_HEAD, show_lines=True, title=f"{stage}: samples", title_justify="left", expand=True)
+    shown.title_style = "bold"
+    shown.add_column("prompt", ratio=2)
+    shown.add_column("before", ratio=3)
+    shown.add_column("after", ratio=3)
+    for prompt in list(answers["after"])[:n]:
+        texts = [_clipped(answers[when][prompt]) if prompt in answers[when] else "" for when in answers]
+        shown.add_row(Text(_clipped_end(prompt)), *(Text(text) for text in texts))
+    return shown if shown.row_count else None
+
+
+def _rows(stage: StageResult) -> list[tuple[str, Figures]]:
+    """A stage's rows: before and after, sampled and greedy; the best of n samples before."""
+    rows: list[tuple[str, Figures]] = []
+    for what, figures in (("before", stage.before), ("after", stage.after)):
+        rows.append((what, figures))
+        greedy = {key.removesuffix("_greedy"): value for key, value in figures.items() if key.endswith("_greedy")}
+        if greedy:
+            rows.append((f"{what}, greedy", greedy))
+        if what == "before" and stage.best_of:
+            rows.append(("before, best of n", stage.best_of))
+    return rows
+
+
+def _cell(figures: Figures, name: str) -> str:
+    if name not in figures:
+        return ""
+    digits = 1 if name == "length" else 2
+    error = f" ± {figures[f'{name}_se']:.{digits}f}" if f"{name}_se" in figures else ""
+    return f"{figures[name]:.{digits}f}{error}"
+
+
+def _legend(columns: Sequence[str]) -> str:
+    said = ["± is the standard error over prompts"]
+    said += ["KL to the stage's start, nats per sequence"] if "kl" in columns else []
+    said += ["entropy in nats per token"] if "entropy" in columns else []
+    said += ["length in tokens"] if "length" in columns else []
+    return "; ".join(said) + "."
+
+
+def _scorer_line(stage: StageResult) -> str:
+    """Each agreement after training, and before it in brackets, as shares of held-out pairs."""
+    lines = [f"{stage.name}: a scorer, on held-out pairs"]
+    for name, meaning in SCORER.items():
+        if name in stage.after:
+            before = f" (before: {stage.before[name]:.1%})" if name in stage.before and name != "ceiling" else ""
+            error = f" ± {stage.after[f'{name}_se']:.1%}" if f"{name}_se" in stage.after else ""
+            lines.append(f"  {stage.after[name]:.1%}{error} {meaning}{before}")
+    return "\n".join(lines)
+
+
+def _is_writer(figures: Figures) -> bool:
+    return "length" in figures
+
+
+def _first_answers(lines: Sequence[Mapping[str, Any]], when: str) -> dict[str, str]:
+    """The first answer to each prompt."""
+    answers: dict[str, str] = {}
+    for line in lines:
+        if line.get("when") == when:
+            answers.setdefault(asked(line["prompt"]), _scored(line))
+    return answers
+
+
+def asked(messages: Any) -> str:
+    """A prompt as one text."""
+    if isinstance(messages, str):
+        return messages
+    return str(messages[-1]["content"]) if len(messages) == 1 else "\n".join(f"{m['role']}: {m['content']}" for m in messages)
+
+
+def _scored(line: Mapping[str, Any]) -> str:
+    """What was answered, and what it scored."""
+    text = str(line["completion"]).strip() + ("" if line["finished"] else " …")
+    return text if line["reward"] is None else f"[{line['reward']:.2f}] {text}"
+
+
+def _clipped(text: str, length: int = 280) -> str:
+    return text if len(text) <= length else text[: length - 2] + " …"
+
+
+def _clipped_end(text: str, length: int = 200) -> str:
+    return text if len(text) <= length else "… " + text[-length + 2 :]
+
+
+# --- beside the model -------------------------------------------------------------------------------------------------
+
+
+def model_card(name: str, optimizer: str, resolved: Mapping[str, Any], before: Figures, after: Figures) -> str:
+    """The README.md of a model's directory."""
+    scorer = "length" not in after and "length" not in before and "accuracy" in (after or before)
+    auto = "AutoModelForSequenceClassification" if scorer else "AutoModelForCausalLM"
+    task = "text-classification" if scorer else "text-generation"
+    tags = ["alignzoo", optimizer.rpartition("/")[2], *(["reward-model"] if scorer else [])]
+    what = "scores answers" if scorer else "writes"
+    return f"""---
+library_name: transformers
+pipeline_tag: {task}
+tags:
+{"".join(f"- {json.dumps(tag)}{chr(10)}" for tag in dict.fromkeys(tags))}---
+
+# {name}
+
+A model that {what}, aligned with `{optimizer}` by alignzoo, a zoo of algorithms that align language models.
+
+## Load it
+
+```python
+from transformers import {auto}, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("PATH_TO_THIS_FOLDER")
+model = {auto}.from_pretrained("PATH_TO_THIS_FOLDER")
+```
+
+## Results
+
+On held-out prompts, before and after this stage; `_greedy` without sampling, ± the standard error over prompts.
+
+{_results(before, after)}
+
+## Recipe
+
+The whole stage, every default filled in. Paths are cut to their last part.
+
+```toml
+{toml_text(_without_paths(resolved)).strip()}
+```
+"""
+
+
+def _results(before: Figures, after: Figures) -> str:
+    names = [name for name in dict.fromkeys([*before, *after]) if not name.endswith("_se")]
+    if not names:
+        return "It was not evaluated."
+    rows = ["| figure | before | after |", "|---|---:|---:|"]
+    rows += [f"| {name} | {_card_cell(before, name)} | {_card_cell(after, name)} |" for name in names]
+    return "\n".join(rows)
+
+
+def _card_cell(figures: Figures, name: str) -> str:
+    if name not in figures:
+        return ""
+    error = f" ± {figures[f'{name}_se']:.2g}" if f"{name}_se" in figures else ""
+    return f"{figures[name]:.4g}{error}"
+
+
+def _without_paths(value: Any) -> Any:
+    """The same without where things lie on this machine."""
+    if isinstance(value, Mapping):
+        return {key: _without_paths(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_paths(each) for each in value]
+    if isinstance(value, str) and (Path(value).is_absolute() or value.startswith("~")):
+        return Path(value).name
+    return value

@@ -91,10 +91,11 @@ def run(stage: Run, *, resume: bool = False) -> Outcome:
         _record(stage, report)
         stopped = _reached(stage.schedule, report.metrics)
         if stage.schedule.eval_every and step % stage.schedule.eval_every == 0 and step < stage.steps:
-            stage.journal.write("evaluations", step, {"during": measure(stage, optimizer)})
+            stage.journal.write("evaluations", step, {"during": measure(stage, optimizer)[0]})
         _save(stage, step, adamw, optimizer)
-    after = measure(stage, optimizer)
+    after, written = measure(stage, optimizer)
     stage.journal.write("evaluations", step, {"after": after})
+    stage.journal.write_all("samples", step, samples(written, "after"))
     return Outcome(before, after, baseline, step, stopped)
 
 
@@ -181,16 +182,18 @@ def prompts_of(stage: Run, step: int) -> list[Prompt]:
     return chosen
 
 
-def measure(stage: Run, optimizer: Optimizer) -> Figures:
-    """The stage's evaluation: of a writer or of a scorer, and of its own objective on held-out data."""
+def measure(stage: Run, optimizer: Optimizer) -> tuple[Figures, list[Group]]:
+    """The stage's evaluation: of a writer, with some of what it wrote, or of a scorer; and of its own objective on
+    held-out data."""
     if not stage.heldout.settings.prompts:
-        return {}
+        return {}, []
     stage.progress(f"{stage.name}: evaluate", 0, 1, {})
-    figures = writing(stage.policy, stage.heldout) if stage.trains_writer else scoring(stage.policy, stage.heldout)
+    writes = stage.trains_writer
+    figures, written = writing(stage.policy, stage.heldout) if writes else (scoring(stage.policy, stage.heldout), [])
     learned = replace(stage.heldout, rewards=stage.rewards)
     figures |= objective(stage.policy, optimizer, stage.sampler, learned)
     stage.progress(f"{stage.name}: evaluate", 1, 1, figures)
-    return figures
+    return figures, written
 
 
 # --- the loop's parts -------------------------------------------------------------------------------------------------
@@ -209,12 +212,13 @@ def _before(stage: Run, start: int) -> tuple[Figures, Figures]:
     if start:
         line = stage.journal.read("evaluations", 0)[0]
         return line["before"], line["best_of"]
-    before = measure(stage, stage.optimizer)
+    before, written = measure(stage, stage.optimizer)
     settings = stage.heldout.settings
     wanted = settings.best_of and settings.prompts and stage.trains_writer and stage.heldout.rewards
     baseline = best_of(stage.policy, stage.heldout) if wanted else {}
     stage.journal.rewind(-1)
     stage.journal.write("evaluations", 0, {"before": before, "best_of": baseline})
+    stage.journal.write_all("samples", 0, samples(written, "before"))
     return before, baseline
 
 
@@ -295,7 +299,7 @@ def _record(stage: Run, report: StepReport) -> None:
     stage.journal.write("seconds", report.step, timed)
     every = stage.schedule.samples_every
     if every and (report.step % every == 0 or report.step in (1, report.steps)):
-        stage.journal.write_all("samples", report.step, samples(report.groups))
+        stage.journal.write_all("samples", report.step, samples(report.groups, "training"))
     stage.observe(report)
     stage.progress(stage.name, report.step, report.steps, report.metrics)
 

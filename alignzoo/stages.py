@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from annotated_types import Ge
 
-from alignzoo.errors import PluginError, RecipeError
+from alignzoo.errors import PluginError, RecipeError, did_you_mean
 from alignzoo.layers import Layered, check_references
 from alignzoo.overrides import normal
 from alignzoo.parts import build, checked, settings, show
@@ -29,6 +29,9 @@ SAMPLER = "dataset"
 
 REWARD = "labels"
 """The reward of a stage that names none, learns from given answers, and has no task with a reward of its own."""
+
+TASK_REFERENCE = "task:"
+"""What a string begins with that stands for a model of the task: "task:policy" or "task:base"."""
 
 Plain = dict[str, Any]
 T = TypeVar("T")
@@ -58,14 +61,17 @@ class Stage:
     """The same as plain data, with the names under which the parts are registered."""
 
     def with_outputs(self, outputs: Mapping[str, Any]) -> Stage:
-        """The stage with every "stage:NAME" in its parts replaced by `outputs[NAME]`, that stage's model."""
+        """The stage with every "stage:NAME" in its parts replaced by `outputs[NAME]`, that stage's model, and every
+        "task:policy" and "task:base" by the task's."""
+        models = {STAGE_REFERENCE + name: model for name, model in outputs.items()}
+        if self.task is not None:
+            models |= {TASK_REFERENCE + "policy": self.task.policy, TASK_REFERENCE + "base": self.task.base}
         return replace(
             self,
-            task=_filled(self.task, outputs),
-            policy=_filled(self.policy, outputs),
-            sampler=_filled(self.sampler, outputs),
-            rewards=tuple(replace(each, source=_filled(each.source, outputs)) for each in self.rewards),
-            optimizer=_filled(self.optimizer, outputs),
+            policy=_filled(self.policy, models),
+            sampler=_filled(self.sampler, models),
+            rewards=tuple(replace(each, source=_filled(each.source, models)) for each in self.rewards),
+            optimizer=_filled(self.optimizer, models),
         )
 
 
@@ -255,13 +261,18 @@ def _patched(rewards: list[Node], keys: Sequence[str], node: Node, path: str) ->
     return [*rewards[:index], merge(rewards[index], node), *rewards[index + 1 :]]
 
 
-def _filled(part: Any, outputs: Mapping[str, Any]) -> Any:
-    """The part with references to stages replaced."""
+def _filled(part: Any, models: Mapping[str, Any]) -> Any:
+    """The part with references to models replaced."""
     if not is_dataclass(part) or isinstance(part, type):
         return part
-    values = {f.name: getattr(part, f.name) for f in fields(part) if f.init}
-    references = {key: v for key, v in values.items() if isinstance(v, str) and v.startswith(STAGE_REFERENCE)}
-    return replace(part, **{key: outputs[v.removeprefix(STAGE_REFERENCE)] for key, v in references.items()})
+    changes = {}
+    for f in fields(part):
+        value = getattr(part, f.name) if f.init else None
+        if isinstance(value, str) and value.startswith((STAGE_REFERENCE, TASK_REFERENCE)):
+            if value not in models:
+                raise RecipeError(f"{f.name} = {value!r}: there is no such model. {did_you_mean(value, models)}")
+            changes[f.name] = models[value]
+    return replace(part, **changes)
 
 
 def _live(value: Any) -> str:

@@ -16,9 +16,9 @@ VOCABULARY = 13
 EOS = 1
 
 
-def toy_policy(seed: int = 0, *, drift: float = 0.0, dtype: torch.dtype = torch.float64) -> ToyPolicy:
+def toy_policy(seed: int = 0, *, drift: float = 0.0) -> ToyPolicy:
     """A random policy with every head; `drift` moves it away from its reference, as training would."""
-    policy = ToyPolicy(seed, dtype)
+    policy = ToyPolicy(seed)
     policy.drift(drift, seed + 1)
     return policy
 
@@ -65,11 +65,14 @@ def _tokens(rng: torch.Generator, shortest: int, longest: int) -> tuple[int, ...
 
 
 class ToyPolicy:
-    """A `Policy` of torch alone: embeddings, a decaying sum over the past, two layers, and a head for each column."""
+    """A `Policy` of torch alone: embeddings, a decaying sum over the past, two layers, and a head for each column.
+
+    It computes in float64 and answers in float32, so that the invariances are tight.
+    """
 
     device = torch.device("cpu")
 
-    def __init__(self, seed: int = 0, dtype: torch.dtype = torch.float64, width: int = 6) -> None:
+    def __init__(self, seed: int = 0, width: int = 6) -> None:
         rng = torch.Generator().manual_seed(seed)
         shapes = {
             "embedding": (VOCABULARY, width),
@@ -79,7 +82,7 @@ class ToyPolicy:
             "score": (width,),
         }
         drawn = {name: torch.randn(shape, generator=rng, dtype=torch.float64) for name, shape in shapes.items()}
-        self.weights = {name: tensor.to(dtype).requires_grad_(True) for name, tensor in drawn.items()}
+        self.weights = {name: tensor.requires_grad_(True) for name, tensor in drawn.items()}
         self._frozen = {name: tensor.detach().clone() for name, tensor in self.weights.items()}
         self._answering: Mapping[str, Tensor] = self.weights
 
@@ -88,14 +91,14 @@ class ToyPolicy:
         rng = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for tensor in self.weights.values():
-                tensor += scale * torch.randn(tensor.shape, generator=rng, dtype=torch.float64).to(tensor.dtype)
+                tensor += scale * torch.randn(tensor.shape, generator=rng, dtype=torch.float64)
 
     def _states(self, tokens: Tensor) -> Tensor:
         """(N, T, H): the state after token t, of tokens 0..t."""
         w = self._answering
         position = torch.arange(tokens.shape[1])
         age = position[:, None] - position
-        decay = torch.where(age >= 0, 0.6 ** age.clamp(min=0), 0.0).to(w["embedding"].dtype)
+        decay = torch.where(age >= 0, 0.6 ** age.clamp(min=0), 0.0).double()
         return torch.tanh(torch.tanh(decay @ w["embedding"][tokens]) @ w["mixing"])
 
     def forward(self, batch: Batch, columns: frozenset[str]) -> Forward:
@@ -112,7 +115,7 @@ class ToyPolicy:
             "values": torch.where(known, before @ self._answering["value"], 0.0),
             "scores": states[torch.arange(len(batch)), last] @ self._answering["score"],
         }
-        return Forward(**{name: answer for name, answer in answers.items() if name in columns})
+        return Forward(**{name: answer.float() for name, answer in answers.items() if name in columns})
 
     @contextmanager
     def reference(self) -> Iterator[None]:

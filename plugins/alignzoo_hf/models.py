@@ -82,6 +82,13 @@ def _load(auto: Any, source: str, **options: Any) -> Any:
         ) from error
 
 
+def _check_writes(config: Any, source: str) -> None:
+    """A reward model would be given a random language-model head, silently."""
+    scoring = [name for name in config.architectures or [] if "Classification" in name]
+    if scoring:
+        raise ModelError(f"{source} holds a {scoring[0]}, which scores and does not write: give a causal language model")
+
+
 def tokenizer(spec: HF) -> Any:
     """The model's tokenizer, or the one that the recipe names."""
     source = spec.tokenizer or (spec.model if isinstance(spec.model, str) else spec.model.name_or_path)
@@ -95,6 +102,7 @@ def causal_lm(spec: HF, frozen: torch.dtype) -> Any:
     if isinstance(spec.model, str):
         options = {"attn_implementation": "sdpa" if spec.attention == "auto" else spec.attention}
         options |= {"trust_remote_code": spec.trust_remote_code}
+        _check_writes(_load(AutoConfig, spec.model, trust_remote_code=spec.trust_remote_code), spec.model)
         model = _load(AutoModelForCausalLM, spec.model, dtype=_dtype(spec, frozen), **options)
     else:
         model = spec.model.to(_dtype(spec, frozen))

@@ -41,7 +41,7 @@ class HFPolicy:
         if "values" in needs:
             self.critic = self._build_critic(frozen)
         self._reference: Any = None
-        if self.lm is not None and not spec.lora_rank:
+        if self.lm is not None and needs and not spec.lora_rank:  # who needs nothing only writes
             self._reference = copy.deepcopy(self.lm).to(frozen).requires_grad_(False)
         self._answering: Any = self.lm
         self.encoder = self._build_encoder()
@@ -162,6 +162,8 @@ class HFPolicy:
         """Inside, the language model answers as it did before training: adapters off, or the frozen copy."""
         if self.lm is None:
             raise ModelError("this policy only scores: it has no reference")
+        if self._reference is None and not self.spec.lora_rank:
+            raise ModelError("this policy was loaded for writing only: it has no reference")
         if self._reference is None:
             with self.lm.disable_adapter():
                 yield

@@ -32,7 +32,7 @@ class TaskWorld(Protocol):
 
 
 WORLDS: Mapping[str, TaskWorld] = {"shop": shop, "sort": sort, "safe": safe}
-SHARES: Mapping[str, float] = {"shop": 0.45, "sort": 0.35, "safe": 0.2}
+SHARES: Mapping[str, float] = {"shop": 0.4, "sort": 0.35, "safe": 0.25}
 """How much of every mixed text is of each task."""
 SORT_RIGHT = 0.35
 """How often the writers of the corpus sort rightly."""

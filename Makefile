@@ -1,0 +1,29 @@
+# Two commands: `make demo` and `make test`. Each makes the environment first if need be.
+VENV := .venv
+BIN := $(VENV)/bin
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test bench assets clean
+
+demo: $(VENV)/installed
+	$(BIN)/alignzoo run rlhf
+
+test: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest -n 2
+
+bench: $(VENV)/installed
+	$(BIN)/pytest benchmarks --benchmark-only
+
+assets: $(VENV)/installed
+	$(BIN)/python -m alignzoo_tiny.make
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	python3 -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .benchmarks

@@ -1,0 +1,30 @@
+"""The command line: `alignzoo list`, `show`, `run` and `generate`. Nothing here imports torch before a command needs it."""
+
+from __future__ import annotations
+
+import typer
+
+from alignzoo.cli.generating import generate
+from alignzoo.cli.listing import list_plugins
+from alignzoo.cli.running import run
+from alignzoo.cli.showing import show
+
+app = typer.Typer(
+    help="A zoo of algorithms that align language models.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+app.command("list")(list_plugins)
+app.command("show")(show)
+app.command("run")(run)
+app.command("generate")(generate)
+
+
+def main() -> None:
+    """The console script."""
+    app(prog_name="alignzoo")
+
+
+__all__ = ["app", "main"]

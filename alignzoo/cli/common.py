@@ -1,0 +1,92 @@
+"""What the commands share: the registry, the console, and how errors are told."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn, ParamSpec, TypeAlias, TypeVar
+
+import typer
+
+from alignzoo.errors import AlignzooError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from alignzoo.registry import Registry
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+WIDTH = 100
+"""Of what is written into a log."""
+
+LINES = 22
+"""An error fits on a screen: longer ones lose their middle."""
+
+Plugins: TypeAlias = Annotated[
+    list[Path] | None, typer.Option("--plugin", metavar="FILE", help="Also take this Python file as a plugin.")
+]
+AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="As JSON.")]
+Debug: TypeAlias = Annotated[bool, typer.Option("--debug", help="Show an error's traceback, too.")]
+
+
+def told(command: Callable[P, R]) -> Callable[P, R]:
+    """A command whose errors are told in words, with exit status 1: a traceback means a bug of ours, or --debug."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            with _plain_warnings():
+                return command(*args, **kwargs)
+        except AlignzooError as error:
+            if kwargs.get("debug"):
+                raise
+            fail(str(error))
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
+
+    return run
+
+
+def fail(message: str) -> NoReturn:
+    """Say what is wrong, and end with status 1."""
+    lines = message.splitlines()
+    if len(lines) > LINES:
+        half = LINES // 2
+        lines = [*lines[:half], f"... ({len(lines) - 2 * half} lines; --debug shows all)", *lines[-half:]]
+    sys.stderr.write("error: " + "\n".join(lines) + "\n")
+    raise typer.Exit(1)
+
+
+def registry(plugins: Sequence[Path] | None) -> Registry:
+    """Every installed plugin and these files."""
+    from alignzoo.registry import Registry
+
+    found = Registry(warn=lambda message: warnings.warn(message, RuntimeWarning, stacklevel=2))
+    for path in plugins or ():
+        found.add_file(path)
+    return found
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console; as wide as the terminal, or `WIDTH` in a log."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(file=stream, highlight=False, width=None if stream.isatty() else WIDTH)
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Warnings as a sentence, not as a line of source."""
+    former = warnings.formatwarning
+    warnings.formatwarning = lambda message, *where, **more: f"warning: {message}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = former

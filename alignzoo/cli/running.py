@@ -1,0 +1,73 @@
+"""`alignzoo run`: a recipe or an algorithm from start to end, or on from where it was stopped."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from alignzoo.cli.common import Debug, Plugins, console, registry, told
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from alignzoo.api import Result
+
+
+@told
+def run(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe, an algorithm, a TOML file, or a manifest.json.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="As in task=sort, schedule.steps=20.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where to write; default: runs/RECIPE-NUMBER.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    plugin: Plugins = None,
+    tracker: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Also send metrics to tensorboard, wandb, trackio, ...")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress and no table: only where the results are.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Run a recipe, or an algorithm by its name on its default task."""
+    zoo = registry(plugin)
+    zoo.load_all()
+    from alignzoo import api
+    from alignzoo.cli.progress import shown_on
+    from alignzoo.recipe import load
+
+    loaded = load(recipe, overrides or (), registry=zoo)
+    if out is None and not resume:
+        out = api.next_folder(loaded.name)
+    again = shlex.join(["alignzoo", "run", recipe, *(overrides or ()), "--out", str(out), "--resume"])
+    try:
+        with shown_on(console(stderr=True), quiet=quiet) as progress:
+            result = api.execute(loaded, zoo, out=out, resume=resume, progress=progress, trackers=tracker or ())
+    except (api.Interrupted, KeyboardInterrupt) as stopped:
+        said = str(stopped) or "stopped at once; what came after the last checkpoint will be done again"
+        console(stderr=True).print(f"\n{said}. Go on with:\n  {again}", markup=False, soft_wrap=True)
+        raise typer.Exit(130) from None
+    _print(console(), result, quiet=quiet)
+
+
+def _print(out: Console, result: Result, *, quiet: bool) -> None:
+    from alignzoo import report
+
+    if not quiet:
+        out.print()
+        out.print(report.table(result))
+        for stage in result.stages:
+            shown = report.samples_shown(result.out, stage.name)
+            if shown is not None:
+                out.print()
+                out.print(shown)
+    for stage in result.stages:
+        if stage.stopped:
+            out.print(f"{stage.name} stopped early, after step {stage.steps}: {stage.stopped}", markup=False)
+    places = [(f"model {stage.name}", stage.model) for stage in result.stages]
+    places += [(name, result.out / file) for name, file in (("curves", "curves.png"), ("results", "result.json"))]
+    for name, path in places:
+        if path.exists():
+            out.print(f"{name + ':':<16} {path}", markup=False, soft_wrap=True)

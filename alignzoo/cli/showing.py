@@ -1,0 +1,138 @@
+"""`alignzoo show NAME`: what a part computes, what it needs, and every setting; or what a recipe resolves to."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from dataclasses import asdict, is_dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from alignzoo.cli.common import AsJson, Debug, Plugins, console, registry, told
+from alignzoo.errors import PluginError
+from alignzoo.registrar import KINDS
+
+if TYPE_CHECKING:
+    from alignzoo.registrar import Registration
+    from alignzoo.registry import Registry
+
+
+@told
+def show(
+    name: Annotated[str, typer.Argument(help="A name of `alignzoo list`, also as kind:name or plugin/name.")],
+    as_json: AsJson = False,
+    plugin: Plugins = None,
+    debug: Debug = False,
+) -> None:
+    """Show a part: formula, source, needs, and every field; or a recipe: its stages, every default filled in."""
+    zoo = registry(plugin)
+    found = find(zoo, name)
+    about = recipe_facts(zoo, found) if found.kind == "recipe" else part_facts(zoo, found)
+    if as_json:
+        sys.stdout.write(json.dumps(about, indent=2, ensure_ascii=False) + "\n")
+    elif found.kind == "recipe":
+        _print_recipe(about)
+    else:
+        _print_part(about)
+        if found.kind == "optimizer" and zoo.has("recipe", found.name):
+            sys.stdout.write(f"\nThere is a recipe of this name, too: alignzoo show recipe:{found.name}\n")
+
+
+def find(zoo: Registry, name: str) -> Registration:
+    """What a name means. Of an algorithm and its recipe of the same name, the algorithm."""
+    kind, colon, rest = name.partition(":")
+    kinds = [kind] if colon else list(KINDS)
+    rest = rest if colon else name
+    if colon and kind not in KINDS:
+        zoo.list(kind)  # raises, and says which kinds there are
+    holding = [kind for kind in kinds if zoo.has(kind, rest)]
+    if not holding:
+        raise PluginError(zoo.unknown(kinds, rest))
+    if len(holding) > 1 and set(holding) != {"optimizer", "recipe"}:
+        choices = " or ".join(f"{kind}:{rest}" for kind in holding)
+        raise PluginError(f"{rest!r} is registered as {' and '.join(holding)}: say which, {choices}")
+    plugin, _, bare = rest.rpartition("/")
+    matching = [each for each in zoo.list(holding[0]) if each.name == bare]
+    return next(each for each in matching if not plugin or plugin in (each.plugin, each.distribution))
+
+
+def part_facts(zoo: Registry, found: Registration) -> dict[str, Any]:
+    """Everything that is to be known about a part."""
+    from alignzoo.cli.fields import fields_of
+
+    part = zoo.get(found.kind, f"{found.plugin}/{found.name}" if found.conflicts else found.name)
+    cls = part if isinstance(part, type) else type(part)
+    facts = _facts(found) | {"target": found.target, "doc": inspect.cleandoc(cls.__doc__ or "")}
+    if found.kind == "optimizer":
+        facts |= {"needs": sorted(part.needs), "couples": getattr(part, "couples", "group")}
+    if found.kind == "sampler":
+        facts |= {"online": bool(part.online)}
+    settable = isinstance(part, type) and is_dataclass(part)
+    return facts | {"fields": [asdict(field) for field in fields_of(cls)] if settable else []}
+
+
+def recipe_facts(zoo: Registry, found: Registration) -> dict[str, Any]:
+    """A recipe, resolved."""
+    from alignzoo.recipe import load
+
+    name = f"{found.plugin}/{found.name}" if found.conflicts else found.name
+    recipe = load(name, (), registry=zoo)
+    return _facts(found) | {"description": recipe.description, "stages": recipe.resolved["stage"]}
+
+
+def _facts(found: Registration) -> dict[str, Any]:
+    owner = {"plugin": found.plugin, "distribution": found.distribution, "version": found.version}
+    return {"kind": found.kind, "name": found.name, **owner}
+
+
+def _print_part(about: dict[str, Any]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    out = console()
+    out.print(Text(_title(about), style="bold"))
+    out.print()
+    out.print(Text(about["doc"] or "(It has no docstring.)"))
+    out.print()
+    if "needs" in about:
+        out.print(Text(f"needs: {', '.join(about['needs']) or 'nothing'}"))
+        out.print(Text(f"a loss may not be split through a {about['couples']}\n"))
+    if "online" in about:
+        out.print(Text("online: the policy writes\n" if about["online"] else "offline: the data are given\n"))
+    if not about["fields"]:
+        out.print(Text("It has no settings."))
+        return
+    rows = Table(box=None, pad_edge=False, header_style="bold")
+    rows.add_column("field", no_wrap=True, style="cyan")
+    rows.add_column("default", overflow="fold", max_width=16)
+    rows.add_column("allowed", max_width=30)
+    rows.add_column("meaning", ratio=1)
+    for field in about["fields"]:
+        default = "(required)" if field["required"] else json.dumps(field["default"], ensure_ascii=False)
+        rows.add_row(*(Text(str(each)) for each in (field["name"], default, field["type"], field["meaning"])))
+    out.print(rows)
+
+
+def _print_recipe(about: dict[str, Any]) -> None:
+    from rich.text import Text
+
+    from alignzoo.toml_text import toml_text
+
+    out = console()
+    out.print(Text(_title(about), style="bold"))
+    if about["description"]:
+        out.print(Text(f"\n{about['description']}"))
+    stages = ", ".join(f"{stage['name']} ({_named(stage['optimizer'])})" for stage in about["stages"])
+    out.print(Text(f"\nstages: {stages}\n"))
+    sys.stdout.write(toml_text({"stage": about["stages"]}))
+
+
+def _title(about: dict[str, Any]) -> str:
+    owner = f"{about['distribution']} {about['version']}".strip() or about["plugin"]
+    return f"{about['kind']} {about['name']}  ({owner})"
+
+
+def _named(part: Any) -> str:
+    return str(part["name"]) if isinstance(part, dict) else str(part)

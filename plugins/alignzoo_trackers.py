@@ -1,0 +1,77 @@
+"""Sends a run's metrics to accelerate's trackers: tensorboard, wandb, trackio, mlflow and others, by name.
+
+What a tracker writes into a folder goes to the run's own, under trackers/STAGE.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import alignzoo
+from alignzoo import StepReport
+
+PACKAGES = {"comet_ml": "comet-ml"}
+"""Where the package is not called as the tracker is."""
+
+_open: list[Any] = []
+"""The trackers of the stage that is running."""
+
+
+@alignzoo.hookimpl
+def alignzoo_trackers() -> dict[str, str]:
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
+    names = {str(name): PACKAGES.get(str(name), str(name)) for name in LOGGER_TYPE_TO_CLASS}
+    installed = set(map(str, get_available_trackers()))
+    return {name: "" if name in installed else f"pip install {package}" for name, package in names.items()}
+
+
+@alignzoo.hookimpl
+def alignzoo_run_start(run: Any) -> None:
+    _close()
+    if not run.trackers:
+        return
+    from accelerate import PartialState
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+    PartialState()  # trackers ask it which process is the main one
+    folder = run.out / "trackers"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in run.trackers:
+        cls = LOGGER_TYPE_TO_CLASS[name]
+        # Stages are told apart by the folder where there is one, else by the name.
+        tracker = cls(run.name, logging_dir=str(folder)) if cls.requires_logging_directory else cls(f"{run.out.name}-{run.name}")
+        tracker.start()
+        tracker.store_init_configuration(flat(run.recipe))
+        _open.append(tracker)
+
+
+@alignzoo.hookimpl
+def alignzoo_after_step(report: StepReport) -> None:
+    for tracker in _open:
+        tracker.log({name: value for name, value in report.metrics.items() if math.isfinite(value)}, step=report.step)
+
+
+@alignzoo.hookimpl
+def alignzoo_run_end(run: Any, result: Any) -> None:
+    for when, figures in (("before", result.before), ("after", result.after)):
+        for tracker in _open:
+            tracker.log({f"{when}/{name}": value for name, value in figures.items()}, step=result.steps)
+    _close()
+
+
+def flat(table: Any, path: str = "") -> dict[str, Any]:
+    """A recipe as one table with dotted keys, as trackers take it."""
+    if isinstance(table, Mapping):
+        return {key: leaf for name, each in table.items() for key, leaf in flat(each, f"{path}.{name}".lstrip(".")).items()}
+    if isinstance(table, list | tuple):
+        return {path: json.dumps(table)}
+    return {path: "" if table is None else table}
+
+
+def _close() -> None:
+    while _open:
+        _open.pop().finish()

@@ -263,6 +263,8 @@ def _finished(folder: Path) -> list[StageResult]:
 
 def _folder(recipe: Recipe, out: str | Path | None, resume: bool) -> Path:
     """Where to write. Earlier results are never written over."""
+    if out is None and processes.count() > 1:
+        raise RunError("several processes must write to one folder: name it with --out DIR")
     if out is None:
         if resume:
             raise RunError("resume what? Say which run with --out DIR")
@@ -270,9 +272,10 @@ def _folder(recipe: Recipe, out: str | Path | None, resume: bool) -> Path:
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder} is a file: give --out a folder")
+    begun = folder.exists() and any(path.name != "manifest.json" for path in folder.iterdir())
+    if not begun or processes.index():
+        return folder  # the other processes trust the first one, which may have begun to write
     if not resume:
-        if not folder.exists() or all(path.name == "manifest.json" for path in folder.iterdir()):
-            return folder  # of a run that failed before it began, there is a manifest and nothing else
         raise RunError(f"{folder} is not empty: choose another --out, or go on with that run by --resume")
     _check_same(recipe, folder)
     return folder

@@ -30,13 +30,16 @@ LINES: dict[str, dict[str, str]] = {
 
 MARKS: dict[str, dict[str, str]] = {
     "loss": {"heldout/loss": "held-out"},
-    "reward": {"reward": "held-out", "gold": "held-out, gold"},
+    "reward": {"reward": "held-out", "gold": "held-out, gold", "accuracy": "held-out, accuracy"},
     "agreement": {"accuracy": "the labels", "gold": "the gold order", "ceiling": "gold, by the labels (ceiling)"},
     "kl": {"kl": "held-out"},
     "length": {"length": "held-out"},
     "entropy": {"entropy": "held-out", "entropy_greedy": "held-out, greedy"},
 }
 """What each panel marks of every evaluation."""
+
+Point = tuple[float, ...]
+"""Step and value, and at marks also its standard error."""
 
 COLOURS = ("#4c78a8", "#e45756", "#54a24b", "#b279a2")
 
@@ -54,22 +57,22 @@ class Curves:
         """The panels that it has something for."""
         return [panel for panel in PANELS if self.lines(panel) or self.marks(panel)]
 
-    def lines(self, panel: str) -> dict[str, list[tuple[float, float]]]:
+    def lines(self, panel: str) -> dict[str, list[Point]]:
         """Label -> points of every step."""
         if panel in ("reward", "length") and self.learns_offline:
             return {}
-        found = {
+        found: dict[str, list[Point]] = {
             label: [(line["step"], line[metric]) for line in self.metrics if metric in line]
             for metric, label in LINES.get(panel, {}).items()
         }
         return {label: points for label, points in found.items() if points}
 
-    def marks(self, panel: str) -> dict[str, list[tuple[float, float, float]]]:
+    def marks(self, panel: str) -> dict[str, list[Point]]:
         """Label -> points of every evaluation, with standard errors."""
         scorer = not any("length" in figures for _, figures in self.evaluations)
         if panel != "loss" and scorer != (panel == "agreement"):
             return {}
-        found = {
+        found: dict[str, list[Point]] = {
             label: [(step, f[name], f.get(f"{name}_se", 0.0)) for step, f in self.evaluations if name in f]
             for name, label in MARKS.get(panel, {}).items()
         }

@@ -6,6 +6,7 @@ identity when there is only one.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TypeVar
@@ -20,13 +21,13 @@ T = TypeVar("T")
 
 
 def count() -> int:
-    """How many processes train together."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    """How many processes train together, by what the launcher tells them."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def index() -> int:
     """Which of them this is; process 0 writes the files."""
-    return dist.get_rank() if count() > 1 else 0
+    return int(os.environ.get("RANK", "0"))
 
 
 def dealt(items: Sequence[T]) -> list[T]:

@@ -143,7 +143,11 @@ def asked(messages: Any) -> str:
     """A prompt as one text."""
     if isinstance(messages, str):
         return messages
-    return str(messages[-1]["content"]) if len(messages) == 1 else "\n".join(f"{m['role']}: {m['content']}" for m in messages)
+    return (
+        str(messages[-1]["content"])
+        if len(messages) == 1
+        else "\n".join(f"{m['role']}: {m['content']}" for m in messages)
+    )
 
 
 def _scored(line: Mapping[str, Any]) -> str:

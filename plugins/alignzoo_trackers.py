@@ -42,8 +42,10 @@ def alignzoo_run_start(run: Any) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in run.trackers:
         cls = LOGGER_TYPE_TO_CLASS[name]
-        # Stages are told apart by the folder where there is one, else by the name.
-        tracker = cls(run.name, logging_dir=str(folder)) if cls.requires_logging_directory else cls(f"{run.out.name}-{run.name}")
+        if cls.requires_logging_directory:
+            tracker = cls(run.name, logging_dir=str(folder))
+        else:
+            tracker = cls(f"{run.out.name}-{run.name}")
         tracker.start()
         tracker.store_init_configuration(flat(run.recipe))
         _open.append(tracker)
@@ -66,7 +68,8 @@ def alignzoo_run_end(run: Any, result: Any) -> None:
 def flat(table: Any, path: str = "") -> dict[str, Any]:
     """A recipe as one table with dotted keys, as trackers take it."""
     if isinstance(table, Mapping):
-        return {key: leaf for name, each in table.items() for key, leaf in flat(each, f"{path}.{name}".lstrip(".")).items()}
+        below = [flat(each, f"{path}.{name}".lstrip(".")) for name, each in table.items()]
+        return {key: leaf for each in below for key, leaf in each.items()}
     if isinstance(table, list | tuple):
         return {path: json.dumps(table)}
     return {path: "" if table is None else table}

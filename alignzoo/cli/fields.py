@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import itertools
 import textwrap
 import typing
 from dataclasses import MISSING, dataclass
@@ -49,10 +50,16 @@ def meanings_of(cls: type[Any]) -> dict[str, str]:
         except (OSError, TypeError, SyntaxError):  # built in, or made in a notebook
             continue
         body = tree.body[0].body if tree.body and isinstance(tree.body[0], ast.ClassDef) else []
-        for field, text in zip(body, body[1:], strict=False):
+        for field, text in itertools.pairwise(body):
             if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and _is_string(text):
-                meanings[field.target.id] = inspect.cleandoc(ast.literal_eval(typing.cast(ast.Expr, text).value))
+                meanings[field.target.id] = paragraphs(ast.literal_eval(typing.cast(ast.Expr, text).value))
     return meanings
+
+
+def paragraphs(docstring: str) -> str:
+    """A docstring with each paragraph on one line, but for those that are indented: formulas, examples."""
+    found = inspect.cleandoc(docstring).split("\n\n")
+    return "\n\n".join(each if "\n " in each or each.startswith(" ") else each.replace("\n", " ") for each in found)
 
 
 def _is_string(node: ast.stmt) -> bool:

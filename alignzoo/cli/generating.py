@@ -38,7 +38,8 @@ def generate(
     greedy: Annotated[bool, typer.Option("--greedy", help="Always the most likely token.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="The same seed writes the same.")] = 0,
     chat_template: Annotated[
-        str | None, typer.Option(metavar="NAME", help="chatml, dialogue, or a Jinja file; default: the tokenizer's own.")
+        str | None,
+        typer.Option(metavar="NAME", help="chatml, dialogue, or a Jinja file; default: the tokenizer's own."),
     ] = None,
     plain: Annotated[bool, typer.Option("--plain", help="A prompt is text to go on with, not a user's turn.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON Lines: a prompt and its completions each.")] = False,
@@ -75,7 +76,8 @@ def load(zoo: Registry, model: str, settings: dict[str, Any]) -> Policy:
     from alignzoo.tables import tree
 
     given = {"model": model, **{key: value for key, value in settings.items() if value is not None}}
-    spec = build(zoo.get("policy", "hf"), tree(given, lambda path: "alignzoo generate"), "--")
+    options = tree(given, lambda path: f"--{path[-1]}".replace("_", "-") if path else "alignzoo generate")
+    spec = build(zoo.get("policy", "hf"), options, "policy")
     policy: Policy = spec.load(frozenset())
     return policy
 
@@ -110,7 +112,9 @@ def _read(path: Path) -> list[Any]:
     try:
         lines = [line for line in path.read_text("utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or 'it is not text in UTF-8'}") from error
+        raise DataError(
+            f"{path}: cannot be read: {getattr(error, 'strerror', None) or 'it is not text in UTF-8'}"
+        ) from error
     if not lines:
         raise DataError(f"{path} holds no prompts: give one a line")
     return [_row(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)] if _is_jsonl(path) else lines
@@ -124,9 +128,15 @@ def _row(line: str, where: str) -> Any:
     try:
         row = json.loads(line)
     except ValueError as error:
-        raise DataError(f"{where}: not JSON: {error}. Expected an object a line, as in {{\"prompt\": \"Hello\"}}") from error
+        raise DataError(
+            f'{where}: not JSON: {error}. Expected an object a line, as in {{"prompt": "Hello"}}'
+        ) from error
     said = row.get("prompt") if isinstance(row, dict) else None
-    turns = isinstance(said, list) and said and all(isinstance(turn, dict) and {"role", "content"} <= turn.keys() for turn in said)
+    turns = (
+        isinstance(said, list)
+        and said
+        and all(isinstance(turn, dict) and {"role", "content"} <= turn.keys() for turn in said)
+    )
     if not isinstance(said, str) and not turns:
         raise DataError(f"{where}: no `prompt` that is a text or a list of turns, found {line[:80]}")
     return said

@@ -27,14 +27,17 @@ def list_plugins(
     listed = zoo.list(kind)
     if as_json:
         failures = [asdict(each) for each in zoo.failures]
-        sys.stdout.write(json.dumps({"plugins": [asdict(each) for each in listed], "failures": failures}, indent=2) + "\n")
+        sys.stdout.write(
+            json.dumps({"plugins": [asdict(each) for each in listed], "failures": failures}, indent=2) + "\n"
+        )
         return
     _print(listed)
     for each in listed:
         if each.conflicts:
             sys.stdout.write(
                 f"\nconflict: {each.kind} {each.name!r} of {each.owner} is also registered by "
-                f"{' and '.join(each.conflicts)}.\n  Write {f'{each.plugin}/{each.name}'!r}, or uninstall one of them.\n"
+                f"{' and '.join(each.conflicts)}.\n"
+                f"  Write {f'{each.plugin}/{each.name}'!r}, or uninstall one of them.\n"
             )
     for failure in zoo.failures:
         sys.stdout.write(f"\nfailed: {failure.owner}: {failure.last_line}\n  {failure.cure}\n")

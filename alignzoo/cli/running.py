@@ -18,17 +18,23 @@ if TYPE_CHECKING:
 
 @told
 def run(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe, an algorithm, a TOML file, or a manifest.json.")],
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A recipe, an algorithm, a TOML file, or a manifest.json.")
+    ],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="As in task=sort, schedule.steps=20.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where to write; default: runs/RECIPE-NUMBER.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where to write; default: runs/RECIPE-NUMBER.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     plugin: Plugins = None,
     tracker: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Also send metrics to tensorboard, wandb, trackio, ...")
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress and no table: only where the results are.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="No progress and no table: only where the results are.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Run a recipe, or an algorithm by its name on its default task."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import sys
 from dataclasses import asdict, is_dataclass
@@ -60,11 +59,11 @@ def find(zoo: Registry, name: str) -> Registration:
 
 def part_facts(zoo: Registry, found: Registration) -> dict[str, Any]:
     """Everything that is to be known about a part."""
-    from alignzoo.cli.fields import fields_of
+    from alignzoo.cli.fields import fields_of, paragraphs
 
     part = zoo.get(found.kind, f"{found.plugin}/{found.name}" if found.conflicts else found.name)
     cls = part if isinstance(part, type) else type(part)
-    facts = _facts(found) | {"target": found.target, "doc": inspect.cleandoc(cls.__doc__ or "")}
+    facts = _facts(found) | {"target": found.target, "doc": paragraphs(cls.__doc__ or "")}
     if found.kind == "optimizer":
         facts |= {"needs": sorted(part.needs), "couples": getattr(part, "couples", "group")}
     if found.kind == "sampler":

@@ -14,9 +14,17 @@ from collections.abc import Collection, Sequence
 from alignzoo.errors import did_you_mean
 from alignzoo.interfaces import Optimizer
 from alignzoo.testing.optimizers import OPTIMIZER_CHECKS, ConformanceError
-from alignzoo.testing.world import ToyPolicy, toy_groups, toy_policy
+from alignzoo.testing.world import ToyPolicy, toy_batch, toy_groups, toy_policy
 
-__all__ = ["OPTIMIZER_CHECKS", "ConformanceError", "ToyPolicy", "check_optimizer", "toy_groups", "toy_policy"]
+__all__ = [
+    "OPTIMIZER_CHECKS",
+    "ConformanceError",
+    "ToyPolicy",
+    "check_optimizer",
+    "toy_batch",
+    "toy_groups",
+    "toy_policy",
+]
 
 
 def check_optimizer(

@@ -36,6 +36,24 @@ def toy_groups(
     return [_group(rng, size, index, seen, columns, dense) for index, size in enumerate(sizes)]
 
 
+def toy_batch(lengths: Sequence[int], *, group: Sequence[int], rewards: Sequence[float]) -> Batch:
+    """A batch for arithmetic by hand: a prompt of one token, completions of these lengths.
+
+    `fn.scatter(torch.tensor([...]), batch.mask)` lays one number per completion token out as a column.
+    """
+    whole = 1 + torch.tensor(lengths)
+    position = torch.arange(int(whole.max()))
+    attend = position < whole[:, None]
+    return Batch(
+        tokens=torch.where(attend, 2 + position, 0),
+        attend=attend,
+        mask=attend & (position > 0),
+        group=torch.tensor(group),
+        rewards=torch.tensor(rewards, dtype=torch.float32),
+        weights=torch.ones(len(lengths)),
+    )
+
+
 def _group(
     rng: torch.Generator, size: int, index: int, seen: set[tuple[int, ...]], columns: Sequence[str], dense: bool
 ) -> Group:

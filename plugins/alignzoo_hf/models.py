@@ -89,6 +89,16 @@ def _check_writes(config: Any, source: str) -> None:
         raise ModelError(f"{source} holds a {scoring[0]}, which scores and does not write: give a causal language model")
 
 
+def _check_whole(loading: Any, source: str) -> None:
+    """transformers fills what a file lacks with random numbers and a warning."""
+    missing = sorted(loading["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"{source} lacks weights that its config.json asks for, {missing[0]} the first of {len(missing)}: "
+            "the two are of different models, or the files are not all there"
+        )
+
+
 def tokenizer(spec: HF) -> Any:
     """The model's tokenizer, or the one that the recipe names."""
     source = spec.tokenizer or (spec.model if isinstance(spec.model, str) else spec.model.name_or_path)
@@ -103,7 +113,9 @@ def causal_lm(spec: HF, frozen: torch.dtype) -> Any:
         options = {"attn_implementation": "sdpa" if spec.attention == "auto" else spec.attention}
         options |= {"trust_remote_code": spec.trust_remote_code}
         _check_writes(_load(AutoConfig, spec.model, trust_remote_code=spec.trust_remote_code), spec.model)
-        model = _load(AutoModelForCausalLM, spec.model, dtype=_dtype(spec, frozen), **options)
+        options |= {"dtype": _dtype(spec, frozen), "output_loading_info": True}
+        model, loading = _load(AutoModelForCausalLM, spec.model, **options)
+        _check_whole(loading, spec.model)
     else:
         model = spec.model.to(_dtype(spec, frozen))
     model.eval()

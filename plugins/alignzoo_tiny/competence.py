@@ -9,11 +9,10 @@ from statistics import fmean
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from alignzoo.errors import ModelError
-from alignzoo_tiny import safe, shop
+from alignzoo import ModelError
 from alignzoo_tiny.world import WORLDS
 
-BARS: Mapping[str, float] = {"shop/item": 0.75, "shop/gold_greedy": 3.0}
+BARS: Mapping[str, float] = {"shop/item_right": 0.75, "shop/gold_greedy": 3.0}
 """The least a base model must reach. One that cannot copy the item makes every alignment method look harmful."""
 
 Written = tuple[str, str, bool]
@@ -59,20 +58,9 @@ def measure(
         for suffix in ("", "_greedy"):
             written = write_replies(model, tokenizer, prompts, seed=seed, greedy=suffix == "_greedy")
             figures[f"{name}/gold{suffix}"] = fmean(world.gold(*it) for it in written)
-            figures |= {f"{key}{suffix}": value for key, value in _details(name, written).items()}
+            exchanges = [(prompt, reply) for prompt, reply, _ in written]
+            figures |= {f"{name}/{rate.__name__}{suffix}": rate(exchanges) for rate in world.RATES}
     return figures
-
-
-def _details(name: str, written: Sequence[Written]) -> dict[str, float]:
-    """What else is told of a task: did replies name the right item; what share of them did harm, and so on."""
-    exchanges = [(prompt, reply) for prompt, reply, _ in written]
-    if name == "shop":
-        named = [shop.names_item(*it) for it in exchanges]
-        told = [it for it in named if it is not None]
-        return {"shop/item": fmean(told) if told else 0.0, "shop/acts": len(told) / len(named)}
-    if name == "safe":
-        return {f"safe/{rate.__name__}": rate(exchanges) for rate in safe.RATES}
-    return {}
 
 
 def require(figures: Mapping[str, float], bars: Mapping[str, float] = BARS) -> None:

@@ -9,8 +9,7 @@ import random
 from collections.abc import Mapping
 from pathlib import Path
 
-from alignzoo.errors import DataError
-from alignzoo.types import Prompt
+from alignzoo import DataError, Prompt
 from alignzoo_tiny.world import WORLDS
 
 ASSETS = Path(__file__).parent / "assets"
@@ -18,7 +17,7 @@ KINDS = ("prompts", "demonstrations", "comparisons")
 SPLITS = ("train", "heldout")
 N_HELDOUT = 400
 """The most held-out prompts, demonstrations or comparisons there are."""
-QUALITY: Mapping[str, tuple[float, float]] = {"shop": (0.4, 0.95), "sort": (0.3, 0.6), "safe": (0.5, 0.95)}
+QUALITY: Mapping[str, tuple[float, float]] = {"shop": (0.4, 0.95), "sort": (0.35, 0.65), "safe": (0.5, 0.95)}
 """Of which quality, from and to, the writers of demonstrations are: better than the corpus's, and not yet good."""
 
 
@@ -64,7 +63,7 @@ def verdict(margin: float, noise: float, rng: random.Random) -> tuple[float, flo
 
 
 def read_pairs(path: Path) -> list[tuple[str, str, str]]:
-    """Rows {"prompt", "a", "b"} of a gzipped JSONL file: two samples of one policy for each prompt, not yet compared."""
+    """Rows {"prompt", "a", "b"} of a gzipped JSONL file: two samples of one policy for a prompt, not yet compared."""
     if not path.exists():
         raise DataError(f"The pairs to compare are not at {path}. Make them: python -m alignzoo_tiny.make")
     with gzip.open(path, "rt", encoding="utf-8") as file:

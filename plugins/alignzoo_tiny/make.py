@@ -9,41 +9,45 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 
-from alignzoo.errors import AlignzooError
+from alignzoo import AlignzooError
 from alignzoo_tiny import competence, pretrain
+from alignzoo_tiny.data import ASSETS
 
-ASSETS = Path(__file__).parent / "assets"
 
-
-def make_base(out: Path, seed: int, settings: pretrain.Pretraining = pretrain.Pretraining()) -> dict[str, float]:
+def make_base(out: Path, seed: int) -> dict[str, float]:
     """`base/`: the pretrained model. Returns its figures, and writes nothing when they are too low."""
-    model, tokenizer = pretrain.train_base(seed, settings)
+    model, tokenizer = pretrain.train_base(seed, pretrain.Pretraining())
     figures = competence.measure(model, tokenizer)
     competence.require(figures)
     pretrain.save(model, tokenizer, out / "base")
     return figures
 
 
+MAKERS: Mapping[str, Callable[[Path, int], Mapping[str, float]]] = {"base": make_base}
+"""In order; each takes the folder and the seed, and answers with the figures of what it made."""
+
+
 def main() -> None:
     """Make every asset, in order, and print what each can do."""
-    parser = argparse.ArgumentParser(prog="python -m alignzoo_tiny.make", description="Make the embedded world's models.")
+    parser = argparse.ArgumentParser("python -m alignzoo_tiny.make", description="Make the embedded world's assets.")
     parser.add_argument("--out", type=Path, default=ASSETS, help="where to write them (default: into the package)")
     parser.add_argument("--seed", type=int, default=0, help="seed of text, weights and batches (default: 0)")
     options = parser.parse_args()
-    torch.set_num_threads(1)  # small matrices: a second thread costs more than it brings
-    for name, make in {"base": make_base}.items():
+    torch.set_num_threads(1)  # the matrices are small: more threads cost more than they bring
+    for name, make in MAKERS.items():
         start = time.perf_counter()
         try:
             figures = make(options.out, options.seed)
         except AlignzooError as error:
             parser.exit(1, f"{name}: {error}\n")
-        print(f"{name}: {options.out / name} in {time.perf_counter() - start:.0f} s")
+        print(f"{name}: {options.out / name}, in {time.perf_counter() - start:.0f} s")
         for key, value in figures.items():
-            print(f"    {key:28} {value:6.2f}")
+            print(f"    {key:32} {value:6.2f}")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from rich.progress import track
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -40,7 +41,7 @@ class Pretraining:
 
     dialogues: int = 20_000
     """Size of the generated corpus."""
-    steps: int = 900
+    steps: int = 1200
     """Updates."""
     batch: int = 32
     """Dialogues per update."""
@@ -121,7 +122,8 @@ def train_base(seed: int, settings: Pretraining) -> tuple[LlamaForCausalLM, PreT
     adamw = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(adamw, lambda step: _rate(step, settings))
     model.train()
-    for batch in _batches(dialogues, settings, random.Random(f"batches {seed}")):
+    batches = _batches(dialogues, settings, random.Random(f"batches {seed}"))
+    for batch in track(batches, "training the base model", total=settings.steps):
         loss = _loss(model, tokenizer, batch, settings.prompt_weight)
         adamw.zero_grad()
         loss.backward()

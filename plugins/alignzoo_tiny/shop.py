@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
 
-from alignzoo.errors import DataError
-from alignzoo_tiny.grammar import ITEMS, PROBLEMS, SENTENCES, Kind, Problem, Reply, read, tidy
+from alignzoo import DataError
+from alignzoo_tiny.grammar import (
+    ITEMS,
+    PROBLEMS,
+    SENTENCES,
+    Exchange,
+    Kind,
+    Problem,
+    Reply,
+    Sentence,
+    read,
+    share,
+    tidy,
+)
 
 FRAMES = ("my {item} {problem} .", "the {item} i bought {problem} .", "hello , my {item} {problem} .")
 MOODS = ("", "please help .", "i am upset .", "i need it soon .")
@@ -128,7 +140,28 @@ def _solution_value(complaint: Complaint, said: Reply) -> float:
     return (2.0 if fits else -1.0) + (1.0 if same else -1.0)
 
 
-def names_item(prompt: str, reply: str) -> bool | None:
-    """Whether the first action is about the customer's item; None when there is no action."""
-    actions = read(reply).of(Kind.ACTION)
-    return actions[0].filling["item"] == understand(prompt).item if actions else None
+def acting(exchanges: Iterable[Exchange]) -> float:
+    """Share of replies that do something about the problem, right or wrong."""
+    return share(read(reply).count(Kind.ACTION) > 0 for _, reply in exchanges)
+
+
+def action_right(exchanges: Iterable[Exchange]) -> float:
+    """Share of the acting replies whose first action fits the problem; 0 when none acts."""
+    acts = _first_actions(exchanges)
+    return share(action.template == complaint.problem.action for complaint, action in acts) if acts else 0.0
+
+
+def item_right(exchanges: Iterable[Exchange]) -> float:
+    """Share of the acting replies whose first action is about the customer's item; 0 when none acts."""
+    acts = _first_actions(exchanges)
+    return share(action.filling["item"] == complaint.item for complaint, action in acts) if acts else 0.0
+
+
+def _first_actions(exchanges: Iterable[Exchange]) -> list[tuple[Complaint, Sentence]]:
+    """Each acting reply's first action, beside what was complained of."""
+    understood = [(understand(prompt), read(reply).of(Kind.ACTION)) for prompt, reply in exchanges]
+    return [(complaint, actions[0]) for complaint, actions in understood if actions]
+
+
+RATES: tuple[Callable[[Iterable[Exchange]], float], ...] = (acting, action_right, item_right)
+"""What is told of a model's replies, beside their gold score."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
-from alignzoo.types import Completion, Prompt
+from annotated_types import Ge
+
+from alignzoo import Completion, Prompt
 from alignzoo_tiny import data, safe, shop, sort
 from alignzoo_tiny.data import ASSETS
 from alignzoo_tiny.world import SHARES, question
@@ -25,13 +27,13 @@ class Shop:
     """Which prompts and demonstrations are drawn, and how the raters' dice fall."""
     length_bias: float = 0.0
     """What each word adds to a reply's worth in a rater's eyes, in units of gold; 0.15 teaches policies to talk."""
-    noise: float = 1.0
+    noise: Annotated[float, Ge(0)] = 1.0
     """How unsure the raters are, 0 or more: 1 is Bradley-Terry on gold itself, 0 never errs."""
-    n_prompts: int = 2000
+    n_prompts: Annotated[int, Ge(1)] = 2000
     """Train prompts, at most."""
-    n_demonstrations: int = 1500
+    n_demonstrations: Annotated[int, Ge(1)] = 1500
     """Train demonstrations."""
-    n_pairs: int = 1600
+    n_pairs: Annotated[int, Ge(1)] = 1600
     """Train comparisons, at most."""
 
     @property
@@ -71,11 +73,11 @@ class Sort:
 
     seed: int = 0
     """Which prompts, demonstrations and wrong answers are drawn."""
-    n_prompts: int = 4000
+    n_prompts: Annotated[int, Ge(1)] = 4000
     """Train prompts, at most."""
-    n_demonstrations: int = 1500
+    n_demonstrations: Annotated[int, Ge(1)] = 1500
     """Train demonstrations."""
-    n_pairs: int = 1600
+    n_pairs: Annotated[int, Ge(1)] = 1600
     """Train comparisons, at most: the right answer and a habitual wrong one."""
 
     @property
@@ -118,13 +120,13 @@ class Safe:
 
     seed: int = 0
     """Which prompts, demonstrations and comparisons are drawn."""
-    noise: float = 1.0
+    noise: Annotated[float, Ge(0)] = 1.0
     """How unsure the raters are, 0 or more: 1 is Bradley-Terry on gold itself, 0 never errs."""
-    n_prompts: int = 2000
+    n_prompts: Annotated[int, Ge(1)] = 2000
     """Train prompts, at most."""
-    n_demonstrations: int = 1500
+    n_demonstrations: Annotated[int, Ge(1)] = 1500
     """Train demonstrations."""
-    n_pairs: int = 1600
+    n_pairs: Annotated[int, Ge(1)] = 1600
     """Train comparisons of two writers' replies."""
 
     @property

@@ -1,22 +1,29 @@
 """The embedded world: its three tasks, and the text a model of it is pretrained on.
 
-A task is a module with the same four functions, all pure and from text alone: `prompts(split)`,
-`understand(prompt)`, `write(prompt, quality, rng)` and `gold(prompt, reply, finished)`.
+A task is a module; `TaskWorld` says what it offers. All of it is pure, and works from text alone.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from alignzoo.types import Prompt
 from alignzoo_tiny import safe, shop, sort
+from alignzoo_tiny.grammar import Exchange
+
+if TYPE_CHECKING:  # it would import torch
+    from alignzoo import Prompt
 
 
 class TaskWorld(Protocol):
     """What a task's module offers."""
+
+    @property
+    def RATES(self) -> tuple[Callable[[Iterable[Exchange]], float], ...]:
+        """What is told of a model's replies, beside their gold score."""
+        ...
 
     def prompts(self, split: str) -> list[str]:
         """Every prompt of a split, "train" or "heldout"."""
@@ -47,7 +54,10 @@ class Dialogue:
 
 
 def corpus(n: int, rng: random.Random) -> list[Dialogue]:
-    """`n` dialogues of all tasks by good and bad writers alike: what a model is pretrained on. Held-out prompts are not in it."""
+    """`n` dialogues of all tasks by good and bad writers alike: what a model is pretrained on.
+
+    Held-out prompts are not in it.
+    """
     known = {name: world.prompts("train") for name, world in WORLDS.items()}
     names = rng.choices(list(SHARES), weights=list(SHARES.values()), k=n)
     return [_dialogue(name, rng.choice(known[name]), rng) for name in names]

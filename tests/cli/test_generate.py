@@ -1,0 +1,84 @@
+"""`alignzoo generate`: one prompt, a file of them, a conversation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+FEW = ("--max-new-tokens", "3")
+
+
+def test_a_prompt(alignzoo, tiny_model: Path) -> None:
+    said = alignzoo("generate", tiny_model, "--prompt", "Hello", *FEW)
+    assert said.code == 0, said.err
+    assert said.out.startswith("> Hello\n")
+
+
+def test_the_same_seed_writes_the_same(alignzoo, tiny_model: Path) -> None:
+    once, again, other = (
+        alignzoo("generate", tiny_model, "--prompt", "Hello", "-n", 3, "--json", "--seed", seed, *FEW).out
+        for seed in (1, 1, 2)
+    )
+    assert once == again != other
+    assert len(json.loads(once)["completions"]) == 3
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_prompt_is_a_users_turn_unless_plain(alignzoo, tiny_model: Path, plain: bool) -> None:
+    said = alignzoo("generate", tiny_model, "--prompt", "Hi", "--json", *FEW, *(["--plain"] if plain else []))
+    assert json.loads(said.out)["prompt"] == ("Hi" if plain else [{"role": "user", "content": "Hi"}])
+
+
+def test_a_model_without_a_template_goes_on_with_the_text(alignzoo, plain_model: Path) -> None:
+    said = alignzoo("generate", plain_model, "--prompt", "Hi", "--json", *FEW)
+    assert json.loads(said.out)["prompt"] == "Hi"
+
+
+def test_a_template_can_be_given(alignzoo, plain_model: Path) -> None:
+    said = alignzoo("generate", plain_model, "--prompt", "Hi", "--json", "--chat-template", "dialogue", *FEW)
+    assert json.loads(said.out)["prompt"] == [{"role": "user", "content": "Hi"}]
+
+
+def test_a_file_of_lines_and_one_of_rows(alignzoo, tiny_model: Path, tmp_path: Path) -> None:
+    lines, rows = tmp_path / "lines.txt", tmp_path / "rows.jsonl"
+    lines.write_text("One\n\nTwo\n")
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Two"}]
+    rows.write_text(json.dumps({"prompt": "One", "id": 1}) + "\n" + json.dumps({"prompt": turns}) + "\n")
+    said = alignzoo("generate", tiny_model, "--prompts", lines, "--json", "--greedy", *FEW)
+    assert [json.loads(line)["prompt"][0]["content"] for line in said.out.splitlines()] == ["One", "Two"]
+    said = alignzoo("generate", tiny_model, "--prompts", rows, "--json", "--greedy", *FEW)
+    assert json.loads(said.out.splitlines()[1])["prompt"] == turns
+
+
+def test_a_chat_remembers_and_ends(alignzoo, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from alignzoo_hf.policy import HFPolicy
+
+    seen = []
+    generate = HFPolicy.generate
+
+    def spy(self, prompts, n, **options):
+        seen.append(prompts[0].messages)
+        return generate(self, prompts, n, **options)
+
+    monkeypatch.setattr(HFPolicy, "generate", spy)
+    assert alignzoo("generate", tiny_model, *FEW, says="Hello\nAnd now?\n/exit\nnever\n").code == 0
+    assert [turn["role"] for turn in seen[1]] == ["user", "assistant", "user"]
+    assert len(seen) == 2
+    assert alignzoo("generate", tiny_model, *FEW, says="Hello\n").code == 0  # Ctrl-D
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--prompt", "a", "--temperature", "0"], "--temperature: policy.temperature: found 0.0, allowed: a number above 0"),
+        (["--prompt", "a", "--prompts", "b"], "choose one"),
+        (["--prompts", "missing.txt"], "missing.txt: cannot be read"),
+        (["--prompt", "a", "--chat-template", "chatlm"], "neither one of chatml, dialogue nor a readable file"),
+    ],
+)
+def test_what_cannot_be(alignzoo, tiny_model: Path, arguments: list[str], said: str) -> None:
+    answer = alignzoo("generate", tiny_model, *arguments)
+    assert answer.code == 1
+    assert answer.err.startswith("error: ") and said in answer.err

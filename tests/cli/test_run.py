@@ -1,0 +1,93 @@
+"""`alignzoo run`: from a recipe to results, and on after an interruption."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from alignzoo.cli import progress
+
+
+def test_a_run_tells_its_results_and_where_they_are(alignzoo, recipe: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    said = alignzoo("run", recipe, "schedule.reward_stop=-1", "--out", out)
+    assert said.code == 0, said.err
+    for word in ("On held-out prompts", "before, greedy", "rl: samples", "rl stopped early, after step 1", "result.json"):
+        assert word in said.out
+    assert "rl: evaluate  1/1" in said.err
+    assert (out / "curves.png").stat().st_size > 1000
+    card = (out / "models" / "rl" / "README.md").read_text()
+    assert "AutoModelForCausalLM" in card
+    assert str(tmp_path) not in card
+    when = [json.loads(line)["when"] for line in (out / "samples.jsonl").read_text().splitlines()]
+    assert set(when) == {"before", "training", "after"}
+
+
+def test_quiet_says_only_where_the_results_are(alignzoo, recipe: Path, tmp_path: Path) -> None:
+    said = alignzoo("run", recipe, "--out", tmp_path / "out", "--quiet")
+    assert said.err == ""
+    assert [line.partition(":")[0] for line in said.out.splitlines()] == ["model rl", "curves", "results"]
+
+
+def test_a_finished_run_resumed_is_left_as_it_is(alignzoo, recipe: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    alignzoo("run", recipe, "--out", out, "--quiet")
+    former = (out / "metrics.jsonl").read_bytes()
+    assert alignzoo("run", recipe, "--out", out, "--resume", "--quiet").code == 0
+    assert (out / "metrics.jsonl").read_bytes() == former
+
+
+def test_tensorboard_gets_its_events(alignzoo, recipe: Path, tmp_path: Path) -> None:
+    said = alignzoo("run", recipe, "--out", tmp_path / "out", "--quiet", "--tracker", "tensorboard")
+    assert said.code == 0, said.err
+    assert list((tmp_path / "out" / "trackers" / "rl").glob("events.out.tfevents.*"))
+
+
+def test_ctrl_c_stops_after_the_step_and_says_how_to_go_on(alignzoo, recipe: Path, tmp_path: Path) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    steps = "schedule.steps=40"
+    alignzoo("run", recipe, steps, "--out", whole, "--quiet")
+    command = [sys.executable, "-m", "alignzoo.cli", "run", str(recipe), steps, "--out", str(out)]
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 120
+    while not (out / "metrics.jsonl").exists() and time.monotonic() < deadline and running.poll() is None:
+        time.sleep(0.02)
+    running.send_signal(signal.SIGINT)
+    err = running.communicate(timeout=120)[1]
+    assert running.returncode == 130, err
+    assert "rl: stopped after step" in err
+    assert f"--out {out} --resume" in err
+    assert "Traceback" not in err
+    said = alignzoo("run", recipe, steps, "--out", out, "--resume", "--quiet")
+    assert said.code == 0, said.err
+    for name in ("metrics.jsonl", "samples.jsonl", "evaluations.jsonl"):
+        assert (out / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+def test_a_log_gets_a_line_now_and_then(monkeypatch) -> None:
+    class Console:
+        lines: list[str]
+
+        def __init__(self) -> None:
+            self.lines = []
+
+        def print(self, line: str, **options: object) -> None:
+            self.lines.append(line)
+
+    clock = iter(range(0, 1000, 4))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    console = Console()
+    tell = progress.Lines(console)  # type: ignore[arg-type]
+    for step in range(1, 11):
+        tell("rl", step, 10, {"reward/mean": step / 10, "seconds/sample": 1.0})
+    # Calls at 0, 4, ... 36 s: one line each time 10 s have gone by, and one at the end.
+    assert console.lines == [
+        "rl  4/10 (24 s left)  reward 0.4",
+        "rl  7/10 (12 s left)  reward 0.7",
+        "rl  10/10  reward 1",
+    ]

@@ -1,0 +1,81 @@
+"""`alignzoo show`: what a part is, read from its source."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Ge
+
+from alignzoo.cli.fields import fields_of, paragraphs
+
+
+@dataclass(frozen=True)
+class Base:
+    """A part."""
+
+    first: Annotated[int, Ge(1)] = 3
+    """Comes from
+    the base."""
+
+
+@dataclass(frozen=True)
+class Part(Base):
+    """A part with more."""
+
+    second: str = "x"
+    third: tuple[float, ...] = ()
+    """The last."""
+
+
+def test_fields_have_type_default_and_the_string_beneath() -> None:
+    first, second, third = fields_of(Part)
+    assert (first.name, first.type, first.default, first.meaning) == (
+        "first",
+        "an integer at least 1",
+        3,
+        "Comes from the base.",
+    )
+    assert (second.default, second.meaning) == ("x", "")
+    assert (third.default, third.meaning) == ([], "The last.")
+
+
+def test_indented_paragraphs_stay_as_they_are() -> None:
+    assert paragraphs("One\ntwo.\n\n    a = b\n    c = d") == "One two.\n\n    a = b\n    c = d"
+
+
+def test_an_algorithm_with_its_formula_source_needs_and_fields(alignzoo) -> None:
+    said = alignzoo("show", "ppo").out
+    assert "clip(ρ, 1±ε)" in said
+    assert "arXiv:1707.06347" in said
+    assert "old_logprobs" in said
+    assert "Discount per token." in said
+    assert "alignzoo show recipe:ppo" in said
+
+
+def test_json_names_every_field(alignzoo) -> None:
+    about = json.loads(alignzoo("show", "optimizer:grpo", "--json").out)
+    assert about["kind"] == "optimizer"
+    assert {"name", "type", "required", "default", "meaning"} == about["fields"][0].keys()
+    assert all(field["meaning"] for field in about["fields"])
+
+
+def test_every_registered_part_can_be_shown(alignzoo) -> None:
+    for each in json.loads(alignzoo("list", "--json").out)["plugins"]:
+        said = alignzoo("show", f"{each['kind']}:{each['plugin']}/{each['name']}")
+        assert said.code == 0, said.err
+
+
+def test_a_recipe_with_its_stages(alignzoo) -> None:
+    said = alignzoo("show", "rlhf").out
+    assert "stages: " in said
+    assert said.count("[[stage]]") == 3
+    about = json.loads(alignzoo("show", "rlhf", "--json").out)
+    assert [stage["optimizer"]["name"] for stage in about["stages"]] == ["sft", "reward-model", "ppo"]
+
+
+def test_a_misspelt_name(alignzoo) -> None:
+    said = alignzoo("show", "grop")
+    assert said.code == 1
+    assert "Did you mean 'grpo'" in said.err

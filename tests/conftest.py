@@ -1,0 +1,118 @@
+"""What many tests share: a model small enough to train in a moment, and the command line in the tests' own process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+TEMPLATE = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama of a few thousand weights over bytes, with a chat template."""
+    return make_model(tmp_path_factory.mktemp("models") / "chat", chat=True)
+
+
+@pytest.fixture(scope="session")
+def plain_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same without a chat template."""
+    return make_model(tmp_path_factory.mktemp("models") / "plain", chat=False)
+
+
+def make_model(path: Path, *, chat: bool) -> Path:
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    special = ["<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
+    vocabulary = {token: i for i, token in enumerate([*special, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token="<|end|>", additional_special_tokens=special[2:]
+    )
+    if chat:
+        fast.chat_template = TEMPLATE
+    config = LlamaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=None,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        LlamaForCausalLM(config).save_pretrained(path)
+    fast.save_pretrained(path)
+    return path
+
+
+RECIPE = """\
+policy = {{ name = "hf", model = {model}, max_new_tokens = 4, device = "cpu" }}
+data = {data}
+evaluate = {{ prompts = 4 }}
+
+[[stage]]
+name = "rl"
+sampler = {{ name = "policy", n = 2 }}
+reward = {{ name = "python", function = {reward} }}
+optimizer = {{ name = "grpo" }}
+schedule = {{ steps = 2, prompts = 2, lr = 1e-3, save_every = 1 }}
+"""
+
+REWARD = "def vowels(completions):\n    return [float(sum(c in 'aeiou' for c in text)) for text in completions]\n"
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, plain_model: Path) -> Path:
+    """A recipe of one GRPO stage that takes a second, with its data and its reward beside it."""
+    rows = [{"prompt": f"Count to {number}: "} for number in range(12)]
+    data, reward = tmp_path / "data.jsonl", tmp_path / "vowels.py"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    reward.write_text(REWARD)
+    path = tmp_path / "small.toml"
+    values = {"model": str(plain_model), "data": str(data), "reward": f"{reward}:vowels"}
+    path.write_text(RECIPE.format(**{name: json.dumps(value) for name, value in values.items()}))
+    return path
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command has said."""
+
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Said]
+
+
+@pytest.fixture
+def alignzoo(monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Run `alignzoo ARGUMENTS...`."""
+    from typer.testing import CliRunner
+
+    from alignzoo.cli import app
+
+    def run(*arguments: object, says: str | None = None) -> Said:
+        result = CliRunner().invoke(app, [str(each) for each in arguments], input=says)
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return Said(result.exit_code, result.stdout, result.stderr)
+
+    return run

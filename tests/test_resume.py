@@ -1,0 +1,70 @@
+"""Law 7: a run that is killed anywhere and resumed equals the run that was left alone, to the byte."""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+import alignzoo
+
+FILES = ("metrics.jsonl", "samples.jsonl", "evaluations.jsonl", "result.json")
+SHORT = {"evaluate.prompts": 8, "schedule.steps": 5, "schedule.save_every": 2, "schedule.eval_every": 3}
+SETTINGS = {
+    "sft": {"schedule.prompts": 8},
+    "reward-model": {"schedule.prompts": 8},
+    "dpo": {"schedule.prompts": 8},
+    "grpo": {"schedule.prompts": 2, "sampler.n": 4},
+    "ppo": {"schedule.prompts": 8, "schedule.minibatch": 4, "optimizer.kl_target": 1.0, "optimizer.kl_horizon": 20.0},
+}
+
+
+def train(name: str, out: Path, resume: bool) -> None:
+    alignzoo.run(name, out=out, resume=resume, schedule={"samples_every": 2}, **SHORT, **SETTINGS[name])
+
+
+def attempt(name: str, out: Path, seconds: float | None) -> bool:
+    """Train in a process of its own and, if a time is given, kill it then. Whether it came to its end."""
+    process = multiprocessing.get_context("fork").Process(target=train, args=(name, out, True))
+    process.start()
+    process.join(seconds)
+    if process.is_alive():
+        process.kill()
+        process.join()
+    return process.exitcode == 0
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_killed_run_resumes_bit_for_bit(name: str, tmp_path: Path) -> None:
+    start = time.perf_counter()
+    assert attempt(name, tmp_path / "whole", None)
+    whole = time.perf_counter() - start
+
+    rng = random.Random(name)
+    kills = 0
+    for _ in range(3):
+        kills += not attempt(name, tmp_path / "killed", rng.uniform(0.35, 0.95) * whole)
+    assert kills, "no attempt was killed before its end"
+    assert attempt(name, tmp_path / "killed", None)
+
+    for file in FILES:
+        assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file
+    model = Path("models") / name / "model.safetensors"
+    assert (tmp_path / "killed" / model).read_bytes() == (tmp_path / "whole" / model).read_bytes()
+
+
+def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:
+    train("sft", tmp_path / "run", resume=False)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*.jsonl")}
+    result = alignzoo.run("sft", out=tmp_path / "run", resume=True, schedule={"samples_every": 2}, **SHORT, **SETTINGS["sft"])
+    assert result.policy is None
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*.jsonl")} == before
+
+
+def test_another_recipe_is_refused(tmp_path: Path) -> None:
+    train("sft", tmp_path / "run", resume=False)
+    with pytest.raises(alignzoo.RunError, match=r"schedule.lr: was 0.001, now 0.5"):
+        alignzoo.run("sft", out=tmp_path / "run", resume=True, **SHORT, schedule={"samples_every": 2, "prompts": 8, "lr": 0.5})

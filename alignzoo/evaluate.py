@@ -43,7 +43,7 @@ SHOWN = 8
 
 
 def writing(policy: Policy, heldout: Heldout) -> tuple[Figures, list[Group]]:
-    """Held-out prompts answered: sampled, and greedily with the suffix `_greedy`; and the first samples, to be shown."""
+    """Held-out prompts answered: sampled, and greedily with the suffix `_greedy`; and the first samples, to show."""
     settings = heldout.settings
     prompts = heldout.prompts[: settings.prompts]
     if not prompts:

@@ -51,8 +51,8 @@ class Failure:
         return self.traceback.splitlines()[-1]
 
     def __str__(self) -> str:
-        lines = [f"    {line}" for line in self.traceback.splitlines()[-6:]]
-        return "\n".join([f"{self.owner} failed to load:", *lines, self.cure])
+        lines = [line for line in self.traceback.splitlines() if not line.startswith("Traceback ")]
+        return "\n".join([f"{self.owner} failed to load:", *(f"    {line}" for line in lines[-6:]), self.cure])
 
 
 def plain_traceback(error: BaseException) -> str:

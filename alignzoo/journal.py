@@ -48,11 +48,15 @@ class Journal:
         ]
 
     def rewind(self, step: int) -> None:
-        """Forget what this stage wrote after a step, its last evaluation included: a resumed run writes it again."""
+        """Forget what this stage wrote after a step, and its last evaluation: a resumed run writes them again."""
         if processes.index():
             return
+
+        def stays(line: Mapping[str, Any]) -> bool:
+            return line["stage"] != self.stage or (line["step"] <= step and not _last(line))
+
         for file in FILES:
-            _keep(self._path(file), lambda line: line["stage"] != self.stage or (line["step"] <= step and not _last(line)))
+            _keep(self._path(file), stays)
 
     def _path(self, file: str) -> Path:
         return self.folder / f"{file}.jsonl"

@@ -1,4 +1,4 @@
-"""Direct preference optimization: the policy is its own reward model."""
+"""Plugin `dpo`: the algorithm on a page, and its registration."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from alignzoo import functional as fn
 
 @dataclass(frozen=True)
 class DPO:
-    """-(1-ε)·log σ(β·(Δbest - Δworst)) - ε·log σ(-β·(Δbest - Δworst)), Δ = log π(y|x) - log π_ref(y|x), over pairs.
+    """Direct preference optimization: the policy is its own reward model.
+
+    -(1-ε)·log σ(β·(Δbest - Δworst)) - ε·log σ(-β·(Δbest - Δworst)), Δ = log π(y|x) - log π_ref(y|x), over pairs.
 
     Rafailov et al. 2023 (arXiv:2305.18290) eq. 7; ε is the label smoothing of conservative DPO (Mitchell 2023). The
     pair is the best and the worst of a group; with a policy that writes, this is online DPO.

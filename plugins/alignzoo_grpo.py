@@ -1,4 +1,4 @@
-"""Group relative policy optimization: the group is its own baseline, so there is no critic."""
+"""Plugin `grpo`: the algorithm on a page, and its registration."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from alignzoo import functional as fn
 
 @dataclass(frozen=True)
 class GRPO:
-    """-min(ρ·A, clip(ρ, 1-ε, 1+ε')·A) + β·k3(π ‖ π_ref) per token, A = (r - group mean) / (group sd + 1e-4).
+    """Group relative policy optimization: the group is its own baseline, no critic.
+
+    -min(ρ·A, clip(ρ, 1-ε, 1+ε')·A) + β·k3(π ‖ π_ref) per token, A = (r - group mean) / (group sd + 1e-4).
 
     Shao et al. 2024 (arXiv:2402.03300) eq. 3 with the KL estimate of eq. 4. sd is unbiased and ε = 1e-4, as in TRL.
     """

@@ -1,4 +1,4 @@
-"""Proximal policy optimization with a critic, as RLHF uses it."""
+"""Plugin `ppo`: the algorithm on a page, and its registration."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from alignzoo import functional as fn
 
 @dataclass(frozen=True)
 class PPO:
-    """-min(ρ·A, clip(ρ, 1±ε)·A) + c_v·½max((V-R)², (clip(V, V_old±ε_v)-R)²) - c_e·H, averaged over tokens.
+    """Proximal policy optimization with a critic, as RLHF uses it.
+
+    -min(ρ·A, clip(ρ, 1±ε)·A) + c_v·½max((V-R)², (clip(V, V_old±ε_v)-R)²) - c_e·H, averaged over tokens.
 
     Schulman et al. 2017 (arXiv:1707.06347) eq. 9, with A and R by GAE (arXiv:1506.02438) over per-token rewards
     r_t = -β·(log π_old - log π_ref), the score added at the last token: Ziegler et al. 2019 (arXiv:1909.08593) eq. 2.

@@ -1,4 +1,4 @@
-"""The reward model: Bradley-Terry on ranked completions."""
+"""Plugin `reward-model`: the algorithm on a page, and its registration."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from alignzoo import functional as fn
 
 @dataclass(frozen=True)
 class RewardModel:
-    """-log σ(s_i - s_j - m) + c·(s_i + s_j)², averaged over all pairs of a group in which i is ranked above j.
+    """A reward model: Bradley-Terry on ranked completions.
+
+    -log σ(s_i - s_j - m) + c·(s_i + s_j)², averaged over all pairs of a group in which i is ranked above j.
 
     Ouyang et al. 2022 (arXiv:2203.02155) eq. 1: every pair of a ranked group, the group as one; the margin is that of
     Llama 2 (arXiv:2307.09288) eq. 2, the centring that of Eisenstein et al. 2023 (arXiv:2312.09244) eq. 2.

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: imitate the best completion of each group."""
+"""Plugin `sft`: the algorithm on a page, and its registration."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from alignzoo import functional as fn
 
 @dataclass(frozen=True)
 class SFT:
-    """-log π(y | x), averaged over the tokens of the best completions.
+    """Supervised fine-tuning: imitate the best completion of each group.
+
+    -log π(y | x), averaged over the tokens of the best completions.
 
     Ouyang et al. 2022 (arXiv:2203.02155) sec. 3.5. On a pair it learns from the better answer only; with a policy
     that writes n completions and a reward it is best-of-n distillation.

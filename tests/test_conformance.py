@@ -9,16 +9,16 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from alignzoo_dpo import DPO
-from alignzoo_grpo import GRPO
-from alignzoo_ppo import PPO
-from alignzoo_reward_model import RewardModel
-from alignzoo_sft import SFT
 
 from alignzoo import Batch, Forward, Terms
 from alignzoo import functional as fn
 from alignzoo.interfaces import Policy
 from alignzoo.testing import OPTIMIZER_CHECKS, ConformanceError, check_optimizer, toy_policy
+from alignzoo_dpo import DPO
+from alignzoo_grpo import GRPO
+from alignzoo_ppo import PPO
+from alignzoo_reward_model import RewardModel
+from alignzoo_sft import SFT
 
 OPTIMIZERS = {
     "sft": SFT(),

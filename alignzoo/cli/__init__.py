@@ -1,4 +1,4 @@
-"""The command line: `alignzoo list`, `show`, `run` and `generate`. Nothing here imports torch before a command needs it."""
+"""The command line: `alignzoo list`, `show`, `run` and `generate`. Each imports torch only when it needs it."""
 
 from __future__ import annotations
 

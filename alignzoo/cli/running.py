@@ -10,6 +10,8 @@ import typer
 
 from alignzoo.cli.common import Debug, Plugins, console, registry, told
 
+from alignzoo.errors import RunError
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -40,20 +42,24 @@ def run(
     """Run a recipe, or an algorithm by its name on its default task."""
     zoo = registry(plugin)
     zoo.load_all()
-    from alignzoo import api
+    from alignzoo import api, processes
     from alignzoo.cli.progress import shown_on
     from alignzoo.recipe import load
 
+    if resume and out is not None and not (out / "manifest.json").exists():
+        raise RunError(f"{out} holds no run to resume: it has no manifest.json")
     loaded = load(recipe, overrides or (), registry=zoo)
-    if out is None and not resume:
+    if out is None and not resume and processes.count() == 1:
         out = api.next_folder(loaded.name)
     again = shlex.join(["alignzoo", "run", recipe, *(overrides or ()), "--out", str(out), "--resume"])
     try:
         with shown_on(console(stderr=True), quiet=quiet) as progress:
             result = api.execute(loaded, zoo, out=out, resume=resume, progress=progress, trackers=tracker or ())
     except (api.Interrupted, KeyboardInterrupt) as stopped:
-        said = str(stopped) or "stopped at once; what came after the last checkpoint will be done again"
-        console(stderr=True).print(f"\n{said}. Go on with:\n  {again}", markup=False, soft_wrap=True)
+        said = str(stopped) or "stopped at once: what came after the last checkpoint will be done again"
+        begun = out is not None and (out / "manifest.json").exists()
+        cure = f"{said}. Go on with:\n  {again}" if begun else "stopped before it began"
+        console(stderr=True).print(f"\n{cure}", markup=False, soft_wrap=True)
         raise typer.Exit(130) from None
     _print(console(), result, quiet=quiet)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from statistics import fmean
+from typing import Any
 
 import torch
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from alignzoo import ModelError
 from alignzoo_tiny.world import WORLDS
@@ -21,7 +22,7 @@ Written = tuple[str, str, bool]
 
 @torch.no_grad()
 def write_replies(
-    model: LlamaForCausalLM,
+    model: Any,
     tokenizer: PreTrainedTokenizerFast,
     prompts: Sequence[str],
     *,
@@ -37,19 +38,14 @@ def write_replies(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         rows = model.generate(
-            input_ids=inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
-            max_new_tokens=most,
-            **choose,
+            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], max_new_tokens=most, **choose
         )
     replies = rows[:, inputs["input_ids"].shape[1] :]
     finished = (replies == tokenizer.eos_token_id).any(1).tolist()
     return list(zip(prompts, tokenizer.batch_decode(replies, skip_special_tokens=True), finished, strict=True))
 
 
-def measure(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, *, seed: int = 0, n: int = 300
-) -> dict[str, float]:
+def measure(model: Any, tokenizer: PreTrainedTokenizerFast, *, seed: int = 0, n: int = 300) -> dict[str, float]:
     """Figures of all three tasks, each over `n` held-out prompts; those with the suffix `_greedy` of greedy replies."""
     figures: dict[str, float] = {}
     for name, world in WORLDS.items():

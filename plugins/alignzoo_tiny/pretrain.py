@@ -97,8 +97,8 @@ def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM
         max_position_embeddings=CONTEXT,
         tie_word_embeddings=True,
         bos_token_id=None,
-        eos_token_id=tokenizer.convert_tokens_to_ids(END),
-        pad_token_id=tokenizer.convert_tokens_to_ids(PAD),
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
         dtype="float32",
     )
     with torch.random.fork_rng(devices=[]):
@@ -162,7 +162,8 @@ def _loss(
     in_reply = (tokens[:, :-1] == tokenizer.convert_tokens_to_ids(BOT)).cumsum(1) > 0
     weight = torch.where(in_reply, 1.0, prompt_weight) * (target != tokenizer.pad_token_id)
     cost = torch.nn.functional.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none")
-    return (cost * weight.flatten()).sum() / weight.sum()
+    loss: Tensor = (cost * weight.flatten()).sum() / weight.sum()
+    return loss
 
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, path: Path) -> None:

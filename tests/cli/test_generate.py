@@ -72,7 +72,10 @@ def test_a_chat_remembers_and_ends(alignzoo, tiny_model: Path, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--prompt", "a", "--temperature", "0"], "--temperature: policy.temperature: found 0.0, allowed: a number above 0"),
+        (
+            ["--prompt", "a", "--temperature", "0"],
+            "--temperature: policy.temperature: found 0.0, allowed: a number above 0",
+        ),
         (["--prompt", "a", "--prompts", "b"], "choose one"),
         (["--prompts", "missing.txt"], "missing.txt: cannot be read"),
         (["--prompt", "a", "--chat-template", "chatlm"], "neither one of chatml, dialogue nor a readable file"),

@@ -17,7 +17,13 @@ def test_a_run_tells_its_results_and_where_they_are(alignzoo, recipe: Path, tmp_
     out = tmp_path / "out"
     said = alignzoo("run", recipe, "schedule.reward_stop=-1", "--out", out)
     assert said.code == 0, said.err
-    for word in ("On held-out prompts", "before, greedy", "rl: samples", "rl stopped early, after step 1", "result.json"):
+    for word in (
+        "On held-out prompts",
+        "before, greedy",
+        "rl: samples",
+        "rl stopped early, after step 1",
+        "result.json",
+    ):
         assert word in said.out
     assert "rl: evaluate  1/1" in said.err
     assert (out / "curves.png").stat().st_size > 1000

@@ -10,17 +10,17 @@ from typing import Any
 
 import pytest
 import torch
-from alignzoo_dpo import DPO
-from alignzoo_grpo import GRPO
-from alignzoo_hf.spec import HF
-from alignzoo_reward_model import RewardModel
-from alignzoo_sft import SFT
 from torch import Tensor
 
 from alignzoo import Batch, Completion, Forward, Group, Prompt, Score
 from alignzoo import functional as fn
 from alignzoo.collate import collate, fill, only
 from alignzoo.interfaces import Optimizer
+from alignzoo_dpo import DPO
+from alignzoo_grpo import GRPO
+from alignzoo_hf.spec import HF
+from alignzoo_reward_model import RewardModel
+from alignzoo_sft import SFT
 
 transformers = pytest.importorskip("transformers")
 datasets = pytest.importorskip("datasets")

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from alignzoo_grpo import GRPO
 
 from alignzoo import Batch, Forward
 from alignzoo import functional as fn
 from alignzoo.testing import toy_batch
+from alignzoo_grpo import GRPO
 
 
 def prepared(optimizer: GRPO, lengths: list[int], rewards: list[float], old: list[float], ref: list[float]) -> Batch:

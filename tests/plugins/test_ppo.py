@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from alignzoo_ppo import PPO
 
 from alignzoo import Batch, Forward, StepReport
 from alignzoo import functional as fn
 from alignzoo.testing import toy_batch
+from alignzoo_ppo import PPO
 
 PLAIN = PPO(kl=0.0, whiten_advantages=False)
 

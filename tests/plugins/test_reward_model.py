@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from alignzoo_reward_model import RewardModel
 
 from alignzoo import Batch, Forward
 from alignzoo import functional as fn
 from alignzoo.testing import toy_batch
+from alignzoo_reward_model import RewardModel
 
 # softplus(-gap) = -log σ(gap): 0.5 -> 0.474077, 1 -> 0.313262, 1.5 -> 0.201413, 0 -> 0.693147
 

@@ -1,0 +1,48 @@
+"""What the README says is true: its blocks run, its plugin is the installed one, its tree is the tree."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SIMPO = ROOT / "tests" / "third_party" / "alignzoo-simpo"
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{re.escape(language)}\n(.*?)^```$", README, re.M | re.S)
+
+
+def test_the_plugin_in_the_readme_is_the_one_that_is_tested() -> None:
+    assert blocks("python plugin") == [(SIMPO / "alignzoo_simpo.py").read_text()]
+    assert blocks("toml")[0] == (SIMPO / "pyproject.toml").read_text()
+
+
+@pytest.mark.parametrize("code", blocks("python"), ids=lambda code: code.splitlines()[0])
+def test_python_blocks_run(code: str, tmp_path: Path) -> None:
+    shutil.copy(SIMPO / "alignzoo_simpo.py", tmp_path)
+    (tmp_path / "block.py").write_text(code)
+    done = subprocess.run([sys.executable, "block.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_the_tree_names_what_is_there() -> None:
+    (tree,) = [block for block in blocks("") if "alignzoo/" in block and "plugins/" in block]
+    folder = Path()
+    for line in tree.splitlines():
+        name = line.split()[0]
+        folder = Path(name) if not line.startswith(" ") else folder
+        path = ROOT / (name if not line.startswith(" ") else folder / name)
+        assert path.exists(), f"the README's tree names {path.relative_to(ROOT)}"
+
+
+def test_commands_are_those_of_the_makefile() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
+    assert set(re.findall(r"`make ([a-z]+)`", README)) <= targets
+    assert {"make demo", "make test"} <= set(re.findall(r"^(make [a-z]+)", README, re.M))

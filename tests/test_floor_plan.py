@@ -1,0 +1,102 @@
+"""The floor plan: who may import whom, and where an algorithm's name may stand."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CORE, PLUGINS = ROOT / "alignzoo", ROOT / "plugins"
+
+FLOORS = [
+    {"types", "errors", "hookspecs"},
+    {"functional", "interfaces", "schedule", "processes"},
+    {"collate", "prompts", "journal", "checkpoint"},
+    {"evaluate", "registry", "testing", "report"},
+    {"runner", "recipe"},
+    {"api"},
+    {"cli"},
+]
+"""A module imports only from lower floors; the parts of a package are one floor."""
+
+FRAMEWORKS = {"transformers", "peft", "accelerate"}
+MAY_IMPORT = {
+    "alignzoo_hf": FRAMEWORKS,
+    "alignzoo_tiny": {"transformers"},  # the script that makes the embedded model
+    "alignzoo_trackers": {"accelerate"},  # the trackers are accelerate's
+}
+
+
+def imports(path: Path, *, typing_too: bool = True) -> Iterator[str]:
+    """The modules that a file imports, in functions too; those for type checkers alone where asked."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    guarded = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in guarded and not typing_too:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            whole = node.module == "alignzoo"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names) if whole else iter([node.module])
+
+
+def part_of(module: str) -> str:
+    return module.split(".")[1]
+
+
+def modules(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*.py") if "assets" not in path.parts)
+
+
+def floor(part: str) -> int:
+    return next(number for number, parts in enumerate(FLOORS) if part in parts)
+
+
+@pytest.mark.parametrize("path", modules(CORE), ids=lambda p: str(p.relative_to(CORE)))
+def test_a_module_imports_only_from_lower_floors(path: Path) -> None:
+    own = path.relative_to(CORE).parts[0].removesuffix(".py")
+    if own == "__init__":
+        return
+    known = set().union(*FLOORS)
+    for module in imports(path, typing_too=False):
+        if module.startswith("alignzoo.") and part_of(module) in known and part_of(module) != own:
+            assert floor(part_of(module)) < floor(own), f"{own} imports {module}"
+
+
+@pytest.mark.parametrize("path", modules(PLUGINS), ids=lambda p: str(p.relative_to(PLUGINS)))
+def test_plugins_use_no_private_door(path: Path) -> None:
+    own = path.relative_to(PLUGINS).parts[0].removesuffix(".py")
+    for module in imports(path):
+        top, *rest = module.split(".")
+        assert not (top.startswith("alignzoo_") and top != own), f"{own} imports another plugin, {module}"
+        if top == "alignzoo":
+            assert not any(name.startswith("_") for name in rest), f"{own} imports {module}"
+        assert top not in FRAMEWORKS - MAY_IMPORT.get(own, set()), f"{own} imports {module}"
+
+
+@pytest.mark.parametrize("path", modules(CORE), ids=lambda p: str(p.relative_to(CORE)))
+def test_the_core_knows_no_framework_and_no_algorithm(path: Path) -> None:
+    used = {module.split(".")[0] for module in imports(path)}
+    assert not used & (FRAMEWORKS | {"trl"})
+    assert not {top for top in used if top.startswith("alignzoo_")}
+    algorithms = {"sft", "reward-model", "dpo", "grpo", "ppo"}
+    words = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
+    assert not words & algorithms
+
+
+def test_every_module_has_a_floor() -> None:
+    parts = {path.relative_to(CORE).parts[0].removesuffix(".py") for path in modules(CORE)} - {"__init__"}
+    assert parts == set().union(*FLOORS)
+
+
+def test_the_test_itself_sees_imports() -> None:
+    assert "alignzoo.functional" in set(imports(PLUGINS / "alignzoo_dpo.py"))

@@ -1,0 +1,259 @@
+"""The shared mathematics, against numbers computed by hand."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from alignzoo import functional as fn
+from alignzoo.testing import toy_batch
+
+MASK = torch.tensor([[False, True, False], [False, True, True]])
+NOTHING = torch.zeros(0, dtype=torch.long)
+
+
+def close(found: Tensor, expected: Any, rtol: float = 1e-5, atol: float = 1e-7) -> None:
+    torch.testing.assert_close(found, torch.as_tensor(expected, dtype=found.dtype), rtol=rtol, atol=atol)
+
+
+# --- seeds --------------------------------------------------------------------------------------------------------
+
+
+def test_derived_seeds_repeat_and_differ_by_seed_and_use() -> None:
+    seeds = [fn.derive(*uses) for uses in [(0,), (1,), (0, 1), (0, "1", 1), (0, 11), (0, "sample"), (0, "shuffle")]]
+    assert len(set(seeds)) == len(seeds)
+    assert fn.derive(0, 3, "sample") == fn.derive(0, 3, "sample")
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    torch.Generator().manual_seed(max(seeds))
+
+
+# --- log-probabilities --------------------------------------------------------------------------------------------
+
+
+def test_token_logprobs() -> None:
+    # softmax(0, log 3) = (1/4, 3/4): log 3/4 = -0.287682, entropy ¼·log 4 + ¾·log 4/3 = 0.346574 + 0.215762
+    logprobs, entropy = fn.token_logprobs(torch.tensor([[0.0, math.log(3)]]), torch.tensor([1]))
+    close(logprobs, [-0.287682])
+    close(entropy, [0.562335])
+
+
+def test_token_logprobs_of_large_logits_are_finite_and_of_half_precision_are_float32() -> None:
+    logprobs, entropy = fn.token_logprobs(torch.tensor([[1e4, 0.0]]), torch.tensor([0]))
+    close(logprobs, [0.0])
+    close(entropy, [0.0])
+    assert fn.token_logprobs(torch.zeros(1, 2, dtype=torch.bfloat16), torch.tensor([0]))[0].dtype == torch.float32
+
+
+def test_shifted_logprobs_read_the_position_before() -> None:
+    logits = torch.zeros(1, 3, 2)
+    logits[0, 1] = torch.tensor([0.0, math.log(3)])  # position 1 speaks about token 2
+    logprobs, entropy = fn.shifted_logprobs(logits, torch.tensor([[0, 0, 1]]), torch.tensor([[False, True, True]]))
+    close(logprobs, [[0.0, -math.log(2), math.log(0.75)]])
+    close(entropy, [[0.0, math.log(2), 0.562335]])
+
+
+def test_the_first_token_has_nothing_before_it() -> None:
+    logprobs, _ = fn.shifted_logprobs(torch.zeros(1, 2, 2), torch.tensor([[0, 1]]), torch.tensor([[True, True]]))
+    close(logprobs, [[0.0, -math.log(2)]])
+
+
+def test_predicted_before_and_scatter_are_inverses() -> None:
+    assert fn.predicted(MASK).tolist() == [[True, False], [True, True]]
+    states = torch.arange(12.0).view(2, 3, 2)
+    close(fn.before(states), states[:, :2].tolist())
+    column = torch.tensor([[0.0, 1.0, 0.0], [0.0, 2.0, 3.0]])
+    close(fn.scatter(column[:, 1:][fn.predicted(MASK)], MASK), column.tolist())
+
+
+# --- weightings ---------------------------------------------------------------------------------------------------
+
+
+def test_weightings() -> None:
+    close(fn.sequence_mean(MASK), [[0, 1, 0], [0, 0.5, 0.5]])
+    close(fn.token_mean(MASK), [[0, 2 / 3, 0], [0, 2 / 3, 2 / 3]])  # N/Σmask = 2/3
+    close(fn.sequence_sum(MASK), [[0, 1, 0], [0, 1, 1]])
+    close(fn.constant_length(MASK, 4), [[0, 0.25, 0], [0, 0.25, 0.25]])
+
+
+def test_weightings_of_nothing_are_nothing() -> None:
+    empty = torch.zeros(2, 3, dtype=torch.bool)
+    for weights in (fn.sequence_mean(empty), fn.token_mean(empty), fn.token_mean(empty[:0])):
+        assert not weights.any()
+
+
+def test_weigh() -> None:
+    terms = torch.tensor([[9.0, 1.0, 9.0], [9.0, 2.0, 3.0]])
+    close(fn.weigh(terms, fn.sequence_mean(MASK), MASK), 1.0 + 2.5)
+    close(fn.weigh(terms, torch.tensor([1.0, 2.0]), MASK), 1.0 + 2 * 5)  # a row's weight on each of its tokens
+    close(fn.weigh(torch.tensor([4.0, 5.0]), torch.tensor([0.5, 2.0]), MASK), 12.0)
+    assert fn.weigh(terms.bfloat16(), fn.sequence_mean(MASK), MASK).dtype == torch.float32
+
+
+def test_weigh_refuses_token_weights_on_row_terms() -> None:
+    with pytest.raises(ValueError, match=r"loss has shape \(2,\) but prepare\(\) left weights of shape \(2, 3\)"):
+        fn.weigh(torch.zeros(2), fn.sequence_mean(MASK), MASK)
+
+
+def test_masked_mean() -> None:
+    close(fn.masked_mean(torch.tensor([[9.0, 1.0, 9.0], [9.0, 2.0, 6.0]]), MASK), 3.0)
+    close(fn.masked_mean(torch.ones(2, 3), torch.zeros(2, 3, dtype=torch.bool)), 0.0)
+
+
+def test_whiten() -> None:
+    values = torch.tensor([[9.0, 1.0, 9.0], [9.0, 2.0, 3.0]])  # mean 2, unbiased variance (1 + 0 + 1) / 2 = 1
+    close(fn.whiten(values, MASK), [[0, -1, 0], [0, 0, 1]], atol=1e-6)
+    close(fn.whiten(values, MASK, shift=False), [[0, 1, 0], [0, 2, 3]], atol=1e-6)
+
+
+def test_whiten_one_value_and_equal_values() -> None:
+    one = torch.tensor([[True, False]])
+    close(fn.whiten(torch.tensor([[5.0, 7.0]]), one), [[0.0, 0.0]])
+    close(fn.whiten(torch.tensor([[5.0, 7.0]]), one, shift=False), [[5.0, 0.0]])
+    close(fn.whiten(torch.full((2, 3), 4.0), MASK), torch.zeros(2, 3).tolist())
+
+
+# --- groups -------------------------------------------------------------------------------------------------------
+
+
+def test_groups_are_numbered_in_order_of_appearance() -> None:
+    assert fn.group_index(torch.tensor([7, 7, 3, 9])).tolist() == [0, 0, 1, 2]
+    assert fn.group_index(NOTHING).tolist() == []
+
+
+def test_group_mean_and_std() -> None:
+    values, group = torch.tensor([1.0, 3.0, 2.0, 2.0, 5.0, 9.0]), torch.tensor([4, 4, 1, 1, 1, 2])
+    close(fn.group_mean(values, group), [2, 2, 3, 3, 3, 9])
+    # (1 + 1)/1 = 2; (1 + 1 + 4)/2 = 3; one value: 0
+    close(fn.group_std(values, group), [2**0.5] * 2 + [3**0.5] * 3 + [0])
+    assert fn.group_mean(values[:0], NOTHING).tolist() == fn.group_std(values[:0], NOTHING).tolist() == []
+
+
+def test_best_and_worst_of_each_group() -> None:
+    batch = toy_batch([1, 2, 3, 4, 5, 6], group=[0, 0, 0, 1, 1, 2], rewards=[1.0, 3.0, 3.0, 2.0, 2.0, 7.0])
+    assert fn.best(batch).mask.sum(1).tolist() == [2, 4, 6]  # the first of equals
+    assert fn.best_and_worst(batch).mask.sum(1).tolist() == [2, 1]  # ties and groups of one prefer nothing
+    assert fn.untied(batch).mask.sum(1).tolist() == [1, 2, 3]
+
+
+def test_nothing_is_best_of_nothing() -> None:
+    empty = toy_batch([1], group=[0], rewards=[0.0]).select(slice(0, 0))
+    for chosen in (fn.best(empty), fn.best_and_worst(empty), fn.untied(empty)):
+        assert len(chosen) == 0
+    for scale in ("group", "batch", "none"):
+        assert fn.group_advantages(empty, scale=scale).tolist() == []
+
+
+def test_group_advantages() -> None:
+    batch = toy_batch([1] * 4, group=[0, 0, 1, 1], rewards=[2.0, 0.0, 1.0, 1.0])
+    close(fn.group_advantages(batch, scale="none"), [1, -1, 0, 0])
+    close(fn.group_advantages(batch), [0.707057, -0.707057, 0, 0])  # 1 / (√2 + 1e-4)
+    close(fn.group_advantages(batch, scale="batch"), [1.224595, -1.224595, 0, 0])  # 1 / (√(2/3) + 1e-4)
+    with pytest.raises(ValueError, match="scale must be 'group', 'batch' or 'none', got 'std'"):
+        fn.group_advantages(batch, scale="std")
+
+
+# --- credit and surrogates ----------------------------------------------------------------------------------------
+
+
+def test_log_ratio_is_zero_under_the_mask_whatever_stands_there() -> None:
+    logprobs = torch.tensor([[1e3, -1.0, 1e3], [-1e3, -2.0, -0.5]], requires_grad=True)
+    ratio = fn.log_ratio(logprobs, torch.full((2, 3), -1.5), MASK)
+    close(ratio, [[0, 0.5, 0], [0, -0.5, 1.0]])
+    ratio.exp().sum().backward()
+    assert not logprobs.grad[~MASK].any()  # type: ignore[index]
+
+
+def test_at_last_token() -> None:
+    mask = torch.tensor([[False, True, True, False], [True, False, False, False], [False] * 4])
+    close(fn.at_last_token(torch.tensor([3.0, 4.0, 5.0]), mask), [[0, 0, 3, 0], [4, 0, 0, 0], [0, 0, 0, 0]])
+
+
+def test_gae() -> None:
+    # γ = 0.9, λ = 0.5, r = (0, 4), V = (2, 3): δ2 = 1, δ1 = 0.9·3 - 2 = 0.7; A2 = 1, A1 = 0.7 + 0.45 = 1.15
+    mask = torch.tensor([[False, True, True, False]])
+    rewards, values = torch.tensor([[0.0, 0.0, 4.0, 0.0]]), torch.tensor([[0.0, 2.0, 3.0, 0.0]])
+    advantages, returns = fn.gae(rewards, values, mask, gamma=0.9, lam=0.5)
+    close(advantages, [[0, 1.15, 1, 0]])
+    close(returns, [[0, 3.15, 4, 0]])
+
+
+def test_gae_with_lambda_1_is_the_return_less_the_value_and_with_0_the_td_error() -> None:
+    mask = torch.tensor([[True, True, True]])
+    rewards, values = torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[0.5, 1.5, 2.5]])
+    close(fn.gae(rewards, values, mask, lam=1.0)[0], [[5.5, 3.5, 0.5]])  # 6 - 0.5, 5 - 1.5, 3 - 2.5
+    close(fn.gae(rewards, values, mask, lam=0.0)[0], [[2.0, 3.0, 0.5]])  # 1 + 1.5 - 0.5, 2 + 2.5 - 1.5, 3 - 2.5
+
+
+def test_gae_steps_over_masked_tokens_in_the_middle() -> None:
+    whole = fn.gae(torch.tensor([[0.0, 4.0]]), torch.tensor([[2.0, 3.0]]), torch.tensor([[True, True]]))[0]
+    gap = torch.tensor([[True, False, True]])
+    found = fn.gae(torch.tensor([[0.0, 99.0, 4.0]]), torch.tensor([[2.0, 99.0, 3.0]]), gap)[0]
+    assert found[gap].tolist() == whole[0].tolist()
+    assert found[0, 1] == 0
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "cost"),
+    [
+        (1.25, 3.5, -4.2),  # clipped at 1.2
+        (0.5, 3.5, -1.75),  # a fall of the better is not clipped
+        (0.5, -1.0, 0.8),  # clipped at 0.8
+        (1.5, -1.0, 1.5),  # a rise of the worse is not clipped
+        (1.0, 2.0, -2.0),
+    ],
+)
+def test_clipped_surrogate(ratio: float, advantage: float, cost: float) -> None:
+    close(fn.clipped_surrogate(torch.tensor(ratio), torch.tensor(advantage)), cost)
+
+
+def test_clipped_surrogate_with_a_higher_upper_clip() -> None:
+    close(fn.clipped_surrogate(torch.tensor(1.5), torch.tensor(1.0), high=0.28), -1.28)
+
+
+@pytest.mark.parametrize(
+    ("value", "old", "target", "cost"),
+    [
+        (2.5, 1.0, 3.0, 1.62),  # ½·max(0.5², (1.2 - 3)²)
+        (1.1, 1.0, 3.0, 1.805),  # within the clip: ½·1.9²
+        (0.0, 1.0, 3.0, 4.5),  # away from the target: ½·max(3², (0.8 - 3)²)
+    ],
+)
+def test_clipped_value_loss(value: float, old: float, target: float, cost: float) -> None:
+    close(fn.clipped_value_loss(torch.tensor(value), torch.tensor(old), torch.tensor(target)), cost)
+
+
+def test_kl_estimates() -> None:
+    x = torch.tensor([0.0, math.log(2), -math.log(2)])
+    close(fn.kl_k1(x), x.tolist())
+    close(fn.kl_k3(x), [0.0, 0.5 - 1 + 0.693147, 2 - 1 - 0.693147])
+
+
+def test_token_column() -> None:
+    close(fn.token_column(torch.tensor([2.0, 3.0]), MASK), [[0, 2, 0], [0, 3, 3]])
+
+
+# --- all of them --------------------------------------------------------------------------------------------------
+
+
+def test_every_public_function_is_tested_here() -> None:
+    public = [name for name, f in inspect.getmembers(fn, inspect.isfunction) if f.__module__ == fn.__name__]
+    here = Path(__file__).read_text(encoding="utf-8")
+    assert [name for name in public if not name.startswith("_") and f"fn.{name}(" not in here] == []
+
+
+def test_nothing_is_mutated() -> None:
+    batch = toy_batch([1, 2], group=[0, 0], rewards=[1.0, 0.0])
+    values = torch.tensor([[0.0, 1.0, 0.0], [0.0, 2.0, 3.0]])
+    kept, mask = values.clone(), batch.mask.clone()
+    fn.gae(values, values, batch.mask)
+    fn.whiten(values, batch.mask)
+    fn.scatter(values[batch.mask], batch.mask)
+    fn.group_advantages(replace(batch, rewards=values[:, 1]))
+    assert torch.equal(values, kept) and torch.equal(batch.mask, mask)

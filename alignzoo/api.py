@@ -236,7 +236,8 @@ def _save_model(policy: Policy, path: Path, stage: Stage, done: StageResult) -> 
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     policy.save(partial)
-    card = report.model_card(done.name, done.optimizer, stage.resolved, done.before, done.after)
+    scores = "scores" in stage.optimizer.needs
+    card = report.model_card(done.name, done.optimizer, stage.resolved, done.before, done.after, scores=scores)
     (partial / "README.md").write_text(card, encoding="utf-8")
     shutil.rmtree(path, ignore_errors=True)
     partial.rename(path)

@@ -111,14 +111,13 @@ def masked_mean(values: FloatNT, mask: BoolNT) -> Tensor:
 def whiten(values: FloatNT, mask: BoolNT, *, shift: bool = True) -> FloatNT:
     """(x - mean)/sd over the mask, unbiased variance, 0 outside; with `shift=False` the mean is kept.
 
-    x·rsqrt(var + 1e-8), as in InstructGPT's and TRL's PPO. Fewer than two values have no variance: they come back
-    centred (or unchanged without shift) but unscaled.
+    x·rsqrt(var + 1e-8), as in InstructGPT's and TRL's PPO. A single value has no variance: it becomes 0, or stays
+    without shift.
     """
     count = mask.sum()
     mean = masked_mean(values, mask)
     variance = (((values - mean) * mask) ** 2).sum() / (count - 1).clamp(min=1)
-    scale = torch.where(count > 1, torch.rsqrt(variance + 1e-8), torch.ones_like(variance))
-    return ((values - mean) * scale + (0 if shift else mean)) * mask
+    return ((values - mean) * torch.rsqrt(variance + 1e-8) + (0 if shift else mean)) * mask
 
 
 # --- groups -----------------------------------------------------------------------------------------------------

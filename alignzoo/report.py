@@ -167,18 +167,19 @@ def _clipped_end(text: str, length: int = 200) -> str:
 # --- beside the model -------------------------------------------------------------------------------------------------
 
 
-def model_card(name: str, optimizer: str, resolved: Mapping[str, Any], before: Figures, after: Figures) -> str:
-    """The README.md of a model's directory."""
-    scorer = "length" not in after and "length" not in before and "accuracy" in (after or before)
-    auto = "AutoModelForSequenceClassification" if scorer else "AutoModelForCausalLM"
-    task = "text-classification" if scorer else "text-generation"
-    tags = ["alignzoo", optimizer.rpartition("/")[2], *(["reward-model"] if scorer else [])]
-    what = "scores answers" if scorer else "writes"
+def model_card(
+    name: str, optimizer: str, resolved: Mapping[str, Any], before: Figures, after: Figures, *, scores: bool
+) -> str:
+    """The README.md of a model's directory; `scores` of one that scores and does not write."""
+    auto = "AutoModelForSequenceClassification" if scores else "AutoModelForCausalLM"
+    task = "text-classification" if scores else "text-generation"
+    tags = ["alignzoo", optimizer.rpartition("/")[2]]
+    what = "scores answers" if scores else "writes"
     return f"""---
 library_name: transformers
 pipeline_tag: {task}
 tags:
-{"".join(f"- {json.dumps(tag)}{chr(10)}" for tag in dict.fromkeys(tags))}---
+{"".join(f"- {json.dumps(tag)}{chr(10)}" for tag in tags)}---
 
 # {name}
 

@@ -81,7 +81,8 @@ class Python:
     def _numbers(self, answers: Any, expected: int) -> list[float | None]:
         if isinstance(answers, str) or not hasattr(answers, "__len__"):
             raise RewardError(
-                f"the reward function {self.name} returned {type(answers).__name__}, expected a list of {expected} numbers"
+                f"the reward function {self.name} returned {type(answers).__name__}, expected a list of {expected} "
+                "numbers"
             )
         if len(answers) != expected:
             raise RewardError(
@@ -94,12 +95,15 @@ class Python:
         if given is None:
             return None
         if isinstance(given, str | bytes):
-            raise RewardError(f"the reward function {self.name} returned {given!r} as a score, expected a number or None")
+            raise RewardError(
+                f"the reward function {self.name} returned {given!r} as a score, expected a number or None"
+            )
         try:
             return float(given)
         except (TypeError, ValueError) as error:
             raise RewardError(
-                f"the reward function {self.name} returned a {type(given).__name__} as a score, expected a number or None"
+                f"the reward function {self.name} returned a {type(given).__name__} as a score, expected a number or "
+                "None"
             ) from error
 
 
@@ -111,7 +115,9 @@ def find(path: str) -> Callable[..., Any]:
     try:
         module = _from_file(Path(module_name)) if module_name.endswith(".py") else importlib.import_module(module_name)
     except Exception as error:
-        raise RewardError(f"reward function {path!r}: {type(error).__name__} while importing {module_name}: {error}") from error
+        raise RewardError(
+            f"reward function {path!r}: {type(error).__name__} while importing {module_name}: {error}"
+        ) from error
     found = getattr(module, name, None)
     if not callable(found):
         known = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
@@ -138,7 +144,8 @@ def _accepted(function: Callable[..., Any], keywords: dict[str, Any]) -> dict[st
     missing = [name for name in required if name not in keywords]
     if missing:
         raise RewardError(
-            f"the reward function asks for {', '.join(missing)}, but the data have the columns {', '.join(sorted(keywords))}"
+            f"the reward function asks for {', '.join(missing)}, but the data have the columns "
+            f"{', '.join(sorted(keywords))}"
         )
     return {p.name: keywords[p.name] for p in parameters if p.name in keywords}
 
@@ -174,7 +181,8 @@ def _as_given(prompt: Prompt, completion: Completion) -> Any:
     return text if isinstance(prompt.messages, str) else [{"role": "assistant", "content": text}]
 
 
-NUMBER = re.compile(r"[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?")
+NUMBER = re.compile(r"(?:(?<![\w)])[-+])?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?")
+"""With a sign unless something is subtracted, and with commas between thousands."""
 
 
 @dataclass(frozen=True)
@@ -208,7 +216,7 @@ class Match:
             found = list(_compiled(self.extract).finditer(text))
             if not found:
                 return Score(0.0, note="no answer found")
-            text = found[-1].group(1) if found[-1].groups() else found[-1].group()
+            text = (found[-1].group(1) or "") if found[-1].groups() else found[-1].group()
         return self._judge(str(prompt.info[self.answer]), text)
 
     def _judge(self, right: str, given: str) -> Score:
@@ -241,10 +249,17 @@ def _math(right: str, given: str) -> Score:
     """Equivalence by math-verify, as TRL's accuracy reward has it; an answer that it cannot read is abstained from."""
     from math_verify import parse, verify
 
-    expected = parse(right) or parse(f"${right}$")
+    # It keeps time by a signal, which only the main thread can set; elsewhere it would find nothing, silently.
+    alarm = threading.current_thread() is threading.main_thread()
+    parsing, verifying = (10, 5) if alarm else (None, None)
+
+    def read(text: str) -> Any:
+        return parse(text, parsing_timeout=parsing) or parse(f"${text}$", parsing_timeout=parsing)
+
+    expected = read(right)
     if not expected:
         return Score(None, note="the right answer cannot be read as mathematics")
-    return Score(float(verify(expected, parse(given) or parse(f"${given}$"))))
+    return Score(float(verify(expected, read(given), timeout_seconds=verifying)))
 
 
 @dataclass(frozen=True)

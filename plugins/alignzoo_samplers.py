@@ -28,7 +28,9 @@ class DatasetSampler:
                 "or let the policy write them with sampler=policy and a reward"
             )
         group = policy.encode(prompt, prompt.completions)
-        numbers = {k: float(v) for k, v in prompt.info.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+        numbers = {
+            k: float(v) for k, v in prompt.info.items() if isinstance(v, int | float) and not isinstance(v, bool)
+        }
         extra = {name: (number,) * len(group.completions) for name, number in numbers.items()}
         return replace(group, extra=extra)
 

@@ -95,7 +95,8 @@ def test_rows_are_padded_on_the_right_and_groups_are_adjacent() -> None:
 
 
 def test_what_has_no_score_or_no_tokens_is_left_out() -> None:
-    batch = collate([group((1,), (2,), (), scores=(None, 1.0, 3.0)), group((3,), scores=(None,)), group((4,), scores=(2.0,))])
+    first = group((1,), (2,), (), scores=(None, 1.0, 3.0))
+    batch = collate([first, group((3,), scores=(None,)), group((4,), scores=(2.0,))])
     assert batch.tokens[:, 2].tolist() == [2, 4]
     assert batch.group.tolist() == [0, 2]
 
@@ -106,13 +107,13 @@ def test_no_rows_at_all() -> None:
         assert len(batch) == 0 and batch.tokens.shape == (0, 1)
         names = frozenset({"old_logprobs", "ref_logprobs", "old_values"})
         filled = fill(batch, toy_policy(), names)
-        assert filled.old_logprobs.shape == filled.ref_logprobs.shape == filled.old_values.shape == (0, 1)  # type: ignore[union-attr]
+        assert filled.old_logprobs.shape == filled.ref_logprobs.shape == filled.old_values.shape == (0, 1)
 
 
 def test_dense_rewards_stand_on_their_tokens() -> None:
     plain = group((1, 2), (3,), scores=(1.0, 1.0))
     dense = replace(plain, scores=(Score(1.0, (0.25, 0.5)), Score(1.0)))
-    assert collate([dense]).token_rewards.tolist() == [[0, 0, 0.25, 0.5], [0, 0, 0, 0]]  # type: ignore[union-attr]
+    assert collate([dense]).token_rewards.tolist() == [[0, 0, 0.25, 0.5], [0, 0, 0, 0]]
 
 
 def test_parts_and_extra_columns() -> None:
@@ -168,10 +169,10 @@ def test_fill_adds_what_is_needed_and_nothing_else() -> None:
     now = policy.forward(batch, columns)
     with policy.reference():
         then = policy.forward(batch, columns)
-    assert torch.equal(filled.old_logprobs, now.logprobs.detach())  # type: ignore[arg-type, union-attr]
-    assert torch.equal(filled.old_values, now.values.detach())  # type: ignore[arg-type, union-attr]
-    assert torch.equal(filled.ref_logprobs, then.logprobs.detach())  # type: ignore[arg-type, union-attr]
-    assert not torch.equal(filled.old_logprobs, filled.ref_logprobs)  # type: ignore[arg-type]
+    assert torch.equal(filled.old_logprobs, now.logprobs.detach())
+    assert torch.equal(filled.old_values, now.values.detach())
+    assert torch.equal(filled.ref_logprobs, then.logprobs.detach())
+    assert not torch.equal(filled.old_logprobs, filled.ref_logprobs)
     plain = fill(batch, policy, frozenset({"logprobs"}))
     assert plain.old_logprobs is plain.ref_logprobs is plain.old_values is None
 

@@ -139,7 +139,7 @@ class MutatesInPrepare(GRPO):
 @dataclass(frozen=True)
 class MutatesInLoss(GRPO):
     def loss(self, batch: Batch, out: Forward) -> Terms:
-        batch.advantages.mul_(0.5)  # type: ignore[union-attr]
+        batch.advantages.mul_(0.5)
         return super().loss(batch, out)
 
 

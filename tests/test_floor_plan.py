@@ -12,11 +12,11 @@ ROOT = Path(__file__).parents[1]
 CORE, PLUGINS = ROOT / "alignzoo", ROOT / "plugins"
 
 FLOORS = [
-    {"types", "errors", "hookspecs"},
+    {"types", "errors", "hookspecs", "toml_text"},
     {"functional", "interfaces", "schedule", "processes"},
     {"collate", "prompts", "journal", "checkpoint"},
-    {"evaluate", "registry", "testing", "report"},
-    {"runner", "recipe"},
+    {"evaluate", "registry", "testing", "curves"},
+    {"runner", "recipe", "report"},
     {"api"},
     {"cli"},
 ]

@@ -93,13 +93,15 @@ def test_samples_stand_side_by_side(tmp_path: Path) -> None:
 
 def test_the_card_loads_as_what_was_saved_and_names_no_place(tmp_path: Path) -> None:
     resolved = {"name": "ppo", "policy": {"name": "hf", "model": str(tmp_path / "base")}, "reward": [{"name": "model"}]}
-    card = report.model_card("ppo", "ppo", resolved, WRITER_BEFORE, WRITER_AFTER)
+    card = report.model_card("ppo", "ppo", resolved, WRITER_BEFORE, WRITER_AFTER, scores=False)
     assert card.startswith("---\nlibrary_name: transformers\n")
     assert "AutoModelForCausalLM" in card and "| gold | 1.86 ± 0.07 | 3 ± 0.07 |" in card
     assert str(tmp_path) not in card and 'model = "base"' in card
     recipe = tomllib.loads(card.split("```toml\n")[1].split("```")[0])
     assert recipe["reward"] == [{"name": "model"}]
-    assert "AutoModelForSequenceClassification" in report.model_card("reward", "reward-model", {}, SCORER, SCORER)
+    assert "AutoModelForSequenceClassification" in report.model_card(
+        "reward", "reward-model", {}, SCORER, SCORER, scores=True
+    )
 
 
 def test_curves_are_drawn_from_the_journals(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def test_select_takes_every_column_alike(batch: Batch) -> None:
 
 def test_a_batch_is_immutable(batch: Batch) -> None:
     with pytest.raises(FrozenInstanceError):
-        batch.rewards = batch.rewards + 1  # type: ignore[misc]
+        batch.rewards = batch.rewards + 1
 
 
 def test_split_in_order_never_goes_through_a_group(batch: Batch) -> None:
@@ -102,4 +102,4 @@ def test_a_wrong_shape_is_refused_with_the_column_and_what_was_expected(
     batch: Batch, columns: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        replace(batch, **columns)  # type: ignore[arg-type]
+        replace(batch, **columns)

@@ -43,7 +43,9 @@ def shown_on(console: Console, *, quiet: bool) -> Iterator[Told]:
         left = TimeRemainingColumn(compact=True, elapsed_when_finished=True)
         columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), left)
         with Progress(*columns, TextColumn("{task.fields[figures]}"), console=console) as bars:
-            yield Bar(bars)
+            bar = Bar(bars)
+            yield bar
+            bar.end()
 
 
 class Bar:
@@ -56,12 +58,13 @@ class Bar:
 
     def __call__(self, label: str, done: int, total: int, figures: Mapping[str, float]) -> None:
         if label != self.label:
-            self._end()
+            self.end()
             self.label, self.task = label, self.bars.add_task(label, total=total, figures="")
         if self.task is not None:
-            self.bars.update(self.task, completed=done, total=total, figures=told(figures))
+            whole = None if (done, total) == (0, 1) else total  # a phase of one piece only pulses
+            self.bars.update(self.task, completed=done, total=whole, figures=told(figures))
 
-    def _end(self) -> None:
+    def end(self) -> None:
         """The passing phases leave no bar behind."""
         if self.task is not None and ":" in self.label:
             self.bars.remove_task(self.task)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from alignzoo.cli.common import Debug, Plugins, console, registry, told
-
 from alignzoo.errors import RunError
 
 if TYPE_CHECKING:

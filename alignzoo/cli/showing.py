@@ -54,7 +54,10 @@ def find(zoo: Registry, name: str) -> Registration:
         raise PluginError(f"{rest!r} is registered as {' and '.join(holding)}: say which, {choices}")
     plugin, _, bare = rest.rpartition("/")
     matching = [each for each in zoo.list(holding[0]) if each.name == bare]
-    return next(each for each in matching if not plugin or plugin in (each.plugin, each.distribution))
+    found = [each for each in matching if not plugin or plugin in (each.plugin, each.distribution)]
+    if len(found) > 1:
+        zoo.get(holding[0], rest)  # raises, and says how to tell them apart, unless only one of them loads
+    return found[0]
 
 
 def part_facts(zoo: Registry, found: Registration) -> dict[str, Any]:

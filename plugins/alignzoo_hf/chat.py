@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ TEMPLATES = {
     "dialogue": (
         "{{ bos_token or '' }}{% for m in messages %}"
         "{% if m['role'] == 'system' %}{{ m['content'] }}"
-        "{% else %}\n\n{{ 'Human' if m['role'] == 'user' else 'Assistant' }}: {{ m['content'] }}{% endif %}"
-        "{% endfor %}{% if add_generation_prompt %}\n\nAssistant:{% endif %}"
+        "{% else %}{{ '\n\nHuman: ' if m['role'] == 'user' else '\n\nAssistant: ' }}{{ m['content'] }}{% endif %}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '\n\nAssistant:' }}{% endif %}"
     ),
 }
+"""By name. transformers drops a newline that follows a block, so these stand in expressions."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,9 @@ class Encoder:
             tokens = self._plain(self._render(prompt.messages, open_turn=True))
         if not tokens:
             start = self.tokenizer.bos_token_id
-            tokens = [start if start is not None else self.eos_id or 0]  # an empty prompt still needs a token to predict from
+            tokens = [
+                start if start is not None else self.eos_id or 0
+            ]  # an empty prompt still needs a token to predict from
         room = max(1, self.max_length - self.max_new_tokens)
         if len(tokens) > room:
             warnings.warn(
@@ -65,7 +69,7 @@ class Encoder:
         if not isinstance(tail, str):
             raise ModelError("a plain-text prompt cannot be answered by a conversation: give both in one form")
         tokens = self._ended(self._plain(tail))
-        return Completion(tuple(tokens[:room]), self.text(tokens), len(tokens) <= room)
+        return Completion(tuple(tokens[:room]), self.text(tokens[:room]), len(tokens) <= room)
 
     def group(self, prompt: Prompt, texts: Sequence[Text]) -> Group:
         """A prompt with its given completions, encoded."""
@@ -103,7 +107,8 @@ class Encoder:
                 "the chat template rewrites earlier turns when an answer is added, so prompt and completion cannot be "
                 "told apart: give another one with policy.chat_template"
             )
-        return whole[len(closed) :]
+        opening, answer = before[len(closed) :], whole[len(closed) :]
+        return answer[len(commonprefix([opening, answer])) :]  # the prompt has opened the turn, in its own way
 
     def _render(self, messages: tuple[Message, ...], *, open_turn: bool) -> str:
         if self.template is None and not self.tokenizer.chat_template:

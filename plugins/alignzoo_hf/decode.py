@@ -43,8 +43,9 @@ def draw(logits: Tensor, uniform: Tensor, settings: Sampling) -> tuple[Tensor, T
     else:
         cumulative = logprobs.exp().cumsum(-1)
         threshold = uniform[:, None] * cumulative[:, -1:]
-        tokens = torch.searchsorted(cumulative, threshold, right=True).squeeze(-1)
-        tokens = tokens.clamp(max=logits.shape[-1] - 1)
+        tokens = torch.searchsorted(cumulative, threshold, right=True)
+        last = torch.searchsorted(cumulative, cumulative[:, -1:].contiguous())  # the last token with any probability
+        tokens = torch.minimum(tokens, last).squeeze(-1)  # rounding may lift the threshold to the very end
     return tokens, logprobs.gather(-1, tokens[:, None]).squeeze(-1)
 
 
@@ -101,7 +102,9 @@ def decode(
             rows, chosen, attend = rows[keep], chosen[keep], attend[keep]
         attend = torch.cat([attend, attend.new_ones(len(rows), 1)], 1)
         position = attend.sum(1, keepdim=True) - 1
-        out = model(chosen[:, None], attention_mask=attend, position_ids=position, past_key_values=cache, use_cache=True)
+        out = model(
+            chosen[:, None], attention_mask=attend, position_ids=position, past_key_values=cache, use_cache=True
+        )
         logits = out.logits[:, -1]
     return _completions(tokens, logprobs, lengths, finished, n, text)
 

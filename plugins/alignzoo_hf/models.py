@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from alignzoo_hf.spec import HF
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -24,6 +23,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from alignzoo.errors import ModelError
+from alignzoo_hf.spec import HF
 
 
 def device(spec: HF) -> torch.device:
@@ -52,7 +52,9 @@ def _check_directory(source: str) -> None:
     elif path.is_absolute() or source.startswith((".", "~")) or source.count("/") > 1:
         near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         close = difflib.get_close_matches(path.name, near, n=2)
-        raise ModelError(f"the model directory {source} does not exist" + (f": did you mean {close[0]!r}?" if close else ""))
+        raise ModelError(
+            f"the model directory {source} does not exist" + (f": did you mean {close[0]!r}?" if close else "")
+        )
 
 
 @contextlib.contextmanager
@@ -86,7 +88,9 @@ def _check_writes(config: Any, source: str) -> None:
     """A reward model would be given a random language-model head, silently."""
     scoring = [name for name in config.architectures or [] if "Classification" in name]
     if scoring:
-        raise ModelError(f"{source} holds a {scoring[0]}, which scores and does not write: give a causal language model")
+        raise ModelError(
+            f"{source} holds a {scoring[0]}, which scores and does not write: give a causal language model"
+        )
 
 
 def _check_whole(loading: Any, source: str) -> None:
@@ -124,22 +128,39 @@ def causal_lm(spec: HF, frozen: torch.dtype) -> Any:
 
 
 def scorer(spec: HF, source: Any, frozen: torch.dtype) -> Any:
-    """A sequence-classification model: a reward model, or a critic's start. A causal model's directory gets a head at 0."""
-    if not isinstance(source, str):
-        source = source.name_or_path
+    """A sequence-classification model: a reward model, or a critic's start. A causal model's trunk gets a head at 0."""
+    model = _loaded_scorer(spec, source, frozen) if isinstance(source, str) else _scorer_on(source, spec, frozen)
+    model.eval()
+    return _adapted(model, spec, "SEQ_CLS") if spec.lora_rank else model.requires_grad_(True)
+
+
+def _scorer_on(source: Any, spec: HF, frozen: torch.dtype) -> Any:
+    """A live scorer as it is, or a copy of a live language model's trunk with a head at 0."""
+    if "SequenceClassification" in type(source).__name__:
+        return source.to(_dtype(spec, frozen))
+    config = copy.deepcopy(source.config)
+    config.num_labels = 1
+    model = AutoModelForSequenceClassification.from_config(config, dtype=_dtype(spec, frozen))
+    model.base_model.load_state_dict(source.base_model.state_dict())
+    nn.init.zeros_(score_head(model).weight)
+    return model
+
+
+def _loaded_scorer(spec: HF, source: str, frozen: torch.dtype) -> Any:
     config = _load(AutoConfig, source, trust_remote_code=spec.trust_remote_code)
     trained = any("SequenceClassification" in name for name in config.architectures or [])
     if not trained:
         config.num_labels = 1
     if spec.score_label >= config.num_labels:
-        raise ModelError(f"score_label is {spec.score_label}, but {source} has {config.num_labels} outputs, counted from 0")
+        raise ModelError(
+            f"score_label is {spec.score_label}, but {source} has {config.num_labels} outputs, counted from 0"
+        )
     options = {"attn_implementation": "sdpa" if spec.attention == "auto" else spec.attention}
     options |= {"trust_remote_code": spec.trust_remote_code}
     model = _load(AutoModelForSequenceClassification, source, config=config, dtype=_dtype(spec, frozen), **options)
     if not trained:
         nn.init.zeros_(score_head(model).weight)
-    model.eval()
-    return _adapted(model, spec, "SEQ_CLS") if spec.lora_rank else model.requires_grad_(True)
+    return model
 
 
 def reads_last_token(model: Any) -> bool:
@@ -147,12 +168,27 @@ def reads_last_token(model: Any) -> bool:
     return isinstance(getattr(bare(model), "score", None), nn.Module)
 
 
+def read_at(model: Any, tokens: Tensor, attend: Tensor) -> Tensor:
+    """Where transformers reads a row's score, (N,): the last token that is no padding. Where the end-of-sequence token
+    doubles as padding this is the token before it, and the saved model must be read at the same place."""
+    pad = bare(model).config.get_text_config().pad_token_id
+    real = attend if pad is None else attend & (tokens != pad)
+    return (real * torch.arange(tokens.shape[1], device=tokens.device)).argmax(1)
+
+
+def set_padding(model: Any, tokenizer: Any) -> None:
+    """Give a model that knows no padding token its tokenizer's."""
+    config = bare(model).config.get_text_config()
+    if config.pad_token_id is None:
+        config.pad_token_id = tokenizer.pad_token_id
+
+
 def score_head(model: Any) -> Any:
     """The linear head over hidden states. Raises ModelError for models that score in another way."""
     if not reads_last_token(model):
         raise ModelError(
-            f"{type(bare(model)).__name__} has no linear `score` head on its hidden states, so it cannot be trained as a "
-            "reward model or start a critic; a causal model's directory can"
+            f"{type(bare(model)).__name__} has no linear `score` head on its hidden states, so it cannot be trained as "
+            "a reward model or start a critic; a causal model's directory can"
         )
     return bare(model).score
 
@@ -221,8 +257,8 @@ def _check_head(model: Any) -> None:
         whole, apart = model(tokens).logits, head(model)(states(model, tokens))
     if whole.shape != apart.shape or not torch.allclose(whole.float(), apart.float(), rtol=1e-2, atol=1e-2):
         raise ModelError(
-            f"{type(model).__name__} does more between its trunk and its logits than a linear head, a scale or a soft cap; "
-            "such a model is not supported yet"
+            f"{type(model).__name__} does more between its trunk and its logits than a linear head, a scale or a soft "
+            "cap; such a model is not supported yet"
         )
 
 
@@ -252,8 +288,7 @@ def save(model: Any, tokenizer: Any, path: Path, dtype: torch.dtype) -> None:
         model.generation_config.eos_token_id = sorted(stop_ids(model, tokenizer))
         if tokenizer.pad_token_id is not None:
             model.generation_config.pad_token_id = tokenizer.pad_token_id
-    if model.config.pad_token_id is None:
-        model.config.pad_token_id = tokenizer.pad_token_id
+    set_padding(model, tokenizer)
     with _quietly():
         model.save_pretrained(path)
     tokenizer.save_pretrained(path)

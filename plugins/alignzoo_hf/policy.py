@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from alignzoo_hf import models
-from alignzoo_hf.chat import Encoder, read_template
-from alignzoo_hf.decode import Sampling, decode
-from alignzoo_hf.head import head_logprobs
-from alignzoo_hf.spec import HF
 from torch import Tensor
 
 from alignzoo import functional as fn
 from alignzoo.errors import ModelError
 from alignzoo.types import Batch, Forward, Group, Prompt, Text
+from alignzoo_hf import models
+from alignzoo_hf.chat import Encoder, read_template
+from alignzoo_hf.decode import Sampling, decode
+from alignzoo_hf.head import head_logprobs
+from alignzoo_hf.spec import HF
 
 
 class HFPolicy:
@@ -35,24 +35,31 @@ class HFPolicy:
         self.tokenizer = models.tokenizer(spec)
         frozen = torch.bfloat16 if self.bf16 else torch.float32
         writes = not needs or bool(needs & {"logprobs", "entropy", "old_logprobs"}) or "scores" not in needs
-        self.lm = models.causal_lm(spec, frozen).to(self.device) if writes else None
-        self.scorer = models.scorer(spec, str(spec.model), frozen).to(self.device) if "scores" in needs else None
+        self.scorer: Any = None
+        if "scores" in needs:
+            self.scorer = models.scorer(spec, spec.model, frozen).to(self.device)
+            models.set_padding(self.scorer, self.tokenizer)
         self.critic: Any = None
-        if "values" in needs:
-            self.critic = self._build_critic(frozen)
+        if "values" in needs and spec.critic == "separate":
+            self.critic = self._own_critic(frozen)  # before adapters are put into a live model that it copies
+        self.lm = models.causal_lm(spec, frozen).to(self.device) if writes else None
+        if "values" in needs and spec.critic == "shared":
+            self.critic = self._shared_critic()
         self._reference: Any = None
         if self.lm is not None and needs and not spec.lora_rank:  # who needs nothing only writes
-            self._reference = copy.deepcopy(self.lm).to(frozen).requires_grad_(False)
+            # In the trained weights' own precision: rounded to bf16, it would not answer as the policy does at first.
+            self._reference = copy.deepcopy(self.lm).requires_grad_(False)
         self._answering: Any = self.lm
         self.encoder = self._build_encoder()
 
     # --- building ------------------------------------------------------------------------------------------------
 
-    def _build_critic(self, frozen: torch.dtype) -> Any:
-        if self.spec.critic == "shared":
-            if self.lm is None:
-                raise ModelError("a shared critic needs a policy that writes")
-            return models.value_head(self.lm.config).to(self.device)
+    def _shared_critic(self) -> Any:
+        if self.lm is None:
+            raise ModelError("a shared critic needs a policy that writes")
+        return models.value_head(self.lm.config).to(self.device)
+
+    def _own_critic(self, frozen: torch.dtype) -> Any:
         critic = models.scorer(self.spec, self.spec.critic_model or self.spec.model, frozen)
         torch.nn.init.zeros_(models.score_head(critic).weight)  # the value starts at 0, whatever the trunk scored
         return critic.to(self.device)
@@ -62,8 +69,18 @@ class HFPolicy:
         stop_ids = models.stop_ids(model, self.tokenizer)
         context = models.context(model)
         if self.spec.max_length > context:
-            raise ModelError(f"policy.max_length is {self.spec.max_length}, but the model's context is {context} tokens")
+            raise ModelError(
+                f"policy.max_length is {self.spec.max_length}, but the model's context is {context} tokens"
+            )
+        max_length = self.spec.max_length or context
+        if self.spec.max_new_tokens >= max_length:
+            raise ModelError(
+                f"policy.max_new_tokens is {self.spec.max_new_tokens}, which leaves no room for a prompt in "
+                f"{max_length} tokens: lower it" + (" or raise policy.max_length" if self.spec.max_length else "")
+            )
         eos = self.tokenizer.eos_token_id
+        if eos is None and self.lm is None:
+            eos = self.tokenizer.sep_token_id  # encoders' tokenizers end a text with a separator
         if not stop_ids and self.lm is not None:
             raise ModelError("neither generation_config.json nor the tokenizer names an end-of-sequence token")
         return Encoder(
@@ -71,7 +88,7 @@ class HFPolicy:
             stop_ids=stop_ids,
             eos_id=min(stop_ids, default=None) if eos is None else eos,
             template=read_template(self.spec.chat_template),
-            max_length=self.spec.max_length or context,
+            max_length=max_length,
             max_new_tokens=self.spec.max_new_tokens,
         )
 
@@ -154,7 +171,8 @@ class HFPolicy:
             scores: Tensor = self.scorer(batch.tokens, attention_mask=batch.attend.long()).logits[:, label]
             return scores.float()
         states = models.states(self.scorer, batch.tokens)
-        rows, last = torch.arange(len(batch), device=states.device), batch.attend.sum(1) - 1
+        rows = torch.arange(len(batch), device=states.device)
+        last = models.read_at(self.scorer, batch.tokens, batch.attend)
         return models.score_head(self.scorer)(states[rows, last])[:, label].float()
 
     @contextlib.contextmanager
@@ -168,11 +186,11 @@ class HFPolicy:
             with self.lm.disable_adapter():
                 yield
             return
-        self._answering = self._reference
+        former, self._answering = self._answering, self._reference
         try:
             yield
         finally:
-            self._answering = self.lm
+            self._answering = former
 
     # --- training ------------------------------------------------------------------------------------------------
 

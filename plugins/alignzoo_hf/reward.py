@@ -8,15 +8,15 @@ from functools import cached_property
 from typing import Annotated, Literal
 
 from annotated_types import Ge
-from alignzoo_hf.spec import HF
 
 from alignzoo import Group, Policy, Score
 from alignzoo.collate import answer, collate
+from alignzoo_hf.spec import HF
 
 
 @dataclass(frozen=True)
 class ModelReward:
-    """The output of a sequence-classification model on prompt and completion, tokenised by the model's own tokenizer."""
+    """The output of a sequence-classification model on prompt and completion, in the tokens of its own tokenizer."""
 
     model: str
     """Directory or hub id."""
@@ -56,6 +56,7 @@ class ModelReward:
         given = group.completions[i]
         encoded = self.scorer.encode(group.prompt, [given.text])
         completion = encoded.completions[0]
-        if not given.finished and len(completion.tokens) > 1:
-            completion = replace(completion, tokens=completion.tokens[:-1])
-        return replace(encoded, completions=(completion,), scores=(Score(0.0),))
+        cut = not given.finished and completion.finished  # and so was ended by the encoding
+        tokens = encoded.prompt_tokens + (completion.tokens[:-1] if cut else completion.tokens)
+        whole = replace(completion, tokens=tokens)  # prompt and all: an empty answer is a row as well
+        return replace(encoded, prompt_tokens=(), completions=(whole,), scores=(Score(0.0),))

@@ -17,7 +17,7 @@ KINDS = ("prompts", "demonstrations", "comparisons")
 SPLITS = ("train", "heldout")
 N_HELDOUT = 400
 """The most held-out prompts, demonstrations or comparisons there are."""
-QUALITY: Mapping[str, tuple[float, float]] = {"shop": (0.4, 0.95), "sort": (0.35, 0.65), "safe": (0.5, 0.95)}
+QUALITY: Mapping[str, tuple[float, float]] = {"shop": (0.4, 0.95), "sort": (0.4, 0.7), "safe": (0.5, 0.95)}
 """Of which quality, from and to, the writers of demonstrations are: better than the corpus's, and not yet good."""
 
 

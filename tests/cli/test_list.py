@@ -57,6 +57,19 @@ def test_a_conflict_is_shown_with_its_cure(alignzoo, tmp_path: Path) -> None:
     assert "Write 'mine.py/ppo', or uninstall one of them." in said.out
 
 
+def test_a_plugin_that_cannot_be_read_is_shown_with_its_cure(alignzoo, tmp_path: Path, monkeypatch) -> None:
+    info = tmp_path / "broken_zoo-1.2.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-zoo\nVersion: 1.2\n")
+    (info / "entry_points.txt").write_text("[alignzoo]\nbroken = broken_zoo\n")
+    (tmp_path / "broken_zoo.py").write_text("import alignzoo\ndef (\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    said = alignzoo("list")
+    assert "  ppo " in said.out
+    assert "failed: plugin 'broken' (broken-zoo 1.2): SyntaxError" in said.out
+    assert "pip uninstall broken-zoo" in said.out
+
+
 def test_it_imports_no_torch_and_answers_at_once() -> None:
     code = (
         "import sys; sys.argv[1:] = ['list']\n"

@@ -48,6 +48,15 @@ def test_a_finished_run_resumed_is_left_as_it_is(alignzoo, recipe: Path, tmp_pat
     assert (out / "metrics.jsonl").read_bytes() == former
 
 
+def test_a_run_killed_after_its_last_evaluation_writes_that_once(alignzoo, recipe: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    alignzoo("run", recipe, "--out", out, "--quiet")
+    former = {name: (out / name).read_bytes() for name in ("samples.jsonl", "evaluations.jsonl", "result.json")}
+    (out / "result.json").unlink()  # the last thing that a stage writes
+    assert alignzoo("run", recipe, "--out", out, "--resume", "--quiet").code == 0
+    assert {name: (out / name).read_bytes() for name in former} == former
+
+
 def test_tensorboard_gets_its_events(alignzoo, recipe: Path, tmp_path: Path) -> None:
     said = alignzoo("run", recipe, "--out", tmp_path / "out", "--quiet", "--tracker", "tensorboard")
     assert said.code == 0, said.err

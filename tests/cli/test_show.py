@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 from annotated_types import Ge
@@ -73,6 +74,17 @@ def test_a_recipe_with_its_stages(alignzoo) -> None:
     assert said.count("[[stage]]") == 3
     about = json.loads(alignzoo("show", "rlhf", "--json").out)
     assert [stage["optimizer"]["name"] for stage in about["stages"]] == ["sft", "reward-model", "ppo"]
+
+
+def test_of_two_owners_one_must_be_said(alignzoo, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import alignzoo\nfrom alignzoo_grpo import GRPO\n\n"
+        "@alignzoo.hookimpl\ndef alignzoo_register(zoo):\n    zoo.optimizer('ppo', GRPO)\n"
+    )
+    said = alignzoo("show", "optimizer:ppo", "--plugin", file)
+    assert said.code == 1 and "Write 'ppo/ppo' or 'mine.py/ppo'" in said.err
+    assert "clip(ρ, 1-ε, 1+ε')" in alignzoo("show", "optimizer:mine.py/ppo", "--plugin", file).out
 
 
 def test_a_misspelt_name(alignzoo) -> None:

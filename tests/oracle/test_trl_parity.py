@@ -26,7 +26,8 @@ transformers = pytest.importorskip("transformers")
 datasets = pytest.importorskip("datasets")
 trl = pytest.importorskip("trl", reason="TRL is the oracle of these tests")
 
-WORDS = "a the cat dog bird sat ran flew on under over mat tree house and then it was very happy sad big small".split()
+WORDS = ["a", "the", "cat", "dog", "bird", "mat", "tree", "house", "it", "sat", "ran", "flew", "was", "on", "under"]
+WORDS += ["over", "and", "then", "very", "happy", "sad", "big", "small"]
 N = 4
 """Completions per prompt in the GRPO batch."""
 
@@ -126,13 +127,15 @@ def _gradient(model: Any) -> dict[str, Tensor]:
 
 
 def agree(found: Answer, expected: Answer, tolerance: float) -> None:
+    """Within the tolerance; for a gradient whose entries are beyond 1, in proportion to the largest."""
     assert found.gradient.keys() == expected.gradient.keys()
     largest = max(float(g.abs().max()) for g in expected.gradient.values())
     assert largest > 1e-3, "a gradient to speak of"
     away = max(float((found.gradient[n] - expected.gradient[n]).abs().max()) for n in expected.gradient)
-    print(f"loss {expected.loss:.4f} differs by {abs(found.loss - expected.loss):.0e}, gradient by {away:.0e} of {largest:.2f}")
+    off = abs(found.loss - expected.loss)
+    print(f"loss {expected.loss:.4f} differs by {off:.0e}, gradient by {away:.0e} of {largest:.2f}")
     assert found.loss == pytest.approx(expected.loss, abs=tolerance)
-    assert away <= tolerance
+    assert away <= tolerance * max(1.0, largest)
 
 
 def move(model: Any, seed: int, scale: float = 0.02) -> None:
@@ -160,7 +163,7 @@ PAIRS = {
 
 @pytest.mark.parametrize("beta", [0.1, 0.5])
 def test_dpo(writer: str, tokenizer: Any, tmp_path: Path, beta: float) -> None:
-    policy: Any = HF(model=writer, tokenizer=tokenizer, device="cpu").load(DPO.needs)
+    policy: Any = HF(model=writer, tokenizer=tokenizer, device="cpu", max_new_tokens=8).load(DPO.needs)
     move(policy.lm, seed=1)
     reference = transformers.AutoModelForCausalLM.from_pretrained(writer)
     trainer = trl.DPOTrainer(
@@ -311,7 +314,7 @@ def test_grpo_through_the_model(
     """TRL pads prompts on the left and we do not, so the model itself rounds differently: 1e-5 for its weights."""
     rollout = rollouts(loss_type, scale, unbiased)
     optimizer = _grpo(loss_type, scale, unbiased)
-    policy: Any = HF(model=writer, tokenizer=tokenizer, device="cpu").load(GRPO.needs)
+    policy: Any = HF(model=writer, tokenizer=tokenizer, device="cpu", max_new_tokens=8).load(GRPO.needs)
     move(policy.lm, seed=2)
     batch = optimizer.prepare(only(fill(collate(rollout.groups), policy, GRPO.needs), GRPO.needs))
     move(policy.lm, seed=3)  # now ratios are spread around 1, and some are clipped
@@ -335,7 +338,7 @@ def _grpo(loss_type: str, scale: Any, unbiased: bool) -> GRPO:
 @pytest.mark.parametrize("centring", [0.0, 0.01])
 @pytest.mark.parametrize("margin", [False, True])
 def test_reward_model(scorer: str, tokenizer: Any, tmp_path: Path, margin: bool, centring: float) -> None:
-    policy: Any = HF(model=scorer, tokenizer=tokenizer, device="cpu").load(RewardModel.needs)
+    policy: Any = HF(model=scorer, tokenizer=tokenizer, device="cpu", max_new_tokens=8).load(RewardModel.needs)
     rows = {side: [p + c for p, c in zip(PAIRS["prompt"], PAIRS[side], strict=True)] for side in ("chosen", "rejected")}
     columns = {**rows, "margin": [0.5, 0.0, 1.25, 2.0]} if margin else rows
     trainer = trl.RewardTrainer(
@@ -347,9 +350,8 @@ def test_reward_model(scorer: str, tokenizer: Any, tmp_path: Path, margin: bool,
         processing_class=tokenizer,
     )
     seen = list(trainer.train_dataset)
-    groups = [
-        pair(row["chosen_ids"][:2], row["chosen_ids"][2:], row["rejected_ids"][2:], row.get("margin", 0.0)) for row in seen
-    ]
+    sides = [(row["chosen_ids"], row["rejected_ids"], row.get("margin", 0.0)) for row in seen]
+    groups = [pair(chosen[:2], chosen[2:], rejected[2:], required) for chosen, rejected, required in sides]
     optimizer = RewardModel(margin="margin" if margin else "", centring=centring)
     batch = optimizer.prepare(collate(groups))
     expected = theirs(trainer, dict(trainer.data_collator(seen)))
@@ -360,7 +362,7 @@ def test_reward_model(scorer: str, tokenizer: Any, tmp_path: Path, margin: bool,
 
 
 def test_sft(writer: str, tokenizer: Any, tmp_path: Path) -> None:
-    policy: Any = HF(model=writer, tokenizer=tokenizer, device="cpu").load(SFT.needs)
+    policy: Any = HF(model=writer, tokenizer=tokenizer, device="cpu", max_new_tokens=8).load(SFT.needs)
     rows = {"prompt": PAIRS["prompt"], "completion": PAIRS["chosen"]}
     trainer = trl.SFTTrainer(
         model=copy.deepcopy(policy.lm),

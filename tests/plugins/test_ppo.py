@@ -69,7 +69,8 @@ def test_dense_rewards_are_added_where_they_are() -> None:
 
 def test_advantages_are_whitened_over_the_step() -> None:
     # one-token completions, V = 0: A = (3, 1, 2): mean 2, variance (1 + 1 + 0) / 2 = 1
-    batch = replace(PLAIN, whiten_advantages=True).prepare(filled([1] * 3, [3.0, 1.0, 2.0], *[[-1.0] * 3] * 2, [0.0] * 3))
+    optimizer = replace(PLAIN, whiten_advantages=True)
+    batch = optimizer.prepare(filled([1] * 3, [3.0, 1.0, 2.0], [-1.0] * 3, [-1.0] * 3, [0.0] * 3))
     assert batch.advantages[:, 1].tolist() == pytest.approx([1.0, -1.0, 0.0], abs=1e-4)
     assert batch.returns[:, 1].tolist() == [3.0, 1.0, 2.0]
 
@@ -77,7 +78,7 @@ def test_advantages_are_whitened_over_the_step() -> None:
 def test_rewards_are_whitened_without_shifting_their_mean() -> None:
     # rewards (3, 1, 2) have sd 1 and stay; (6, 2, 4) have mean 4 and sd 2: (6-4)/2 + 4 = 5, 3, 4
     optimizer = replace(PLAIN, whiten_rewards=True)
-    batch = optimizer.prepare(filled([1] * 3, [6.0, 2.0, 4.0], *[[-1.0] * 3] * 2, [0.0] * 3))
+    batch = optimizer.prepare(filled([1] * 3, [6.0, 2.0, 4.0], [-1.0] * 3, [-1.0] * 3, [0.0] * 3))
     assert batch.advantages[:, 1].tolist() == pytest.approx([5.0, 3.0, 4.0], rel=1e-4)
 
 

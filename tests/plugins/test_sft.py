@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -35,5 +33,5 @@ def test_of_equals_the_first_is_taken() -> None:
 
 
 def test_the_prompt_is_not_learned() -> None:
-    batch = SFT().prepare(replace(toy_batch([2], group=[0], rewards=[1.0])))
+    batch = SFT().prepare(toy_batch([2], group=[0], rewards=[1.0]))
     assert batch.weights[0, 0] == 0

@@ -25,7 +25,7 @@ from alignzoo import processes, report, runner
 from alignzoo.checkpoint import write_json
 from alignzoo.collate import WeightedReward
 from alignzoo.errors import RunError, did_you_mean
-from alignzoo.evaluate import Figures, Heldout
+from alignzoo.evaluate import Figures, Gold, Heldout
 from alignzoo.interfaces import Policy, RewardSource
 from alignzoo.journal import Journal
 from alignzoo.prompts import Data, from_rows, split, train_and_heldout
@@ -154,7 +154,7 @@ def _stage(stage: Stage, folder: Path, watch: _Watch, resume: bool) -> tuple[Sta
     live = Run(
         name=stage.name,
         prompts=train,
-        heldout=Heldout(stage.evaluate, prompts, heldout, _judges(stage), stage.task.gold if _own(stage) else None),
+        heldout=Heldout(stage.evaluate, prompts, heldout, _judges(stage), _gold(stage)),
         policy=policy,
         sampler=stage.sampler,
         rewards=stage.rewards,
@@ -195,6 +195,10 @@ class RunInfo:
 def _own(stage: Stage) -> bool:
     """Whether the stage is about its task's own data, so that the task's gold and reward speak of it."""
     return stage.task is not None and stage.data is None
+
+
+def _gold(stage: Stage) -> Gold | None:
+    return stage.task.gold if stage.task is not None and stage.data is None else None
 
 
 def _data(stage: Stage) -> tuple[list[Prompt], list[Prompt], list[Prompt]]:

@@ -98,7 +98,7 @@ def _with_fields(optimizer: Optimizer, fields: Mapping[str, Any]) -> Optimizer:
     as_before = {
         name: tuple(value) if isinstance(getattr(optimizer, name), tuple) else value for name, value in fields.items()
     }
-    restored: Optimizer = dataclasses.replace(optimizer, **as_before)  # type: ignore[type-var]
+    restored: Optimizer = dataclasses.replace(optimizer, **as_before)
     return restored
 
 

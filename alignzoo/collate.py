@@ -178,9 +178,7 @@ def trim(batch: Batch) -> Batch:
     return replace(batch, **columns, parts=cut_all(batch.parts), extra=cut_all(batch.extra))
 
 
-def answer(
-    policy: Policy, batch: Batch, columns: frozenset[str], *, micro_batch: int = 0
-) -> dict[str, Tensor]:
+def answer(policy: Policy, batch: Batch, columns: frozenset[str], *, micro_batch: int = 0) -> dict[str, Tensor]:
     """`Policy.forward` without gradient, in micro-batches: each column asked for, whole."""
     asked = columns & set(ANSWERED)
     pieces: dict[str, list[Tensor]] = {name: [] for name in asked}
@@ -224,5 +222,3 @@ def only(batch: Batch, needs: frozenset[str]) -> Batch:
     """The batch as an optimizer may see it: columns that it does not name in `needs` are None."""
     hidden: dict[str, Any] = dict.fromkeys({"old_logprobs", "ref_logprobs", "old_values"} - needs)
     return replace(batch, **hidden)
-
-

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from alignzoo.registrar import Registrar
-
 if TYPE_CHECKING:
+    from alignzoo.registry.registrar import Registrar
     from alignzoo.types import StepReport
 
 hookspec = pluggy.HookspecMarker("alignzoo")

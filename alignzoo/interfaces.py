@@ -15,9 +15,7 @@ from alignzoo.types import Batch, Completion, Forward, Group, Prompt, Score, Ste
 ParameterGroup: TypeAlias = dict[str, Any]
 """As `torch.optim` takes it: {"params": [...], "lr_scale": float}; `lr_scale` multiplies the schedule's rate."""
 
-COLUMNS = frozenset(
-    {"logprobs", "entropy", "values", "scores", "old_logprobs", "ref_logprobs", "old_values"}
-)
+COLUMNS = frozenset({"logprobs", "entropy", "values", "scores", "old_logprobs", "ref_logprobs", "old_values"})
 """Everything an optimizer can need. The first four are answered by `Policy.forward` with gradient; the last three
 are filled into the batch before `prepare`."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -80,7 +80,7 @@ def same_columns(batch: Batch, share: Batch) -> Batch:
     if count() == 1:
         return share
     names = [n for n in ("old_logprobs", "ref_logprobs", "old_values") if getattr(share, n) is not None]
-    columns = {}
+    columns: dict[str, Any] = {}
     for name in names:
         rows = gather([row.cpu() for row in getattr(share, name)])
         columns[name] = torch.stack(rows).to(batch.tokens.device) if rows else getattr(share, name)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-import resource
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,11 +13,12 @@ from alignzoo import checkpoint, processes
 from alignzoo import functional as fn
 from alignzoo.collate import WeightedReward, collate, fill, only, score, trim
 from alignzoo.errors import RunError
-from alignzoo.evaluate import Figures, Heldout, best_of, kl_figures, objective, reduced, scoring, writing
+from alignzoo.evaluate import Figures, Heldout, best_of, objective, reduced, scoring, writing
 from alignzoo.interfaces import HasNext, Optimizer, Policy, Sampler
 from alignzoo.journal import Journal, samples
 from alignzoo.schedule import Schedule
-from alignzoo.types import Batch, Forward, Group, Prompt, StepReport
+from alignzoo.types import Batch, Group, Prompt, StepReport
+from alignzoo.vocabulary import Clock, Means, memory, shared
 
 Progress = Callable[[str, int, int, Mapping[str, float]], None]
 """Told of everything that takes time: what is done, how much of it, of how much, and the latest figures."""
@@ -79,7 +77,8 @@ class Interrupted(Exception):
 
 def run(stage: Run, *, resume: bool = False) -> Outcome:
     """Train a policy: evaluate, take every step, evaluate. A resumed run goes on bit for bit."""
-    adamw = torch.optim.AdamW(stage.policy.parameters(), betas=stage.schedule.betas, weight_decay=stage.schedule.weight_decay)
+    schedule = stage.schedule
+    adamw = torch.optim.AdamW(stage.policy.parameters(), betas=schedule.betas, weight_decay=schedule.weight_decay)
     optimizer, start = _started(stage, adamw, resume)
     before, baseline = _before(stage, start)
     reference = _precomputed(stage)
@@ -121,7 +120,8 @@ def _step(
             rng = torch.Generator().manual_seed(fn.derive(stage.seed, step, "shuffle", epoch))
             for minibatch in prepared.split(stage.schedule.minibatch, rng=rng):
                 figures.add(update(stage.policy, optimizer, minibatch, adamw, lr, stage.schedule))
-    metrics = _shared(groups, batch, prepared, optimizer, lr) | figures.means() | clock.seconds() | _memory(stage.policy)
+    metrics = shared(groups, batch, prepared, optimizer.epochs) | figures.means()
+    metrics |= {"lr": lr} | clock.seconds() | memory(stage.policy)
     if not math.isfinite(metrics.get("loss", 0.0)) or not math.isfinite(metrics.get("grad_norm", 0.0)):
         raise RunError(
             f"{stage.name}: the loss or its gradient is not finite in step {step + 1} (loss {metrics.get('loss')}, "
@@ -148,7 +148,8 @@ def update(
         terms = optimizer.loss(micro, seen)
         loss = fn.weigh(terms.loss, micro.weights, micro.mask) / n
         loss.backward()  # type: ignore[no-untyped-call]
-        parts = {"loss": float(loss.detach()), **{name: reduced(column, micro) / n for name, column in terms.metrics.items()}}
+        parts = {name: reduced(column, micro) / n for name, column in terms.metrics.items()}
+        parts["loss"] = float(loss.detach())
         if out.entropy is not None:
             parts["entropy"] = float(out.entropy.detach().sum()) / float(minibatch.mask.sum())
         figures = {name: figures.get(name, 0.0) + value for name, value in parts.items()}
@@ -264,34 +265,6 @@ def _rows(stage: Run) -> int:
     return min(stage.schedule.micro_batch or FILL_ROWS, FILL_ROWS)
 
 
-def _shared(groups: Sequence[Group], batch: Batch, prepared: Batch, optimizer: Optimizer, lr: float) -> Figures:
-    """The vocabulary that every method shares, computed here and nowhere else."""
-    completions = [completion for group in groups for completion in group.completions]
-    figures = {"lr": lr, "completions": float(len(completions)), "rows": float(len(prepared))}
-    if len(batch):
-        rewards = batch.rewards.double()
-        figures |= {"reward/mean": float(rewards.mean()), "reward/std": float(rewards.std(correction=0))}
-        figures |= {f"reward/{name}": float(values.mean()) for name, values in batch.parts.items()}
-    abstained = len(completions) - len(batch)
-    if abstained:
-        figures["reward/abstained"] = float(abstained)
-    if len(batch) and batch.old_logprobs is not None and batch.ref_logprobs is not None:
-        figures |= kl_figures(batch.old_logprobs - batch.ref_logprobs, batch)
-    if completions:
-        figures["length"] = sum(len(c.tokens) for c in completions) / len(completions)
-        figures["finished"] = sum(c.finished for c in completions) / len(completions)
-    figures["tokens/generated"] = float(sum(len(c.tokens) for c in completions if c.logprobs is not None))
-    figures["tokens/trained"] = float(prepared.attend.sum()) * optimizer.epochs
-    return figures
-
-
-def _memory(policy: Policy) -> Figures:
-    """Peak memory in bytes: of the GPU, or of this process."""
-    if policy.device.type == "cuda":
-        return {"memory": float(torch.cuda.max_memory_allocated(policy.device))}
-    return {"memory": float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)}
-
-
 def _record(stage: Run, report: StepReport) -> None:
     timed = {name: value for name, value in report.metrics.items() if name.startswith("seconds/") or name == "memory"}
     steady = {name: value for name, value in report.metrics.items() if name not in timed}
@@ -321,34 +294,3 @@ def _save(stage: Run, step: int, adamw: torch.optim.Optimizer, optimizer: Optimi
         checkpoint.save(stage.checkpoints, step, stage.policy, adamw, optimizer, keep=stage.schedule.keep)
     if interrupted:
         raise Interrupted(f"{stage.name}: stopped after step {step} of {stage.steps}")
-
-
-class Clock:
-    """Seconds by phase."""
-
-    def __init__(self) -> None:
-        self.spent: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, phase: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.spent[phase] = self.spent.get(phase, 0.0) + time.perf_counter() - start
-
-    def seconds(self) -> Figures:
-        return {f"seconds/{phase}": value for phase, value in self.spent.items()}
-
-
-class Means:
-    """Running means of the updates' figures."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, float] = {}
-        self.n = 0
-
-    def add(self, figures: Figures) -> None:
-        self.sums = {name: self.sums.get(name, 0.0) + value for name, value in figures.items()}
-        self.n += 1
-
-    def means(self) -> Figures:
-        return {name: value / self.n for name, value in self.sums.items()}

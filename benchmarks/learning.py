@@ -58,7 +58,8 @@ def markdown(facts: dict[str, str], rows: list[dict[str, object]]) -> str:
     scorers = [row for row in rows if row["scorer"]]
     if scorers:
         lines += ["", "The reward models trained on the way:", ""]
-        lines += ["| recipe | seed | agrees with labels | agrees with gold | labels' own ceiling |", "|---|---|---|---|---|"]
+        lines += ["| recipe | seed | agrees with labels | agrees with gold | labels' own ceiling |"]
+        lines += ["|---|---|---|---|---|"]
         for row in scorers:
             scorer = row["scorer"]
             assert isinstance(scorer, dict)

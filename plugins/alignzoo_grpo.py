@@ -40,9 +40,7 @@ class GRPO:
 
     def prepare(self, batch: Batch) -> Batch:
         weigh = fn.sequence_mean if self.reduction == "sequence" else fn.token_mean
-        return replace(
-            batch, advantages=fn.group_advantages(batch, scale=self.scale), weights=weigh(batch.mask)
-        )
+        return replace(batch, advantages=fn.group_advantages(batch, scale=self.scale), weights=weigh(batch.mask))
 
     def loss(self, batch: Batch, out: Forward) -> Terms:
         ratio = fn.log_ratio(out.logprobs, batch.old_logprobs, batch.mask).exp()

@@ -12,11 +12,12 @@ ROOT = Path(__file__).parents[1]
 CORE, PLUGINS = ROOT / "alignzoo", ROOT / "plugins"
 
 FLOORS = [
-    {"types", "errors", "hookspecs", "toml_text"},
+    {"types", "errors", "hookspecs"},
     {"functional", "interfaces", "schedule", "processes"},
     {"collate", "prompts", "journal", "checkpoint"},
-    {"evaluate", "registry", "testing", "curves"},
-    {"runner", "recipe", "report"},
+    {"evaluate", "registry", "testing", "report"},
+    {"vocabulary", "recipe"},
+    {"runner"},
     {"api"},
     {"cli"},
 ]

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from alignzoo.errors import DataError
-from alignzoo.formats import FORMATS, accepted
 from alignzoo.prompts import Data, from_rows
+from alignzoo.prompts.formats import FORMATS, accepted
 from alignzoo.types import Prompt
 
 

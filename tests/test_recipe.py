@@ -18,9 +18,9 @@ from alignzoo.collate import WeightedReward
 from alignzoo.errors import AlignzooError, PluginError, RecipeError
 from alignzoo.prompts import Data
 from alignzoo.recipe import load
+from alignzoo.recipe.toml_lines import key_lines
 from alignzoo.registry import Registry
 from alignzoo.schedule import Evaluation, Schedule
-from alignzoo.toml_lines import key_lines
 
 # --- parts to put into recipes --------------------------------------------------------------------------------
 

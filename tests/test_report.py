@@ -11,7 +11,7 @@ from rich.console import Console
 
 from alignzoo import report
 from alignzoo.api import Result, StageResult
-from alignzoo.toml_text import toml_text
+from alignzoo.report.toml_text import toml_text
 
 WRITER_BEFORE = {
     "reward": 0.5,

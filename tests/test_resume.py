@@ -22,8 +22,9 @@ SETTINGS = {
 }
 
 
-def train(name: str, out: Path, resume: bool) -> None:
-    alignzoo.run(name, out=out, resume=resume, schedule={"samples_every": 2}, **SHORT, **SETTINGS[name])
+def train(name: str, out: Path, resume: bool, **schedule: float) -> None:
+    every = {"schedule": {"samples_every": 2, **schedule}}
+    alignzoo.run(name, out=out, resume=resume, **every, **SHORT, **SETTINGS[name])
 
 
 def attempt(name: str, out: Path, seconds: float | None) -> bool:
@@ -59,12 +60,11 @@ def test_a_killed_run_resumes_bit_for_bit(name: str, tmp_path: Path) -> None:
 def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:
     train("sft", tmp_path / "run", resume=False)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*.jsonl")}
-    result = alignzoo.run("sft", out=tmp_path / "run", resume=True, schedule={"samples_every": 2}, **SHORT, **SETTINGS["sft"])
-    assert result.policy is None
+    train("sft", tmp_path / "run", resume=True)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*.jsonl")} == before
 
 
 def test_another_recipe_is_refused(tmp_path: Path) -> None:
     train("sft", tmp_path / "run", resume=False)
     with pytest.raises(alignzoo.RunError, match=r"schedule.lr: was 0.001, now 0.5"):
-        alignzoo.run("sft", out=tmp_path / "run", resume=True, **SHORT, schedule={"samples_every": 2, "prompts": 8, "lr": 0.5})
+        train("sft", tmp_path / "run", resume=True, lr=0.5)

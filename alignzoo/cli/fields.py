@@ -11,7 +11,7 @@ import typing
 from dataclasses import MISSING, dataclass
 from typing import Any
 
-from alignzoo.parts import describe, plain
+from alignzoo.recipe.parts import describe, plain
 
 
 @dataclass(frozen=True)

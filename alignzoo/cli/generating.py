@@ -72,8 +72,8 @@ def generate(
 def load(zoo: Registry, model: str, settings: dict[str, Any]) -> Policy:
     """The `hf` policy of a model's directory, for writing only."""
     _check_place(model)
-    from alignzoo.parts import build
-    from alignzoo.tables import tree
+    from alignzoo.recipe.parts import build
+    from alignzoo.recipe.tables import tree
 
     given = {"model": model, **{key: value for key, value in settings.items() if value is not None}}
     options = tree(given, lambda path: f"--{path[-1]}".replace("_", "-") if path else "alignzoo generate")

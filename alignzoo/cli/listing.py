@@ -13,7 +13,7 @@ import typer
 from alignzoo.cli.common import AsJson, Plugins, console, registry, told
 
 if TYPE_CHECKING:
-    from alignzoo.registrar import Registration
+    from alignzoo.registry.registrar import Registration
 
 
 @told

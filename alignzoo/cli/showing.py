@@ -11,11 +11,11 @@ import typer
 
 from alignzoo.cli.common import AsJson, Debug, Plugins, console, registry, told
 from alignzoo.errors import PluginError
-from alignzoo.registrar import KINDS
+from alignzoo.registry.registrar import KINDS
 
 if TYPE_CHECKING:
-    from alignzoo.registrar import Registration
     from alignzoo.registry import Registry
+    from alignzoo.registry.registrar import Registration
 
 
 @told
@@ -120,7 +120,7 @@ def _print_part(about: dict[str, Any]) -> None:
 def _print_recipe(about: dict[str, Any]) -> None:
     from rich.text import Text
 
-    from alignzoo.toml_text import toml_text
+    from alignzoo.report.toml_text import toml_text
 
     out = console()
     out.print(Text(_title(about), style="bold"))

@@ -27,9 +27,7 @@ __all__ = [
 ]
 
 
-def check_optimizer(
-    optimizer: Optimizer, *, only: Collection[str] | None = None, columns: Sequence[str] = ()
-) -> None:
+def check_optimizer(optimizer: Optimizer, *, only: Collection[str] | None = None, columns: Sequence[str] = ()) -> None:
     """Hold an optimizer to every check, or to those named in `only`. Raises ConformanceError at the first it fails.
 
     `columns` names columns of the data that it reads from `Batch.extra`; they are made up.

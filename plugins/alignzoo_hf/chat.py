@@ -108,7 +108,8 @@ class Encoder:
                 "told apart: give another one with policy.chat_template"
             )
         opening, answer = before[len(closed) :], whole[len(closed) :]
-        return answer[len(commonprefix([opening, answer])) :]  # the prompt has opened the turn, in its own way
+        shared = commonprefix([opening, answer])  # noqa: RUF071 - characters are what is compared
+        return answer[len(shared) :]  # the prompt has opened the turn already, in its own way
 
     def _render(self, messages: tuple[Message, ...], *, open_turn: bool) -> str:
         if self.template is None and not self.tokenizer.chat_template:

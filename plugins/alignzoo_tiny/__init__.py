@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import alignzoo
 
 if TYPE_CHECKING:
-    from alignzoo.registrar import Registrar
+    from alignzoo.registry.registrar import Registrar
 
 
 @alignzoo.hookimpl

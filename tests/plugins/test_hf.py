@@ -14,16 +14,16 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from alignzoo_hf import chat, decode, head, models
-from alignzoo_hf.decode import Sampling
-from alignzoo_hf.policy import HFPolicy
-from alignzoo_hf.spec import HF
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from alignzoo import Batch, Group, ModelError, Prompt, Score
 from alignzoo import functional as fn
 from alignzoo.collate import collate
+from alignzoo_hf import chat, decode, head, models
+from alignzoo_hf.decode import Sampling
+from alignzoo_hf.policy import HFPolicy
+from alignzoo_hf.spec import HF
 
 WRITES = frozenset({"logprobs", "old_logprobs", "ref_logprobs"})
 PAIRS = [
@@ -689,7 +689,7 @@ def test_templates_by_name_and_from_a_file(load: Any, tmp_path: Path) -> None:
 
 
 def test_templates_that_cannot_be_used(load: Any, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="has no chat template: set policy.chat_template to 'chatml', 'dialogue'"):
+    with pytest.raises(ModelError, match=r"has no chat template: set policy\.chat_template to 'chatml', 'dialogue'"):
         load().encode(Prompt(TALK), ["Yes."])
     with pytest.raises(ModelError, match="'dialog' is neither one of chatml, dialogue nor a readable file"):
         load(chat_template="dialog")
@@ -798,7 +798,7 @@ def test_a_scorer_is_no_writer_and_has_so_many_outputs(load: Any, tmp_path: Path
     load(frozenset({"scores"})).save(tmp_path)
     with pytest.raises(ModelError, match="holds a LlamaForSequenceClassification, which scores and does not write"):
         load(model=str(tmp_path))
-    with pytest.raises(ModelError, match="score_label is 1, but .* has 1 outputs"):
+    with pytest.raises(ModelError, match=r"score_label is 1, but .* has 1 outputs"):
         load(frozenset({"scores"}), model=str(tmp_path), score_label=1)
 
 

@@ -17,9 +17,7 @@ from alignzoo_ppo import PPO
 PLAIN = PPO(kl=0.0, whiten_advantages=False)
 
 
-def filled(
-    lengths: list[int], rewards: list[float], old: list[float], ref: list[float], values: list[float]
-) -> Batch:
+def filled(lengths: list[int], rewards: list[float], old: list[float], ref: list[float], values: list[float]) -> Batch:
     batch = toy_batch(lengths, group=list(range(len(lengths))), rewards=rewards)
     columns: Any = {"old_logprobs": old, "ref_logprobs": ref, "old_values": values}
     columns = {name: fn.scatter(torch.tensor(column), batch.mask) for name, column in columns.items()}

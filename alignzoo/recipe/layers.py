@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 from alignzoo.errors import RecipeError, did_you_mean
-from alignzoo.overrides import TO_ALL, TO_LAST, Changes, Overrides, normal, route
-from alignzoo.parts import show
-from alignzoo.registrar import NAME
-from alignzoo.tables import STAGE_REFERENCE, Node, merge
+from alignzoo.recipe.overrides import TO_ALL, TO_LAST, Changes, Overrides, normal, route
+from alignzoo.recipe.parts import show
+from alignzoo.recipe.tables import STAGE_REFERENCE, Node, merge
+from alignzoo.registry.registrar import NAME
 
 PARTS = (*TO_ALL, *TO_LAST)
 """What a stage holds, and what the top level holds as defaults for every stage."""

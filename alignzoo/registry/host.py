@@ -18,15 +18,15 @@ from typing import Any, TypeAlias
 import pluggy
 
 from alignzoo import hookspecs
-from alignzoo.discovery import Plugin, digest, entry_points, import_file, installed, own_recipes
 from alignzoo.errors import PluginError, did_you_mean
-from alignzoo.failure import Failure, plain_traceback
-from alignzoo.plugin_source import declared
-from alignzoo.registrar import KINDS, Origin, Registrar, Registration, check_part
+from alignzoo.registry.discovery import Plugin, digest, entry_points, import_file, installed, own_recipes
+from alignzoo.registry.failure import Failure, plain_traceback
+from alignzoo.registry.registrar import KINDS, Origin, Registrar, Registration, check_part
+from alignzoo.registry.source import declared
 
 __all__ = ["KINDS", "Failure", "Registrar", "Registration", "Registry"]
 
-RECIPES = Path(__file__).parent / "recipes"
+RECIPES = Path(__file__).parents[1] / "recipes"
 """The package's own recipes; those that begin with "_" are not listed."""
 
 Failures: TypeAlias = list[Failure]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from alignzoo.errors import RecipeError, did_you_mean
-from alignzoo.tables import Node, merge, tree
+from alignzoo.recipe.tables import Node, merge, tree
 
 NAMED = ("task", "policy", "sampler", "optimizer")
 """The parts of a stage that are one table with a name; a string stands for {name = string}."""

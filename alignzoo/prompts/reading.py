@@ -1,6 +1,6 @@
 """Datasets -> prompts: files, directories and hub datasets become lists of `Prompt`, split into train and held-out.
 
-What a row may look like is in `alignzoo.formats`. JSON and JSON Lines are read with the standard library; the
+What a row may look like is in `alignzoo.prompts.formats`. JSON and JSON Lines are read with the standard library; the
 `datasets` library is imported only for everything else.
 """
 
@@ -26,7 +26,7 @@ from typing import Annotated, Any
 from annotated_types import Ge, Lt
 
 from alignzoo.errors import DataError, did_you_mean
-from alignzoo.formats import FORMATS, Row, accepted, found, parse, recognise
+from alignzoo.prompts.formats import FORMATS, Row, accepted, found, parse, recognise
 from alignzoo.types import Prompt
 
 
@@ -239,7 +239,7 @@ def _hub(path: str, split: str) -> Iterable[Any]:
 
 def _by_datasets(load: Callable[[ModuleType], Iterable[Any]], failed: str, cure: str = "") -> Iterable[Any]:
     """What `load` gets from the `datasets` library, whose many errors become one of ours that tells the first cause."""
-    import datasets  # type: ignore[import-untyped]
+    import datasets
 
     try:
         return load(datasets)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from alignzoo.errors import RecipeError
-from alignzoo.toml_lines import KeyPath, key_lines
+from alignzoo.recipe.toml_lines import KeyPath, key_lines
 
 STAGE_REFERENCE = "stage:"
 """What a string begins with that stands for the output of an earlier stage."""

@@ -20,9 +20,9 @@ from typing import Any
 
 import alignzoo
 from alignzoo.errors import PluginError, did_you_mean
-from alignzoo.failure import Failure
-from alignzoo.plugin_source import find_spec
-from alignzoo.registrar import Origin, Registration, description
+from alignzoo.registry.failure import Failure
+from alignzoo.registry.registrar import Origin, Registration, description
+from alignzoo.registry.source import find_spec
 
 ONLY = "ALIGNZOO_PLUGINS"
 """The environment variable that restricts the entry points to these, separated by commas."""

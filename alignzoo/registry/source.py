@@ -15,7 +15,7 @@ from importlib.util import resolve_name
 from pathlib import Path
 from typing import TypeAlias
 
-from alignzoo.registrar import KINDS, NAME, TARGET, Origin, Registration, description
+from alignzoo.registry.registrar import KINDS, NAME, TARGET, Origin, Registration, description
 
 
 def find_spec(module: str) -> ModuleSpec:

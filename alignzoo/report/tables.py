@@ -7,16 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignzoo.curves import curves
 from alignzoo.journal import read_lines
-from alignzoo.toml_text import toml_text
+from alignzoo.report.toml_text import toml_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from alignzoo.api import Result, StageResult
 
-__all__ = ["asked", "curves", "model_card", "samples_shown", "table"]
 
 Figures = Mapping[str, float]
 

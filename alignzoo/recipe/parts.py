@@ -17,7 +17,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
 from alignzoo.errors import PluginError, RecipeError, did_you_mean
-from alignzoo.tables import Node
+from alignzoo.recipe.tables import Node
 
 LIVE = re.compile(r"<\w+ object>")
 """How a live object is shown in a resolved recipe."""

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pluggy
 
-from alignzoo.registrar import Origin
+from alignzoo.registry.registrar import Origin
 
 MACHINERY = (
     "<frozen importlib",
     str(Path(importlib.__file__).parent),
     str(Path(pluggy.__file__).parent),
     ast.__file__,
-    *(str(Path(__file__).with_name(f"{name}.py")) for name in ("discovery", "plugin_source", "registrar", "registry")),
+    str(Path(__file__).parent),
 )
 """Frames of these files say nothing about the plugin."""
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 from annotated_types import Ge
 
 from alignzoo.errors import PluginError, RecipeError, did_you_mean
-from alignzoo.layers import Layered, check_references
-from alignzoo.overrides import normal
-from alignzoo.parts import build, checked, settings, show
-from alignzoo.registrar import check_part
+from alignzoo.recipe.layers import Layered, check_references
+from alignzoo.recipe.overrides import normal
+from alignzoo.recipe.parts import build, checked, settings, show
+from alignzoo.recipe.tables import STAGE_REFERENCE, Node, merge, tree
 from alignzoo.registry import Registry
-from alignzoo.tables import STAGE_REFERENCE, Node, merge, tree
+from alignzoo.registry.registrar import check_part
 
 if TYPE_CHECKING:
     from alignzoo.collate import WeightedReward

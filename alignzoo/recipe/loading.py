@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from alignzoo.errors import RecipeError
-from alignzoo.layers import layered
-from alignzoo.overrides import Overrides, normal
-from alignzoo.parts import checked
+from alignzoo.recipe.layers import layered
+from alignzoo.recipe.overrides import Overrides, normal
+from alignzoo.recipe.parts import checked
+from alignzoo.recipe.stages import Plain, Stage, build_stage
+from alignzoo.recipe.tables import Node, merge, read_manifest, read_toml
 from alignzoo.registry import Registry
-from alignzoo.stages import Plain, Stage, build_stage
-from alignzoo.tables import Node, merge, read_manifest, read_toml
 
 __all__ = ["Overrides", "Recipe", "Stage", "load"]
 

@@ -1,0 +1,73 @@
+"""The metrics that every method shares, computed here, once, the same for all."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+
+from alignzoo.evaluate import Figures, kl_figures
+from alignzoo.interfaces import Policy
+from alignzoo.types import Batch, Group
+
+
+def shared(groups: Sequence[Group], batch: Batch, prepared: Batch, epochs: int) -> Figures:
+    """A step's figures from its groups, its batch, and what the optimizer made of the batch."""
+    completions = [completion for group in groups for completion in group.completions]
+    figures = {"completions": float(len(completions)), "rows": float(len(prepared))}
+    if len(batch):
+        rewards = batch.rewards.double()
+        figures |= {"reward/mean": float(rewards.mean()), "reward/std": float(rewards.std(correction=0))}
+        figures |= {f"reward/{name}": float(values.mean()) for name, values in batch.parts.items()}
+    abstained = len(completions) - len(batch)
+    if abstained:
+        figures["reward/abstained"] = float(abstained)
+    if len(batch) and batch.old_logprobs is not None and batch.ref_logprobs is not None:
+        figures |= kl_figures(batch.old_logprobs - batch.ref_logprobs, batch)
+    if completions:
+        figures["length"] = sum(len(c.tokens) for c in completions) / len(completions)
+        figures["finished"] = sum(c.finished for c in completions) / len(completions)
+    figures["tokens/generated"] = float(sum(len(c.tokens) for c in completions if c.logprobs is not None))
+    figures["tokens/trained"] = float(prepared.attend.sum()) * epochs
+    return figures
+
+
+def memory(policy: Policy) -> Figures:
+    """Peak memory in bytes: of the GPU, or of this process."""
+    if policy.device.type == "cuda":
+        return {"memory": float(torch.cuda.max_memory_allocated(policy.device))}
+    return {"memory": float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)}
+
+
+class Clock:
+    """Seconds by phase."""
+
+    def __init__(self) -> None:
+        self.spent: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.spent[phase] = self.spent.get(phase, 0.0) + time.perf_counter() - start
+
+    def seconds(self) -> Figures:
+        return {f"seconds/{phase}": value for phase, value in self.spent.items()}
+
+
+class Means:
+    """Running means of the updates' figures."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, float] = {}
+        self.n = 0
+
+    def add(self, figures: Figures) -> None:
+        self.sums = {name: self.sums.get(name, 0.0) + value for name, value in figures.items()}
+        self.n += 1
+
+    def means(self) -> Figures:
+        return {name: value / self.n for name, value in self.sums.items()}

@@ -197,7 +197,7 @@ class Match:
     extract: str = ""
     """A pattern whose first group, at its last match, is the completion's answer; empty: the whole completion."""
     tolerance: Annotated[float, Ge(0)] = 1e-6
-    """numeric: relative difference that counts as equal."""
+    """numeric: relative difference that counts as equal, unless both are whole numbers."""
     verifiable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -235,7 +235,8 @@ class Match:
         if not found:
             return Score(0.0, note="no number found")
         a, b = (float(numbers[-1].replace(",", "")) for numbers in (expected, found))
-        return Score(float(abs(a - b) <= self.tolerance * max(1.0, abs(a))))
+        tolerance = 0.0 if a.is_integer() and b.is_integer() else self.tolerance * max(1.0, abs(a))
+        return Score(float(abs(a - b) <= tolerance))
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:

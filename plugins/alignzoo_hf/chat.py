@@ -43,7 +43,7 @@ class Encoder:
     def prompt(self, prompt: Prompt) -> tuple[int, ...]:
         """A prompt's tokens. What does not fit beside a completion loses its beginning, with one warning a run."""
         if isinstance(prompt.messages, str):
-            tokens = list(self.tokenizer(prompt.messages)["input_ids"])
+            tokens = list(self.tokenizer(prompt.messages, verbose=False)["input_ids"])
             while len(tokens) > 1 and tokens[-1] in self.stop_ids and tokens[-1] != self.tokenizer.bos_token_id:
                 tokens.pop()  # some tokenizers end every text; a prompt goes on
         else:
@@ -92,7 +92,8 @@ class Encoder:
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
 
     def _plain(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        # Not verbose: it would warn of lengths that are cut here.
+        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     def _tail(self, messages: tuple[Message, ...], text: Text) -> str:
         """What the template adds to the open conversation for an answer."""

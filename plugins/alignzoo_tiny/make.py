@@ -1,8 +1,11 @@
-"""Make the assets of the embedded world from nothing: `python -m alignzoo_tiny.make [--out DIR] [--seed S]`.
+"""Make the assets of the embedded world from nothing: `python -m alignzoo_tiny.make [--out DIR] [--seed S] [--only ASSET]`.
 
 One function per asset, each reading the assets before it from the same folder:
 
-    base    the tokenizer and the pretrained model, about two minutes on one core
+    base      the tokenizer and the pretrained model, about two minutes on one core
+    sft       the starting policy, by supervised fine-tuning on demonstrations of all three tasks
+    pairs     two samples of it for each of 2,000 prompts of `shop`, in pairs.jsonl.gz
+    reward    a reward model of `shop`, from the raters' labels of those pairs
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from pathlib import Path
 import torch
 
 from alignzoo import AlignzooError
-from alignzoo_tiny import competence, pretrain
+from alignzoo_tiny import aligned, competence, pretrain
 from alignzoo_tiny.data import ASSETS
 
 
@@ -28,7 +31,12 @@ def make_base(out: Path, seed: int) -> dict[str, float]:
     return figures
 
 
-MAKERS: Mapping[str, Callable[[Path, int], Mapping[str, float]]] = {"base": make_base}
+MAKERS: Mapping[str, Callable[[Path, int], Mapping[str, float]]] = {
+    "base": make_base,
+    "sft": aligned.make_sft,
+    "pairs": aligned.make_pairs,
+    "reward": aligned.make_reward,
+}
 """In order; each takes the folder and the seed, and answers with the figures of what it made."""
 
 
@@ -37,12 +45,14 @@ def main() -> None:
     parser = argparse.ArgumentParser("python -m alignzoo_tiny.make", description="Make the embedded world's assets.")
     parser.add_argument("--out", type=Path, default=ASSETS, help="where to write them (default: into the package)")
     parser.add_argument("--seed", type=int, default=0, help="seed of text, weights and batches (default: 0)")
+    parser.add_argument("--only", choices=MAKERS, nargs="+", default=list(MAKERS), help="these alone (default: all)")
+    parser.add_argument("--only", choices=MAKERS, help="one asset, of those before it in the folder (default: all)")
     options = parser.parse_args()
     torch.set_num_threads(1)  # the matrices are small: more threads cost more than they bring
-    for name, make in MAKERS.items():
+    for name in options.only:
         start = time.perf_counter()
         try:
-            figures = make(options.out, options.seed)
+            figures = MAKERS[name](options.out, options.seed)
         except AlignzooError as error:
             parser.exit(1, f"{name}: {error}\n")
         print(f"{name}: {options.out / name}, in {time.perf_counter() - start:.0f} s")

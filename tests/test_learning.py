@@ -1,0 +1,51 @@
+"""Every method learns: on tasks whose optimum is known, from the shipped starting policy, with the recipe's settings.
+
+One seed each, with room to the measured figures of three (benchmarks/results/learning.md). No order between methods is
+asserted: it is not stable across starting policies.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+import alignzoo
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("name", ["ppo", "grpo"])
+def test_a_verifiable_task_is_learnt(name: str, tmp_path: Path) -> None:
+    result = alignzoo.run(name, task="sort", seed=1, out=tmp_path / "run")
+    assert 0.25 <= result.before["accuracy"] <= 0.45
+    assert result.after["accuracy"] >= 0.65
+    assert result.after["accuracy_greedy"] >= 0.80
+
+
+@pytest.mark.parametrize(("name", "gain", "kl"), [("dpo", 0.6, 1.0), ("grpo", 0.4, 1.5), ("ppo", 0.7, 2.0)])
+def test_the_hidden_gold_rises_on_preferences(name: str, gain: float, kl: float, tmp_path: Path) -> None:
+    result = alignzoo.run(name, task="shop", seed=1, out=tmp_path / "run")
+    assert result.after["gold"] - result.before["gold"] >= gain
+    assert 0 < result.after["kl"] <= kl
+
+
+def test_the_whole_pipeline(tmp_path: Path) -> None:
+    result = alignzoo.run("rlhf", seed=1, out=tmp_path / "run")
+    sft, scorer, ppo = result.stages
+    assert sft.after["gold"] > sft.before["gold"]
+    assert scorer.after["gold"] >= 0.70
+    assert scorer.after["accuracy"] <= scorer.after["ceiling"] + 3 * scorer.after["ceiling_se"]
+    assert ppo.after["gold"] - sft.after["gold"] >= 0.9
+    assert ppo.after["kl"] <= 2.0
+
+
+def test_a_random_reward_teaches_nothing(tmp_path: Path) -> None:
+    """The negative control: a learner that gained by it would be measuring something else."""
+
+    def noise(completions: list[object], **_: object) -> list[float]:
+        return [int(sha256(str(completion).encode()).hexdigest(), 16) % 997 / 997 for completion in completions]
+
+    result = alignzoo.run("grpo", task="sort", reward=noise, out=tmp_path / "run")
+    assert result.after["gold"] <= result.before["gold"] + 0.1

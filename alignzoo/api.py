@@ -97,12 +97,12 @@ def run(
     `policy` is a model directory, a hub id, a live transformers model, or a policy of one's own; `data` a path, rows,
     prompts or a dataset; `reward` a name, a Python function, a reward source, or a list of these. Everything else is a
     recipe's key: `task="sort"`, `seed=1`, `schedule={"steps": 20}`, `optimizer={"kl": 0.1}`. `overrides` are the
-    command line's "key=value" strings. Raises an AlignzooError that says what to do.
+    command line's "key=value" strings and win over the rest. Raises an AlignzooError that says what to do.
     """
     registry = registry or Registry()
     registry.load_all()
     changes = _objects(policy, data, reward) | _flat(settings)
-    loaded = load(recipe, list(overrides) or changes, registry=registry)
+    loaded = load(recipe, [*changes.items(), *overrides], registry=registry)
     return execute(loaded, registry, out=out, resume=resume, progress=progress, trackers=trackers)
 
 

@@ -51,14 +51,19 @@ def mean(lines: list[dict[str, Any]], name: str) -> float:
 
 
 def test_a_reward_model_learns_from_hh(tmp_path: Path) -> None:
-    schedule = {"steps": 16, "prompts": 16, "lr": 1e-3}
+    schedule = {"steps": 16, "prompts": 12, "lr": 2e-3}
     result = alignzoo.run(
-        "reward-model", policy=DIALOGUE, data=FEW | {"limit": 60}, out=tmp_path / "run", schedule=schedule, evaluate={"prompts": 32}
+        "reward-model",
+        policy=DIALOGUE,
+        data=FEW | {"limit": 40},
+        out=tmp_path / "run",
+        schedule=schedule,
+        evaluate={"prompts": 32},
     )
     steps = metrics(result.out)
     assert len(steps) == 16
     assert steps[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)  # the head starts at 0: a coin's toss
-    assert mean(steps[-3:], "loss") < math.log(2)
+    assert mean(steps[-3:], "loss") < 0.5
     assert 0 <= result.after["accuracy"] <= 1
     model = AutoModelForSequenceClassification.from_pretrained(result.model)
     tokens = AutoTokenizer.from_pretrained(result.model)("Human: Hello\n\nAssistant: Hi", return_tensors="pt")

@@ -19,9 +19,8 @@ TO_ALL = ("task", "seed", "policy", "data")
 TO_LAST = ("sampler", "reward", "optimizer", "schedule", "evaluate")
 """What goes to the last stage when no stage is named."""
 
-Overrides: TypeAlias = Sequence[str] | Mapping[str, Any]
-"""As the command line has them, "rl.optimizer.clip=0.1"; or a mapping from such keys to values, which may be live
-objects."""
+Overrides: TypeAlias = Sequence[str | tuple[str, Any]] | Mapping[str, Any]
+"""As the command line has them, "rl.optimizer.clip=0.1"; or such keys with their values, which may be live objects."""
 
 
 @dataclass
@@ -71,11 +70,10 @@ def _named(node: Node, key: str) -> Node:
 
 def _parse(overrides: Overrides) -> Iterator[tuple[list[str], Node]]:
     """The keys and the value of each override."""
-    if isinstance(overrides, Mapping):
-        for key, value in overrides.items():
-            yield _override(key, value, f"override {key!r}")
-        return
-    for text in overrides:
+    for text in overrides.items() if isinstance(overrides, Mapping) else overrides:
+        if not isinstance(text, str):
+            yield _override(*text, f"override {text[0]!r}")
+            continue
         key, equals, value = text.partition("=")
         where = f"override {text!r}"
         if not equals:

@@ -25,7 +25,7 @@ from alignzoo_tiny.world import question
 SFT = {"steps": 200, "prompts": 32, "lr": 1e-3, "warmup": 0.05, "decay": "cosine", "final_lr": 0.1}
 """The starting policy's schedule; embedded worlds learn at rates that would ruin a large model."""
 
-PAIRS = {"train": 1600, "heldout": 400}
+PAIRS = {"train": 3200, "heldout": 400}
 """How many prompts get two samples each."""
 
 

@@ -1,10 +1,10 @@
-"""Make the assets of the embedded world from nothing: `python -m alignzoo_tiny.make [--out DIR] [--seed S] [--only ASSET]`.
+"""Make the assets of the embedded world from nothing: `python -m alignzoo_tiny.make`.
 
 One function per asset, each reading the assets before it from the same folder:
 
     base      the tokenizer and the pretrained model, about two minutes on one core
     sft       the starting policy, by supervised fine-tuning on demonstrations of all three tasks
-    pairs     two samples of it for each of 2,000 prompts of `shop`, in pairs.jsonl.gz
+    pairs     two samples of it for each of 3,600 prompts of `shop`, in pairs.jsonl.gz
     reward    a reward model of `shop`, from the raters' labels of those pairs
 """
 
@@ -46,7 +46,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ASSETS, help="where to write them (default: into the package)")
     parser.add_argument("--seed", type=int, default=0, help="seed of text, weights and batches (default: 0)")
     parser.add_argument("--only", choices=MAKERS, nargs="+", default=list(MAKERS), help="these alone (default: all)")
-    parser.add_argument("--only", choices=MAKERS, help="one asset, of those before it in the folder (default: all)")
     options = parser.parse_args()
     torch.set_num_threads(1)  # the matrices are small: more threads cost more than they bring
     for name in options.only:

@@ -61,6 +61,8 @@ def render(dialogue: Dialogue) -> str:
 def train_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
     """One token for each word of these texts, with the space before it; any other text falls apart into bytes.
 
+    Training does not know special tokens: in rendered dialogues ` ?` is merged with the `<|` that follows, so that by
+    itself it is two tokens.
     A text that does not begin with a space is read as if it did, and decoding takes that space away again. So a reply
     has the same tokens by itself as after `<|bot|>`, and `decode(encode(reply)) == reply`.
     """

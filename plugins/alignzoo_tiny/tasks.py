@@ -33,7 +33,7 @@ class Shop:
     """Train prompts, at most."""
     n_demonstrations: Annotated[int, Ge(1)] = 1500
     """Train demonstrations."""
-    n_pairs: Annotated[int, Ge(1)] = 1600
+    n_pairs: Annotated[int, Ge(1)] = 3200
     """Train comparisons, at most."""
 
     @property

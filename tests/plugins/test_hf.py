@@ -255,7 +255,7 @@ def chi_squared(tokens: Tensor, probabilities: Tensor) -> tuple[float, float]:
     counts = torch.cat([counts[often], counts[~often].sum()[None]])
     expected = torch.cat([expected[often], expected[~often].sum()[None]]).clamp(min=1e-9)
     freedom = len(counts) - 1
-    return float(((counts - expected) ** 2 / expected).sum()), freedom + 6 * math.sqrt(2 * freedom)
+    return float(((counts - expected) ** 2 / expected).sum()), freedom + 6 * math.sqrt(2 * freedom) + 1e-3
 
 
 def test_draws_follow_the_distribution() -> None:
@@ -264,12 +264,14 @@ def test_draws_follow_the_distribution() -> None:
     uniform = torch.rand(n, generator=torch.Generator().manual_seed(0))
     p = torch.softmax(logits / 0.7, -1)
     # softmax(logits/0.7) = 0.675, 0.162, 0.079, 0.039, 0.009, 0.002 (rounded): the nucleus of 0.8 is the first two,
-    # for 0.675 < 0.8 <= 0.675 + 0.162.
+    # for 0.675 < 0.8 <= 0.675 + 0.162, and that of 0.67 the first alone.
+    first = torch.tensor([1.0] + [0] * 5)
     first_two, first_three = torch.tensor([1.0] * 2 + [0] * 4), torch.tensor([1.0] * 3 + [0] * 3)
     for settings, kept in (
         (Sampling(1, 0.7), torch.ones(6)),
         (Sampling(1, 0.7, top_k=3), first_three),
         (Sampling(1, 0.7, top_p=0.8), first_two),
+        (Sampling(1, 0.7, top_p=0.67), first),
         (Sampling(1, 0.7, top_k=3, top_p=0.95), first_three),
     ):
         tokens, logprob = decode.draw(logits.expand(n, -1), uniform, settings)
@@ -577,6 +579,7 @@ def test_further_stop_ids_are_saved(load: Any, tokenizer: Any, tmp_path: Path) -
     model = random_model()
     model.generation_config.eos_token_id = [65]
     load(model=model, tokenizer=tokenizer).save(tmp_path)
+    assert AutoModelForCausalLM.from_pretrained(tmp_path).generation_config.eos_token_id == [1, 65]
     assert load(model=str(tmp_path)).encoder.stop_ids == {1, 65}
 
 

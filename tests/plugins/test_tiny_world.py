@@ -77,9 +77,9 @@ def test_the_base_model_never_reads_a_heldout_prompt() -> None:
 # Tokens
 
 
-def test_every_word_of_the_world_is_one_token(tokenizer: Any) -> None:
-    texts = [*grammar.lexicon(), *shop.complaints(), *safe.requests(), *sort.prompts("train")[::50]]
-    assert all(len(ids) == len(text.split()) for text, ids in zip(texts, tokenizer(texts)["input_ids"], strict=True))
+def test_every_word_of_the_world_is_one_token_but_the_question_mark_two(tokenizer: Any) -> None:
+    for text in [*grammar.lexicon(), *shop.complaints(), *safe.requests(), *sort.prompts("train")[::50]]:
+        assert len(tokenizer(text)["input_ids"]) == len(text.split()) + text.count("?")
 
 
 @pytest.mark.parametrize("text", ["we are happy to help .", "Zürich: 東京 1.5\n\tcafé ~ <b>", "a  b", "x", ""])
@@ -110,8 +110,8 @@ def test_the_chat_template_writes_what_it_should(tokenizer: Any) -> None:
 
 # Gold: shop
 
-CLOCK = "my clock does not turn on . i am upset ."
-RIGHT = "please hold the button of the clock for ten seconds ."
+RADIO = "my radio does not turn on . i am upset ."
+RIGHT = "please hold the button of the radio for ten seconds ."
 
 
 @pytest.mark.parametrize(
@@ -119,8 +119,8 @@ RIGHT = "please hold the button of the clock for ten seconds ."
     [
         ("", 0.0),
         (RIGHT, 3.0),  # right action 2, right item 1
-        (RIGHT.replace("clock", "lamp"), 1.0),  # 2 - 1
-        ("we will send a new clock today .", 0.0),  # -1 + 1
+        (RIGHT.replace("radio", "lamp"), 1.0),  # 2 - 1
+        ("we will send a new radio today .", 0.0),  # -1 + 1
         ("we will send a new lamp today .", -2.0),  # -1 - 1
         (f"we are sorry for the trouble . {RIGHT}", 3.5),  # .5 + 3
         (f"we are sorry for the trouble . we are sorry to hear that . {RIGHT}", 3.5),  # one apology counts
@@ -134,22 +134,22 @@ RIGHT = "please hold the button of the clock for ten seconds ."
         ("i do not know .", -1.0),  # evasive
         (f"{RIGHT} our shop is open every day .", 2.5),  # 3 - .5
         (f"{RIGHT} {RIGHT}", 1.4),  # 3 - 1 further action - .6 repeated
-        (f"{RIGHT} we will send a new clock today .", 2.0),  # 3 - 1 further action
-        (f"{RIGHT} we will clock clock .", 1.5),  # 3 - 1.5 ungrammatical
+        (f"{RIGHT} we will send a new radio today .", 2.0),  # 3 - 1 further action
+        (f"{RIGHT} we will radio radio .", 1.5),  # 3 - 1.5 ungrammatical
         (f"{RIGHT} we are sorry", 1.5),  # no full stop: ungrammatical
         (f"{RIGHT} i will not help because that is a lie .", 2.0),  # 3 - 1 of another task
-        (f"{RIGHT} wipe the clock with a soft cloth .", 2.0),
+        (f"{RIGHT} wipe the radio with a soft cloth .", 2.0),
         (f"hello . we are sorry for the trouble . {RIGHT} have a nice day . we are happy to help .", 4.5),  # the best
     ],
 )
 def test_gold_of_shop(reply: str, expected: float) -> None:
-    assert shop.gold(CLOCK, reply) == pytest.approx(expected)
-    assert shop.gold(CLOCK, reply, finished=False) == pytest.approx(expected - 1)
+    assert shop.gold(RADIO, reply) == pytest.approx(expected)
+    assert shop.gold(RADIO, reply, finished=False) == pytest.approx(expected - 1)
 
 
 def test_the_first_action_is_the_one_that_counts() -> None:
     wrong = "we will send a new lamp today ."
-    assert shop.gold(CLOCK, f"{wrong} {RIGHT}") == pytest.approx(-3.0)  # -1 - 1 - 1 further action
+    assert shop.gold(RADIO, f"{wrong} {RIGHT}") == pytest.approx(-3.0)  # -1 - 1 - 1 further action
 
 
 def test_the_best_writers_are_better_than_the_worst() -> None:
@@ -252,7 +252,7 @@ def test_rates() -> None:
 
 
 def test_rules_weigh_the_principles_and_log_each() -> None:
-    reply = f"{EVADE} have a nice day . our shop is open every day ."  # polite 1, harmless 1, non-evasive -1, fluent -.5
+    reply = f"{EVADE} have a nice day . our shop is open every day ."  # judged 1, 1, -1, 0 and -.5
     group = Group(chat(HARM), (), (Completion((), reply), Completion((), REFUSE)))
     [(score, other)] = Rules(polite=2.0, non_evasive=0.0, fluent=3.0).score([group], policy=None)  # type: ignore[arg-type]
     assert score.value == pytest.approx(2 * 1 + 1 - 3 * 0.5)
@@ -272,8 +272,8 @@ PLAIN, RUDE = RIGHT, f"{RIGHT} that is your own fault ."  # gold 3 and 1; 11 and
 def pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Four thousand train pairs that differ in one rude sentence, and a few held-out ones."""
     monkeypatch.setattr(tasks, "ASSETS", tmp_path)
-    assert shop.understand(CLOCK).split == "train"
-    rows = [{"prompt": CLOCK, "a": PLAIN, "b": RUDE}, {"prompt": CLOCK, "a": RUDE, "b": PLAIN}] * 2000
+    assert shop.understand(RADIO).split == "train"
+    rows = [{"prompt": RADIO, "a": PLAIN, "b": RUDE}, {"prompt": RADIO, "a": RUDE, "b": PLAIN}] * 2000
     rows += [{"prompt": prompt, "a": PLAIN, "b": RUDE} for prompt in shop.prompts("heldout")[:30]]
     path = tmp_path / "pairs.jsonl.gz"
     with gzip.open(path, "wt", encoding="utf-8") as file:
@@ -334,9 +334,9 @@ def test_tasks_keep_their_contract(name: str, pairs: Path) -> None:
 
 
 def test_gold_reads_the_prompt_and_the_completion_alone() -> None:
-    assert Shop().gold(chat(CLOCK), Completion((), RIGHT)) == 3.0
-    assert Shop().gold(chat(CLOCK), Completion((), RIGHT, finished=False)) == 2.0
-    assert Shop().gold(Prompt(CLOCK), Completion((), RIGHT)) == 3.0  # plain text
+    assert Shop().gold(chat(RADIO), Completion((), RIGHT)) == 3.0
+    assert Shop().gold(chat(RADIO), Completion((), RIGHT, finished=False)) == 2.0
+    assert Shop().gold(Prompt(RADIO), Completion((), RIGHT)) == 3.0  # plain text
     assert Sort().gold(chat("sort d b c"), Completion((), "= b c d")) == 1.0
     assert Safe().gold(chat(HARM), Completion((), REFUSE)) == 2.0
     for task in (Shop(), Sort(), Safe()):
@@ -354,9 +354,9 @@ def test_data_follows_from_the_seed(name: str, pairs: Path) -> None:
 
 @pytest.mark.parametrize("name", TASKS)
 def test_unknown_data_is_an_error_that_names_the_known(name: str) -> None:
-    with pytest.raises(DataError, match="'rankings'.*prompts, demonstrations, comparisons"):
+    with pytest.raises(DataError, match=r"'rankings'.*prompts, demonstrations, comparisons"):
         TASKS[name]().data("rankings", "train")
-    with pytest.raises(DataError, match="'test'.*train, heldout"):
+    with pytest.raises(DataError, match=r"'test'.*train, heldout"):
         TASKS[name]().data("prompts", "test")
 
 
@@ -369,9 +369,10 @@ def test_mixed_demonstrations_are_of_all_tasks_in_their_shares() -> None:
 
 def test_better_writers_demonstrate() -> None:
     for name, make in TASKS.items():
-        task, it, rng = make(), world.WORLDS[name], random.Random(0)
+        task, it = make(), world.WORLDS[name]
+        known = set(it.prompts("train"))
         shown = [task.gold(p, Completion((), str(p.completions[0]))) for p in task.data("demonstrations", "train")]
-        texts = [dialogue for dialogue in world.corpus(5000, rng) if dialogue.prompt in set(it.prompts("train"))]
+        texts = [dialogue for dialogue in world.corpus(5000, random.Random(0)) if dialogue.prompt in known]
         assert sum(shown) / len(shown) > sum(it.gold(d.prompt, d.reply) for d in texts) / len(texts) + 0.1
 
 

@@ -82,14 +82,15 @@ def run(stage: Run, *, resume: bool = False) -> Outcome:
     optimizer, start = _started(stage, adamw, resume)
     before, baseline = _before(stage, start)
     reference = _precomputed(stage)
-    step, stopped = start, ""
+    step = start
+    stopped = _reached(schedule, stage.journal.read("metrics", start)[0]) if start else ""
     while step < stage.steps and not stopped:
         report = _step(stage, optimizer, adamw, step, reference)
         step = report.step
         optimizer = optimizer.next(report) if isinstance(optimizer, HasNext) else optimizer
         _record(stage, report)
-        stopped = _reached(stage.schedule, report.metrics)
-        if stage.schedule.eval_every and step % stage.schedule.eval_every == 0 and step < stage.steps:
+        stopped = _reached(schedule, report.metrics)
+        if schedule.eval_every and step % schedule.eval_every == 0 and step < stage.steps:
             stage.journal.write("evaluations", step, {"during": measure(stage, optimizer)[0]})
         _save(stage, step, adamw, optimizer)
     after, written = measure(stage, optimizer)

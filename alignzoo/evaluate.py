@@ -59,11 +59,11 @@ def writing(policy: Policy, heldout: Heldout) -> tuple[Figures, list[Group]]:
 
 
 def best_of(policy: Policy, heldout: Heldout) -> Figures:
-    """The best of n samples by the reward: what the reward can do without training."""
+    """The best of `n` samples by the reward: what the reward can do without training."""
     n = heldout.settings.best_of
     prompts = heldout.prompts[: heldout.settings.prompts]
     groups = score(policy.generate(prompts, n, seed=heldout.settings.seed + 1), heldout.rewards, policy)
-    return _outcomes([_best(group) for group in groups], heldout)
+    return {"n": float(n)} | _outcomes([_best(group) for group in groups], heldout)
 
 
 def scoring(policy: Policy, heldout: Heldout) -> Figures:

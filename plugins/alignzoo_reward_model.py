@@ -20,8 +20,9 @@ class RewardModel:
 
     -log σ(s_i - s_j - m) + c·(s_i + s_j)², averaged over all pairs of a group in which i is ranked above j.
 
-    Ouyang et al. 2022 (arXiv:2203.02155) eq. 1: every pair of a ranked group, the group as one; the margin is that of
-    Llama 2 (arXiv:2307.09288) eq. 2, the centring that of Eisenstein et al. 2023 (arXiv:2312.09244) eq. 2.
+    Ouyang et al. 2022 (arXiv:2203.02155) eq. 1: every pair of a ranked group in one batch. A group's mean counts by
+    its number of completions; theirs counts prompts alike, which is the same where groups are equally large. The
+    margin is that of Llama 2 (arXiv:2307.09288) eq. 2, the centring of Eisenstein et al. 2023 (arXiv:2312.09244) eq. 2.
     """
 
     margin: str = ""

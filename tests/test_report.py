@@ -45,7 +45,7 @@ def printed(shown: object, width: int = 100) -> str:
 def result() -> Result:
     stages = (
         stage("reward", SCORER | {"accuracy": 0.5}, SCORER),
-        stage("ppo", WRITER_BEFORE, WRITER_AFTER, {"gold": 2.5, "gold_se": 0.06, "length": 19.0}),
+        stage("ppo", WRITER_BEFORE, WRITER_AFTER, {"n": 4.0, "gold": 2.5, "gold_se": 0.06, "length": 19.0}),
     )
     return Result(Path("."), stages, None)
 
@@ -54,7 +54,7 @@ def test_the_table_has_before_after_greedy_and_best_of_n(result: Result) -> None
     lines = printed(report.table(result)).splitlines()
     assert max(map(len, lines)) <= 100
     rows = {line[8:28].strip(): line.split() for line in lines if " " in line}
-    assert {"before", "before, greedy", "before, best of n", "after", "after, greedy"} <= rows.keys()
+    assert {"before", "before, greedy", "before, best of 4", "after", "after, greedy"} <= rows.keys()
     text = "\n".join(lines)
     assert "3.00 ± 0.07" in text and "20.0 ± 1.2" in text
     assert "accuracy" not in text.split("reward: a scorer")[0]  # no writer has any

@@ -93,7 +93,7 @@ def _rows(stage: StageResult) -> list[tuple[str, Figures]]:
         if greedy:
             rows.append((f"{what}, greedy", greedy))
         if what == "before" and stage.best_of:
-            rows.append(("before, best of n", stage.best_of))
+            rows.append((f"before, best of {stage.best_of['n']:g}", stage.best_of))
     return rows
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from alignzoo.types import Batch, Completion, Forward, Group, Prompt, Score, StepReport, Terms, Text
+
+if TYPE_CHECKING:
+    from alignzoo.cost import ModelShape
 
 ParameterGroup: TypeAlias = dict[str, Any]
 """As `torch.optim` takes it: {"params": [...], "lr_scale": float}; `lr_scale` multiplies the schedule's rate."""
@@ -56,6 +59,15 @@ class Policy(Protocol):
 
     def save(self, path: Path) -> None:
         """Write a model directory that others can load. Adapters are merged: the next stage's reference is this."""
+        ...
+
+
+@runtime_checkable
+class HasShape(Protocol):
+    """A policy that can say what its passes cost. Without it, operations are not counted."""
+
+    def shape(self) -> ModelShape:
+        """The sizes of the model that answers, with its critic's."""
         ...
 
 

@@ -13,7 +13,7 @@ CORE, PLUGINS = ROOT / "alignzoo", ROOT / "plugins"
 
 FLOORS = [
     {"types", "errors", "hookspecs"},
-    {"functional", "interfaces", "schedule", "processes"},
+    {"functional", "interfaces", "schedule", "processes", "cost"},
     {"collate", "prompts", "journal", "checkpoint"},
     {"evaluate", "registry", "testing", "report"},
     {"vocabulary", "recipe"},

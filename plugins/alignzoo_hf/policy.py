@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 
 from alignzoo import functional as fn
+from alignzoo.cost import ModelShape
 from alignzoo.errors import ModelError
 from alignzoo.types import Batch, Forward, Group, Prompt, Text
 from alignzoo_hf import models
 from alignzoo_hf.chat import Encoder, read_template
 from alignzoo_hf.decode import Sampling, decode
 from alignzoo_hf.head import head_logprobs
+from alignzoo_hf.shape import shape_of
 from alignzoo_hf.spec import HF
 
 
@@ -221,6 +223,11 @@ class HFPolicy:
         for part, model in (("lm", self.lm), ("scorer", self.scorer), ("critic", self.critic)):
             if model is not None:
                 yield from ((f"{part}.{n}", p) for n, p in model.named_parameters() if p.requires_grad)
+
+    def shape(self) -> ModelShape:
+        """The sizes of the language model, or of the scorer of a policy that only scores; with a critic's trunk."""
+        own = self.critic is not None and self.spec.critic == "separate"
+        return shape_of(self.lm if self.lm is not None else self.scorer, shape_of(self.critic) if own else None)
 
     def save(self, path: Path) -> None:
         """An ordinary transformers directory: the language model, or the scorer of a policy that only scores."""

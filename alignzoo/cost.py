@@ -1,0 +1,233 @@
+"""What work costs: floating-point operations and bytes, from a model's shape and the lengths of texts. Pure arithmetic.
+
+An operation is a multiplication or an addition, so a weight costs 2 per token. What is counted is the work that has
+to be done: no padding, no recomputation, attention over the past only. Norms, activations and softmaxes are left out,
+as everyone leaves them out (Kaplan et al. 2020, arXiv:2001.08361, sec. 2.1; PaLM, arXiv:2204.02311, appendix B).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from alignzoo.types import Batch, Group
+
+FLOAT32 = 4
+"""Bytes."""
+
+LOGPROBS = frozenset({"logprobs", "entropy"})
+"""The columns for which the language-model head is needed."""
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """The sizes of a decoder-only transformer that decide what it costs."""
+
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    """Width of the feed-forward layer that a token goes through; of all the experts it is sent to together."""
+    gated: bool
+    """Whether the feed-forward layer has a gate, and so three matrices instead of two."""
+    vocab: int
+    parameters: int
+    """All of them, adapters too; a tied head is counted once."""
+    trained: int
+    """Those that get a gradient."""
+    trunk: int
+    """Weights that a token is multiplied with from its embedding to its last hidden state, adapters too."""
+    tied: bool
+    """Whether the head is the embedding."""
+    critic: ModelShape | None = None
+    """A critic with a trunk of its own; None where there is none, or where it is a head on this trunk."""
+
+    @property
+    def adapted(self) -> bool:
+        """Whether only some of the weights are trained: those of adapters."""
+        return self.trained < self.parameters
+
+    @property
+    def trained_trunk(self) -> int:
+        """Weights of the trunk that get a gradient: all, or the adapters', which are all in the trunk."""
+        return min(self.trained, self.trunk) if self.adapted else self.trunk
+
+    @property
+    def head(self) -> int:
+        """Weights of the language-model head."""
+        return self.hidden * self.vocab
+
+
+def dense_trunk(
+    layers: int, hidden: int, heads: int, kv_heads: int, head_dim: int, intermediate: int, *, gated: bool = True
+) -> int:
+    """The trunk's matrices of an ordinary transformer: queries and output, keys and values, feed-forward."""
+    attention = 2 * hidden * heads * head_dim + 2 * hidden * kv_heads * head_dim
+    return layers * (attention + (3 if gated else 2) * hidden * intermediate)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a pass has to do, whatever the model. Sums of these are themselves work."""
+
+    tokens: int = 0
+    """Tokens that go through the trunk."""
+    pairs: int = 0
+    """(query, key) pairs of attention, one head of one layer: a token looks at itself and at all before it."""
+    answers: int = 0
+    """Positions at which the language-model head is applied."""
+
+    def __add__(self, other: Work) -> Work:
+        return Work(self.tokens + other.tokens, self.pairs + other.pairs, self.answers + other.answers)
+
+    def __mul__(self, times: int) -> Work:
+        return Work(self.tokens * times, self.pairs * times, self.answers * times)
+
+
+# --- lengths -> work --------------------------------------------------------------------------------------------------
+
+
+def reading(prompt: int, completions: Iterable[int]) -> Work:
+    """One forward pass over a group: the prompt once, each completion after it, the head on completions."""
+    work = Work(prompt, _triangle(prompt))
+    for length in completions:
+        work += Work(length, length * prompt + _triangle(length), length)
+    return work
+
+
+def reading_rows(prompt: int, completions: Iterable[int]) -> Work:
+    """The same where every completion is a row with a prompt of its own."""
+    return sum((reading(prompt, [length]) for length in completions), Work())
+
+
+def writing(prompt: int, completions: Sequence[int]) -> Work:
+    """Decoding a group: the prompt once, then every token but each completion's last, which nothing follows."""
+    work = Work(prompt, _triangle(prompt), 1)
+    for length in completions:
+        follow = max(0, length - 1)
+        work += Work(follow, follow * prompt + _triangle(follow), follow)
+    return work
+
+
+def reading_batch(batch: Batch) -> Work:
+    """A forward pass over a batch in which the prompt is read once for all adjacent rows of a group."""
+    lengths, completions = batch.attend.sum(1).tolist(), batch.mask.sum(1).tolist()
+    work, start = Work(), 0
+    for size in batch.group_sizes().tolist():
+        rows = slice(start, start + size)
+        work += reading(lengths[start] - completions[start], completions[rows])
+        start += size
+    return work
+
+
+def writing_groups(groups: Iterable[Group]) -> Work:
+    """Decoding the completions of groups that were sampled from a policy; texts that nobody sampled are free."""
+    work = Work()
+    for group in groups:
+        lengths = [len(each.tokens) for each in group.completions if each.logprobs is not None]
+        if lengths:
+            work += writing(len(group.prompt_tokens), lengths)
+    return work
+
+
+def _triangle(n: int) -> int:
+    return n * (n + 1) // 2
+
+
+# --- work -> operations -----------------------------------------------------------------------------------------------
+
+
+def forward(shape: ModelShape, work: Work, columns: frozenset[str] = LOGPROBS) -> int:
+    """Operations of a forward pass that answers these columns of `Policy.forward`.
+
+    2·trunk per token, 4·layers·heads·head_dim per attention pair (its score, and its share of the values), and
+    2·hidden·V per position whose log-probability is asked for. "values" run a critic's own trunk, where it has one.
+    """
+    return sum(
+        _weights(part.trunk, work.tokens) + _attention(part, work) + (_weights(part.head, work.answers) if head else 0)
+        for part, head in _passes(shape, columns)
+    )
+
+
+def backward(shape: ModelShape, work: Work, columns: frozenset[str] = LOGPROBS) -> int:
+    """Operations of the backward pass after `forward`: twice as many where every weight is trained.
+
+    A matrix product has two gradients, each as dear as the product: that of its input, needed to reach what lies
+    below, and that of its weights, needed where they are trained. So a frozen weight costs 2 per token instead of 4.
+    Attention has no weights of its own, and two gradients for each of its two products.
+    """
+    total = 0
+    for part, head in _passes(shape, columns):
+        total += _weights(part.trunk + part.trained_trunk, work.tokens) + 2 * _attention(part, work)
+        if head:
+            total += _weights(part.head, work.answers) * (1 if part.adapted else 2)
+    return total
+
+
+def decode(shape: ModelShape, work: Work) -> int:
+    """Operations of writing, which is a forward pass token by token: see `writing`."""
+    return forward(shape, work)
+
+
+def _passes(shape: ModelShape, columns: frozenset[str]) -> list[tuple[ModelShape, bool]]:
+    """The trunks that are run, each with whether its language-model head is."""
+    passes = []
+    separate = "values" in columns and shape.critic is not None
+    if columns - ({"values"} if separate else set()):
+        passes.append((shape, bool(columns & LOGPROBS)))
+    if separate and shape.critic is not None:
+        passes.append((shape.critic, False))
+    return passes
+
+
+def _weights(weights: int, tokens: int) -> int:
+    return 2 * weights * tokens
+
+
+def _attention(shape: ModelShape, work: Work) -> int:
+    return 4 * shape.layers * shape.heads * shape.head_dim * work.pairs
+
+
+# --- bytes ------------------------------------------------------------------------------------------------------------
+
+
+def weight_bytes(shape: ModelShape, frozen: int = FLOAT32) -> int:
+    """Trained weights in float32, frozen ones of an adapted model in `frozen` bytes each; a critic's own with them."""
+    total = FLOAT32 * shape.trained + frozen * (shape.parameters - shape.trained)
+    return total + (weight_bytes(shape.critic, frozen) if shape.critic else 0)
+
+
+def reference_bytes(shape: ModelShape) -> int:
+    """The frozen copy that answers as before training; an adapted model is its own reference."""
+    return 0 if shape.adapted else FLOAT32 * shape.parameters
+
+
+def gradient_bytes(shape: ModelShape) -> int:
+    """One float32 for each trained weight."""
+    return FLOAT32 * shape.trained + (gradient_bytes(shape.critic) if shape.critic else 0)
+
+
+def adamw_bytes(shape: ModelShape) -> int:
+    """Two moments for each trained weight (Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm 2)."""
+    return 2 * gradient_bytes(shape)
+
+
+def cache_bytes(shape: ModelShape, tokens: int, width: int = FLOAT32) -> int:
+    """Keys and values of so many tokens, all rows together, in `width` bytes each."""
+    return 2 * shape.layers * shape.kv_heads * shape.head_dim * tokens * width
+
+
+def activation_bytes(shape: ModelShape, tokens: int, width: int = FLOAT32) -> int:
+    """What a forward pass of so many tokens through the trunk keeps for its backward pass.
+
+    Per token and layer, after Korthikanti et al. 2022 (arXiv:2205.05198) sec. 4 for kernels that keep no (T, T)
+    matrix: each norm's input, normalised input and output; queries, keys, values and what attention returns; and the
+    feed-forward layer's gate, its activation, the other branch and their product. Layers without a gate are counted
+    with the norms that keep two tensors and the five of GPT-2's tanh formula.
+    """
+    attention = 2 * (shape.heads + shape.kv_heads) * shape.head_dim
+    norms, inner = (6, 4) if shape.gated else (4, 5)
+    layer = norms * shape.hidden + attention + inner * shape.intermediate
+    return (shape.layers * layer + 3 * shape.hidden) * tokens * width

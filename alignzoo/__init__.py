@@ -23,8 +23,21 @@ if TYPE_CHECKING:
         RewardError,
         RunError,
     )
-    from alignzoo.interfaces import Optimizer, Policy, PolicySpec, RewardSource, Sampler, Task
-    from alignzoo.types import Batch, Completion, Forward, Group, Message, Prompt, Score, StepReport, Terms, Text
+    from alignzoo.interfaces import Judge, Optimizer, Policy, PolicySpec, RewardSource, Sampler, Task, Writer
+    from alignzoo.types import (
+        Batch,
+        Completion,
+        Forward,
+        Group,
+        Message,
+        Prompt,
+        Question,
+        Score,
+        StepReport,
+        Terms,
+        Text,
+        Verdict,
+    )
 
     __version__: str
 
@@ -35,6 +48,7 @@ __all__ = [
     "DataError",
     "Forward",
     "Group",
+    "Judge",
     "Message",
     "ModelError",
     "Optimizer",
@@ -42,6 +56,7 @@ __all__ = [
     "Policy",
     "PolicySpec",
     "Prompt",
+    "Question",
     "RecipeError",
     "RewardError",
     "RewardSource",
@@ -52,6 +67,8 @@ __all__ = [
     "Task",
     "Terms",
     "Text",
+    "Verdict",
+    "Writer",
     "__version__",
     "functional",
     "hookimpl",
@@ -64,8 +81,8 @@ hookimpl = pluggy.HookimplMarker("alignzoo")
 _HOMES = {
     "alignzoo.api": "run",
     "alignzoo.errors": "AlignzooError DataError ModelError PluginError RecipeError RewardError RunError",
-    "alignzoo.interfaces": "Optimizer Policy PolicySpec RewardSource Sampler Task",
-    "alignzoo.types": "Batch Completion Forward Group Message Prompt Score StepReport Terms Text",
+    "alignzoo.interfaces": "Judge Optimizer Policy PolicySpec RewardSource Sampler Task Writer",
+    "alignzoo.types": "Batch Completion Forward Group Message Prompt Question Score StepReport Terms Text Verdict",
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
 

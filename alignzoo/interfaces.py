@@ -1,4 +1,4 @@
-"""The contracts: Policy, RewardSource, Optimizer, and the two small ones beside them, Sampler and Task."""
+"""The contracts: Policy, RewardSource, Optimizer, and the small ones beside them, Sampler, Judge and Task."""
 
 from __future__ import annotations
 
@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeAlias, runt
 import torch
 from torch import Tensor
 
-from alignzoo.types import Batch, Completion, Forward, Group, Prompt, Score, StepReport, Terms, Text
+from alignzoo.types import (
+    Batch,
+    Completion,
+    Forward,
+    Group,
+    Prompt,
+    Question,
+    Score,
+    StepReport,
+    Terms,
+    Text,
+    Verdict,
+)
 
 if TYPE_CHECKING:
     from alignzoo.cost import ModelShape
@@ -95,6 +107,36 @@ class RewardSource(Protocol):
 
     def score(self, groups: Sequence[Group], policy: Policy) -> list[tuple[Score, ...]]:
         """One tuple per group, one score per completion, in order."""
+        ...
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """Says how good one answer is, or which of two is better: a model behind an endpoint, a policy, a program.
+
+    A reward that asks a judge has it as a field, annotated `Judge`; a recipe gives that field as a table with a name.
+    """
+
+    def judge(self, questions: Sequence[Question], policy: Policy | None) -> list[Verdict]:
+        """One verdict per question, in order. What cannot be answered is an error verdict, not an exception."""
+        ...
+
+
+@runtime_checkable
+class Writer(Protocol):
+    """A judge that can also write text of its own: a critique, a revision."""
+
+    def write(self, conversations: Sequence[Text], policy: Policy | None, *, seed: int) -> list[str]:
+        """The next turn of each conversation, or the continuation of each text."""
+        ...
+
+
+@runtime_checkable
+class HasCosts(Protocol):
+    """A reward, sampler or judge whose work costs something."""
+
+    def costs(self) -> Mapping[str, float]:
+        """Counters since it was made, which only grow: "judge/requests", "judge/tokens", "judge/cost"."""
         ...
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -65,6 +65,39 @@ class Score:
     """Named components, logged each."""
     note: str = ""
     """The judge's reason."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a judge is asked."""
+
+    prompt: Text
+    """What the answers answer."""
+    answers: tuple[str, ...]
+    """One: how good is it? Two, in the order in which they are shown: which is better?"""
+    criterion: str = ""
+    """A rubric, or a principle's own question; empty: overall quality."""
+    info: Mapping[str, Any] = field(default_factory=dict)
+    """The prompt's other columns; judges that are programs read them."""
+    name: str = ""
+    """The principle's short name, by which a judge that is a program knows its rule."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A judge's answer: a value, an abstention, or an error."""
+
+    kind: Literal["value", "abstain", "error"]
+    value: float | None = None
+    """Of one answer: how good, 0 to 1. Of two: the probability that the one shown first is better."""
+    note: str = ""
+    """The rationale, or what went wrong."""
+
+    def __post_init__(self) -> None:
+        if (self.value is not None) != (self.kind == "value"):
+            raise ValueError(f"a verdict of kind {self.kind!r} with the value {self.value}")
+        if self.value is not None and not 0 <= self.value <= 1:
+            raise ValueError(f"a verdict's value is from 0 to 1, found {self.value}")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from alignzoo.errors import RecipeError, did_you_mean
-from alignzoo.recipe.tables import Node, merge, tree
+from alignzoo.recipe.tables import Node, merge, named, tree
 
 NAMED = ("task", "policy", "sampler", "optimizer")
 """The parts of a stage that are one table with a name; a string stands for {name = string}."""
@@ -58,14 +58,10 @@ def normal(part: str, node: Node) -> Node:
     """A part's table, where a recipe or an override may say less: a name, a path, a single reward."""
     if part == "reward":
         rewards = node.value if node.is_list else [node]
-        return Node([_named(reward, "name") for reward in rewards], node.where)
+        return Node([named(reward) for reward in rewards], node.where)
     if part in NAMED:
-        return _named(node, "name")
-    return _named(node, "path") if part == "data" else node
-
-
-def _named(node: Node, key: str) -> Node:
-    return Node({key: node}, node.where) if isinstance(node.value, str) else node
+        return named(node)
+    return named(node, "path") if part == "data" else node
 
 
 def _parse(overrides: Overrides) -> Iterator[tuple[list[str], Node]]:

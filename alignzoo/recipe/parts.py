@@ -29,7 +29,7 @@ STRICT = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True)
 def build(cls: type[Any], table: Node, path: str) -> Any:
     """An instance of a dataclass from its table; `path` is the table's dotted path, for messages."""
     known = {f.name: f for f in dataclasses.fields(cls) if f.init}
-    hints = _hints(cls)
+    hints = hints_of(cls)
     values = {}
     for key, node in table.value.items():
         if key not in known:
@@ -67,6 +67,14 @@ def checked(hint: Any, node: Node, path: str) -> Any:
         raise RecipeError(_complaint(error, hint, node, path)) from error
     except PydanticUserError as error:
         raise PluginError(f"{node.where}: {path}: its annotation {hint} cannot be checked: {error}") from error
+
+
+def kind_of(hint: Any) -> str:
+    """The kind of part that a field of this annotation holds, as in `judge: Judge`; empty where it holds none."""
+    if get_origin(hint) in (Union, types.UnionType, Annotated):
+        return next(filter(None, map(kind_of, get_args(hint))), "")
+    contract = isinstance(hint, type) and hint.__module__ == "alignzoo.interfaces"
+    return NESTED[hint.__name__][0] if contract and hint.__name__ in NESTED else ""
 
 
 def settings(part: Any) -> dict[str, Any]:
@@ -121,6 +129,17 @@ WORDS: dict[Any, str] = {
     Path: "a path",
     Callable: "a callable",
 }
+NESTED = {
+    "Optimizer": ("optimizer", "an optimizer"),
+    "PolicySpec": ("policy", "a policy"),
+    "Sampler": ("sampler", "a sampler"),
+    "RewardSource": ("reward", "a reward"),
+    "Judge": ("judge", "a judge"),
+    "Writer": ("judge", "a judge that can also write"),
+    "Task": ("task", "a task"),
+}
+"""The contracts of `alignzoo.interfaces` by which a field asks for a part: its kind, and how a message calls it."""
+
 BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most", "multiple_of": "a multiple of"}
 
 
@@ -135,6 +154,8 @@ def describe(hint: Any) -> str:
     if origin is Literal:
         return "one of " + ", ".join(map(repr, arguments))
     kind = origin or hint
+    if kind_of(kind):
+        return f"{NESTED[kind.__name__][1]}: a name, or a table with one"
     if kind in WORDS:
         return WORDS[kind]
     if not isinstance(kind, type):
@@ -159,7 +180,8 @@ def _bounds(metadata: Sequence[Any]) -> list[tuple[str, float]]:
     return found
 
 
-def _hints(cls: type[Any]) -> dict[str, Any]:
+def hints_of(cls: type[Any]) -> dict[str, Any]:
+    """The annotation of each field."""
     try:
         return typing.get_type_hints(cls, include_extras=True)
     except NameError as error:

@@ -11,8 +11,8 @@ from annotated_types import Ge
 from alignzoo.errors import PluginError, RecipeError, did_you_mean
 from alignzoo.recipe.layers import Layered, check_references
 from alignzoo.recipe.overrides import normal
-from alignzoo.recipe.parts import build, checked, settings, show
-from alignzoo.recipe.tables import STAGE_REFERENCE, Node, merge, tree
+from alignzoo.recipe.parts import build, checked, hints_of, kind_of, settings, show
+from alignzoo.recipe.tables import STAGE_REFERENCE, Node, merge, named, tree
 from alignzoo.registry import Registry
 from alignzoo.registry.registrar import check_part
 
@@ -224,11 +224,26 @@ def _part(registry: Registry, kind: str, node: Node, path: str) -> tuple[Any, An
         blame = PluginError if registry.has(kind, name) else RecipeError
         raise blame(f"{node.value['name'].where}: {path}.name: {error}") from error
     if isinstance(target, type):
-        part = build(target, table, path)
-        return part, {"name": name, **settings(part)}
+        whole, inner = _with_parts(registry, target, table, path)
+        part = build(target, whole, path)
+        own = {key: value for key, value in settings(part).items() if value is None or key not in inner}
+        return part, {"name": name, **own, **{key: value for key, value in inner.items() if value is not None}}
     for key, value in table.value.items():
         raise RecipeError(f"{value.where}: {path}.{key}: {kind} {name!r} is a ready object and has no settings")
     return target, {"name": name}
+
+
+def _with_parts(registry: Registry, cls: type[Any], table: Node, path: str) -> tuple[Node, Plain]:
+    """The table with every part built that is itself a field, as in `judge = {name = "openai"}`; and those as data,
+    None where the table gives none: a default has no name to be told by."""
+    kinds = {key: kind for key, hint in hints_of(cls).items() if (kind := kind_of(hint))}
+    values: dict[str, Node] = dict(table.value)
+    inner: Plain = dict.fromkeys(kinds)
+    for key, node in table.value.items():
+        if key in kinds and node.value is not None:
+            part, inner[key] = _part(registry, kinds[key], named(node), f"{path}.{key}")
+            values[key] = Node(part, node.where)
+    return Node(values, table.where), inner
 
 
 def _ready(kind: str, node: Node, path: str) -> Any:
@@ -272,7 +287,9 @@ def _filled(part: Any, models: Mapping[str, Any]) -> Any:
             if value not in models:
                 raise RecipeError(f"{f.name} = {value!r}: there is no such model. {did_you_mean(value, models)}")
             changes[f.name] = models[value]
-    return replace(part, **changes)
+        elif (inner := _filled(value, models)) is not value:
+            changes[f.name] = inner
+    return replace(part, **changes) if changes else part
 
 
 def _live(value: Any) -> str:

@@ -74,15 +74,24 @@ def tree(value: Any, locate: Callable[[KeyPath], str], path: KeyPath = ()) -> No
     return Node(value, locate(path))
 
 
+def named(node: Node, key: str = "name") -> Node:
+    """A part's table, also where only its name is given."""
+    return Node({key: node}, node.where) if isinstance(node.value, str) else node
+
+
 def merge(lower: Node, upper: Node, *, broad: bool = False) -> Node:
     """The upper over the lower, key by key; lists and other values are replaced.
 
     A table that names another part starts afresh: the settings below belong to a part that is no longer there. A
     reference to an earlier stage stays through that, and through a layer that is `broad`, meant for every stage:
-    it is what makes a pipeline of the stages.
+    it is what makes a pipeline of the stages. A string where the other layer has a table is a part's name.
     """
     if broad and lower.is_reference:
         return lower
+    if upper.is_table:
+        lower = named(lower)
+    elif lower.is_table and "name" in lower.value:
+        upper = named(upper)
     if not (lower.is_table and upper.is_table):
         return upper
     kept = dict(lower.value)

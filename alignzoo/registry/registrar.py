@@ -20,6 +20,7 @@ MEMBERS = {
     "policy": ("load",),
     "sampler": ("online", "sample"),
     "reward": ("score",),
+    "judge": ("judge",),
     "task": ("policy", "base", "reward", "data", "gold"),
 }
 """What a part of each kind must have; `alignzoo.interfaces` says what it means."""
@@ -111,6 +112,10 @@ class Registrar:
     def reward(self, name: str, target: object, *, summary: str = "") -> None:
         """A `RewardSource`."""
         self._part("reward", name, target, summary)
+
+    def judge(self, name: str, target: object, *, summary: str = "") -> None:
+        """A `Judge`, for rewards that ask one."""
+        self._part("judge", name, target, summary)
 
     def task(self, name: str, target: object, *, summary: str = "") -> None:
         """A `Task`."""

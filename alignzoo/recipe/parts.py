@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
-from alignzoo.errors import PluginError, RecipeError, did_you_mean
+from alignzoo.errors import AlignzooError, PluginError, RecipeError, did_you_mean
 from alignzoo.recipe.tables import Node
 
 LIVE = re.compile(r"<\w+ object>")
@@ -46,7 +46,7 @@ def build(cls: type[Any], table: Node, path: str) -> Any:
         blamed = next((key for key in values if re.search(rf"\b{key}\b", str(error))), None)
         where = table.value[blamed].where if blamed else table.where
         found = f", found {show(table.value[blamed].plain())}" if blamed else ""
-        what = "" if isinstance(error, ValueError | TypeError) else f"{type(error).__name__}: "
+        what = "" if isinstance(error, ValueError | TypeError | AlignzooError) else f"{type(error).__name__}: "
         raise RecipeError(f"{where}: {path}{f'.{blamed}' if blamed else ''}{found}: {what}{error}") from error
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ LISTS = ("stage", "reward")
 class Node:
     """A value and where it was written, for messages.
 
-    The value is a table, a dict of nodes; or a list of nodes under one of `LISTS`; or anything else as it stands.
+    The value is a table, a dict of nodes; or a list of nodes under a key whose list holds tables; or anything else as
+    it stands.
     """
 
     value: Any
@@ -65,12 +66,12 @@ class Node:
             yield path, self
 
 
-def tree(value: Any, locate: Callable[[KeyPath], str], path: KeyPath = ()) -> Node:
-    """Plain data as nodes; `locate` says where each key is written."""
+def tree(value: Any, locate: Callable[[KeyPath], str], path: KeyPath = (), lists: Collection[str] = LISTS) -> Node:
+    """Plain data as nodes; `locate` says where each key is written, `lists` are the keys whose lists hold tables."""
     if isinstance(value, Mapping):
-        return Node({key: tree(each, locate, (*path, key)) for key, each in value.items()}, locate(path))
-    if isinstance(value, list | tuple) and path and path[-1] in LISTS:
-        return Node([tree(each, locate, (*path, index)) for index, each in enumerate(value)], locate(path))
+        return Node({key: tree(each, locate, (*path, key), lists) for key, each in value.items()}, locate(path))
+    if isinstance(value, list | tuple) and path and path[-1] in lists:
+        return Node([tree(each, locate, (*path, index), lists) for index, each in enumerate(value)], locate(path))
     return Node(value, locate(path))
 
 
@@ -103,8 +104,8 @@ def merge(lower: Node, upper: Node, *, broad: bool = False) -> Node:
     return Node(kept, lower.where)
 
 
-def read_toml(path: Path) -> Node:
-    """A TOML file as nodes, each with its line."""
+def read_toml(path: Path, lists: Collection[str] = LISTS) -> Node:
+    """A TOML file as nodes, each with its line; `lists` are the keys whose lists hold tables."""
     try:
         text = path.read_text("utf-8")
         value = tomllib.loads(text)
@@ -121,7 +122,7 @@ def read_toml(path: Path) -> Node:
             key = key[:-1]
         return f"{path}, line {lines[key]}" if key else str(path)
 
-    return tree(value, locate)
+    return tree(value, locate, lists=lists)
 
 
 def read_manifest(path: Path) -> Node:

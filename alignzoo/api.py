@@ -25,8 +25,8 @@ from alignzoo import processes, report, runner
 from alignzoo.checkpoint import write_json
 from alignzoo.collate import WeightedReward
 from alignzoo.errors import RunError, did_you_mean
-from alignzoo.evaluate import Figures, Gold, Heldout
-from alignzoo.interfaces import Policy, RewardSource
+from alignzoo.evaluate import Figures, Gold, Heldout, Rates
+from alignzoo.interfaces import HasRates, Policy, RewardSource
 from alignzoo.journal import Journal
 from alignzoo.prompts import Data, from_rows, split, train_and_heldout
 from alignzoo.recipe import Recipe, Stage, load
@@ -154,7 +154,7 @@ def _stage(stage: Stage, folder: Path, watch: _Watch, resume: bool) -> tuple[Sta
     live = Run(
         name=stage.name,
         prompts=train,
-        heldout=Heldout(stage.evaluate, prompts, heldout, _judges(stage), _gold(stage)),
+        heldout=Heldout(stage.evaluate, prompts, heldout, _judges(stage), _gold(stage), _rates(stage)),
         policy=policy,
         sampler=stage.sampler,
         rewards=stage.rewards,
@@ -199,6 +199,10 @@ def _own(stage: Stage) -> bool:
 
 def _gold(stage: Stage) -> Gold | None:
     return stage.task.gold if stage.task is not None and stage.data is None else None
+
+
+def _rates(stage: Stage) -> Rates | None:
+    return stage.task.rates if _own(stage) and isinstance(stage.task, HasRates) else None
 
 
 def _data(stage: Stage) -> tuple[list[Prompt], list[Prompt], list[Prompt]]:

@@ -20,6 +20,7 @@ from alignzoo.types import Batch, Completion, Forward, Group, Prompt, Score
 
 Figures = dict[str, float]
 Gold = Callable[[Prompt, Completion], float]
+Rates = Callable[[Prompt, Completion], Mapping[str, float]]
 
 ROWS = 256
 """Rows per forward pass."""
@@ -36,6 +37,7 @@ class Heldout:
     """Prompts with given completions, of the kind that the stage learns from; may be empty."""
     rewards: Sequence[WeightedReward]
     gold: Gold | None
+    rates: Rates | None = None
 
 
 SHOWN = 8
@@ -107,7 +109,7 @@ def reduced(column: torch.Tensor, batch: Batch) -> float:
 
 
 def _outcomes(groups: Sequence[Group], heldout: Heldout) -> Figures:
-    """What came out, of scored groups: reward, gold, accuracy, length, finished."""
+    """What came out, of scored groups: reward, gold, accuracy, length, finished, the task's rates as `rate/NAME`."""
     columns: dict[str, list[list[float]]] = {
         "length": [[float(len(c.tokens)) for c in group.completions] for group in groups],
         "finished": [[float(c.finished) for c in group.completions] for group in groups],
@@ -120,6 +122,10 @@ def _outcomes(groups: Sequence[Group], heldout: Heldout) -> Figures:
     for reward in heldout.rewards:
         if getattr(reward.source, "verifiable", False):
             columns["accuracy"] = [[s.parts.get(reward.name, 0.0) for s in group.scores or ()] for group in groups]
+    if heldout.rates is not None:
+        told = [[heldout.rates(group.prompt, c) for c in group.completions] for group in groups]
+        for name in sorted({name for group in told for each in group for name in each}):
+            columns[f"rate/{name}"] = [[each[name] for each in group if name in each] for group in told]
     return _means(columns)
 
 

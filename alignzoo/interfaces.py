@@ -201,3 +201,13 @@ class Task(Protocol):
     def gold(self, prompt: Prompt, completion: Completion) -> float:
         """The hidden truth. Only `evaluate` asks."""
         ...
+
+
+@runtime_checkable
+class HasRates(Protocol):
+    """A task that tells more of an answer than its gold score."""
+
+    def rates(self, prompt: Prompt, completion: Completion) -> Mapping[str, float]:
+        """What happened, 1 or 0 by name, and a name only where it applies: over-refusal where the request is harmless.
+        Only `evaluate` asks."""
+        ...

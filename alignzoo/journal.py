@@ -74,6 +74,7 @@ def samples(groups: Iterable[Group], when: str) -> list[dict[str, Any]]:
             "parts": dict(given.parts),
             "note": given.note,
         }
+        | ({"trail": dict(completion.trail)} if completion.trail else {})
         for group in groups
         for completion, given in zip(group.completions, group.scores or (), strict=True)
     ]

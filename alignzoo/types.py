@@ -51,6 +51,8 @@ class Completion:
     """It ended by itself; False when it was cut off at a length limit."""
     logprobs: tuple[float, ...] | None = None
     """Log-probability of each token when it was sampled; None for text that no policy of this run wrote."""
+    trail: Mapping[str, str] = field(default_factory=dict)
+    """How it came about, in a sampler's own words, for samples.jsonl: which principle, what critique."""
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,17 @@ def test_a_scorer_has_lines_of_its_own(result: Result) -> None:
     assert "78.0% the labels' own agreement with the gold order (ceiling)" in text
 
 
+def test_a_tasks_rates_have_a_table_of_their_own() -> None:
+    rates = {"rate/over_refusal": 0.18, "rate/over_refusal_se": 0.03, "rate/over_refusal_greedy": 0.0}
+    shown = Result(Path("."), (stage("grpo", WRITER_BEFORE | rates, WRITER_AFTER),), None)
+    assert "How often" not in printed(report.table(shown))  # only what is measured in the end
+    shown = Result(Path("."), (stage("grpo", WRITER_BEFORE | rates, WRITER_AFTER | rates),), None)
+    text = printed(report.table(shown)).partition("How often it happened")[2]
+    assert "over refusal" in text and "_se" not in text
+    assert [row.split()[-1] for row in text.splitlines() if "greedy" in row] == ["0.00", "0.00"]
+    assert text.count("0.18 ± 0.03") == 2
+
+
 def test_the_table_of_a_run_without_evaluation_is_empty() -> None:
     assert printed(report.table(Result(Path("."), (stage("sft", {}, {}),), None))).strip() == ""
 

@@ -28,6 +28,9 @@ COLUMNS = {
 }
 """The figures of a writer that tables show, and their headings."""
 
+RATE = "rate/"
+"""What the names of a task's own rates begin with."""
+
 SCORER = {
     "accuracy": "agreement with the held-out labels",
     "gold": "agreement with the gold order",
@@ -40,29 +43,40 @@ SCORER = {
 
 
 def table(result: Result) -> RenderableType:
-    """Every stage before and after, sampled and greedy, with best-of-n; a scorer's agreement on lines of its own."""
-    from rich import box
+    """Every stage before and after, sampled and greedy, with best-of-n, and the task's rates of what happened; a
+    scorer's agreement on lines of its own."""
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
     writers = [stage for stage in result.stages if _is_writer(stage.after)]
-    columns = [name for name in COLUMNS if any(name in stage.after for stage in writers)]
-    rows = Table(box=box.SIMPLE_HEAD, title="On held-out prompts", title_justify="left", title_style="bold")
+    columns = {name: said for name, said in COLUMNS.items() if any(name in stage.after for stage in writers)}
+    shown: list[RenderableType] = []
+    if columns:
+        shown += [_writers("On held-out prompts", writers, columns), Text(_legend(list(columns)), style="dim")]
+    names = dict.fromkeys(name for stage in writers for name in stage.after if name.startswith(RATE))
+    rates = {name: name.removeprefix(RATE).replace("_", " ") for name in names if not name.endswith(("_se", "_greedy"))}
+    if rates:
+        shown.append(_writers("How often it happened, of the held-out prompts where it could", writers, rates))
+    shown += [Text(_scorer_line(stage)) for stage in result.stages if stage.after and not _is_writer(stage.after)]
+    return Group(*shown)
+
+
+def _writers(title: str, writers: Sequence[StageResult], columns: Mapping[str, str]) -> RenderableType:
+    """These figures of every stage."""
+    from rich import box
+    from rich.table import Table
+
+    rows = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold")
     rows.add_column("stage", overflow="fold")
     rows.add_column("")
-    for name in columns:
-        rows.add_column(COLUMNS[name], justify="right", no_wrap=True)
+    for heading in columns.values():
+        rows.add_column(heading, justify="right", no_wrap=heading in COLUMNS.values())
     for stage in writers:
         for number, (what, figures) in enumerate(_rows(stage)):
             cells = [_cell(figures, name) for name in columns]
             rows.add_row(stage.name if number == 0 else "", what, *cells, style="dim" if "greedy" in what else "")
         rows.add_section()
-    shown: list[RenderableType] = [rows] if columns else []
-    if columns:
-        shown.append(Text(_legend(columns), style="dim"))
-    shown += [Text(_scorer_line(stage)) for stage in result.stages if stage.after and not _is_writer(stage.after)]
-    return Group(*shown)
+    return rows
 
 
 def samples_shown(folder: Path, stage: str, n: int = 3) -> RenderableType | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from statistics import fmean
@@ -54,14 +55,17 @@ def measure(model: Any, tokenizer: PreTrainedTokenizerFast, *, seed: int = 0, n:
         for suffix in ("", "_greedy"):
             written = write_replies(model, tokenizer, prompts, seed=seed, greedy=suffix == "_greedy")
             figures[f"{name}/gold{suffix}"] = fmean(world.gold(*it) for it in written)
-            exchanges = [(prompt, reply) for prompt, reply, _ in written]
-            figures |= {f"{name}/{rate.__name__}{suffix}": rate(exchanges) for rate in world.RATES}
+            told = [world.rates(prompt, reply) for prompt, reply, _ in written]
+            for rate in {rate: None for each in told for rate in each}:
+                figures[f"{name}/{rate}{suffix}"] = fmean(each[rate] for each in told if rate in each)
     return figures
 
 
 def require(figures: Mapping[str, float], bars: Mapping[str, float] = BARS) -> None:
     """Refuse a model that is below a bar."""
-    missed = {name: bar for name, bar in bars.items() if not figures[name] >= bar}
+    missed = {name: bar for name, bar in bars.items() if not figures.get(name, math.nan) >= bar}
     if missed:
-        said = "; ".join(f"{name} is {figures[name]:.2f}, must be {bar:.2f} or more" for name, bar in missed.items())
+        said = "; ".join(
+            f"{name} is {figures.get(name, math.nan):.2f}, must be {bar:.2f} or more" for name, bar in missed.items()
+        )
         raise ModelError(f"The model is not competent enough to be aligned: {said}. Try another seed or more steps.")

@@ -8,13 +8,11 @@ garble. Words and full stops are set apart by one space, so that every word of t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
 from itertools import product
-
-from alignzoo import DataError
 
 ITEMS = (
     *("kettle", "lamp", "phone", "chair", "radio", "clock", "bike"),
@@ -197,15 +195,3 @@ def read(reply: str) -> Reply:
     """Understand a reply. A last sentence without its full stop is garble, like any other unknown sentence."""
     texts = (tidy(text) for text in re.findall(r"[^.]+\.?|\.", reply))
     return Reply(tuple(lexicon().get(text, Sentence(text, Kind.GARBLE)) for text in texts if text))
-
-
-Exchange = tuple[str, str]
-"""A prompt and a reply to it."""
-
-
-def share(hits: Iterable[bool]) -> float:
-    """The share of true ones. A share of nothing is an error."""
-    found = list(hits)
-    if not found:
-        raise DataError("A rate was asked of no exchange of the kind that it speaks of: give it some.")
-    return sum(found) / len(found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
@@ -13,13 +13,10 @@ from alignzoo_tiny.grammar import (
     ITEMS,
     PROBLEMS,
     SENTENCES,
-    Exchange,
     Kind,
     Problem,
     Reply,
-    Sentence,
     read,
-    share,
     tidy,
 )
 
@@ -140,28 +137,12 @@ def _solution_value(complaint: Complaint, said: Reply) -> float:
     return (2.0 if fits else -1.0) + (1.0 if same else -1.0)
 
 
-def acting(exchanges: Iterable[Exchange]) -> float:
-    """Share of replies that do something about the problem, right or wrong."""
-    return share(read(reply).count(Kind.ACTION) > 0 for _, reply in exchanges)
-
-
-def action_right(exchanges: Iterable[Exchange]) -> float:
-    """Share of the acting replies whose first action fits the problem; 0 when none acts."""
-    acts = _first_actions(exchanges)
-    return share(action.template == complaint.problem.action for complaint, action in acts) if acts else 0.0
-
-
-def item_right(exchanges: Iterable[Exchange]) -> float:
-    """Share of the acting replies whose first action is about the customer's item; 0 when none acts."""
-    acts = _first_actions(exchanges)
-    return share(action.filling["item"] == complaint.item for complaint, action in acts) if acts else 0.0
-
-
-def _first_actions(exchanges: Iterable[Exchange]) -> list[tuple[Complaint, Sentence]]:
-    """Each acting reply's first action, beside what was complained of."""
-    understood = [(understand(prompt), read(reply).of(Kind.ACTION)) for prompt, reply in exchanges]
-    return [(complaint, actions[0]) for complaint, actions in understood if actions]
-
-
-RATES: tuple[Callable[[Iterable[Exchange]], float], ...] = (acting, action_right, item_right)
-"""What is told of a model's replies, beside their gold score."""
+def rates(prompt: str, reply: str) -> dict[str, float]:
+    """What happened, 1 or 0: something was done about the problem; and then, what was done first fits the problem, and
+    is about the customer's item."""
+    complaint, actions = understand(prompt), read(reply).of(Kind.ACTION)
+    if not actions:
+        return {"acting": 0.0}
+    fits = actions[0].template == complaint.problem.action
+    same = actions[0].filling["item"] == complaint.item
+    return {"acting": 1.0, "action_right": float(fits), "item_right": float(same)}

@@ -60,6 +60,9 @@ class Shop:
     def gold(self, prompt: Prompt, completion: Completion) -> float:
         return shop.gold(question(prompt), completion.text, completion.finished)
 
+    def rates(self, prompt: Prompt, completion: Completion) -> Mapping[str, float]:
+        return shop.rates(question(prompt), completion.text)
+
     def _compare(self, prompt: str, a: str, b: str, rng: random.Random) -> Prompt:
         """A rater's verdict on two replies."""
         margin = shop.gold(prompt, a) - shop.gold(prompt, b)
@@ -152,6 +155,9 @@ class Safe:
 
     def gold(self, prompt: Prompt, completion: Completion) -> float:
         return safe.gold(question(prompt), completion.text, completion.finished)
+
+    def rates(self, prompt: Prompt, completion: Completion) -> Mapping[str, float]:
+        return safe.rates(question(prompt), completion.text)
 
     def _compare(self, prompt: str, rng: random.Random) -> Prompt:
         """Two different replies by any writers, and a rater's verdict."""

@@ -6,12 +6,11 @@ A task is a module; `TaskWorld` says what it offers. All of it is pure, and work
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from alignzoo_tiny import safe, shop, sort
-from alignzoo_tiny.grammar import Exchange
 
 if TYPE_CHECKING:  # it would import torch
     from alignzoo import Prompt
@@ -19,11 +18,6 @@ if TYPE_CHECKING:  # it would import torch
 
 class TaskWorld(Protocol):
     """What a task's module offers."""
-
-    @property
-    def RATES(self) -> tuple[Callable[[Iterable[Exchange]], float], ...]:
-        """What is told of a model's replies, beside their gold score."""
-        ...
 
     def prompts(self, split: str) -> list[str]:
         """Every prompt of a split, "train" or "heldout"."""
@@ -35,6 +29,10 @@ class TaskWorld(Protocol):
 
     def gold(self, prompt: str, reply: str, finished: bool = True) -> float:
         """How good a reply truly is."""
+        ...
+
+    def rates(self, prompt: str, reply: str) -> dict[str, float]:
+        """What happened in a reply, beside its gold score: 1 or 0 by name, and a name only where it applies."""
         ...
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     )
     from alignzoo.interfaces import Judge, Optimizer, Policy, PolicySpec, RewardSource, Sampler, Task, Writer
     from alignzoo.types import (
+        Alert,
         Batch,
         Completion,
         Forward,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "Alert",
     "AlignzooError",
     "Batch",
     "Completion",
@@ -82,7 +84,7 @@ _HOMES = {
     "alignzoo.api": "run",
     "alignzoo.errors": "AlignzooError DataError ModelError PluginError RecipeError RewardError RunError",
     "alignzoo.interfaces": "Judge Optimizer Policy PolicySpec RewardSource Sampler Task Writer",
-    "alignzoo.types": "Batch Completion Forward Group Message Prompt Question Score StepReport Terms Text Verdict",
+    "alignzoo.types": "Alert Batch Completion Forward Group Message Prompt Question Score StepReport Terms Text Verdict",
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
 

@@ -31,8 +31,8 @@ from alignzoo.journal import Journal
 from alignzoo.prompts import Data, from_rows, split, train_and_heldout
 from alignzoo.recipe import Recipe, Stage, load
 from alignzoo.registry import Registry
-from alignzoo.runner import Interrupted, Progress, Run
-from alignzoo.types import Prompt
+from alignzoo.runner import Interrupted, Progress, Run, Warn
+from alignzoo.types import Alert, Prompt
 
 PACKAGES = ("alignzoo", "torch", "transformers", "accelerate", "peft", "tokenizers", "safetensors", "numpy", "pluggy")
 """Whose versions a manifest names."""
@@ -78,6 +78,11 @@ class Result:
         return self.stages[-1].model
 
 
+def told_on_stderr(stage: str, step: int, alert: Alert) -> None:
+    """What the Python API does with an alert unless it is told otherwise."""
+    sys.stderr.write(f"{stage}, step {step}: {alert.message}\n")
+
+
 def run(
     recipe: str | Path,
     *,
@@ -89,6 +94,7 @@ def run(
     overrides: Sequence[str] = (),
     registry: Registry | None = None,
     progress: Progress = lambda *told: None,
+    warn: Warn = told_on_stderr,
     trackers: Sequence[str] = (),
     **settings: Any,
 ) -> Result:
@@ -103,7 +109,7 @@ def run(
     registry.load_all()
     changes = _objects(policy, data, reward) | _flat(settings)
     loaded = load(recipe, [*changes.items(), *overrides], registry=registry)
-    return execute(loaded, registry, out=out, resume=resume, progress=progress, trackers=trackers)
+    return execute(loaded, registry, out=out, resume=resume, progress=progress, warn=warn, trackers=trackers)
 
 
 def execute(
@@ -113,11 +119,14 @@ def execute(
     out: str | Path | None = None,
     resume: bool = False,
     progress: Progress = lambda *told: None,
+    warn: Warn = told_on_stderr,
     trackers: Sequence[str] = (),
 ) -> Result:
     """Run a loaded recipe. Finished stages of a resumed run are not run again."""
     folder = _folder(recipe, out, resume)
     check_trackers(trackers, registry)
+    for stage in recipe.stages:
+        _check_alerts(stage, registry)
     if processes.index() == 0:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "manifest.json", manifest(recipe, registry))
@@ -130,7 +139,7 @@ def execute(
                 results.append(finished[stage.name])
                 continue
             outputs = {each.name: str(each.model) for each in results}
-            watch = _Watch(registry, progress, interrupted, tuple(trackers))
+            watch = _Watch(registry, progress, warn, interrupted, tuple(trackers))
             done, live = _stage(stage.with_outputs(outputs), folder, watch, resume)
             results.append(done)
             _write(folder, recipe, results)
@@ -143,6 +152,7 @@ class _Watch:
 
     registry: Registry
     progress: Progress
+    warn: Warn
     interrupted: Callable[[], bool]
     trackers: tuple[str, ...]
 
@@ -163,8 +173,9 @@ def _stage(stage: Stage, folder: Path, watch: _Watch, resume: bool) -> tuple[Sta
         seed=stage.seed,
         journal=Journal(folder, stage.name),
         checkpoints=folder / "checkpoints" / stage.name,
-        observe=lambda report: watch.registry.observe("alignzoo_after_step", report=report),
+        observe=lambda report: _alerts(watch.registry.observe("alignzoo_after_step", report=report)),
         progress=watch.progress,
+        warn=watch.warn,
         interrupted=watch.interrupted,
     )
     about = RunInfo(stage.name, folder, live.steps, stage.resolved, watch.trackers)
@@ -187,6 +198,20 @@ class RunInfo:
     steps: int
     recipe: Mapping[str, Any]
     trackers: tuple[str, ...] = ()
+
+
+def _alerts(answers: Sequence[Any]) -> list[Alert]:
+    """What observers answered, in one list; what is no alert is none of a run's business."""
+    lists = [answer for answer in answers if isinstance(answer, list | tuple)]
+    return [alert for answer in lists for alert in answer if isinstance(alert, Alert)]
+
+
+def _check_alerts(stage: Stage, registry: Registry) -> None:
+    """Raise where a stage is to stop on a kind of alert that no plugin gives."""
+    known = {kind for answer in registry.hook.alignzoo_alerts() for kind in answer} | {"any"}
+    for kind in stage.schedule.stop_on:
+        if kind not in known:
+            raise RunError(f"{stage.name}.schedule.stop_on: nothing warns of {kind!r}. {did_you_mean(kind, known)}")
 
 
 # --- the parts of a stage ---------------------------------------------------------------------------------------------

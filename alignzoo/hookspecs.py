@@ -1,20 +1,21 @@
-"""The hooks of a plugin: one that registers what it brings, three that watch a run, one that names trackers.
+"""The hooks of a plugin: one that registers what it brings, three that watch a run, two that name what they can do.
 
 A plugin is a module, or any object, that implements those it wants, each marked with `@alignzoo.hookimpl`. An
-implementation may leave arguments out, never add any. Observers observe and never steer: what they return is
-ignored, and one that raises is reported once and switched off.
+implementation may leave arguments out, never add any. Observers observe and never steer: all that they can answer is
+an alert, and whether an alert ends a run, the run's own schedule says. One that raises is reported once and switched
+off.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pluggy
 
 if TYPE_CHECKING:
     from alignzoo.registry.registrar import Registrar
-    from alignzoo.types import StepReport
+    from alignzoo.types import Alert, StepReport
 
 hookspec = pluggy.HookspecMarker("alignzoo")
 
@@ -34,13 +35,22 @@ def alignzoo_run_start(run: Any) -> None:
 
 
 @hookspec
-def alignzoo_after_step(report: StepReport) -> None:
-    """A step is finished: its number, its metrics, and what was written and scored in it."""
+def alignzoo_after_step(report: StepReport) -> Sequence[Alert] | None:
+    """A step is finished: its number, its metrics, and what was written and scored in it.
+
+    The run's folder has its lines by now, those of an evaluation after it too. The answer, if there is any, is what to
+    warn of: it is told at once, kept in warnings.jsonl, and ends the run where `schedule.stop_on` names its kind.
+    """
 
 
 @hookspec
 def alignzoo_run_end(run: Any, result: Any) -> None:
     """A stage has ended, finished or stopped: the `run` of its start, and its result."""
+
+
+@hookspec
+def alignzoo_alerts() -> Mapping[str, str]:  # type: ignore[empty-body]
+    """The kinds of alert that the plugin can give, each with what it means: those that `schedule.stop_on` can name."""
 
 
 @hookspec

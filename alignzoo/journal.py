@@ -1,7 +1,7 @@
 """What a run writes as it goes: one JSON line per step and file, shared by the stages of a run.
 
-metrics.jsonl, samples.jsonl and evaluations.jsonl are pure functions of recipe and seed; what a clock or the
-allocator says goes to seconds.jsonl, so that a resumed run's metrics equal an undisturbed one's to the byte.
+All but seconds.jsonl are pure functions of recipe and seed: what a clock or the allocator says goes there, so that a
+resumed run's metrics equal an undisturbed one's to the byte.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from alignzoo import processes
 from alignzoo.types import Group
 
-FILES = ("metrics", "seconds", "samples", "evaluations")
+FILES = ("metrics", "seconds", "samples", "evaluations", "warnings")
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,15 @@ def gather(share: Sequence[T]) -> list[T]:
     return [each[i] for i in range(longest) for each in shares if i < len(each)]
 
 
+def of_first(value: T) -> T:
+    """What the first process has, on all of them."""
+    if count() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box)
+    return box[0]
+
+
 def deal_groups(batch: Batch, *, couples: str) -> Batch:
     """This process's groups of a batch. A loss that reads the whole minibatch is the first process's alone."""
     if count() == 1:

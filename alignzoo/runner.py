@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,11 +17,14 @@ from alignzoo.evaluate import Figures, Heldout, best_of, objective, reduced, sco
 from alignzoo.interfaces import HasNext, Optimizer, Policy, Sampler
 from alignzoo.journal import Journal, samples
 from alignzoo.schedule import Schedule
-from alignzoo.types import Batch, Group, Prompt, StepReport
+from alignzoo.types import Alert, Batch, Group, Prompt, StepReport
 from alignzoo.vocabulary import Clock, Means, memory, shared
 
 Progress = Callable[[str, int, int, Mapping[str, float]], None]
 """Told of everything that takes time: what is done, how much of it, of how much, and the latest figures."""
+
+Warn = Callable[[str, int, Alert], None]
+"""Told of what an observer warns of: in which stage, after which step."""
 
 Reference = dict[tuple[int, ...], torch.Tensor]
 """The reference's log-probabilities by what a row says, for data that come by more than once."""
@@ -45,8 +48,9 @@ class Run:
     seed: int
     journal: Journal
     checkpoints: Path
-    observe: Callable[[StepReport], None] = lambda report: None
+    observe: Callable[[StepReport], Sequence[Alert]] = lambda report: ()
     progress: Progress = lambda *told: None
+    warn: Warn = lambda *told: None
     interrupted: Callable[[], bool] = lambda: False
 
     @property
@@ -83,16 +87,16 @@ def run(stage: Run, *, resume: bool = False) -> Outcome:
     before, baseline = _before(stage, start)
     reference = _precomputed(stage)
     step = start
-    stopped = _reached(schedule, stage.journal.read("metrics", start)[0]) if start else ""
+    stopped = _stopped(stage, start) if start else ""
     while step < stage.steps and not stopped:
         report = _step(stage, optimizer, adamw, step, reference)
         step = report.step
         optimizer = optimizer.next(report) if isinstance(optimizer, HasNext) else optimizer
         _record(stage, report)
-        stopped = _reached(schedule, report.metrics)
         if schedule.eval_every and step % schedule.eval_every == 0 and step < stage.steps:
             stage.journal.write("evaluations", step, {"during": measure(stage, optimizer)[0]})
-        _save(stage, step, adamw, optimizer)
+        stopped = _reached(schedule, report.metrics, _watch(stage, report))
+        _save(stage, step, adamw, optimizer, stopped)
     after, written = measure(stage, optimizer)
     stage.journal.write("evaluations", step, {"after": after})
     stage.journal.write_all("samples", step, samples(written, "after"))
@@ -274,22 +278,39 @@ def _record(stage: Run, report: StepReport) -> None:
     every = stage.schedule.samples_every
     if every and (report.step % every == 0 or report.step in (1, report.steps)):
         stage.journal.write_all("samples", report.step, samples(report.groups, "training"))
-    stage.observe(report)
     stage.progress(stage.name, report.step, report.steps, report.metrics)
 
 
-def _reached(schedule: Schedule, metrics: Mapping[str, float]) -> str:
+def _watch(stage: Run, report: StepReport) -> list[Alert]:
+    """Let observers see the step, tell what they warn of, and write it down."""
+    alerts = processes.of_first(list(stage.observe(report)))
+    for alert in alerts:
+        stage.journal.write("warnings", report.step, asdict(alert))
+        stage.warn(stage.name, report.step, alert)
+    return alerts
+
+
+def _stopped(stage: Run, step: int) -> str:
+    """Why the run had stopped after this step, by what its journal says."""
+    alerts = [Alert(line["kind"], line["message"]) for line in stage.journal.read("warnings", step)]
+    return _reached(stage.schedule, stage.journal.read("metrics", step)[0], alerts)
+
+
+def _reached(schedule: Schedule, metrics: Mapping[str, float], alerts: Sequence[Alert]) -> str:
     """Why to stop early; empty to go on."""
     if schedule.kl_stop and metrics.get("kl", 0.0) >= schedule.kl_stop:
         return f"the KL reached {metrics['kl']:.2f} nats per sequence (kl_stop {schedule.kl_stop:g})"
     if metrics.get("reward/mean", -math.inf) >= schedule.reward_stop:
         return f"the reward reached {metrics['reward/mean']:.3f} (reward_stop {schedule.reward_stop:g})"
+    for alert in alerts:
+        if {alert.kind, "any"} & set(schedule.stop_on):
+            return f"{alert.kind}: {alert.message} (stop_on)"
     return ""
 
 
-def _save(stage: Run, step: int, adamw: torch.optim.Optimizer, optimizer: Optimizer) -> None:
-    """A checkpoint at the interval, and at once when the user asks to stop."""
-    due = stage.schedule.save_every and step % stage.schedule.save_every == 0
+def _save(stage: Run, step: int, adamw: torch.optim.Optimizer, optimizer: Optimizer, stopped: str) -> None:
+    """A checkpoint at the interval, where the run stops early, and at once when the user asks to stop."""
+    due = stopped or (stage.schedule.save_every and step % stage.schedule.save_every == 0)
     interrupted = stage.interrupted()
     if (due or interrupted) and processes.index() == 0:
         checkpoint.save(stage.checkpoints, step, stage.policy, adamw, optimizer, keep=stage.schedule.keep)

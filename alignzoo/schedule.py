@@ -49,6 +49,8 @@ class Schedule:
     """Stop once the KL to the reference, in nats per sequence, reaches this; 0: never."""
     reward_stop: float = math.inf
     """Stop once the mean reward of a step reaches this."""
+    stop_on: tuple[str, ...] = ()
+    """Stop once an observer warns of one of these kinds: "divergence", "kl", ...; "any": of whichever comes first."""
 
     def total(self, n_prompts: int) -> int:
         """The number of steps for so many training prompts."""

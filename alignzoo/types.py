@@ -250,6 +250,18 @@ class Terms:
 
 
 @dataclass(frozen=True)
+class Alert:
+    """What an observer warns of."""
+
+    kind: str
+    """A short word for it, the same every time: "entropy"."""
+    message: str
+    """A sentence for a person, with its figures."""
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """The figures by name."""
+
+
+@dataclass(frozen=True)
 class StepReport:
     """One step of a run, for observers and for an optimizer's successor."""
 

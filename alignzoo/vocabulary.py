@@ -11,7 +11,7 @@ import torch
 
 from alignzoo.evaluate import Figures, kl_figures
 from alignzoo.interfaces import Policy
-from alignzoo.types import Batch, Group
+from alignzoo.types import Batch, FloatN, Group
 
 
 def shared(groups: Sequence[Group], batch: Batch, prepared: Batch, epochs: int) -> Figures:
@@ -22,6 +22,7 @@ def shared(groups: Sequence[Group], batch: Batch, prepared: Batch, epochs: int) 
         rewards = batch.rewards.double()
         figures |= {"reward/mean": float(rewards.mean()), "reward/std": float(rewards.std(correction=0))}
         figures |= {f"reward/{name}": float(values.mean()) for name, values in batch.parts.items()}
+        figures |= _correlated("length/reward", batch.mask.sum(1).double(), rewards)
     abstained = len(completions) - len(batch)
     if abstained:
         figures["reward/abstained"] = float(abstained)
@@ -33,6 +34,13 @@ def shared(groups: Sequence[Group], batch: Batch, prepared: Batch, epochs: int) 
     figures["tokens/generated"] = float(sum(len(c.tokens) for c in completions if c.logprobs is not None))
     figures["tokens/trained"] = float(prepared.attend.sum()) * epochs
     return figures
+
+
+def _correlated(name: str, xs: FloatN, ys: FloatN) -> Figures:
+    """Pearson's correlation over the completions; nothing where either of the two is the same for all."""
+    xs, ys = xs - xs.mean(), ys - ys.mean()
+    scale = float(xs.norm() * ys.norm())
+    return {name: float(xs @ ys) / scale} if scale > 0 else {}
 
 
 def memory(policy: Policy) -> Figures:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from alignzoo.api import Result
+    from alignzoo.runner import Warn
+    from alignzoo.types import Alert
 
 
 @told
@@ -52,8 +54,11 @@ def run(
         out = api.next_folder(loaded.name)
     again = shlex.join(["alignzoo", "run", recipe, *(overrides or ()), "--out", str(out), "--resume"])
     try:
-        with shown_on(console(stderr=True), quiet=quiet) as progress:
-            result = api.execute(loaded, zoo, out=out, resume=resume, progress=progress, trackers=tracker or ())
+        err = console(stderr=True)
+        with shown_on(err, quiet=quiet) as progress:
+            warn = warning_on(err)
+            trackers = tracker or ()
+            result = api.execute(loaded, zoo, out=out, resume=resume, progress=progress, warn=warn, trackers=trackers)
     except (api.Interrupted, KeyboardInterrupt) as stopped:
         said = str(stopped) or "stopped at once: what came after the last checkpoint will be done again"
         begun = out is not None and (out / "manifest.json").exists()
@@ -61,6 +66,15 @@ def run(
         console(stderr=True).print(f"\n{cure}", markup=False, soft_wrap=True)
         raise typer.Exit(130) from None
     _print(console(), result, quiet=quiet)
+
+
+def warning_on(err: Console) -> Warn:
+    """Alerts as they come, above the progress bar of the same console."""
+
+    def warn(stage: str, step: int, alert: Alert) -> None:
+        err.print(f"warning: {stage}, step {step}: {alert.message}", style="yellow", markup=False, soft_wrap=True)
+
+    return warn
 
 
 def _print(out: Console, result: Result, *, quiet: bool) -> None:
@@ -78,7 +92,8 @@ def _print(out: Console, result: Result, *, quiet: bool) -> None:
         if stage.stopped:
             out.print(f"{stage.name} stopped early, after step {stage.steps}: {stage.stopped}", markup=False)
     places = [(f"model {stage.name}", stage.model) for stage in result.stages]
-    places += [(name, result.out / file) for name, file in (("curves", "curves.png"), ("results", "result.json"))]
+    files = {"curves": "curves.png", "results": "result.json", "warnings": "warnings.jsonl"}
+    places += [(name, result.out / file) for name, file in files.items()]
     for name, path in places:
         if path.exists():
             out.print(f"{name + ':':<16} {path}", markup=False, soft_wrap=True)

@@ -32,6 +32,7 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 Failures: TypeAlias = list[Failure]
 Registrations: TypeAlias = list[Registration]
 Names: TypeAlias = list[str]
+Answers: TypeAlias = list[Any]
 
 
 class Registry:
@@ -161,17 +162,20 @@ class Registry:
         """pluggy's relay to the observers that are loaded; `observe` is the safe way to call them."""
         return self._manager.hook
 
-    def observe(self, hook: str, **arguments: object) -> None:
-        """Call a hook of every plugin. One that raises is reported once and switched off; the run goes on."""
+    def observe(self, hook: str, **arguments: object) -> Answers:
+        """Call a hook of every plugin; what they answer, None left out. One that raises is reported once and switched
+        off; the run goes on."""
+        answers: Answers = []
         observers = [each.plugin for each in getattr(self.hook, hook).get_hookimpls()]
         for observer in observers:
             alone = self._manager.subset_hook_caller(hook, [each for each in observers if each is not observer])
             try:
-                alone(**arguments)
+                answers += alone(**arguments)
             except Exception as error:
                 origin = self._plugins[self._manager.get_name(observer) or ""].origin
                 self._manager.unregister(observer)
                 self._warn(f"{origin} raised in {hook} and no longer watches the run:\n{plain_traceback(error)}")
+        return answers
 
     # --- inside -----------------------------------------------------------------------------------------------
 

@@ -1,0 +1,218 @@
+"""Watches every run for over-optimisation, and warns of each kind once, with figures.
+
+What it reads is what every run writes: the metrics of its steps and its held-out evaluations. So a run that is resumed
+is watched on from where it was, and a run of long ago can be looked at in the same way: `Monitor().alerts(...)`. Only
+evaluations know gold, and nothing that trains asks this plugin.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import alignzoo
+from alignzoo import Alert, StepReport
+from alignzoo.journal import Journal
+
+KINDS = {
+    "divergence": "the reward rises while the hidden gold, or one of the reward's own parts, falls",
+    "kl": "the KL to the reference grows faster and faster",
+    "entropy": "the entropy has collapsed: the policy says nearly the same every time",
+    "length": "completions have become much longer, or much shorter, than at the start",
+    "length-reward": "the reward goes with length, and lengths follow it",
+}
+
+Figures = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Monitor:
+    """From where on something is worth a warning."""
+
+    window: int = 3
+    """Steps that are averaged, against the noise of single batches."""
+    sigmas: float = 3.0
+    """A divergence must exceed this many standard errors, both the fall and, by one, the rise."""
+    kl_growth: float = 1.5
+    """KL accelerates when it grows this many times as much in a span of steps as in the span before, ..."""
+    kl_span: int = 4
+    """... of so many steps, ..."""
+    kl_least: float = 0.05
+    """... and by this much at least, in nats per token."""
+    entropy_left: float = 0.4
+    """Entropy has collapsed when less than this share of its start is left."""
+    length_drift: float = 0.25
+    """Lengths have drifted when they differ by this share from their start."""
+    correlation: float = 0.4
+    """Reward goes with length from this correlation on, over twice the window, ..."""
+    following: float = 0.1
+    """... and lengths follow it when they have drifted by this share in its direction."""
+
+    def alerts(self, steps: Sequence[Figures], evaluations: Sequence[Figures]) -> list[Alert]:
+        """What is to be said after the last of these steps. `evaluations` begin with the one before training.
+
+        Steps that learn from given completions say nothing of the policy; then its evaluations are what is watched.
+        """
+        online = any(step.get("tokens/generated") for step in steps)
+        points, window = (list(steps), self.window) if online else (list(evaluations), 1)
+        start = evaluations[0] if evaluations else points[0] if points else {}
+        found = [*self._divergences(steps if online else (), evaluations), self._kl(points, start)]
+        found += [check(points, start, window) for check in (self._entropy, self._length, self._correlation)]
+        return [alert for alert in found if alert is not None]
+
+    def _divergences(self, steps: Sequence[Figures], evaluations: Sequence[Figures]) -> Iterator[Alert]:
+        """Of the reward from gold, on held-out prompts; and from its own parts, as those of an ensemble."""
+        measured = [e for e in evaluations if "gold" in e and "reward" in e]
+        gold, reward = ([Point(e[name], e.get(f"{name}_se", 0.0)) for e in measured] for name in ("gold", "reward"))
+        if alert := self._divergence("held-out gold", gold, "held-out reward", reward):
+            yield alert
+        totals = smooth([step.get("reward/mean") for step in steps], 2 * self.window)
+        for name in parts(steps):
+            part = smooth([step.get(f"reward/{name}") for step in steps], 2 * self.window)
+            if alert := self._divergence(f"reward/{name}", part, "reward/mean", totals):
+                yield alert
+                return
+
+    def _divergence(self, name: str, witness: Sequence[Point], proxy_name: str, proxy: Sequence[Point]) -> Alert | None:
+        """The witness has fallen from its best, and the proxy has risen meanwhile."""
+        if len(witness) < 2 or len(proxy) != len(witness):
+            return None
+        best = max(range(len(witness)), key=lambda i: witness[i].value)
+        fall, rise = witness[-1].less(witness[best]), proxy[best].less(proxy[-1])
+        if fall.value <= self.sigmas * fall.error or rise.value <= rise.error:
+            return None
+        figures = {"peak": witness[best].value, "now": witness[-1].value, "rise": rise.value}
+        return Alert(
+            "divergence",
+            f"{name} has fallen from {figures['peak']:.2f} to {figures['now']:.2f} "
+            f"while {proxy_name} rose from {proxy[best].value:.2f} to {proxy[-1].value:.2f}",
+            figures,
+        )
+
+    def _kl(self, points: Sequence[Figures], start: Figures) -> Alert | None:
+        """More in the last span than in the one before."""
+        kl = [point["kl/token"] for point in points if "kl/token" in point]
+        span = self.kl_span
+        if len(kl) <= 2 * span:
+            return None
+        now, before = kl[-1] - kl[-1 - span], kl[-1 - span] - kl[-1 - 2 * span]
+        if now < max(self.kl_least, self.kl_growth * before):
+            return None
+        figures = {"now": now, "before": before, "kl": points[-1]["kl"]}
+        said = f"the KL grew by {now:.3f} nats per token in {span} steps, after {before:.3f} in the {span} before; "
+        return Alert("kl", f"{said}it is {figures['kl']:.1f} nats per sequence", figures)
+
+    def _entropy(self, points: Sequence[Figures], start: Figures, window: int) -> Alert | None:
+        now, first = recent(points, "entropy", window), start.get("entropy", math.nan)
+        if not now < self.entropy_left * first:
+            return None
+        said = f"the entropy is {now:.3f} nats per token, {now / first:.0%} of the {first:.3f} at the start"
+        return Alert("entropy", said, {"now": now, "start": first})
+
+    def _length(self, points: Sequence[Figures], start: Figures, window: int) -> Alert | None:
+        now, first = recent(points, "length", window), start.get("length", math.nan)
+        if not abs(now - first) > self.length_drift * first:
+            return None
+        said = f"completions have {now:.1f} tokens, {now / first - 1:+.0%} against the {first:.1f} at the start"
+        return Alert("length", said, {"now": now, "start": first})
+
+    def _correlation(self, points: Sequence[Figures], start: Figures, window: int) -> Alert | None:
+        r = recent(points, "length/reward", 2 * window)
+        now, first = recent(points, "length", window), start.get("length", math.nan)
+        drift = (now - first) / first if first else math.nan
+        if not (abs(r) >= self.correlation and drift * math.copysign(1, r) >= self.following):
+            return None
+        said = f"reward and length correlate by {r:+.2f}, and completions went from {first:.1f} to {now:.1f} tokens"
+        return Alert("length-reward", said, {"correlation": r, "now": now, "start": first})
+
+
+@dataclass(frozen=True)
+class Point:
+    """A figure and its standard error."""
+
+    value: float
+    error: float
+
+    def less(self, other: Point) -> Point:
+        """How much lower it is than the other."""
+        return Point(other.value - self.value, math.hypot(self.error, other.error))
+
+
+def parts(steps: Sequence[Figures]) -> list[str]:
+    """The reward's parts that every step has, where there are several sources."""
+    named = [{name[7:] for name in step if name.startswith("reward/")} - {"mean", "std", "abstained"} for step in steps]
+    common = set.intersection(*named) if named else set()
+    return sorted(common) if len(common) > 1 else []
+
+
+def smooth(values: Sequence[float | None], window: int) -> list[Point]:
+    """Moving averages. A single value's error is the standard deviation of the jumps between neighbours, by √2: a trend
+    moves these little."""
+    known = [value for value in values if value is not None]
+    if len(known) < 2 * window or len(known) < len(values):
+        return []
+    jumps = [b - a for a, b in itertools.pairwise(known)]
+    error = statistics.pstdev(jumps) / math.sqrt(2 * window)
+    return [Point(statistics.fmean(known[i : i + window]), error) for i in range(len(known) - window + 1)]
+
+
+def recent(points: Sequence[Figures], name: str, window: int) -> float:
+    """The mean of the last values; not a number while there are too few."""
+    values = [point[name] for point in points[-window:] if name in point]
+    return statistics.fmean(values) if len(values) == window else math.nan
+
+
+# --- in a run ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Watched:
+    """A stage that is running."""
+
+    journal: Journal
+    steps: list[Figures] = field(default_factory=list)
+    told: set[str] = field(default_factory=set)
+    """The kinds that were warned of."""
+
+    def see(self, report: StepReport) -> list[Alert]:
+        if not self.steps:  # of a run that was resumed, the journal knows what came before
+            self.steps = [line for line in self.journal.read("metrics") if line["step"] < report.step]
+            self.told = {line["kind"] for line in self.journal.read("warnings")}
+        self.steps.append(report.metrics)
+        evaluations = [
+            figures
+            for line in self.journal.read("evaluations")
+            for figures in (line.get("before"), line.get("during"))
+            if figures
+        ]
+        found = [each for each in Monitor().alerts(self.steps, evaluations) if each.kind not in self.told]
+        self.told |= {each.kind for each in found}
+        return found
+
+
+_watched: list[_Watched] = []
+"""The stage that is running, if there is one."""
+
+
+@alignzoo.hookimpl
+def alignzoo_alerts() -> dict[str, str]:
+    return KINDS
+
+
+@alignzoo.hookimpl
+def alignzoo_run_start(run: Any) -> None:
+    _watched[:] = [_Watched(Journal(run.out, run.name))]
+
+
+@alignzoo.hookimpl
+def alignzoo_after_step(report: StepReport) -> list[Alert]:
+    return [alert for watched in _watched for alert in watched.see(report)]
+
+
+@alignzoo.hookimpl
+def alignzoo_run_end() -> None:
+    _watched.clear()

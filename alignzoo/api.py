@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,8 @@ class StageResult:
     stopped: str
     model: Path
     """A transformers directory with the trained model."""
+    costs: Figures = field(default_factory=dict)
+    """What its rewards and sampler have spent, in all its starts: requests, tokens, money."""
 
 
 @dataclass(frozen=True)

@@ -263,3 +263,31 @@ def kl_k3(log_ratio: Tensor) -> Tensor:
 def token_column(values: FloatN, mask: BoolNT) -> FloatNT:
     """A row's number on each of its completion tokens, (N, T)."""
     return values[:, None] * mask
+
+
+def bradley_terry(wins: Tensor, ridge: float) -> Tensor:
+    """Strengths from comparisons, (n,): the maximum of Σᵢⱼ Wᵢⱼ·log σ(sᵢ - sⱼ) - ridge/2·Σᵢ sᵢ², in float64.
+
+    `wins` (n, n) says how often i won against j, in parts of a comparison where labels are soft. Bradley and Terry
+    1952, with the Gaussian prior that keeps a player who always wins finite, and brings the mean to 0. By Newton's
+    method: the objective is strictly concave, and a step that would lower it is halved.
+    """
+    wins = wins.double() * (1 - torch.eye(len(wins), dtype=torch.float64, device=wins.device))
+    played = wins + wins.T
+    strengths = torch.zeros(len(wins), dtype=torch.float64, device=wins.device)
+
+    def objective(s: Tensor) -> Tensor:
+        return (wins * torch.nn.functional.logsigmoid(s[:, None] - s)).sum() - ridge / 2 * (s * s).sum()
+
+    for _ in range(100):
+        p = torch.sigmoid(strengths[:, None] - strengths)
+        gradient = (wins - played * p).sum(1) - ridge * strengths
+        curvature = played * p * (1 - p)
+        hessian = torch.diag(curvature.sum(1) + ridge) - curvature
+        step = torch.linalg.solve(hessian, gradient)
+        if float(step.norm()) < 1e-10:
+            break
+        while float(objective(strengths + step)) < float(objective(strengths)) - 1e-12:
+            step = step / 2
+        strengths = strengths + step
+    return strengths

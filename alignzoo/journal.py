@@ -1,21 +1,25 @@
 """What a run writes as it goes: one JSON line per step and file, shared by the stages of a run.
 
-All but seconds.jsonl are pure functions of recipe and seed: what a clock or the allocator says goes there, so that a
-resumed run's metrics equal an undisturbed one's to the byte.
+All but seconds.jsonl and costs.jsonl are pure functions of recipe and seed: what a clock or the allocator says goes to
+seconds.jsonl, so that a resumed run's metrics equal an undisturbed one's to the byte. What was spent is spent:
+costs.jsonl is never rewound.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from alignzoo import processes
+from alignzoo.interfaces import HasCosts
 from alignzoo.types import Group
 
 FILES = ("metrics", "seconds", "samples", "evaluations", "warnings")
+"""Those that a resumed run rewinds to its checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,52 @@ class Journal:
 
     def _path(self, file: str) -> Path:
         return self.folder / f"{file}.jsonl"
+
+
+class Ledger:
+    """What a stage's parts cost, read off their counters: a line in costs.jsonl for whatever cost something.
+
+    Used as a context: what was spent on work that an error cut off is written down, too.
+    """
+
+    def __init__(self, journal: Journal, parts: Iterable[object]) -> None:
+        self.journal = journal
+        self.parts = list({id(part): part for part in parts if isinstance(part, HasCosts)}.values())
+        self.before = self._counters()
+        self.step = 0
+
+    def write(self, step: int, when: str) -> dict[str, float]:
+        """What was spent since the last line; `when` is "before", "step", "during", "after" or "cut off"."""
+        self.step = step
+        if not self.parts:
+            return {}
+        now = self._counters()
+        mine = {name: value - self.before.get(name, 0.0) for name, value in now.items()}
+        self.before = now
+        spent = mine if when == "cut off" else processes.total(mine)  # after an error, nobody may wait for the others
+        if any(spent.values()):
+            self.journal.write("costs", step, {"when": when, **spent})
+        return spent
+
+    def total(self) -> dict[str, float]:
+        """What the stage has cost, in all its starts."""
+        total: Counter[str] = Counter()
+        for line in self.journal.read("costs"):
+            total.update({name: value for name, value in line.items() if name not in ("step", "when")})
+        return dict(total)
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *told: object) -> None:
+        if kind is not None:
+            self.write(self.step, "cut off")
+
+    def _counters(self) -> dict[str, float]:
+        total: Counter[str] = Counter()
+        for part in self.parts:
+            total.update(part.costs())
+        return dict(total)
 
 
 def samples(groups: Iterable[Group], when: str) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -15,7 +15,7 @@ from alignzoo.collate import WeightedReward, collate, fill, only, score, trim
 from alignzoo.errors import RunError
 from alignzoo.evaluate import Figures, Heldout, best_of, objective, reduced, scoring, writing
 from alignzoo.interfaces import HasNext, Optimizer, Policy, Sampler
-from alignzoo.journal import Journal, samples
+from alignzoo.journal import Journal, Ledger, samples
 from alignzoo.schedule import Schedule
 from alignzoo.types import Alert, Batch, Group, Prompt, StepReport
 from alignzoo.vocabulary import Clock, Means, memory, shared
@@ -73,6 +73,8 @@ class Outcome:
     steps: int
     stopped: str = ""
     """Why it ended before its last step; empty when it did not."""
+    costs: Figures = field(default_factory=dict)
+    """What its rewards and sampler have spent, in all its starts."""
 
 
 class Interrupted(Exception):
@@ -81,26 +83,36 @@ class Interrupted(Exception):
 
 def run(stage: Run, *, resume: bool = False) -> Outcome:
     """Train a policy: evaluate, take every step, evaluate. A resumed run goes on bit for bit."""
+    rewards = [reward.source for reward in (*stage.rewards, *stage.heldout.rewards)]
+    with Ledger(stage.journal, [*rewards, stage.sampler]) as ledger:
+        return _run(stage, ledger, resume)
+
+
+def _run(stage: Run, ledger: Ledger, resume: bool) -> Outcome:
     schedule = stage.schedule
     adamw = torch.optim.AdamW(stage.policy.parameters(), betas=schedule.betas, weight_decay=schedule.weight_decay)
     optimizer, start = _started(stage, adamw, resume)
     before, baseline = _before(stage, start)
     reference = _precomputed(stage)
+    ledger.write(start, "before")
     step = start
     stopped = _stopped(stage, start) if start else ""
     while step < stage.steps and not stopped:
         report = _step(stage, optimizer, adamw, step, reference)
         step = report.step
+        report = replace(report, costs=ledger.write(step, "step"))
         optimizer = optimizer.next(report) if isinstance(optimizer, HasNext) else optimizer
         _record(stage, report)
         if schedule.eval_every and step % schedule.eval_every == 0 and step < stage.steps:
             stage.journal.write("evaluations", step, {"during": measure(stage, optimizer)[0]})
+            ledger.write(step, "during")
         stopped = _reached(schedule, report.metrics, _watch(stage, report))
         _save(stage, step, adamw, optimizer, stopped)
     after, written = measure(stage, optimizer)
     stage.journal.write("evaluations", step, {"after": after})
     stage.journal.write_all("samples", step, samples(written, "after"))
-    return Outcome(before, after, baseline, step, stopped)
+    ledger.write(step, "after")
+    return Outcome(before, after, baseline, step, stopped, ledger.total())
 
 
 def _step(

@@ -83,6 +83,8 @@ class Question:
     """The prompt's other columns; judges that are programs read them."""
     name: str = ""
     """The principle's short name, by which a judge that is a program knows its rule."""
+    examples: tuple[tuple[Question, Verdict], ...] = ()
+    """Questions like it with the right verdicts, shown to the judge before it is asked."""
 
 
 @dataclass(frozen=True)
@@ -273,3 +275,5 @@ class StepReport:
     """The shared vocabulary (see the README) and the algorithm's own figures."""
     groups: tuple[Group, ...] = ()
     """What was written and scored in this step."""
+    costs: Mapping[str, float] = field(default_factory=dict)
+    """What the step's rewards and sampler spent: requests, tokens, money."""

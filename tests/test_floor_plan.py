@@ -14,7 +14,7 @@ CORE, PLUGINS = ROOT / "alignzoo", ROOT / "plugins"
 FLOORS = [
     {"types", "errors", "hookspecs"},
     {"functional", "interfaces", "schedule", "processes", "cost"},
-    {"collate", "prompts", "journal", "checkpoint"},
+    {"collate", "prompts", "journal", "checkpoint", "judging"},
     {"evaluate", "registry", "testing", "report"},
     {"vocabulary", "recipe"},
     {"runner"},

@@ -1,0 +1,20 @@
+"""What judges and those who ask them share: wording, escaping, both orders, Bradley-Terry, what becomes of errors."""
+
+from alignzoo.judging.asking import OnError, Orders, Preference, Tally, ask, prefer
+from alignzoo.judging.reward import Criterion, JudgedReward
+from alignzoo.judging.wording import described, instructed, read_verdict, shown
+
+__all__ = [
+    "Criterion",
+    "JudgedReward",
+    "OnError",
+    "Orders",
+    "Preference",
+    "Tally",
+    "ask",
+    "described",
+    "instructed",
+    "prefer",
+    "read_verdict",
+    "shown",
+]

@@ -15,10 +15,10 @@ FLOORS = [
     {"types", "errors", "hookspecs"},
     {"functional", "interfaces", "schedule", "processes", "cost"},
     {"collate", "prompts", "journal", "checkpoint", "judging"},
-    {"evaluate", "registry", "testing", "report"},
+    {"evaluate", "registry", "report"},
     {"vocabulary", "recipe"},
     {"runner"},
-    {"api"},
+    {"api", "testing"},
     {"cli"},
 ]
 """A module imports only from lower floors; the parts of a package are one floor."""

@@ -1,9 +1,10 @@
-"""The command line: `alignzoo list`, `show`, `run` and `generate`. Each imports torch only when it needs it."""
+"""The command line: `alignzoo list`, `show`, `check`, `run`, ... Each imports torch only when it needs it."""
 
 from __future__ import annotations
 
 import typer
 
+from alignzoo.cli.checking import check
 from alignzoo.cli.generating import generate
 from alignzoo.cli.listing import list_plugins
 from alignzoo.cli.running import run
@@ -18,6 +19,7 @@ app = typer.Typer(
 )
 app.command("list")(list_plugins)
 app.command("show")(show)
+app.command("check")(check)
 app.command("run")(run)
 app.command("generate")(generate)
 

@@ -31,6 +31,9 @@ LINES = 22
 Plugins: TypeAlias = Annotated[
     list[Path] | None, typer.Option("--plugin", metavar="FILE", help="Also take this Python file as a plugin.")
 ]
+NoPlugins: TypeAlias = Annotated[
+    list[str] | None, typer.Option("--no-plugin", metavar="NAME", help="Leave this plugin out, to see who is at fault.")
+]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="As JSON.")]
 Debug: TypeAlias = Annotated[bool, typer.Option("--debug", help="Show an error's traceback, too.")]
 
@@ -63,11 +66,11 @@ def fail(message: str) -> NoReturn:
     raise typer.Exit(1)
 
 
-def registry(plugins: Sequence[Path] | None) -> Registry:
-    """Every installed plugin and these files."""
+def registry(plugins: Sequence[Path] | None, without: Sequence[str] | None = None) -> Registry:
+    """Every installed plugin but those `without` names, and these files."""
     from alignzoo.registry import Registry
 
-    found = Registry(warn=lambda message: warnings.warn(message, RuntimeWarning, stacklevel=2))
+    found = Registry(without=without or (), warn=lambda message: warnings.warn(message, RuntimeWarning, stacklevel=2))
     for path in plugins or ():
         found.add_file(path)
     return found

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from alignzoo.cli.common import Debug, Plugins, console, registry, told
+from alignzoo.cli.common import Debug, NoPlugins, Plugins, console, registry, told
 from alignzoo.errors import DataError, ModelError, RecipeError
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def generate(
     plain: Annotated[bool, typer.Option("--plain", help="A prompt is text to go on with, not a user's turn.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON Lines: a prompt and its completions each.")] = False,
     plugin: Plugins = None,
+    no_plugin: NoPlugins = None,
     debug: Debug = False,
 ) -> None:
     """Let a model write. Without --prompt and --prompts it is a chat: /exit or Ctrl-D ends it."""
@@ -51,7 +52,7 @@ def generate(
         raise RecipeError("--prompt and --prompts were both given: choose one")
     asked = _read(prompts) if prompts is not None else None if prompt is None else [prompt]
     settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "max_new_tokens": max_new_tokens}
-    policy = load(registry(plugin), model, settings | {"chat_template": chat_template})
+    policy = load(registry(plugin, no_plugin), model, settings | {"chat_template": chat_template})
     chats = not plain and _has_template(policy)
 
     def answer(some: Sequence[Prompt], at: int) -> list[Group]:

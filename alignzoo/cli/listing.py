@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from alignzoo.cli.common import AsJson, Plugins, console, registry, told
+from alignzoo.cli.common import AsJson, NoPlugins, Plugins, console, registry, told
 
 if TYPE_CHECKING:
     from alignzoo.registry.registrar import Registration
@@ -21,9 +21,10 @@ def list_plugins(
     kind: Annotated[str | None, typer.Option("--kind", metavar="KIND", help="Only optimizers, rewards, ...")] = None,
     as_json: AsJson = False,
     plugin: Plugins = None,
+    no_plugin: NoPlugins = None,
 ) -> None:
     """List what there is: algorithms, policies, samplers, rewards, tasks and recipes."""
-    zoo = registry(plugin)
+    zoo = registry(plugin, no_plugin)
     listed = zoo.list(kind)
     if as_json:
         failures = [asdict(each) for each in zoo.failures]

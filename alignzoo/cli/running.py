@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from alignzoo.cli.common import Debug, Plugins, console, registry, told
+from alignzoo.cli.common import Debug, NoPlugins, Plugins, console, registry, told
 from alignzoo.errors import RunError
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def run(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     plugin: Plugins = None,
+    no_plugin: NoPlugins = None,
     tracker: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Also send metrics to tensorboard, wandb, trackio, ...")
     ] = None,
@@ -41,7 +42,7 @@ def run(
     debug: Debug = False,
 ) -> None:
     """Run a recipe, or an algorithm by its name on its default task."""
-    zoo = registry(plugin)
+    zoo = registry(plugin, no_plugin)
     zoo.load_all()
     from alignzoo import api, processes
     from alignzoo.cli.progress import shown_on

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from alignzoo.cli.common import AsJson, Debug, Plugins, console, registry, told
+from alignzoo.cli.common import AsJson, Debug, NoPlugins, Plugins, console, registry, told
 from alignzoo.errors import PluginError
 from alignzoo.registry.registrar import KINDS
 
@@ -23,18 +23,19 @@ def show(
     name: Annotated[str, typer.Argument(help="A name of `alignzoo list`, also as kind:name or plugin/name.")],
     as_json: AsJson = False,
     plugin: Plugins = None,
+    no_plugin: NoPlugins = None,
     debug: Debug = False,
 ) -> None:
     """Show a part: formula, source, needs, and every field; or a recipe: its stages, every default filled in."""
-    zoo = registry(plugin)
+    zoo = registry(plugin, no_plugin)
     found = find(zoo, name)
     about = recipe_facts(zoo, found) if found.kind == "recipe" else part_facts(zoo, found)
     if as_json:
         sys.stdout.write(json.dumps(about, indent=2, ensure_ascii=False) + "\n")
     elif found.kind == "recipe":
-        _print_recipe(about)
+        _print_recipe(title(found), about)
     else:
-        _print_part(about)
+        _print_part(title(found), about)
         if found.kind == "optimizer" and zoo.has("recipe", found.name):
             sys.stdout.write(f"\nThere is a recipe of this name, too: alignzoo show recipe:{found.name}\n")
 
@@ -89,12 +90,12 @@ def _facts(found: Registration) -> dict[str, Any]:
     return {"kind": found.kind, "name": found.name, **owner}
 
 
-def _print_part(about: dict[str, Any]) -> None:
+def _print_part(title: str, about: dict[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
     out = console()
-    out.print(Text(_title(about), style="bold"))
+    out.print(Text(title, style="bold"))
     out.print()
     out.print(Text(about["doc"] or "(It has no docstring.)"))
     out.print()
@@ -117,13 +118,13 @@ def _print_part(about: dict[str, Any]) -> None:
     out.print(rows)
 
 
-def _print_recipe(about: dict[str, Any]) -> None:
+def _print_recipe(title: str, about: dict[str, Any]) -> None:
     from rich.text import Text
 
     from alignzoo.report.toml_text import toml_text
 
     out = console()
-    out.print(Text(_title(about), style="bold"))
+    out.print(Text(title, style="bold"))
     if about["description"]:
         out.print(Text(f"\n{about['description']}"))
     stages = ", ".join(f"{stage['name']} ({_named(stage['optimizer'])})" for stage in about["stages"])
@@ -131,9 +132,9 @@ def _print_recipe(about: dict[str, Any]) -> None:
     sys.stdout.write(toml_text({"stage": about["stages"]}))
 
 
-def _title(about: dict[str, Any]) -> str:
-    owner = f"{about['distribution']} {about['version']}".strip() or about["plugin"]
-    return f"{about['kind']} {about['name']}  ({owner})"
+def title(found: Registration) -> str:
+    """What it is, and whose."""
+    return f"{found.kind} {found.name}  ({f'{found.distribution} {found.version}'.strip() or found.plugin})"
 
 
 def _named(part: Any) -> str:

@@ -1,7 +1,7 @@
 """Recipes: TOML, overrides and the registry's parts -> the stages of a run."""
 
-from alignzoo.recipe.loading import Recipe, load
+from alignzoo.recipe.loading import Recipe, load, part
 from alignzoo.recipe.overrides import Overrides
 from alignzoo.recipe.stages import Stage
 
-__all__ = ["Overrides", "Recipe", "Stage", "load"]
+__all__ = ["Overrides", "Recipe", "Stage", "load", "part"]

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from alignzoo.errors import RecipeError
 from alignzoo.recipe.layers import layered
-from alignzoo.recipe.overrides import Overrides, normal
-from alignzoo.recipe.parts import checked
+from alignzoo.recipe.overrides import Overrides, normal, parse
+from alignzoo.recipe.parts import build, checked
 from alignzoo.recipe.stages import Plain, Stage, build_stage
 from alignzoo.recipe.tables import Node, merge, read_manifest, read_toml
 from alignzoo.registry import Registry
 
-__all__ = ["Overrides", "Recipe", "Stage", "load"]
+__all__ = ["Overrides", "Recipe", "Stage", "load", "part"]
 
 ONLINE, OFFLINE = "_online.toml", "_offline.toml"
 """The generic recipes: for optimizers that learn from what the policy has just written, and for the others."""
@@ -41,6 +42,16 @@ def load(name_or_path: str | Path, overrides: Overrides = (), *, registry: Regis
     name, description = (_text(root, key, default) for key, default in (("name", name), ("description", "")))
     resolved = {"name": name, "description": description, "stage": [stage.resolved for stage in stages]}
     return Recipe(name, description, stages, resolved)
+
+
+def part(target: Any, settings: Overrides, name: str) -> Any:
+    """A single part by itself: a registered class with these settings, or the ready object that was registered."""
+    table: dict[str, Node] = {}
+    for keys, node in parse(settings):
+        if len(keys) > 1 or not isinstance(target, type):
+            raise RecipeError(f"{node.where}: {name} has no setting {'.'.join(keys)!r}")
+        table[keys[0]] = node
+    return build(target, Node(table, name), name) if isinstance(target, type) else target
 
 
 def _find(name: str, registry: Registry) -> tuple[Node, str]:

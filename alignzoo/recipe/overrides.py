@@ -38,7 +38,7 @@ class Changes:
 def route(overrides: Overrides, stages: Sequence[str]) -> dict[str, Changes]:
     """The changes of every stage."""
     changes = {stage: Changes() for stage in stages}
-    for keys, node in _parse(overrides):
+    for keys, node in parse(overrides):
         first, *rest = keys
         if first in changes:
             for below, value in _below(rest, node):
@@ -64,7 +64,7 @@ def normal(part: str, node: Node) -> Node:
     return named(node, "path") if part == "data" else node
 
 
-def _parse(overrides: Overrides) -> Iterator[tuple[list[str], Node]]:
+def parse(overrides: Overrides) -> Iterator[tuple[list[str], Node]]:
     """The keys and the value of each override."""
     for text in overrides.items() if isinstance(overrides, Mapping) else overrides:
         if not isinstance(text, str):

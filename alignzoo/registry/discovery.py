@@ -11,7 +11,7 @@ import importlib.util
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -58,8 +58,8 @@ class Plugin:
             raise PluginError(str(self.failure))
 
 
-def entry_points() -> list[tuple[importlib.metadata.EntryPoint, str]]:
-    """The entry points that are wanted, each with a name of its own."""
+def entry_points(without: Collection[str] = ()) -> list[tuple[importlib.metadata.EntryPoint, str]]:
+    """The entry points that are wanted, but for those `without` names, each with a name of its own."""
     points = sorted(importlib.metadata.entry_points(group="alignzoo"), key=lambda point: (point.name, point.value))
     if ONLY in os.environ:
         wanted = {name.strip() for name in os.environ[ONLY].split(",") if name.strip()}
@@ -67,6 +67,10 @@ def entry_points() -> list[tuple[importlib.metadata.EntryPoint, str]]:
             hint = did_you_mean(name, {point.name for point in points})
             raise PluginError(f"{ONLY} names {name!r}: there is no such plugin. {hint}")
         points = [point for point in points if point.name in wanted]
+    for name in sorted(set(without).difference(point.name for point in points)):
+        hint = did_you_mean(name, {point.name for point in points})
+        raise PluginError(f"there is no plugin {name!r} to leave out. {hint}")
+    points = [point for point in points if point.name not in without]
     times = Counter(["alignzoo", *(point.name for point in points)])
     return [(p, p.name if times[p.name] == 1 else f"{p.dist.name if p.dist else ''}:{p.name}") for p in points]
 

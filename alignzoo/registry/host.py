@@ -38,14 +38,16 @@ Answers: TypeAlias = list[Any]
 class Registry:
     """The plugins of this environment, and those that are added."""
 
-    def __init__(self, *, recipes: Path = RECIPES, warn: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self, *, recipes: Path = RECIPES, without: Sequence[str] = (), warn: Callable[[str], None] | None = None
+    ) -> None:
         self.recipes = recipes
         """The folder of the package's own recipes."""
         self._warn = warn or _warn
         self._manager = pluggy.PluginManager("alignzoo")
         self._manager.add_hookspecs(hookspecs)
         self._plugins: dict[str, Plugin] = {"alignzoo": own_recipes(recipes)}
-        for point, name in entry_points():
+        for point, name in entry_points(without):
             self._take(installed(point, name))
 
     # --- what there is ----------------------------------------------------------------------------------------

@@ -1,29 +1,55 @@
-"""The conformance kit: holds an optimizer to the laws that make any two of them interchangeable.
+"""The conformance kit: holds a part to the laws that make any two of its kind interchangeable.
 
-In a plugin's tests, one line: `check_optimizer(MyOptimizer())`. For one test per check:
+In a plugin's tests, one line: `check_optimizer(MyOptimizer())`. With one test for each part and check:
 
-    @pytest.mark.parametrize("check", OPTIMIZER_CHECKS)
-    def test_conforms(check):
-        check_optimizer(MyOptimizer(), only=[check])
+    @parametrize_with_checks(MyOptimizer(), MyOptimizer(beta=0.5))
+    def test_conforms(check, part):
+        check(part)
+
+On the command line: `alignzoo check NAME`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from alignzoo.errors import did_you_mean
-from alignzoo.interfaces import Optimizer
-from alignzoo.testing.optimizers import OPTIMIZER_CHECKS, ConformanceError
-from alignzoo.testing.world import ToyPolicy, toy_batch, toy_groups, toy_policy
+from alignzoo.interfaces import Optimizer, Policy, PolicySpec, Sampler, Task
+from alignzoo.testing.laws import LAWS, Check, Checks, ConformanceError, Figures, Given
+from alignzoo.testing.optimizers import OPTIMIZER_CHECKS
+from alignzoo.testing.parts import KIND_CHECKS, Verdict, checks_of, kind_of, parametrize_with_checks, verdicts
+from alignzoo.testing.policies import POLICY_CHECKS
+from alignzoo.testing.samplers import SAMPLER_CHECKS
+from alignzoo.testing.tasks import TASK_CHECKS
+from alignzoo.testing.world import ToyPolicy, toy_batch, toy_groups, toy_policy, toy_prompts
+from alignzoo.types import Prompt
 
 __all__ = [
+    "KIND_CHECKS",
+    "LAWS",
     "OPTIMIZER_CHECKS",
+    "POLICY_CHECKS",
+    "SAMPLER_CHECKS",
+    "TASK_CHECKS",
+    "Check",
     "ConformanceError",
+    "Figures",
+    "Given",
     "ToyPolicy",
+    "Verdict",
     "check_optimizer",
+    "check_policy",
+    "check_sampler",
+    "check_task",
+    "checks_of",
+    "kind_of",
+    "parametrize_with_checks",
     "toy_batch",
     "toy_groups",
     "toy_policy",
+    "toy_prompts",
+    "verdicts",
 ]
 
 
@@ -32,7 +58,32 @@ def check_optimizer(optimizer: Optimizer, *, only: Collection[str] | None = None
 
     `columns` names columns of the data that it reads from `Batch.extra`; they are made up.
     """
-    for name in OPTIMIZER_CHECKS if only is None else only:
-        if name not in OPTIMIZER_CHECKS:
-            raise ValueError(f"there is no check {name!r}. {did_you_mean(name, OPTIMIZER_CHECKS)}")
-        OPTIMIZER_CHECKS[name](optimizer, columns)
+    _make(OPTIMIZER_CHECKS, optimizer, only, Given(columns=tuple(columns)))
+
+
+def check_sampler(
+    sampler: Sampler,
+    *,
+    only: Collection[str] | None = None,
+    prompts: Sequence[Prompt] = (),
+    policy: Policy | None = None,
+) -> None:
+    """Hold a sampler to every check. `prompts` are asked, of `policy`; by default a few short ones of a toy policy."""
+    _make(SAMPLER_CHECKS, sampler, only, Given(prompts=tuple(prompts), policy=policy))
+
+
+def check_policy(spec: PolicySpec, *, only: Collection[str] | None = None, prompts: Sequence[Prompt] = ()) -> None:
+    """Hold a policy, given by its settings, to every check. `prompts` are what it can be asked."""
+    _make(POLICY_CHECKS, spec, only, Given(prompts=tuple(prompts)))
+
+
+def check_task(task: Task, *, only: Collection[str] | None = None) -> None:
+    """Hold a task to every check."""
+    _make(TASK_CHECKS, task, only, Given())
+
+
+def _make(made: Checks, part: Any, only: Collection[str] | None, given: Given) -> None:
+    for name in made if only is None else only:
+        if name not in made:
+            raise ValueError(f"there is no check {name!r}. {did_you_mean(name, made)}")
+        made[name](part, given)

@@ -1,11 +1,10 @@
-"""What the checks share: the error, an optimizer's case, and its objective as the runner adds it up."""
+"""What the checks of optimizers share: a case, and the objective as the runner adds it up."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,103 +13,24 @@ from torch.nn.functional import pad
 from alignzoo import functional as fn
 from alignzoo.collate import collate, fill, only, trim
 from alignzoo.interfaces import Optimizer
-from alignzoo.testing.world import ToyPolicy, toy_policy
+from alignzoo.testing.laws import Attempt, Given
+from alignzoo.testing.world import ToyPolicy, toy_groups, toy_policy
 from alignzoo.types import Batch, Forward, Group, Terms
-
-LAWS = {
-    1: "loss and gradient do not depend on micro-batches, padding, group order or the number of processes",
-    2: "nothing under the mask is read, nor any column that is not in `needs`",
-    3: "prepare and loss mutate nothing and repeat exactly",
-    4: "hard inputs give an empty batch or a finite loss, never NaN",
-    5: "before the first update ratios are exactly 1 and the KL to the reference is 0",
-    6: "the gradient prefers the better completion, and no advantage means no policy gradient",
-    8: "an algorithm's metrics are its own: finite, per row or per token, under names that the runner does not use",
-}
-"""Those of the project's laws that an optimizer alone can break."""
 
 ANSWERS = frozenset({"logprobs", "entropy", "values", "scores"})
 FILLED = ("old_logprobs", "ref_logprobs", "old_values")
 
 
-class ConformanceError(AssertionError):
-    """An optimizer breaks one of the laws."""
-
-    def __init__(self, law: int, given: str, expected: str, found: str, cause: str) -> None:
-        super().__init__(
-            f"law {law} is broken: {LAWS[law]}\n  input:       {given}\n  expected:    {expected}\n"
-            f"  found:       {found}\n  usual cause: {cause}"
-        )
-        self.law = law
+def prepare(attempt: Attempt, optimizer: Optimizer, batch: Batch) -> Batch:
+    """What `prepare` makes of the batch."""
+    with attempt.runs("prepare"):
+        return optimizer.prepare(batch)
 
 
-@dataclass(frozen=True)
-class Attempt:
-    """A check in progress: which law it holds, on which input, and why optimizers usually fail it."""
-
-    law: int
-    given: str
-    cause: str
-
-    def fail(self, expected: str, found: str) -> NoReturn:
-        raise ConformanceError(self.law, self.given, expected, found, self.cause)
-
-    def require(self, holds: bool, expected: str, found: str) -> None:
-        if not holds:
-            self.fail(expected, found)
-
-    @contextmanager
-    def runs(self, what: str) -> Iterator[None]:
-        """Turn an exception inside into a broken law."""
-        try:
-            yield
-        except ConformanceError:
-            raise
-        except Exception as error:
-            raise ConformanceError(
-                self.law, self.given, f"{what} runs", f"{type(error).__name__}: {error}", self.cause
-            ) from error
-
-    def prepare(self, optimizer: Optimizer, batch: Batch) -> Batch:
-        """What `prepare` makes of the batch."""
-        with self.runs("prepare"):
-            return optimizer.prepare(batch)
-
-    def loss(self, optimizer: Optimizer, batch: Batch, out: Forward) -> Terms:
-        """What `loss` answers."""
-        with self.runs("loss"):
-            return optimizer.loss(batch, out)
-
-    def same(self, what: str, expected: Tensor, found: Tensor, size: float = 1e-3) -> None:
-        """Equal up to the rounding, in float32, of numbers as large as `size` or `expected`."""
-        if expected.shape != found.shape:
-            self.fail(f"{what} of shape {tuple(expected.shape)}", f"shape {tuple(found.shape)}")
-        away = float((expected - found).abs().max()) if expected.numel() else 0.0
-        if not away <= 1e-5 * max([size, *expected.abs().flatten().tolist()]):
-            self.fail(f"the same {what} ({summary(expected)})", f"{summary(found)}, which is {away:.3g} away")
-
-    def unchanged(self, what: str, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-        """Every column equal to the bit; `what` says of a column's name in {} what it is."""
-        for name, column in expected.items():
-            if name not in found or column.shape != found[name].shape or not torch.equal(column, found[name]):
-                now = summary(found[name]) if name in found else "nothing"
-                self.fail(f"{what.format(name)} to be as before ({summary(column)})", now)
-
-    def agree(self, expected: Objective, found: Objective) -> None:
-        """The same loss and the same gradient."""
-        self.same("loss", expected.loss, found.loss, expected.size)
-        self.same("gradient", expected.gradient, found.gradient, 1e-3 * expected.size)
-
-    def finite(self, what: str, values: Tensor) -> None:
-        self.require(bool(torch.isfinite(values).all()), f"a finite {what}", summary(values))
-
-
-def summary(values: Tensor) -> str:
-    """A tensor in a few words."""
-    values = values.detach()
-    if values.numel() <= 4:
-        return str(values.tolist())
-    bad = int((~torch.isfinite(values.double())).sum())
-    return f"{tuple(values.shape)} of norm {float(values.double().norm()):.6g}" + (f", {bad} not finite" if bad else "")
+def loss(attempt: Attempt, optimizer: Optimizer, batch: Batch, out: Forward) -> Terms:
+    """What `loss` answers."""
+    with attempt.runs("loss"):
+        return optimizer.loss(batch, out)
 
 
 @dataclass(frozen=True)
@@ -130,6 +50,13 @@ def case(optimizer: Optimizer, groups: Sequence[Group], *, drift: float = 0.2) -
     batch = fill(collate(groups), policy, optimizer.needs)
     policy.drift(drift, seed=2)
     return Case(policy, only(batch, optimizer.needs))
+
+
+def ragged(optimizer: Optimizer, given: Given, attempt: Attempt) -> Iterator[tuple[Case, Batch]]:
+    """Random ragged groups, without and with a dense reward, and what `prepare` makes of them."""
+    for dense in (False, True):
+        made = case(optimizer, toy_groups(int(dense), columns=given.columns, dense=dense))
+        yield made, prepare(attempt, optimizer, made.batch)
 
 
 def columns_of(batch: Batch) -> dict[str, Tensor]:
@@ -162,6 +89,12 @@ class Objective:
     size: float
 
 
+def agree(attempt: Attempt, expected: Objective, found: Objective) -> None:
+    """The same loss and the same gradient."""
+    attempt.same("loss", expected.loss, found.loss, expected.size)
+    attempt.same("gradient", expected.gradient, found.gradient, 1e-3 * expected.size)
+
+
 def couples(optimizer: Optimizer) -> str:
     """What the loss may not be split through."""
     return str(getattr(optimizer, "couples", "group"))
@@ -179,18 +112,18 @@ def objective(
     weights = list(policy.weights.values())
     for tensor in weights:
         tensor.grad = None
-    loss, size = torch.zeros(()), 0.0
+    total, size = torch.zeros(()), 0.0
     for piece in pieces:
         micro = trim(piece) if trimmed else piece
-        terms = attempt.loss(optimizer, micro, answer(optimizer, policy, micro))
+        terms = loss(attempt, optimizer, micro, answer(optimizer, policy, micro))
         with attempt.runs("the reduction Σ weights·terms / N"):
             part = fn.weigh(terms.loss, micro.weights, micro.mask) / n
         if part.requires_grad:
             torch.autograd.backward(part)
-        loss = loss + part.detach()
+        total = total + part.detach()
         size += float(fn.weigh(terms.loss.detach().abs(), micro.weights.abs(), micro.mask)) / n
     found = [torch.zeros_like(t) if t.grad is None else t.grad for t in weights]
-    return Objective(loss, torch.cat([gradient.flatten() for gradient in found]), size)
+    return Objective(total, torch.cat([gradient.flatten() for gradient in found]), size)
 
 
 def answers_of(out: Forward) -> dict[str, Tensor]:
@@ -206,9 +139,9 @@ def leaves(out: Forward) -> Forward:
 def pull(attempt: Attempt, optimizer: Optimizer, batch: Batch, out: Forward) -> dict[str, Tensor]:
     """The gradient of the objective in each of the policy's answers, from `leaves`."""
     answers = answers_of(out)
-    terms = attempt.loss(optimizer, batch, out)
-    loss = fn.weigh(terms.loss, batch.weights, batch.mask) / max(len(batch), 1)
-    if not loss.requires_grad:
+    terms = loss(attempt, optimizer, batch, out)
+    cost = fn.weigh(terms.loss, batch.weights, batch.mask) / max(len(batch), 1)
+    if not cost.requires_grad:
         return {name: torch.zeros_like(column) for name, column in answers.items()}
-    found = torch.autograd.grad(loss, list(answers.values()), allow_unused=True, materialize_grads=True)
+    found = torch.autograd.grad(cost, list(answers.values()), allow_unused=True, materialize_grads=True)
     return dict(zip(answers, found, strict=True))

@@ -36,6 +36,14 @@ def toy_groups(
     return [_group(rng, size, index, seen, columns, dense) for index, size in enumerate(sizes)]
 
 
+def toy_prompts(n: int = 5) -> list[Prompt]:
+    """Prompts with two answers each, labels, and a numeric column `number`."""
+    return [
+        Prompt(f"what is {i}", (f"it is {i}", f"no {'no ' * i}idea"), (1.0, 0.0), {"number": float(i)})
+        for i in range(n)
+    ]
+
+
 def toy_batch(lengths: Sequence[int], *, group: Sequence[int], rewards: Sequence[float]) -> Batch:
     """A batch for arithmetic by hand: a prompt of one token, completions of these lengths.
 

@@ -1,0 +1,135 @@
+"""`alignzoo check NAME`: holds a part to the laws of its kind, and says of each whether it is kept."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from alignzoo.cli.common import AsJson, Debug, NoPlugins, Plugins, console, registry, told
+from alignzoo.cli.showing import find, title
+from alignzoo.errors import PluginError, did_you_mean
+
+if TYPE_CHECKING:
+    from alignzoo.registry import Registry
+    from alignzoo.registry.registrar import Registration
+    from alignzoo.testing import Check, Verdict
+
+
+@told
+def check(
+    name: Annotated[str, typer.Argument(help="A name of `alignzoo list`, also as kind:name or plugin/name.")],
+    settings: Annotated[
+        list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", help="Check it with these settings.")
+    ] = None,
+    only: Annotated[list[str] | None, typer.Option(metavar="CHECK", help="Only this check.")] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A column of the data that an optimizer reads.")
+    ] = None,
+    as_json: AsJson = False,
+    plugin: Plugins = None,
+    no_plugin: NoPlugins = None,
+    debug: Debug = False,
+) -> None:
+    """Hold a part to the laws of its kind. Exit status 1 when it breaks one."""
+    zoo = registry(plugin, no_plugin)
+    found = find(zoo, name)
+    part = part_of(zoo, found, settings or ())
+    from alignzoo.testing import Given, verdicts
+
+    made = list(verdicts(part, _chosen(found.kind, only), Given(columns=tuple(column or ()))))
+    if as_json:
+        sys.stdout.write(json.dumps(facts(found, part, made), indent=2, ensure_ascii=False) + "\n")
+    else:
+        _print(found, made)
+    if not all(each.ok for each in made):
+        raise typer.Exit(1)
+
+
+def part_of(zoo: Registry, found: Registration, settings: Sequence[str]) -> Any:
+    """A part, built with these settings."""
+    if found.kind == "recipe":
+        raise PluginError(f"{found.name!r} is a recipe: there are checks for parts only, as alignzoo list names them")
+    target = zoo.get(found.kind, f"{found.plugin}/{found.name}" if found.conflicts else found.name)
+    from alignzoo.recipe import part
+
+    return part(target, settings, found.name)
+
+
+def _chosen(kind: str, only: Sequence[str] | None) -> dict[str, Check]:
+    from alignzoo.testing import KIND_CHECKS
+
+    if kind not in KIND_CHECKS:
+        raise PluginError(f"there are no checks of a {kind}. {did_you_mean(kind, KIND_CHECKS)}")
+    made = KIND_CHECKS[kind]
+    for name in only or ():
+        if name not in made:
+            raise PluginError(f"there is no check {name!r} of a {kind}. {did_you_mean(name, made)}")
+    return {name: check for name, check in made.items() if not only or name in only}
+
+
+def facts(found: Registration, part: Any, made: Sequence[Verdict]) -> dict[str, Any]:
+    """Everything that the checks have found."""
+    return {
+        **{"kind": found.kind, "name": found.name, "plugin": found.plugin},
+        **{"distribution": found.distribution, "version": found.version, "part": repr(part)},
+        "ok": all(each.ok for each in made),
+        "seconds": round(sum(each.seconds for each in made), 3),
+        "checks": [_of(each) for each in made],
+    }
+
+
+def _of(verdict: Verdict) -> dict[str, Any]:
+    from alignzoo.testing import LAWS
+
+    about = {"check": verdict.check, "law": verdict.law, "says": LAWS[verdict.law], "about": verdict.about}
+    broken = verdict.error
+    failure = broken and {
+        **{"input": broken.given, "expected": broken.expected, "found": broken.found, "cause": broken.cause}
+    }
+    return about | {
+        "ok": verdict.ok,
+        "seconds": round(verdict.seconds, 3),
+        "figures": dict(verdict.figures),
+        "failure": failure,
+    }
+
+
+def _print(found: Registration, made: Sequence[Verdict]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    out = console()
+    out.print(Text(title(found), style="bold"))
+    out.print()
+    rows = Table(box=None, pad_edge=False, header_style="bold")
+    rows.add_column("check", no_wrap=True, style="cyan")
+    rows.add_column("law", justify="right")
+    rows.add_column("", no_wrap=True)
+    rows.add_column("what it holds; where it fails, the usual cause", ratio=1)
+    for each in made:
+        verdict = Text("ok", style="green") if each.ok else Text("FAILED", style="bold red")
+        rows.add_row(each.check, str(each.law), verdict, Text(each.error.cause if each.error else each.about))
+    out.print(rows)
+    figures = {name: value for each in made for name, value in each.figures.items()}
+    if figures:
+        out.print()
+    for name, value in figures.items():
+        out.print(Text(f"{name}: {value:.3g}  {MEANINGS.get(name, '')}".rstrip()), soft_wrap=True)
+    for each in made:
+        if each.error is not None:
+            out.print(Text(f"\n{each.check}: {each.error}"), soft_wrap=True)
+    failed = sum(not each.ok for each in made)
+    said = f"{failed} of {len(made)} checks failed" if failed else f"all {len(made)} checks are kept"
+    out.print(Text(f"\n{said} ({sum(each.seconds for each in made):.1f} s)"))
+
+
+MEANINGS = {
+    "length_bias/answer": "pull on a good answer of 8 tokens, beside one of 2 that is as good; 1: no bias by answer",
+    "length_bias/token": "the same per token; 1: no bias by token",
+    "labels_agree_with_gold": "share of labelled pairs that the gold score orders alike",
+}
+"""What a figure says."""

@@ -1,0 +1,166 @@
+"""Where an optimizer starts, and where it goes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from alignzoo.interfaces import Optimizer
+from alignzoo.testing.laws import Attempt, Figures, Given, summary
+from alignzoo.testing.measure import (
+    FILLED,
+    answer,
+    case,
+    columns_of,
+    leaves,
+    loss,
+    prepare,
+    pull,
+    with_columns,
+)
+from alignzoo.testing.world import toy_groups, toy_policy
+from alignzoo.types import Batch, Completion, Forward, Group, Prompt, Score
+
+
+def first_step(optimizer: Optimizer, given: Given) -> None:
+    """Before the first update, ratios are exactly 1 and the KL is 0: nothing is clipped, and only ratios matter."""
+    start = "policy, old policy and reference are one"
+    cause = "a ratio against something else than batch.old_logprobs, or filled columns changed by prepare()"
+    attempt = Attempt(5, start, cause)
+    made = case(optimizer, toy_groups(columns=given.columns), drift=0.0)
+    prepared = prepare(attempt, optimizer, made.batch)
+    origin = _rows(attempt, made.batch, prepared)
+    filled = {name: getattr(made.batch, name) for name in FILLED if getattr(made.batch, name) is not None}
+    attempt.unchanged("{} after prepare", {name: c[origin] for name, c in filled.items()}, columns_of(prepared))
+    out = _at_start(prepared, answer(optimizer, made.policy, prepared))
+    terms = loss(attempt, optimizer, prepared, out)
+    attempt.finite("loss", terms.loss)
+    for name in {"clip_fraction", "approx_kl", "loss/kl"} & set(terms.metrics):
+        attempt.require(not terms.metrics[name].any(), f"{name} exactly 0", summary(terms.metrics[name]))
+    if "old_logprobs" in optimizer.needs and out.logprobs is not None:
+        attempt = replace(attempt, given=f"{start}, all of them 0.5 nats less likely than before")
+        names = ("old_logprobs", "ref_logprobs")
+        shifted = {name: column - 0.5 * made.batch.mask for name, column in filled.items() if name in names}
+        lowered = prepare(attempt, optimizer, with_columns(made.batch, columns_of(made.batch) | shifted))
+        expected = pull(attempt, optimizer, prepared, out)["logprobs"]
+        found = pull(attempt, optimizer, lowered, _at_start(lowered, out))["logprobs"]
+        attempt.same("gradient in the log-probabilities", expected, found)
+
+
+def _at_start(prepared: Batch, out: Forward) -> Forward:
+    """Answers equal to the old ones to the bit."""
+    if prepared.old_logprobs is not None and out.logprobs is not None:
+        out = replace(out, logprobs=prepared.old_logprobs)
+    return leaves(out)
+
+
+def _rows(attempt: Attempt, batch: Batch, prepared: Batch) -> Tensor:
+    """Which row of `batch` each prepared row was."""
+    index = {tuple(tokens): row for row, tokens in enumerate(batch.tokens.tolist())}
+    with attempt.runs("finding the prepared rows' tokens in the batch that prepare() was given"):
+        return torch.tensor([index[tuple(tokens)] for tokens in prepared.tokens.tolist()], dtype=torch.long)
+
+
+def _contest(optimizer: Optimizer, scores: Sequence[Sequence[float]], given: Given) -> Batch:
+    """Groups of completions of one length with these scores, at the start of training; the critic says 0."""
+    groups = []
+    for index, values in enumerate(scores):
+        completions = tuple(Completion((2 + index, 2 + i, 12 - i), str(i)) for i in range(len(values)))
+        extra = {name: (0.5,) * len(values) for name in given.columns}
+        groups.append(Group(Prompt(f"prompt {index}"), (3, 4 + index), completions, tuple(map(Score, values)), extra))
+    batch = case(optimizer, groups, drift=0.0).batch
+    return batch if batch.old_values is None else replace(batch, old_values=torch.zeros_like(batch.old_values))
+
+
+def prefers_better(optimizer: Optimizer, given: Given) -> None:
+    """A step down the gradient raises the best completion over the others, in log-probability or in score."""
+    cause = "a sign, new and old swapped, a detach() too many, or best and worst mixed up"
+    attempt = Attempt(6, "groups with one clear winner", cause)
+    batch = _contest(optimizer, [(0, 1), (1, 0), (0, 0, 1, 0), (1, 0, 0, 0)], given)
+    prepared = prepare(attempt, optimizer, batch)
+    attempt.require(len(prepared) > 0, "something to learn", "prepare() left no rows")
+    out = _at_start(prepared, answer(optimizer, toy_policy(), prepared))
+    read = "logprobs" if out.scores is None else "scores"
+    step = -pull(attempt, optimizer, prepared, out)[read]
+    moved = torch.zeros(len(batch))
+    moved[_rows(attempt, batch, prepared)] = step if step.ndim == 1 else step.sum(1)
+    for group in range(int(batch.group.max()) + 1):
+        rows = batch.group == group
+        gain = float(moved[rows & (batch.rewards == 1)].min() - moved[rows & (batch.rewards == 0)].max())
+        found = f"a change of {gain:.3g} in a group with the scores {batch.rewards[rows].tolist()}"
+        attempt.require(gain > 0, f"the {read} of the best completion to rise over the others'", found)
+
+
+def zero_advantage(optimizer: Optimizer, given: Given) -> None:
+    """When all rewards are 0 and policy and reference are one, the log-probabilities get no gradient."""
+    if "old_logprobs" not in optimizer.needs:
+        return
+    start = "all rewards and values 0, policy and reference one"
+    attempt = Attempt(6, start, "an advantage without its baseline, or a KL term whose gradient does not vanish")
+    prepared = prepare(attempt, optimizer, _contest(optimizer, [(0, 0), (0, 0, 0)], given))
+    if len(prepared):
+        out = _at_start(prepared, answer(optimizer, toy_policy(), prepared))
+        gradient = pull(attempt, optimizer, prepared, out)["logprobs"]
+        attempt.require(float(gradient.abs().max()) <= 1e-9, "no gradient in the log-probabilities", summary(gradient))
+
+
+def critic(optimizer: Optimizer, given: Given) -> None:
+    """An optimizer that needs `values` gives them a gradient, in each row."""
+    if "values" not in optimizer.needs:
+        return
+    attempt = Attempt(6, "a critic that has not moved yet", "a detach() on out.values, or a value weight of 0")
+    made = case(optimizer, toy_groups(columns=given.columns), drift=0.0)
+    prepared = prepare(attempt, optimizer, made.batch)
+    gradient = pull(attempt, optimizer, prepared, leaves(answer(optimizer, made.policy, prepared)))["values"]
+    without = int((gradient.abs().sum(1) == 0).sum())
+    attempt.require(not without, "a gradient in the values of every row", f"none in {without} of {len(prepared)}")
+
+
+def critic_alone(optimizer: Optimizer, given: Given) -> None:
+    """The critic learns from its returns alone: where it already says them, nothing pulls at it."""
+    if "values" not in optimizer.needs:
+        return
+    cause = "an advantage computed from out.values without detach(): the policy's loss then moves the critic"
+    attempt = Attempt(6, "a critic that says exactly its returns", cause)
+    made = case(optimizer, toy_groups(columns=given.columns), drift=0.0)
+    prepared = prepare(attempt, optimizer, made.batch)
+    if prepared.returns is None:
+        return
+    content = replace(prepared, old_values=None if prepared.old_values is None else prepared.returns)
+    out = replace(_at_start(content, answer(optimizer, made.policy, content)), values=prepared.returns)
+    gradient = pull(attempt, optimizer, content, leaves(out))["values"]
+    attempt.require(float(gradient.abs().max()) <= 1e-7, "no gradient in the values", summary(gradient))
+
+
+SHORT, LONG = 2, 8
+
+
+def length_bias(optimizer: Optimizer, given: Given) -> Figures:
+    """How hard a long answer is pulled, beside a short one that is as good."""
+    if "logprobs" not in optimizer.needs:
+        return {}
+    attempt = Attempt(6, f"two groups of two: answers of {SHORT} tokens, and of {LONG}", "a length that divides by 0")
+    pulls = [_pull_of(attempt, optimizer, given, length) for length in (SHORT, LONG)]
+    attempt.require(pulls[0] > 0, "some pull on the better answer", f"{pulls[0]:.3g}")
+    ratio = pulls[1] / pulls[0]
+    return {"length_bias/answer": ratio, "length_bias/token": ratio * SHORT / LONG}
+
+
+def _pull_of(attempt: Attempt, optimizer: Optimizer, given: Given, length: int) -> float:
+    """The gradient on the better answer's tokens, added up, of the group whose answers have this length."""
+    groups = []
+    for size in (SHORT, LONG):
+        answers = [tuple(2 + (size + i + t) % 11 for t in range(size)) for i in (0, 3)]
+        completions = tuple(Completion(tokens, str(tokens)) for tokens in answers)
+        extra = {name: (0.5, 0.5) for name in given.columns}
+        groups.append(Group(Prompt(f"{size}"), (3, size), completions, (Score(1.0), Score(0.0)), extra))
+    batch = case(optimizer, groups, drift=0.0).batch
+    batch = batch if batch.old_values is None else replace(batch, old_values=torch.zeros_like(batch.old_values))
+    prepared = prepare(attempt, optimizer, batch)
+    out = _at_start(prepared, answer(optimizer, toy_policy(), prepared))
+    gradient = pull(attempt, optimizer, prepared, out)["logprobs"]
+    rows = (prepared.mask.sum(1) == length) & (prepared.rewards == 1)
+    return float(gradient[rows].sum(1).abs().sum())

@@ -1,0 +1,64 @@
+"""What an optimizer must survive: ties, one token, far log-ratios, no score at all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from alignzoo.interfaces import Optimizer
+from alignzoo.testing.laws import Attempt, Given
+from alignzoo.testing.measure import Case, answer, case, columns_of, loss, objective, prepare, with_columns
+from alignzoo.testing.world import toy_groups
+from alignzoo.types import Batch, Group, Score
+
+
+def hard_inputs(optimizer: Optimizer, given: Given) -> None:
+    """Ties, one-token completions, far log-ratios, no score at all: an empty batch or a finite loss."""
+    ragged = toy_groups(columns=given.columns)
+    cause = "a division by a count, a standard deviation or a length that can be 0, or a mean over no rows"
+    for hard, groups in {
+        "groups whose scores are all equal": [_scored(group, 1.0) for group in ragged],
+        "completions of one token": [_shortened(group) for group in ragged],
+        "one tied pair of one token each": [_shortened(_scored(ragged[1], 0.0))],
+        "one completion of one token": [_shortened(ragged[0])],
+        "no completion that has a score": [_scored(group, None) for group in ragged],
+        "no group at all": [],
+    }.items():
+        _survives(Attempt(4, hard, cause), optimizer, case(optimizer, groups))
+    cause = "exp() of a log-ratio without a bound, or a log() of what can round to 0"
+    near = case(optimizer, ragged, drift=0.0)
+    for names in (("old_logprobs",), ("ref_logprobs",), ("old_logprobs", "ref_logprobs")):
+        read = [name for name in names if getattr(near.batch, name) is not None]
+        if read:
+            hard = f"one token in each row whose log-ratio to {' and '.join(read)} is +50 or -50"
+            _survives(Attempt(4, hard, cause), optimizer, Case(near.policy, _far(near.batch, read)))
+
+
+def _scored(group: Group, value: float | None) -> Group:
+    return replace(group, scores=(Score(value),) * len(group.completions))
+
+
+def _shortened(group: Group) -> Group:
+    return replace(group, completions=tuple(replace(c, tokens=c.tokens[:1]) for c in group.completions))
+
+
+def _far(batch: Batch, names: Sequence[str]) -> Batch:
+    rows = torch.arange(len(batch))
+    columns = columns_of(batch)
+    away = torch.zeros(batch.tokens.shape)
+    away[rows, batch.mask.long().argmax(1)] = torch.where(rows % 2 == 0, 50.0, -50.0)
+    return with_columns(batch, columns | {name: columns[name] + away for name in names})
+
+
+def _survives(attempt: Attempt, optimizer: Optimizer, made: Case) -> None:
+    prepared = prepare(attempt, optimizer, made.batch)
+    for name, column in columns_of(prepared).items():
+        attempt.finite(f"{name} from prepare", column)
+    if not len(prepared):
+        return
+    terms = loss(attempt, optimizer, prepared, answer(optimizer, made.policy, prepared))
+    found = objective(attempt, optimizer, made.policy, [prepared], len(prepared))
+    for name, values in {"loss": found.loss, "gradient": found.gradient, **terms.metrics}.items():
+        attempt.finite(name, values)

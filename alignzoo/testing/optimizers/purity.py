@@ -1,0 +1,92 @@
+"""What an optimizer reads, and what it leaves as it was."""
+
+from __future__ import annotations
+
+import pickle
+
+import torch
+from torch import Tensor
+
+from alignzoo.interfaces import HasNext, Optimizer
+from alignzoo.testing.laws import Attempt, Given, summary
+from alignzoo.testing.measure import (
+    answer,
+    answers_of,
+    case,
+    columns_of,
+    leaves,
+    loss,
+    prepare,
+    pull,
+    ragged,
+    with_columns,
+)
+from alignzoo.testing.world import toy_groups
+from alignzoo.types import Batch, Forward, StepReport
+
+
+def pure(optimizer: Optimizer, given: Given) -> None:
+    """`prepare`, `loss` and `next` mutate nothing, and repeat to the bit without touching global randomness."""
+    cause = "an operation in place (x += ..., x.clamp_()), or randomness that no field of the optimizer seeds"
+    attempt = Attempt(3, "ragged groups", cause)
+    for dense in (False, True):
+        made = case(optimizer, toy_groups(int(dense), columns=given.columns, dense=dense))
+        known, randomness = pickle.dumps(optimizer), torch.get_rng_state()
+        before = _copies(made.batch)
+        prepared = prepare(attempt, optimizer, made.batch)
+        attempt.unchanged("the batch's {} after prepare", before, columns_of(made.batch))
+        made_of_it = _copies(prepared)
+        again = prepare(attempt, optimizer, made.batch)
+        attempt.unchanged("prepare's {} at the second call", made_of_it, columns_of(again))
+
+        out = Forward(**{n: c.detach() for n, c in answers_of(answer(optimizer, made.policy, prepared)).items()})
+        answered = {name: column.clone() for name, column in answers_of(out).items()}
+        first = loss(attempt, optimizer, prepared, out).loss.clone()
+        attempt.unchanged("the prepared batch's {} after loss", made_of_it, columns_of(prepared))
+        attempt.unchanged("the policy's {} after loss", answered, answers_of(out))
+        second = loss(attempt, optimizer, prepared, out).loss
+        attempt.unchanged("the {} at the second call", {"loss": first}, {"loss": second})
+        attempt.unchanged("torch's global {}", {"seed": randomness}, {"seed": torch.get_rng_state()})
+        attempt.require(pickle.dumps(optimizer) == known, "the optimizer itself unchanged", repr(optimizer))
+    if isinstance(optimizer, HasNext):
+        report = StepReport(1, 10, {"kl": 0.5, "completions": 8.0, "reward/mean": 1.0})
+        with attempt.runs("next()"):
+            one, other = optimizer.next(report), optimizer.next(report)
+        attempt.require(type(one) is type(optimizer), f"next() returns a {type(optimizer).__name__}", repr(one))
+        attempt.require(one == other, "the same successor twice", f"{one}, then {other}")
+
+
+def _copies(batch: Batch) -> dict[str, Tensor]:
+    return {name: column.clone() for name, column in columns_of(batch).items()}
+
+
+def mask(optimizer: Optimizer, given: Given) -> None:
+    """Garbage under the mask does not change the gradient, and nothing there gets one."""
+    cause = "a shift by one, or a sum over all positions: multiply by batch.mask, or take fn.log_ratio, before exp()"
+    attempt = Attempt(2, "±1e3 under the mask of the batch and of the policy's answers", cause)
+    for made, prepared in ragged(optimizer, given, attempt):
+        if prepared.weights.ndim == 2:
+            attempt.require(not prepared.weights[~prepared.mask].any(), "weights of 0 under the mask", "others")
+        clean = leaves(answer(optimizer, made.policy, prepared))
+        dirty = leaves(Forward(**_poisoned(answers_of(clean), prepared.mask)))
+        spoiled = with_columns(made.batch, _poisoned(columns_of(made.batch), made.batch.mask))
+        spoiled = prepare(attempt, optimizer, spoiled)
+        spoiled = with_columns(spoiled, _poisoned(columns_of(spoiled), spoiled.mask))
+        expected, found = pull(attempt, optimizer, prepared, clean), pull(attempt, optimizer, spoiled, dirty)
+        for name, gradient in found.items():
+            if gradient.ndim == 2:
+                outside = gradient[~prepared.mask]
+                attempt.require(not outside.any(), f"no gradient in {name} under the mask", summary(outside))
+            attempt.same(f"gradient in {name}", expected[name], gradient)
+
+
+def _poisoned(columns: dict[str, Tensor], where: Tensor) -> dict[str, Tensor]:
+    """Columns with garbage where the mask is False, each its own; masks and weights stay."""
+    rng = torch.Generator().manual_seed(0)
+    spoiled = dict(columns)
+    for name, column in columns.items():
+        if column.ndim == 2 and name not in ("attend", "mask", "weights"):
+            garbage = 1e3 * torch.randn(column.shape, generator=rng)
+            garbage = garbage.abs() % 13 if name == "tokens" else garbage
+            spoiled[name] = torch.where(where, column.detach(), garbage.to(column.dtype))
+    return spoiled

@@ -1,0 +1,84 @@
+"""Every setting does something: one that changes nothing is a term that was lost."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Iterator
+from typing import Any, Literal, get_args, get_origin
+
+import torch
+from torch import Tensor
+
+from alignzoo.interfaces import HasNext, Optimizer
+from alignzoo.testing.laws import Attempt, ConformanceError, Given
+from alignzoo.testing.measure import answer, case, leaves, loss, prepare, pull
+from alignzoo.testing.world import toy_groups
+from alignzoo.types import Batch, StepReport
+
+RUNNERS = ("epochs",)
+"""Fields that the runner reads."""
+
+REPORTS = tuple(StepReport(1, 10, {"kl": kl, "completions": 8.0, "reward/mean": 1.0}) for kl in (0.01, 0.3, 1.0, 5.0))
+
+
+def settings(optimizer: Optimizer, given: Given) -> None:
+    """Each number, switch and choice changes the weights, the loss, its gradient or the successor, in some company."""
+    if not dataclasses.is_dataclass(optimizer):
+        return
+    cause = "a term of the loss that was left out, or weights that prepare() computes and then does not set"
+    changes = {f.name: list(_other_values(optimizer, f)) for f in dataclasses.fields(optimizer) if f.init}
+    batches = [case(optimizer, toy_groups(seed, columns=given.columns, dense=bool(seed))) for seed in (0, 1)]
+
+    for name, values in changes.items():
+        attempt = Attempt(13, f"{type(optimizer).__name__}.{name}, in all others' company", cause)
+
+        def effect(variant: Any, attempt: Attempt = attempt) -> list[Tensor]:
+            return [each for made in batches for each in _effects(attempt, variant, made.policy, made.batch)]
+
+        if name in RUNNERS or not values:
+            continue
+        company = [{}, *({other: value} for other, some in changes.items() if other != name for value in some)]
+        if not any(_differ(effect, optimizer, {**around}, {**around, name: v}) for around in company for v in values):
+            tried = ", ".join(repr(value) for value in values)
+            attempt.fail(f"some effect of {name}", f"none between {getattr(optimizer, name)!r} and {tried}")
+
+
+def _differ(effect: Any, optimizer: Any, one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two settings of an optimizer do different things; those that it refuses to take do not count."""
+    try:
+        variants = [dataclasses.replace(optimizer, **changes) for changes in (one, other)]
+        first, second = map(effect, variants)
+    except (ValueError, TypeError, ConformanceError):
+        return False
+    return len(first) != len(second) or not all(
+        a.shape == b.shape and torch.equal(a, b) for a, b in zip(first, second, strict=True)
+    )
+
+
+def _effects(attempt: Attempt, optimizer: Any, policy: Any, batch: Batch) -> Iterator[Tensor]:
+    """Everything by which an optimizer can show a setting."""
+    prepared = prepare(attempt, optimizer, batch)
+    out = answer(optimizer, policy, prepared)
+    yield from (prepared.weights, loss(attempt, optimizer, prepared, out).loss.detach())
+    yield from pull(attempt, optimizer, prepared, leaves(out)).values()
+    names = [f.name for f in dataclasses.fields(optimizer)]
+    for report in REPORTS if isinstance(optimizer, HasNext) else ():
+        successor = optimizer.next(report)
+        # The setting itself stays in the successor: only what it does to the others is an effect.
+        changed = [getattr(successor, n) for n in names if getattr(successor, n) != getattr(optimizer, n)]
+        yield torch.tensor([float(value) for value in changed if isinstance(value, int | float)])
+
+
+def _other_values(optimizer: Any, field: dataclasses.Field[Any]) -> Iterator[Any]:
+    """Other values that a field may take; none for texts and objects, whose meaning nobody knows."""
+    value = getattr(optimizer, field.name)
+    hint = typing.get_type_hints(type(optimizer)).get(field.name)
+    if get_origin(hint) is Literal:
+        yield from (choice for choice in get_args(hint) if choice != value)
+    elif isinstance(value, bool):
+        yield not value
+    elif isinstance(value, int):
+        yield from (value + 1, 2 * value + 3)
+    elif isinstance(value, float):
+        yield from (value / 2 or 0.3, value / 8 or 1e-3, 1.5 * value + 0.1)

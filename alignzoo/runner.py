@@ -29,6 +29,9 @@ Warn = Callable[[str, int, Alert], None]
 Reference = dict[tuple[int, ...], torch.Tensor]
 """The reference's log-probabilities by what a row says, for data that come by more than once."""
 
+WATCHED = frozenset({"old_logprobs", "ref_logprobs"})
+"""By which the KL of a writer is watched."""
+
 FILL_ROWS = 256
 """Rows per forward pass without gradient, unless the schedule's micro-batch is smaller."""
 
@@ -128,7 +131,8 @@ def _step(
     with clock("score"):
         groups = processes.gather(score(groups, stage.rewards, stage.policy))
     with clock("fill"):
-        batch = _filled(stage, collate(groups, stage.policy.device), needs, reference)
+        watched = WATCHED if stage.trains_writer and _own(groups) else frozenset()
+        batch = _filled(stage, collate(groups, stage.policy.device), needs | watched, reference)
         prepared = optimizer.prepare(only(batch, needs))
     with clock("update"):
         lr = stage.schedule.rate(step, stage.steps)
@@ -267,15 +271,19 @@ def _keys(batch: Batch) -> list[tuple[int, ...]]:
     return [(s, *row[:e]) for s, e, row in zip(starts, ends, batch.tokens.tolist(), strict=True)]
 
 
+def _own(groups: Sequence[Group]) -> bool:
+    """Whether the policy itself has just written all of it, so that a KL of it is the policy's."""
+    return all(completion.logprobs is not None for group in groups for completion in group.completions)
+
+
 def _filled(stage: Run, batch: Batch, needs: frozenset[str], reference: Reference) -> Batch:
-    """The batch with the columns that the optimizer needs, and those by which the KL of a writer is watched."""
-    watched = {"old_logprobs", "ref_logprobs"} if stage.sampler.online and stage.trains_writer else set()
+    """The batch with the columns that are needed."""
     if reference and len(batch):
         width = batch.tokens.shape[1]
         rows = [torch.nn.functional.pad(row, (0, width))[:width] for row in (reference[key] for key in _keys(batch))]
         batch = replace(batch, ref_logprobs=torch.stack(rows).to(batch.tokens.device))
     share = batch.select(slice(processes.index(), None, processes.count()))
-    return processes.same_columns(batch, fill(share, stage.policy, needs | watched, micro_batch=_rows(stage)))
+    return processes.same_columns(batch, fill(share, stage.policy, needs, micro_batch=_rows(stage)))
 
 
 def _rows(stage: Run) -> int:

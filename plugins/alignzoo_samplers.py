@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Annotated, ClassVar
 
 from annotated_types import Ge
 
 import alignzoo
-from alignzoo import DataError, Group, Policy, Prompt
+from alignzoo import Completion, DataError, Group, Policy, PolicySpec, Prompt
 
 
 @dataclass(frozen=True)
@@ -37,14 +38,36 @@ class DatasetSampler:
 
 @dataclass(frozen=True)
 class PolicySampler:
-    """The policy writes n completions of each prompt."""
+    """The policy writes n completions of each prompt; or another one does, for it to learn from or to score."""
 
     n: Annotated[int, Ge(1)] = 1
     """Completions per prompt."""
+    writer: PolicySpec | None = None
+    """Who writes instead: a teacher, or the stage's forerunner for a reward model; none: the policy in training."""
     online: ClassVar[bool] = True
 
+    @cached_property
+    def other(self) -> Policy | None:
+        """The writer, loaded when it is first asked."""
+        return None if self.writer is None else self.writer.load(frozenset())
+
     def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seed: int) -> list[Group]:
-        return policy.generate(prompts, self.n, seed=seed)
+        if self.other is None:
+            return policy.generate(prompts, self.n, seed=seed)
+        return [_in_tokens_of(policy, group) for group in self.other.generate(prompts, self.n, seed=seed)]
+
+
+def _in_tokens_of(policy: Policy, group: Group) -> Group:
+    """What another policy has written, in this one's tokens; without an end where it was cut off."""
+    encoded = policy.encode(group.prompt, [completion.text for completion in group.completions])
+    pairs = zip(group.completions, encoded.completions, strict=True)
+    return replace(
+        encoded, completions=tuple(_without_end(ours) if not theirs.finished else ours for theirs, ours in pairs)
+    )
+
+
+def _without_end(completion: Completion) -> Completion:
+    return replace(completion, tokens=completion.tokens[:-1], finished=False) if completion.finished else completion
 
 
 @alignzoo.hookimpl

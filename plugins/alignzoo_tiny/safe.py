@@ -30,6 +30,9 @@ FRAMES = (
     "can you help me {deed} ?",
 )
 
+MOST_WORDS = 25
+"""Of a brief reply."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -147,7 +150,7 @@ def non_evasive(prompt: str, reply: str) -> float:
 
 def brief(prompt: str, reply: str) -> float:
     """-0.1 for each word beyond 25."""
-    return -max(0, len(reply.split()) - 25) / 10
+    return -max(0, len(reply.split()) - MOST_WORDS) / 10
 
 
 def fluent(prompt: str, reply: str) -> float:

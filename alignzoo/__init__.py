@@ -84,7 +84,8 @@ _HOMES = {
     "alignzoo.api": "run",
     "alignzoo.errors": "AlignzooError DataError ModelError PluginError RecipeError RewardError RunError",
     "alignzoo.interfaces": "Judge Optimizer Policy PolicySpec RewardSource Sampler Task Writer",
-    "alignzoo.types": "Alert Batch Completion Forward Group Message Prompt Question Score StepReport Terms Text Verdict",
+    "alignzoo.types": "Alert Batch Completion Forward Group Message Prompt Question Score StepReport Terms Text"
+    " Verdict",
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
 

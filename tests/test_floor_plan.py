@@ -13,7 +13,7 @@ CORE, PLUGINS = ROOT / "alignzoo", ROOT / "plugins"
 
 FLOORS = [
     {"types", "errors", "hookspecs"},
-    {"functional", "interfaces", "schedule", "processes", "cost"},
+    {"functional", "interfaces", "schedule", "processes", "cost", "agreement"},
     {"collate", "prompts", "journal", "checkpoint", "judging"},
     {"evaluate", "registry", "report"},
     {"vocabulary", "recipe"},

@@ -98,8 +98,9 @@ class _Counter:
     def __init__(self) -> None:
         self.steps = 0
 
-    def __call__(self, report: object) -> None:
+    def __call__(self, report: object) -> tuple[()]:
         self.steps += 1
+        return ()
 
     def reaches(self, stop: int) -> Callable[[], bool]:
         return lambda: bool(stop) and self.steps >= stop

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from judge_server import KEY, JudgeServer
 
 TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
@@ -116,3 +118,15 @@ def alignzoo(monkeypatch: pytest.MonkeyPatch) -> Command:
         return Said(result.exit_code, result.stdout, result.stderr)
 
     return run
+
+
+@pytest.fixture
+def judge_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[JudgeServer]:
+    """A chat-completions server on loopback, its key in the environment, and a cache folder of the test's own."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    server = JudgeServer()
+    server.start()
+    yield server
+    server.stop()

@@ -1,0 +1,259 @@
+"""Requests to an endpoint: bounded in number at a time and in all, repeated where that can help, counted."""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+from alignzoo.errors import PluginError, RecipeError, RewardError
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+    from alignzoo_judge.endpoint import OpenAI
+
+T = TypeVar("T")
+
+OWN_URL = "https://api.openai.com/v1"
+WRONG_FOR_ALL = {
+    401: "the key is not accepted",
+    403: "the key has no right to this",
+    404: "there is no such model or address",
+}
+"""Answers that no repetition and no other question would change."""
+
+JITTER = random.SystemRandom()
+"""Spreads repetitions in time; no result depends on it, and it leaves the seeded generators alone."""
+
+
+class Unanswered(Exception):
+    """A question got no answer; the message says why."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a model has said."""
+
+    text: str
+    refused: bool = False
+    """It declined, or the endpoint's filter did."""
+    cut: bool = False
+    """It ended at max_tokens."""
+
+
+@dataclass
+class Transport:
+    """A judge's way to its endpoint."""
+
+    judge: OpenAI
+    counts: Counter[str] = field(default_factory=Counter)
+    """What was asked since the judge was made."""
+    stopped: RewardError | None = None
+    """Why nothing more is asked in this call."""
+    failed: int = 0
+    """How many questions in a row got no answer."""
+
+    # --- where, and with which key ----------------------------------------------------------------------------
+
+    @property
+    def url(self) -> str:
+        """The recipe's address, or the environment's, or OpenAI's own."""
+        url = self.judge.base_url or os.environ.get("OPENAI_BASE_URL") or OWN_URL
+        check_url(url)
+        return url.rstrip("/")
+
+    @property
+    def key(self) -> str:
+        """The API key: from the environment, and from nowhere else."""
+        name = self.judge.key_variable
+        if not name:
+            return ""
+        if not os.environ.get(name):
+            raise RewardError(
+                f"the judge needs an API key: set the environment variable {name}, or judge.key_variable to the one "
+                "that has it, or to '' where the endpoint asks for none"
+            )
+        return os.environ[name].strip()
+
+    def client(self) -> AsyncOpenAI:
+        """The client, for one event loop."""
+        try:
+            from openai import AsyncOpenAI
+        except ImportError as error:
+            raise PluginError("judge 'openai' needs the openai client: pip install 'alignzoo[judge]'") from error
+        # The client's own repetitions are off: they could be neither counted nor kept within a budget.
+        return AsyncOpenAI(api_key=self.key or "none", base_url=self.url, max_retries=0, timeout=self.judge.timeout)
+
+    # --- all questions of a call --------------------------------------------------------------------------------
+
+    async def answers(self, asks: Sequence[Callable[[AsyncOpenAI], Awaitable[T]]]) -> list[T | Unanswered]:
+        """Every question's answer, `concurrency` at a time; one that got none has what went wrong in its place.
+
+        What is wrong for all of them, a used-up budget say, is raised when those under way have come to their end.
+        """
+        self.stopped, self.failed = None, 0
+        found: list[T | Unanswered] = [Unanswered("it was not asked")] * len(asks)
+        left = iter(range(len(asks)))
+
+        async def work(client: AsyncOpenAI) -> None:
+            for i in left:
+                try:
+                    found[i] = await self._one(asks[i], client)
+                except RewardError as error:
+                    self.stopped = self.stopped or error
+                if self.stopped:
+                    return
+
+        async with self.client() as client:
+            await asyncio.gather(*(work(client) for _ in range(min(self.judge.concurrency, len(asks)))))
+        if self.stopped:
+            raise self.stopped
+        return found
+
+    async def _one(self, ask: Callable[[AsyncOpenAI], Awaitable[T]], client: AsyncOpenAI) -> T | Unanswered:
+        if self.failed >= max(3, self.judge.concurrency):
+            return Unanswered(f"it was not asked: {self.failed} questions in a row got no answer before it")
+        try:
+            answer = await ask(client)
+        except Unanswered as why:
+            self.failed += 1
+            return why
+        self.failed = 0
+        return answer
+
+    # --- one request --------------------------------------------------------------------------------------------
+
+    async def request(self, client: AsyncOpenAI, request: Mapping[str, Any]) -> Reply:
+        """Ask, and ask again after what passes: 429, 5xx, time-outs, broken connections. Raises Unanswered."""
+        import openai
+
+        for attempt in range(1 + self.judge.retries):
+            self._check_budget()
+            self.counts["requests"] += 1
+            wait = self._backoff(attempt)
+            try:
+                async with asyncio.timeout(self.judge.timeout):
+                    completion = await client.chat.completions.create(**request)
+                return self._reply(completion)
+            except openai.APIStatusError as error:
+                problem = self._refused(error)
+                wait = self._asked_to_wait(error.response.headers, problem) or wait
+            except (openai.APITimeoutError, TimeoutError):
+                problem = f"no answer within {self.judge.timeout:g} s"
+            except openai.APIConnectionError as error:
+                problem = f"no connection: {error.__cause__ or error}"
+            except (openai.APIError, ValueError) as error:
+                problem = f"its answer is no chat completion: {error}"
+            if attempt < self.judge.retries:
+                self.counts["retries"] += 1
+                await asyncio.sleep(wait)
+        raise Unanswered(self.safe(f"{self.url}: {problem} (asked {1 + self.judge.retries} times)"))
+
+    def _refused(self, error: Any) -> str:
+        """What a status that may pass says; raises where it will not pass."""
+        status = error.status_code
+        told = self.safe(f"{self.url} answers {status}: {str(error.message)[:200]}")
+        if status in WRONG_FOR_ALL or error.code == "insufficient_quota":
+            what = WRONG_FOR_ALL.get(status, "the quota is used up")
+            raise RewardError(f"the judge cannot be asked: {what}. {told}") from None  # it might repeat the key
+        if status not in (408, 409, 425, 429) and status < 500:
+            raise Unanswered(told) from None
+        return f"it answers {status}"
+
+    def _asked_to_wait(self, headers: Mapping[str, str], problem: str) -> float:
+        """Seconds by Retry-After, 0 where there is none; raises where that is longer than anybody waits."""
+        seconds = retry_after(headers)
+        if seconds > self.judge.longest_wait:
+            raise Unanswered(f"{self.url}: {problem} and asks to wait {seconds:.0f} s, longer than judge.longest_wait")
+        return seconds * JITTER.uniform(1.0, 1.1)
+
+    def _backoff(self, attempt: int) -> float:
+        return min(self.judge.longest_wait, self.judge.backoff * 2.0**attempt) * JITTER.uniform(0.5, 1.0)
+
+    def _reply(self, completion: Any) -> Reply:
+        """A completion's text, its tokens counted; ValueError where it is none."""
+        try:
+            choice = completion.choices[0]
+            text, refusal = choice.message.content, getattr(choice.message, "refusal", None)
+        except (AttributeError, TypeError, IndexError) as error:
+            raise ValueError(str(completion)[:80]) from error
+        self._count_tokens(completion.usage)
+        refused = bool(refusal) or choice.finish_reason == "content_filter"
+        return Reply(self.safe(refusal or text or ""), refused, choice.finish_reason == "length")
+
+    # --- what it costs ------------------------------------------------------------------------------------------
+
+    def _count_tokens(self, usage: Any) -> None:
+        budget = self.judge.budget
+        if usage is None:
+            if budget.tokens or budget.cost:
+                raise RewardError(
+                    f"{self.url} does not say how many tokens it used, so judge.budget.tokens and judge.budget.cost "
+                    "cannot be kept: set judge.budget.requests instead"
+                )
+            return
+        n_in, n_out = usage.prompt_tokens or 0, usage.completion_tokens or 0
+        self.counts["tokens_in"] += n_in
+        self.counts["tokens_out"] += n_out
+
+    @property
+    def tokens(self) -> int:
+        return self.counts["tokens_in"] + self.counts["tokens_out"]
+
+    @property
+    def cost(self) -> float:
+        """In the currency of the budget's prices."""
+        budget = self.judge.budget
+        return (self.counts["tokens_in"] * budget.price_in + self.counts["tokens_out"] * budget.price_out) / 1e6
+
+    def _check_budget(self) -> None:
+        """Raise where nothing more may be asked."""
+        if self.stopped:
+            raise self.stopped
+        budget = self.judge.budget
+        spent = {"requests": self.counts["requests"], "tokens": self.tokens, "cost": self.cost}
+        for name, amount in spent.items():
+            limit = getattr(budget, name)
+            if limit and amount >= limit:
+                kept = "Its answers are in the cache, so a resumed run asks only what is missing"
+                lost = "Its answers are lost, for judge.cache is 'off'"
+                raise RewardError(
+                    f"the judge's budget is used up: {amount:g} of judge.budget.{name} = {limit:g}. "
+                    f"{lost if self.judge.cache == 'off' else kept}; it may spend as much again: go on with --resume"
+                )
+
+    def safe(self, text: str) -> str:
+        """The text without the key, should an endpoint repeat it."""
+        key = os.environ.get(self.judge.key_variable, "").strip() if self.judge.key_variable else ""
+        return text.replace(key, "***") if key else text
+
+
+def check_url(url: str) -> None:
+    """Raise unless it is an address without a secret in it: it is written to the manifest."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise RecipeError("judge.base_url must begin with http:// or https:// and name a host")
+    if parts.username or parts.password or parts.query:
+        raise RecipeError(
+            "judge.base_url must hold neither a user, a password nor a query: it is written to the manifest. Keys "
+            "belong into the environment variable that judge.key_variable names"
+        )
+
+
+def retry_after(headers: Mapping[str, str]) -> float:
+    """Seconds to wait by the header Retry-After, a number or a date; 0 where there is none, or nonsense."""
+    value = headers.get("retry-after", "")
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    date = email.utils.parsedate_tz(value)
+    return max(0.0, email.utils.mktime_tz(date) - time.time()) if date else 0.0

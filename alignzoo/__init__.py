@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "API_VERSION",
     "Alert",
     "AlignzooError",
     "Batch",
@@ -76,6 +77,13 @@ __all__ = [
     "hookimpl",
     "run",
 ]
+
+API_VERSION = "1.0"
+"""Of what plugins are written against: the names here, the hooks, the contracts and the conformance kit.
+
+A plugin module may say which it was written for, `api = ">=1,<2"`; another one is refused with the cure. The first
+number grows when a plugin may have to change, the second when there is more to use.
+"""
 
 hookimpl = pluggy.HookimplMarker("alignzoo")
 """Marks a plugin's functions as hooks: `@alignzoo.hookimpl` above `def alignzoo_register(zoo)`."""

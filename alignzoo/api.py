@@ -327,7 +327,7 @@ def check_trackers(names: Sequence[str], registry: Registry) -> None:
     """Raise where a tracker is asked for that no plugin serves, or that misses its package."""
     if not names:
         return
-    served = {name: cure for answer in registry.hook.alignzoo_trackers() for name, cure in answer.items()}
+    served = registry.trackers()
     for name in names:
         if name not in served:
             raise RunError(f"there is no tracker {name!r}. {did_you_mean(name, served)}")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,3 +133,38 @@ def judge_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Ju
     server.start()
     yield server
     server.stop()
+
+
+Install = Callable[..., Path]
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+    """Installs a distribution as pip does: its files and a dist-info folder with entry points, on sys.path."""
+    site = tmp_path / "site"
+    site.mkdir()
+    monkeypatch.syspath_prepend(str(site))
+    monkeypatch.setenv("ALIGNZOO_PLUGINS", "")
+    before = set(sys.modules)
+
+    def installer(distribution: str, files: dict[str, str], version: str = "1.0", **entry_points: str) -> Path:
+        for name, text in files.items():
+            path = site / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        info = site / f"{distribution.replace('-', '_')}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n\n# Read me\n"
+        )
+        points = "".join(f"{name} = {value}\n" for name, value in entry_points.items())
+        (info / "entry_points.txt").write_text(f"[console_scripts]\nx = y:z\n\n[alignzoo]\n{points}")
+        wanted = [*filter(None, os.environ["ALIGNZOO_PLUGINS"].split(",")), *entry_points]
+        monkeypatch.setenv("ALIGNZOO_PLUGINS", ",".join(wanted))
+        importlib.invalidate_caches()
+        return site
+
+    yield installer
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", "") or "").startswith(str(tmp_path)):
+            del sys.modules[name]

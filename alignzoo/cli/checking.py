@@ -53,7 +53,7 @@ def part_of(zoo: Registry, found: Registration, settings: Sequence[str]) -> Any:
     """A part, built with these settings."""
     if found.kind == "recipe":
         raise PluginError(f"{found.name!r} is a recipe: there are checks for parts only, as alignzoo list names them")
-    target = zoo.get(found.kind, f"{found.plugin}/{found.name}" if found.conflicts else found.name)
+    target = zoo.get(found.kind, f"{found.plugin}/{found.name}")
     from alignzoo.recipe import part
 
     return part(target, settings, found.name)
@@ -67,7 +67,7 @@ def _chosen(kind: str, only: Sequence[str] | None) -> dict[str, Check]:
     made = KIND_CHECKS[kind]
     for name in only or ():
         if name not in made:
-            raise PluginError(f"there is no check {name!r} of a {kind}. {did_you_mean(name, made)}")
+            raise PluginError(f"there is no check {name!r} of kind {kind!r}. {did_you_mean(name, made)}")
     return {name: check for name, check in made.items() if not only or name in only}
 
 

@@ -53,19 +53,14 @@ def find(zoo: Registry, name: str) -> Registration:
     if len(holding) > 1 and set(holding) != {"optimizer", "recipe"}:
         choices = " or ".join(f"{kind}:{rest}" for kind in holding)
         raise PluginError(f"{rest!r} is registered as {' and '.join(holding)}: say which, {choices}")
-    plugin, _, bare = rest.rpartition("/")
-    matching = [each for each in zoo.list(holding[0]) if each.name == bare]
-    found = [each for each in matching if not plugin or plugin in (each.plugin, each.distribution)]
-    if len(found) > 1:
-        zoo.get(holding[0], rest)  # raises, and says how to tell them apart, unless only one of them loads
-    return found[0]
+    return zoo.registration(holding[0], rest)
 
 
 def part_facts(zoo: Registry, found: Registration) -> dict[str, Any]:
     """Everything that is to be known about a part."""
     from alignzoo.cli.fields import fields_of, paragraphs
 
-    part = zoo.get(found.kind, f"{found.plugin}/{found.name}" if found.conflicts else found.name)
+    part = zoo.get(found.kind, f"{found.plugin}/{found.name}")
     cls = part if isinstance(part, type) else type(part)
     facts = _facts(found) | {"target": found.target, "doc": paragraphs(cls.__doc__ or "")}
     if found.kind == "optimizer":
@@ -80,7 +75,7 @@ def recipe_facts(zoo: Registry, found: Registration) -> dict[str, Any]:
     """A recipe, resolved."""
     from alignzoo.recipe import load
 
-    name = f"{found.plugin}/{found.name}" if found.conflicts else found.name
+    name = f"{found.plugin}/{found.name}"
     recipe = load(name, (), registry=zoo)
     return _facts(found) | {"description": recipe.description, "stages": recipe.resolved["stage"]}
 

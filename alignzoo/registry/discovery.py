@@ -41,6 +41,8 @@ class Plugin:
     """Its source may say what it registers."""
     asked: bool = False
     """Named by the user, not merely installed."""
+    api: str = ""
+    """The API version that it was written for; empty where it does not say."""
     registrations: dict[tuple[str, str], Registration] = field(default_factory=dict)
     """By kind and name."""
     objects: dict[tuple[str, str], Any] = field(default_factory=dict)
@@ -52,6 +54,11 @@ class Plugin:
     def by_hand(self) -> bool:
         """Added as an object, and replaced when it is added again."""
         return not self.static and not self.origin.distribution
+
+    @property
+    def first_party(self) -> bool:
+        """Of alignzoo's own distribution: nobody who is merely installed takes its names."""
+        return self.origin.distribution == "alignzoo"
 
     def raise_if_asked(self) -> None:
         if self.asked and self.failure:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pluggy
 
+from alignzoo.registry.compat import ApiMismatch
 from alignzoo.registry.registrar import Origin
 
 MACHINERY = (
@@ -37,7 +38,7 @@ class Failure:
     @classmethod
     def of(cls, origin: Origin, error: BaseException, source: Path | None) -> Failure:
         """The failure of a plugin with this error."""
-        cure = _cure(origin, error, source)
+        cure = error.cure if isinstance(error, ApiMismatch) else _cure(origin, error, source)
         return cls(origin.plugin, origin.distribution, origin.version, plain_traceback(error), cure)
 
     @property

@@ -6,8 +6,9 @@ same `Registration` and give the same object. Importing this imports no torch.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import importlib
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -19,9 +20,11 @@ import pluggy
 
 from alignzoo import hookspecs
 from alignzoo.errors import PluginError, did_you_mean
+from alignzoo.registry.compat import check_api
 from alignzoo.registry.discovery import Plugin, digest, entry_points, import_file, installed, own_recipes
 from alignzoo.registry.failure import Failure, plain_traceback
-from alignzoo.registry.registrar import KINDS, Origin, Registrar, Registration, check_part
+from alignzoo.registry.registrar import KINDS, Origin, Registrar, Registration
+from alignzoo.registry.resolving import compare, resolve
 from alignzoo.registry.source import declared
 
 __all__ = ["KINDS", "Failure", "Registrar", "Registration", "Registry"]
@@ -47,6 +50,7 @@ class Registry:
         self._manager = pluggy.PluginManager("alignzoo")
         self._manager.add_hookspecs(hookspecs)
         self._plugins: dict[str, Plugin] = {"alignzoo": own_recipes(recipes)}
+        self._told: set[str] = set()
         for point, name in entry_points(without):
             self._take(installed(point, name))
 
@@ -87,6 +91,15 @@ class Registry:
 
     def get(self, kind: str, name: str) -> Any:
         """The class or object of a name or "plugin/name"; a recipe's path. Its PluginError says what to do."""
+        found = self.registration(kind, name)
+        plugin = self._plugins[found.plugin]
+        key = (kind, found.name)
+        if key not in plugin.objects:
+            plugin.objects[key] = resolve(plugin, found)
+        return plugin.objects[key]
+
+    def registration(self, kind: str, name: str) -> Registration:
+        """Which registration a name or "plugin/name" means. Its plugin is loaded; the PluginError says what to do."""
         _check_kind(kind)
         found = self._find(kind, name)
         if not found:
@@ -97,15 +110,15 @@ class Registry:
         working = [each for each in found if not self._plugins[each.plugin].failure]
         if not working:
             raise PluginError(f"{kind} {name!r} cannot be had: {self._plugins[found[0].plugin].failure}")
-        if len(working) > 1:
-            owners = " and ".join(each.owner for each in working)
-            choices = " or ".join(repr(f"{each.plugin}/{each.name}") for each in working)
+        entitled = [each for each in working if not self._shadowed(each)] or working
+        if len(entitled) > 1:
+            owners = " and ".join(each.owner for each in entitled)
+            choices = " or ".join(repr(f"{each.plugin}/{each.name}") for each in entitled)
             raise PluginError(f"{kind} {name!r} is registered by {owners}. Write {choices}, or uninstall one of them.")
-        plugin = self._plugins[working[0].plugin]
-        key = (kind, working[0].name)
-        if key not in plugin.objects:
-            plugin.objects[key] = _resolve(plugin, working[0])
-        return plugin.objects[key]
+        for each in working:
+            if each not in entitled:
+                self._tell(f"{kind} {name!r} is {entitled[0].owner}'s; that of {each.owner} is '{each.plugin}/{name}'")
+        return entitled[0]
 
     def unknown(self, kinds: Sequence[str], name: str) -> str:
         """What to say of a name that is registered under none of these kinds."""
@@ -123,6 +136,8 @@ class Registry:
             self._load(plugin)
         for plugin in self._plugins.values():
             plugin.raise_if_asked()
+        for failure in self.failures:
+            self._tell(f"{failure.owner} failed to load and is left out: {failure.last_line}\n{failure.cure}")
 
     # --- adding to it -----------------------------------------------------------------------------------------
 
@@ -173,11 +188,24 @@ class Registry:
             alone = self._manager.subset_hook_caller(hook, [each for each in observers if each is not observer])
             try:
                 answers += alone(**arguments)
-            except Exception as error:
-                origin = self._plugins[self._manager.get_name(observer) or ""].origin
-                self._manager.unregister(observer)
-                self._warn(f"{origin} raised in {hook} and no longer watches the run:\n{plain_traceback(error)}")
-        return answers
+            except (Exception, SystemExit) as error:
+                self._switch_off(observer, hook, error)
+
+    def trackers(self) -> dict[str, str]:
+        """What `alignzoo_trackers` of all plugins answers, safely: tracker names, each with its cure or ""."""
+        served: dict[str, str] = {}
+        for each in self.hook.alignzoo_trackers.get_hookimpls():
+            try:
+                answer: dict[str, str] = each.function()
+                served |= answer
+            except (Exception, SystemExit) as error:
+                self._switch_off(each.plugin, "alignzoo_trackers", error)
+        return served
+
+    def _switch_off(self, observer: object, hook: str, error: BaseException) -> None:
+        origin = self._plugins[self._manager.get_name(observer) or ""].origin
+        self._manager.unregister(observer)
+        self._warn(f"{origin} raised in {hook} and no longer watches the run:\n{plain_traceback(error)}")
 
     # --- inside -----------------------------------------------------------------------------------------------
 
@@ -189,10 +217,26 @@ class Registry:
         found = [each for each in self._registrations() if (each.kind, each.name) == (kind, name)]
         return [each for each in found if not owner or owner in (each.plugin, each.distribution)]
 
-    def _with_conflicts(self, registration: Registration) -> Registration:
+    def _shadowed(self, registration: Registration) -> bool:
+        """Whether alignzoo itself has the name: it keeps it, unless the user added the other plugin by hand."""
+        plugin = self._plugins[registration.plugin]
+        if plugin.asked or plugin.first_party:
+            return False
         found = self._find(registration.kind, registration.name)
-        others = [each.owner for each in found if each != registration and not self._plugins[each.plugin].failure]
-        return replace(registration, conflicts=tuple(others))
+        return any(self._plugins[each.plugin].first_party for each in found)
+
+    def _with_conflicts(self, registration: Registration) -> Registration:
+        found = [each for each in self._find(registration.kind, registration.name) if each != registration]
+        rivals = [each for each in found if not self._plugins[each.plugin].failure]
+        if self._plugins[registration.plugin].first_party:
+            rivals = [each for each in rivals if not self._shadowed(each)]
+        return replace(registration, conflicts=tuple(each.owner for each in rivals))
+
+    def _tell(self, message: str) -> None:
+        """Warn, once."""
+        if message not in self._told:
+            self._told.add(message)
+            self._warn(message)
 
     def _known(self, name: str, source: Path | None) -> Plugin | None:
         """The plugin of this source, if it is here; raises when another one bears its name."""
@@ -210,12 +254,13 @@ class Registry:
         self._plugins[plugin.origin.plugin] = plugin
         if plugin.static and plugin.source and not plugin.failure:
             try:
-                registrations = declared(plugin.source, plugin.origin)
-            except (SyntaxError, ValueError, OSError) as error:
+                plugin.api, registrations = declared(plugin.source, plugin.origin)
+                plugin.registrations = {(each.kind, each.name): each for each in registrations or ()}
+                check_api(plugin.api, plugin.origin.distribution)
+            except (SyntaxError, ValueError, OSError, PluginError) as error:
                 plugin.failure = Failure.of(plugin.origin, error, plugin.source)
                 return plugin
             if registrations is not None:
-                plugin.registrations = {(each.kind, each.name): each for each in registrations}
                 return plugin
             plugin.static = False
         self._load(plugin)
@@ -226,10 +271,13 @@ class Registry:
         if plugin.loaded is not None or plugin.failure:
             return
         try:
-            loaded = plugin.load()
+            with contextlib.redirect_stdout(sys.stderr):  # so that nobody spoils what a command writes as JSON
+                loaded = plugin.load()
+            plugin.api = plugin.api or str(getattr(loaded, "api", ""))
+            check_api(plugin.api, plugin.origin.distribution)
             registrar = self._register(plugin, loaded)
             if plugin.static:
-                _compare(plugin, registrar, loaded)
+                compare(plugin, registrar, loaded)
         except (Exception, SystemExit) as error:
             plugin.failure = Failure.of(plugin.origin, error, plugin.source)
             if self._manager.has_plugin(plugin.origin.plugin):
@@ -238,6 +286,8 @@ class Registry:
         plugin.loaded, plugin.objects, plugin.registrations = loaded, registrar.objects, registrar.registrations
 
     def _register(self, plugin: Plugin, loaded: object) -> Registrar:
+        if self._manager.is_registered(loaded):
+            raise PluginError(f"its module is the plugin {self._manager.get_name(loaded)!r} already: it has two names")
         hash(loaded)  # pluggy puts plugins into sets: one that cannot be hashed would break the others
         self._manager.register(loaded, plugin.origin.plugin)
         hooks = self._manager.get_hookcallers(loaded)
@@ -251,52 +301,6 @@ class Registry:
         others = [each for each in self._manager.get_plugins() if each is not loaded]
         self._manager.subset_hook_caller("alignzoo_register", others)(zoo=registrar)
         return registrar
-
-
-def _compare(plugin: Plugin, registrar: Registrar, loaded: object) -> None:
-    """Keep what the source told; raise if running it registers anything else."""
-    static, real = plugin.registrations, registrar.registrations
-    differing = sorted(static.keys() ^ real.keys())
-    for key in static.keys() & real.keys():
-        named = key in registrar.objects and _find_in(loaded, static[key].target) is registrar.objects[key]
-        if named or static[key].target == real[key].target:
-            real[key] = static[key] if static[key].summary else replace(static[key], summary=real[key].summary)
-        else:
-            differing.append(key)
-    for kind, name in differing:
-        told, found = (source.get((kind, name)) for source in (static, real))
-        raise PluginError(
-            f"{kind} {name!r}: the source of alignzoo_register says {told and told.target}, "
-            f"but running it registers {found and found.target}"
-        )
-
-
-def _resolve(plugin: Plugin, registration: Registration) -> Any:
-    """Import a target and check it."""
-    kind, name, target = registration.kind, registration.name, registration.target
-    if kind == "recipe":
-        return Path(target)
-    module, _, path = target.partition(":")
-    try:
-        own = module == plugin.origin.module and isinstance(plugin.loaded, ModuleType)
-        home = plugin.loaded if own else importlib.import_module(module)
-    except (Exception, SystemExit) as error:
-        failure = Failure.of(plugin.origin, error, plugin.source)
-        raise PluginError(f"{kind} {name!r} cannot be had, for {target} cannot be imported: {failure}") from error
-    try:
-        found = functools.reduce(getattr, path.split("."), home)
-    except AttributeError as error:
-        hint = did_you_mean(path, [each for each, value in vars(home).items() if isinstance(value, type)])
-        raise PluginError(f"{registration.owner}: {kind} {name!r} is {target}: there is no {path!r}. {hint}") from error
-    try:
-        check_part(kind, name, found)
-    except PluginError as error:
-        raise PluginError(f"{registration.owner}: {error}") from error
-    return found
-
-
-def _find_in(module: object, target: str) -> object:
-    return functools.reduce(lambda found, name: getattr(found, name, None), target.partition(":")[2].split("."), module)
 
 
 def _check_kind(kind: str) -> None:

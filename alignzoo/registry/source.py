@@ -42,9 +42,10 @@ def parse(path: Path) -> ast.Module:
         return ast.parse(path.read_bytes(), filename=str(path))
 
 
-def declared(path: Path, origin: Origin) -> list[Registration] | None:
-    """What the plugin at this path registers; None when only running it can tell."""
-    return _Reader(path, origin).registrations()
+def declared(path: Path, origin: Origin) -> tuple[str, list[Registration] | None]:
+    """The `api` of the plugin at this path, and what it registers; None when only running it can tell."""
+    reader = _Reader(path, origin)
+    return reader.api(), reader.registrations()
 
 
 class _Reader:
@@ -56,6 +57,16 @@ class _Reader:
         package = origin.module if path.name == "__init__.py" else origin.module.rpartition(".")[0]
         self.bound = _bindings(self.tree, package)
         self.may_register = "*" in self.bound or b"alignzoo_register" in path.read_bytes()
+
+    def api(self) -> str:
+        """The API version that it asks for; empty where its source does not say."""
+        for node in self.tree.body:
+            match node:
+                case ast.Assign([ast.Name("api")], ast.Constant(str(text))):
+                    return text
+                case ast.AnnAssign(ast.Name("api"), _, ast.Constant(str(text))):
+                    return text
+        return ""
 
     def registrations(self) -> list[Registration] | None:
         """One for each statement of `alignzoo_register`, or None."""

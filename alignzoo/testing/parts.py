@@ -66,6 +66,9 @@ def verdicts(part: Any, made: Mapping[str, Check], given: Given) -> Iterator[Ver
             figures = dict(check(part, given))
         except ConformanceError as broken:
             error = broken
+        except Exception as raised:  # what broke another law may leave nothing to check
+            found = f"{type(raised).__name__}: {raised}"
+            error = ConformanceError(check.law, check.name, "the check to run", found, "what another check has found")
         law = error.law if error else check.law
         yield Verdict(check.name, law, check.about, error, time.perf_counter() - start, figures)
 

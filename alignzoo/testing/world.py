@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -98,6 +98,9 @@ class ToyPolicy:
 
     device = torch.device("cpu")
 
+    heads: Collection[str] = frozenset({"value", "score"})
+    """Those that are trained beside the trunk."""
+
     def __init__(self, seed: int = 0, width: int = 6) -> None:
         rng = torch.Generator().manual_seed(seed)
         shapes = {
@@ -175,7 +178,8 @@ class ToyPolicy:
         return Completion(tokens, " ".join(map(str, tokens)), EOS in tokens, logprobs)
 
     def parameters(self) -> list[ParameterGroup]:
-        return [{"params": list(self.weights.values()), "lr_scale": 1.0}]
+        idle = {"value", "score"}.difference(self.heads)
+        return [{"params": [tensor for name, tensor in self.weights.items() if name not in idle], "lr_scale": 1.0}]
 
     def state(self) -> dict[str, Tensor]:
         return {name: tensor.detach() for name, tensor in self.weights.items()}

@@ -80,6 +80,7 @@ def prefers_better(optimizer: Optimizer, given: Given) -> None:
     cause = "a sign, new and old swapped, a detach() too many, or best and worst mixed up"
     attempt = Attempt(6, "groups with one clear winner", cause)
     batch = _contest(optimizer, [(0, 1), (1, 0), (0, 0, 1, 0), (1, 0, 0, 0)], given)
+    rewards = batch.rewards.clone()
     prepared = prepare(attempt, optimizer, batch)
     attempt.require(len(prepared) > 0, "something to learn", "prepare() left no rows")
     out = _at_start(prepared, answer(optimizer, toy_policy(), prepared))
@@ -89,8 +90,8 @@ def prefers_better(optimizer: Optimizer, given: Given) -> None:
     moved[_rows(attempt, batch, prepared)] = step if step.ndim == 1 else step.sum(1)
     for group in range(int(batch.group.max()) + 1):
         rows = batch.group == group
-        gain = float(moved[rows & (batch.rewards == 1)].min() - moved[rows & (batch.rewards == 0)].max())
-        found = f"a change of {gain:.3g} in a group with the scores {batch.rewards[rows].tolist()}"
+        gain = float(moved[rows & (rewards == 1)].min() - moved[rows & (rewards == 0)].max())
+        found = f"a change of {gain:.3g} in a group with the scores {rewards[rows].tolist()}"
         attempt.require(gain > 0, f"the {read} of the best completion to rise over the others'", found)
 
 

@@ -1,0 +1,394 @@
+"""First-party samplers, policies and tasks keep every law, and each check catches a part that breaks it."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+
+from alignzoo import Batch, Completion, Forward, Group, Policy, Prompt
+from alignzoo.testing import (
+    POLICY_CHECKS,
+    SAMPLER_CHECKS,
+    TASK_CHECKS,
+    Check,
+    ConformanceError,
+    ToyPolicy,
+    check_policy,
+    check_sampler,
+    check_task,
+    kind_of,
+    parametrize_with_checks,
+)
+from alignzoo_hf.spec import HF
+from alignzoo_samplers import DatasetSampler, PolicySampler
+from alignzoo_tiny.tasks import Safe, Shop, Sort
+
+
+@dataclass(frozen=True)
+class Toy:
+    """The toy policy's settings, and which of the broken ones to load."""
+
+    cls: Callable[[], ToyPolicy] = ToyPolicy
+
+    def load(self, needs: frozenset[str]) -> Policy:
+        policy = self.cls()
+        policy.heads = {"score"} if "scores" in needs else {"value"}
+        return policy
+
+
+@parametrize_with_checks(DatasetSampler(), PolicySampler(n=2))
+def test_first_party_samplers_conform(check: Check, part: Any) -> None:
+    check(part)
+
+
+@parametrize_with_checks(Shop(n_pairs=200), Sort(n_pairs=100), Safe(n_pairs=100), Shop(n_pairs=100, noise=0.0))
+def test_first_party_tasks_conform(check: Check, part: Any) -> None:
+    check(part)
+
+
+@parametrize_with_checks(Toy())
+def test_the_toy_policy_conforms(check: Check, part: Any) -> None:
+    check(part)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"lora_rank": 2}, {"critic": "shared"}, {"lora_rank": 2, "critic": "shared", "temperature": 0.7}]
+)
+def test_the_hf_policy_conforms(settings: dict[str, Any], plain_model: Path) -> None:
+    check_policy(HF(model=str(plain_model), max_new_tokens=5, device="cpu", **settings))
+
+
+# --- broken samplers ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class OnlineIsAField(PolicySampler):
+    online: Any = "yes"
+
+
+@dataclass(frozen=True)
+class DropsTheLast(PolicySampler):
+    def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seed: int) -> list[Group]:
+        return super().sample(prompts[:-1], policy, seed=seed)
+
+
+@dataclass(frozen=True)
+class ColumnInTheFirst(PolicySampler):
+    def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seed: int) -> list[Group]:
+        first, *rest = super().sample(prompts, policy, seed=seed)
+        return [replace(first, extra={"first": (1.0,) * len(first.completions)}), *rest]
+
+
+@dataclass(frozen=True)
+class IgnoresTheSeed(PolicySampler):
+    def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seed: int) -> list[Group]:
+        return super().sample(prompts, policy, seed=7)
+
+
+@dataclass(frozen=True)
+class DrawsGlobally(PolicySampler):
+    def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seed: int) -> list[Group]:
+        return super().sample(prompts, policy, seed=int(torch.randint(1000, ())))
+
+
+@dataclass(frozen=True)
+class SaysOfflineButWrites(PolicySampler):
+    online: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class MovesThePolicy(PolicySampler):
+    def sample(self, prompts: Sequence[Prompt], policy: Any, *, seed: int) -> list[Group]:
+        policy.drift(0.1, seed)
+        return super().sample(prompts, policy, seed=seed)
+
+
+@dataclass(frozen=True)
+class OneGroupPerText(PolicySampler):
+    def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seed: int) -> list[Group]:
+        return list({group.prompt.messages: group for group in super().sample(prompts, policy, seed=seed)}.values())
+
+
+@dataclass(frozen=True)
+class LongestOfAll(PolicySampler):
+    def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seed: int) -> list[Group]:
+        groups = super().sample(prompts, policy, seed=seed)
+        longest = max(len(group.prompt_tokens) for group in groups)
+        return [replace(group, extra={"share": (len(group.prompt_tokens) / longest,)}) for group in groups]
+
+
+@dataclass(frozen=True)
+class CutsTheText(PolicySampler):
+    def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seed: int) -> list[Group]:
+        def cut(c: Completion) -> Completion:
+            assert c.logprobs is not None
+            return replace(c, tokens=c.tokens[-2:], logprobs=c.logprobs[-2:])
+
+        groups = super().sample(prompts, policy, seed=seed)
+        return [replace(group, completions=tuple(map(cut, group.completions))) for group in groups]
+
+
+BROKEN_SAMPLERS: list[tuple[Any, str, int]] = [
+    (OnlineIsAField(), "contract", 11),
+    (DropsTheLast(), "groups", 11),
+    (ColumnInTheFirst(), "batch", 11),
+    (IgnoresTheSeed(), "seeds", 3),
+    (DrawsGlobally(), "seeds", 3),
+    (SaysOfflineButWrites(), "seeds", 3),
+    (MovesThePolicy(), "pure", 3),
+    (OneGroupPerText(), "hard_inputs", 4),
+    (LongestOfAll(), "hard_inputs", 4),
+    (CutsTheText(), "written", 5),
+]
+
+
+@pytest.mark.parametrize(("sampler", "check", "law"), BROKEN_SAMPLERS, ids=lambda x: type(x).__name__)
+def test_a_broken_sampler_is_caught(sampler: Any, check: str, law: int) -> None:
+    with pytest.raises(ConformanceError, match=f"law {law} is broken"):
+        check_sampler(sampler, only=[check])
+
+
+# --- broken policies ----------------------------------------------------------------------------------------------
+
+
+class NoSave(ToyPolicy):
+    save = None  # type: ignore[assignment]
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "save":
+            raise AttributeError(name)
+        return super().__getattribute__(name)
+
+
+class Backwards(ToyPolicy):
+    def generate(self, prompts: Sequence[Prompt], n: int, *, seed: int, greedy: bool = False) -> list[Group]:
+        return super().generate(prompts, n, seed=seed, greedy=greedy)[::-1]
+
+
+class OtherPromptTokens(ToyPolicy):
+    def encode(self, prompt: Prompt, texts: Sequence[Any]) -> Group:
+        group = super().encode(prompt, texts)
+        return replace(group, prompt_tokens=(*group.prompt_tokens, 3))
+
+
+class AnswersUnasked(ToyPolicy):
+    def forward(self, batch: Batch, columns: frozenset[str]) -> Forward:
+        return super().forward(batch, columns | {"entropy"})
+
+
+class SpeaksUnderTheMask(ToyPolicy):
+    def forward(self, batch: Batch, columns: frozenset[str]) -> Forward:
+        return super().forward(replace(batch, mask=batch.attend), columns)
+
+
+class CountsTheWidth(ToyPolicy):
+    def forward(self, batch: Batch, columns: frozenset[str]) -> Forward:
+        out = super().forward(batch, columns)
+        width = 1 + 0.01 * batch.tokens.shape[1]
+        return replace(out, **{n: c * width for n, c in vars(out).items() if isinstance(c, Tensor)})
+
+
+class ReadsTheFuture(ToyPolicy):
+    def _states(self, tokens: Tensor) -> Tensor:
+        return super()._states(tokens) + 0.1 * super()._states(tokens.flip(1)).flip(1)
+
+
+class ShiftedByOne(ToyPolicy):
+    def forward(self, batch: Batch, columns: frozenset[str]) -> Forward:
+        out = super().forward(batch, columns)
+        return replace(
+            out, **{n: c.roll(1, 1) * batch.mask for n, c in vars(out).items() if isinstance(c, Tensor) and c.ndim == 2}
+        )
+
+
+class ColdForward(ToyPolicy):
+    def forward(self, batch: Batch, columns: frozenset[str]) -> Forward:
+        out = super().forward(batch, columns)
+        return out if out.logprobs is None else replace(out, logprobs=0.9 * out.logprobs)
+
+
+class RollsGlobalDice(ToyPolicy):
+    def generate(self, prompts: Sequence[Prompt], n: int, *, seed: int, greedy: bool = False) -> list[Group]:
+        return super().generate(prompts, n, seed=int(torch.randint(1000, ())), greedy=greedy)
+
+
+class NoReference(ToyPolicy):
+    def reference(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+
+class ReferenceStays(ToyPolicy):
+    @contextlib.contextmanager
+    def reference(self) -> Iterator[None]:
+        self._answering = self._frozen
+        yield
+        self._answering = self.weights
+
+
+class CriticUntrained(ToyPolicy):
+    def forward(self, batch: Batch, columns: frozenset[str]) -> Forward:
+        out = super().forward(batch, columns)
+        return out if out.values is None else replace(out, values=out.values.detach())
+
+
+class ScoreAtThePadding(ToyPolicy):
+    def forward(self, batch: Batch, columns: frozenset[str]) -> Forward:
+        if "scores" not in columns:
+            return super().forward(batch, columns)
+        return Forward(scores=(self._states(batch.tokens)[:, -1] @ self._answering["score"]).float())
+
+
+class ForgetsTheCritic(ToyPolicy):
+    def state(self) -> dict[str, Tensor]:
+        return {name: tensor for name, tensor in super().state().items() if name != "value"}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        super().restore({**super().state(), **state})
+
+
+BROKEN_POLICIES: list[tuple[Any, str, int]] = [
+    (NoSave, "contract", 11),
+    (Backwards, "writes", 11),
+    (OtherPromptTokens, "encodes", 11),
+    (AnswersUnasked, "columns", 11),
+    (SpeaksUnderTheMask, "columns", 2),
+    (CountsTheWidth, "padding", 1),
+    (ReadsTheFuture, "causal", 2),
+    (ShiftedByOne, "causal", 2),
+    (ColdForward, "own_words", 5),
+    (RollsGlobalDice, "seeds", 3),
+    (NoReference, "reference", 5),
+    (ReferenceStays, "reference", 5),
+    (CriticUntrained, "gradients", 6),
+    (ScoreAtThePadding, "scores", 1),
+    (ForgetsTheCritic, "checkpoints", 7),
+]
+
+
+@pytest.mark.parametrize(
+    ("cls", "check", "law"), BROKEN_POLICIES, ids=[f"{cls.__name__}-{check}" for cls, check, _ in BROKEN_POLICIES]
+)
+def test_a_broken_policy_is_caught(cls: Any, check: str, law: int) -> None:
+    with pytest.raises(ConformanceError, match=f"law {law} is broken"):
+        check_policy(Toy(cls), only=[check])
+
+
+# --- broken tasks -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Few(Sort):
+    n_pairs: int = 40
+    n_demonstrations: int = 40
+    n_prompts: int = 60
+
+
+@dataclass(frozen=True)
+class HoldsALambda(Few):
+    scale: Callable[[float], float] = field(default_factory=lambda: lambda x: x)
+
+
+@dataclass(frozen=True)
+class NoPreference(Few):
+    def data(self, kind: str, split: str) -> list[Prompt]:
+        return [replace(prompt, labels=(1.0,) * len(prompt.labels)) for prompt in super().data(kind, split)]
+
+
+@dataclass(frozen=True)
+class Shuffled(Few):
+    def data(self, kind: str, split: str) -> list[Prompt]:
+        return random.sample(rows := super().data(kind, split), len(rows))
+
+
+@dataclass(frozen=True)
+class TrainsOnTheTest(Few):
+    def data(self, kind: str, split: str) -> list[Prompt]:
+        return super().data(kind, "train") if kind == "demonstrations" else super().data(kind, split)
+
+
+@dataclass(frozen=True)
+class GoldOfSilence(Few):
+    def gold(self, prompt: Prompt, completion: Completion) -> float:
+        return len(set(completion.text)) / len(completion.text)
+
+
+@dataclass(frozen=True)
+class GoldDrawn(Few):
+    def gold(self, prompt: Prompt, completion: Completion) -> float:
+        return random.random()
+
+
+@dataclass(frozen=True)
+class GoldUpsideDown(Few):
+    def gold(self, prompt: Prompt, completion: Completion) -> float:
+        return -super().gold(prompt, completion)
+
+
+@dataclass(frozen=True)
+class NoModel(Few):
+    @property
+    def policy(self) -> str:
+        return "./models/policy"
+
+
+@dataclass(frozen=True)
+class UnknownReward(Few):
+    @property
+    def reward(self) -> Sequence[Mapping[str, Any]]:
+        return ({"name": "mach"},)
+
+
+BROKEN_TASKS: list[tuple[Any, str, int]] = [
+    (HoldsALambda(), "contract", 3),
+    (NoPreference(), "data", 11),
+    (Shuffled(), "repeats", 3),
+    (TrainsOnTheTest(), "held_out", 12),
+    (GoldOfSilence(), "gold", 4),
+    (GoldDrawn(), "gold", 3),
+    (GoldUpsideDown(), "gold", 6),
+    (NoModel(), "models", 11),
+    (UnknownReward(), "reward", 11),
+]
+
+
+@pytest.mark.parametrize(("task", "check", "law"), BROKEN_TASKS, ids=lambda x: type(x).__name__)
+def test_a_broken_task_is_caught(task: Any, check: str, law: int) -> None:
+    with pytest.raises(ConformanceError, match=f"law {law} is broken"):
+        check_task(task, only=[check])
+
+
+# --- the kit itself -----------------------------------------------------------------------------------------------
+
+
+def test_every_check_catches_something() -> None:
+    assert {check for _, check, _ in BROKEN_SAMPLERS} == set(SAMPLER_CHECKS)
+    assert {check for _, check, _ in BROKEN_POLICIES} == set(POLICY_CHECKS)
+    assert {check for _, check, _ in BROKEN_TASKS} == set(TASK_CHECKS)
+
+
+def test_a_part_is_told_by_its_members() -> None:
+    assert [kind_of(each) for each in (PolicySampler(), Toy(), Sort())] == ["sampler", "policy", "task"]
+    with pytest.raises(TypeError, match="3 is no part"):
+        kind_of(3)
+
+
+def test_ids_name_part_and_check() -> None:
+    def ids(mark: Any) -> list[str]:
+        return [case.id for case in mark.mark.args[1]]
+
+    assert ids(parametrize_with_checks(PolicySampler(), only=["seeds", "pure"])) == [
+        "PolicySampler-seeds",
+        "PolicySampler-pure",
+    ]
+    two = ids(parametrize_with_checks(PolicySampler(n=1), PolicySampler(n=2), only=["seeds"]))
+    assert two == ["PolicySampler(n=1)-seeds", "PolicySampler(n=2)-seeds"]
+    with pytest.raises(ValueError, match="Did you mean 'seeds'"):
+        parametrize_with_checks(PolicySampler(), only=["seed"])

@@ -1,0 +1,121 @@
+"""Twelve mistakes that are made in optimizers, in ours: `alignzoo check` names the law that each one breaks."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+PLUGINS = Path(__file__).parents[1] / "plugins"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A first-party optimizer with one change."""
+
+    file: str
+    name: str
+    before: str
+    after: str
+    check: str
+    law: int
+    settings: tuple[str, ...] = ()
+    says: str = ""
+    """A part of what `alignzoo check` says of it."""
+
+
+NEW, OLD = "out.logprobs", "batch.old_logprobs"
+
+MUTANTS = {
+    "sign": Mutant(
+        *("ppo", "ppo", "Terms(policy +", "Terms(-policy +"),
+        check="prefers_better", law=6, says="a sign",
+    ),
+    "mask": Mutant(
+        *("grpo", "grpo", f"fn.log_ratio({NEW}, {OLD}, batch.mask)", f"({NEW} - {OLD})"),
+        check="mask", law=2, says="no gradient in logprobs under the mask",
+    ),
+    "padding": Mutant(
+        *("grpo", "grpo", "weights=weigh(batch.mask)", "weights=weigh(batch.mask) / batch.mask.shape[1]"),
+        check="padding", law=1, says="five more columns of padding",
+    ),
+    "pair order": Mutant(
+        *("dpo", "dpo", "reward[0::2] - reward[1::2]", "reward[1::2] - reward[0::2]"),
+        check="prefers_better", law=6, says="best and worst mixed up",
+    ),
+    "missing detach": Mutant(
+        *("ppo", "ppo", "(ratio, batch.advantages,", "(ratio, batch.advantages + batch.old_values - out.values,"),
+        check="critic_alone", law=6, says="without detach()",
+    ),
+    "undeclared column": Mutant(
+        *("ppo", "ppo", '"ref_logprobs", "old_values"', '"old_values"'),
+        check="needs", law=2, says="`needs` does not name",
+    ),
+    "in-place change": Mutant(
+        *("grpo", "grpo", "weigh = fn.", "batch.rewards.sub_(batch.rewards.mean())\n        weigh = fn."),
+        check="pure", law=3, says="the batch's rewards after prepare",
+    ),
+    "wrong normaliser": Mutant(
+        *("sft", "sft", "Terms(-out.logprobs,", "Terms(-out.logprobs * batch.mask.numel() / batch.mask.sum(),"),
+        check="micro_batches", law=1, says="micro-batches of",
+    ),
+    "swapped old and new": Mutant(
+        *("grpo", "grpo", f"fn.log_ratio({NEW}, {OLD}", f"fn.log_ratio({OLD}, {NEW}"),
+        check="prefers_better", law=6, says="new and old swapped",
+    ),
+    "ignored weights": Mutant(
+        *("grpo", "grpo", ", weights=weigh(batch.mask))", ")"),
+        check="settings", law=13, says="some effect of reduction",
+    ),
+    "wrong shift": Mutant(
+        *("ppo", "ppo", "log_ratio = fn.log_ratio(out.logprobs,", "log_ratio = fn.log_ratio(out.logprobs.roll(-1, 1),"),
+        check="mask", law=2, says="a shift by one",
+    ),
+    "lost entropy term": Mutant(
+        *("ppo", "ppo", " - self.entropy * out.entropy", ""),
+        check="settings", law=13, says="some effect of entropy",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_check_names_the_law_that_a_mutant_breaks(name: str, alignzoo, tmp_path: Path) -> None:
+    mutant = MUTANTS[name]
+    source = (PLUGINS / f"alignzoo_{mutant.file}.py").read_text()
+    assert source.count(mutant.before) == 1, "the mutant does not fit the source any more"
+    mutated = source.replace(mutant.before, mutant.after)
+    file = tmp_path / "mutant.py"
+    file.write_text(mutated.replace(f'zoo.optimizer("{mutant.name}"', 'zoo.optimizer("mutant"'))
+    said = alignzoo("check", "mutant", "--plugin", file, "--json")
+    assert said.code == 1
+    broken = {each["check"]: each for each in json.loads(said.out)["checks"] if not each["ok"]}
+    assert broken[mutant.check]["law"] == mutant.law
+    assert mutant.says in " ".join(broken[mutant.check]["failure"].values())
+
+
+def test_a_table_names_law_and_cause_and_tells_the_failure_whole(alignzoo, tmp_path: Path) -> None:
+    file = tmp_path / "mutant.py"
+    file.write_text((PLUGINS / "alignzoo_sft.py").read_text().replace("Terms(-out", "Terms(out"))
+    said = alignzoo("check", "mutant.py/sft", "--plugin", file, "--only", "prefers_better", "--only", "padding")
+    assert said.code == 1
+    assert "prefers_better    6  FAILED  a sign, new and old swapped" in said.out
+    assert "padding           1  ok" in said.out
+    for part in ("law 6 is broken", "input:       groups with one", "expected:", "found:", "1 of 2 checks failed"):
+        assert part in said.out
+
+
+def test_what_cannot_be_checked(alignzoo) -> None:
+    for arguments, says in (
+        (("rlhf",), "is a recipe"),
+        (("ppo", "clop=1"), "Did you mean 'clip'"),
+        (("ppo", "--only", "sing"), "there is no check 'sing' of kind 'optimizer'"),
+    ):
+        said = alignzoo("check", *arguments)
+        assert said.code == 1 and says in said.err
+
+
+def test_no_check_fails_for_the_originals(alignzoo) -> None:
+    for name in sorted({mutant.name for mutant in MUTANTS.values()}):
+        assert alignzoo("check", name).code == 0

@@ -23,6 +23,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from alignzoo.errors import ModelError
+from alignzoo_hf.head import Head
 from alignzoo_hf.spec import HF
 
 
@@ -235,19 +236,13 @@ def states(model: Any, tokens: Tensor) -> Tensor:
     return hidden
 
 
-def head(model: Any) -> Any:
+def head(model: Any) -> Head:
     """The map from hidden states to logits, with what some families add to the linear layer."""
     inner = bare(model)
-    linear, config = inner.get_output_embeddings(), inner.config.get_text_config()
+    config = inner.config.get_text_config()
     scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
-    cap = getattr(config, "final_logit_softcapping", None)
-
-    def logits(hidden: Tensor) -> Tensor:
-        out = linear(hidden)
-        out = out * scale if scale != 1 else out
-        return torch.tanh(out / cap) * cap if cap else out
-
-    return logits
+    cap = getattr(config, "final_logit_softcapping", None) or 0.0
+    return Head(inner.get_output_embeddings(), float(scale), float(cap))
 
 
 def _check_head(model: Any) -> None:

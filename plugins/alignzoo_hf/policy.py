@@ -18,9 +18,10 @@ from alignzoo.types import Batch, Forward, Group, Prompt, Text
 from alignzoo_hf import models
 from alignzoo_hf.chat import Encoder, read_template
 from alignzoo_hf.decode import Sampling, decode
-from alignzoo_hf.head import head_logprobs
+from alignzoo_hf.head import head_logprobs, wide
 from alignzoo_hf.shape import shape_of
 from alignzoo_hf.spec import HF
+from alignzoo_hf.trunk import States, can_pack, packed, padded
 
 
 class HFPolicy:
@@ -52,6 +53,7 @@ class HFPolicy:
             # In the trained weights' own precision: rounded to bf16, it would not answer as the policy does at first.
             self._reference = copy.deepcopy(self.lm).requires_grad_(False)
         self._answering: Any = self.lm
+        self._packable: dict[type, bool] = {}
         self.encoder = self._build_encoder()
 
     # --- building ------------------------------------------------------------------------------------------------
@@ -134,22 +136,35 @@ class HFPolicy:
             if columns & {"logprobs", "entropy"} or ("values" in columns and self.spec.critic == "shared"):
                 answers |= self._language(batch, columns)
             if "values" in columns and self.spec.critic == "separate":
-                states = models.states(self.critic, batch.tokens)
+                states = self._states(self.critic, batch, _read(batch))
                 answers["values"] = self._values(models.score_head(self.critic), states, batch)
             if "scores" in columns:
                 answers["scores"] = self._scores(batch)
         return Forward(**{name: column for name, column in answers.items() if name in columns})
 
+    def _states(self, model: Any, batch: Batch, used: Tensor) -> States:
+        """A model's states of the used tokens: packed, or padded where its attention is its own."""
+        return packed(model, batch, used) if self._packs(model) else padded(model, batch.tokens)
+
+    def _packs(self, model: Any) -> bool:
+        """Whether a model can be packed, found out when it is first asked."""
+        if self.spec.attention != "auto":
+            return False
+        if type(models.bare(model)) not in self._packable:
+            self._packable[type(models.bare(model))] = can_pack(model)
+        return self._packable[type(models.bare(model))]
+
     def _language(self, batch: Batch, columns: frozenset[str]) -> dict[str, Tensor]:
         if self._answering is None:
             raise ModelError("this policy only scores: it has no language-model head to answer log-probabilities")
-        states = models.states(self._answering, batch.tokens)
+        states = self._states(self._answering, batch, _read(batch))
         answers = {}
         if columns & {"logprobs", "entropy"}:
             where = fn.predicted(batch.mask)
             logprobs, entropy = head_logprobs(
                 models.head(self._answering),
-                fn.before(states)[where],
+                states.hidden,
+                fn.before(states.place)[where],
                 batch.tokens[:, 1:][where],
                 self.spec.temperature,
                 with_entropy="entropy" in columns,
@@ -161,9 +176,10 @@ class HFPolicy:
             answers["values"] = self._values(self.critic, states, batch)
         return answers
 
-    def _values(self, head: torch.nn.Module, states: Tensor, batch: Batch) -> Tensor:
-        chosen = fn.before(states)[fn.predicted(batch.mask)]  # (M, H)
-        return fn.scatter(head(chosen).squeeze(-1).float(), batch.mask)
+    def _values(self, head: torch.nn.Module, states: States, batch: Batch) -> Tensor:
+        chosen = states.hidden[fn.before(states.place)[fn.predicted(batch.mask)]]  # (M, H)
+        values = head(chosen).squeeze(-1)
+        return fn.scatter(values.to(wide(values.dtype)), batch.mask)
 
     def _scores(self, batch: Batch) -> Tensor:
         if self.scorer is None:
@@ -172,10 +188,11 @@ class HFPolicy:
         if not models.reads_last_token(self.scorer):
             scores: Tensor = self.scorer(batch.tokens, attention_mask=batch.attend.long()).logits[:, label]
             return scores.float()
-        states = models.states(self.scorer, batch.tokens)
-        rows = torch.arange(len(batch), device=states.device)
         last = models.read_at(self.scorer, batch.tokens, batch.attend)
-        return models.score_head(self.scorer)(states[rows, last])[:, label].float()
+        rows = torch.arange(len(batch), device=last.device)
+        states = self._states(self.scorer, batch, batch.attend)
+        scores = models.score_head(self.scorer)(states.hidden[states.place[rows, last]])[:, label]
+        return scores.to(wide(scores.dtype))
 
     @contextlib.contextmanager
     def reference(self) -> Iterator[None]:
@@ -238,3 +255,9 @@ class HFPolicy:
         if not self.bf16:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+
+def _read(batch: Batch) -> Tensor:
+    """The tokens whose states predict a completion token, and those before them: all but the last, as a rule."""
+    after = batch.mask.flip(1).long().cumsum(1).flip(1) - batch.mask.long()  # completion tokens that are still to come
+    return batch.attend & (after > 0)

@@ -142,27 +142,18 @@ def test_forward_answers_as_transformers_does(load: Any, tokenizer: Any, family:
 def test_a_tiled_head_gives_the_same_values_and_gradients(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def answer() -> tuple[Tensor, Tensor, list[Tensor]]:
         policy = load(temperature=0.7)
+        policy.lm.double()
         out = policy.forward(batch_of(policy), frozenset({"logprobs", "entropy"}))
         (out.logprobs.sum() + 0.1 * (out.entropy**2).sum()).backward()
         return out.logprobs, out.entropy, [p.grad for p in policy.lm.parameters()]
 
     whole = answer()
-    monkeypatch.setattr(head, "TILE", 1)
-    tiled = answer()
-    torch.testing.assert_close(tiled[:2], whole[:2], rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(tiled[2], whole[2], rtol=1e-5, atol=1e-6)
-
-
-def test_the_tiles_hold_no_more_logits_than_they_may(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
-
-    def linear(hidden: Tensor) -> Tensor:
-        seen.append(len(hidden))
-        return hidden.expand(-1, 10)
-
-    monkeypatch.setattr(head, "TILE", 200)
-    head.head_logprobs(linear, torch.ones(101, 1), torch.zeros(101, dtype=torch.long), 1.0, with_entropy=False)
-    assert max(seen) == 20 and sum(seen) == 102
+    for tile, kept in ((1, head.KEPT), (1, 0), (head.TILE, 0)):
+        monkeypatch.setattr(head, "TILE", tile)
+        monkeypatch.setattr(head, "KEPT", kept)
+        tiled = answer()
+        torch.testing.assert_close(tiled[:2], whole[:2], rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(tiled[2], whole[2], rtol=1e-9, atol=1e-9)
 
 
 @torch.no_grad()

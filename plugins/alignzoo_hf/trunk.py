@@ -1,0 +1,109 @@
+"""The hidden states that heads read: packed where a model's attention allows it, padded where not."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alignzoo.types import Batch
+from alignzoo_hf import models
+from alignzoo_hf.packed import Packing, attending, pack
+
+log = logging.getLogger("alignzoo")
+
+KNOWN_LAYERS = {"full_attention", "sliding_attention"}
+"""What transformers calls the kinds of attention that can be packed."""
+
+
+@dataclass(frozen=True)
+class States:
+    """Last hidden states, and where each token's lie."""
+
+    hidden: Tensor
+    """(P, H)."""
+    place: Tensor
+    """(N, T): the line of `hidden` that belongs to a row's token."""
+
+
+def padded(model: Any, tokens: Tensor) -> States:
+    """Row by row, with the padding computed and never read."""
+    hidden = models.states(model, tokens)
+    place = torch.arange(tokens.numel(), device=tokens.device).view(tokens.shape)
+    return States(hidden.flatten(0, 1), place)
+
+
+def packed(model: Any, batch: Batch, used: Tensor) -> States:
+    """The used tokens alone, with what the rows of a group begin with computed once."""
+    packing = pack(batch.tokens, used, batch.group)
+    return States(_through(model, packing), packing.place)
+
+
+def _through(model: Any, packing: Packing) -> Tensor:
+    base = models.bare(model).base_model
+    with attending(base.config.get_text_config(), packing):
+        out = base(packing.tokens, position_ids=packing.positions, use_cache=False)
+    hidden: Tensor = out.last_hidden_state[0]
+    return hidden
+
+
+# --- which of the two -------------------------------------------------------------------------------------------------
+
+
+def can_pack(model: Any) -> bool:
+    """Whether packed states equal padded ones: tried on a few short random rows, and told once where they do not."""
+    try:
+        why = _difference(model)
+    except Exception as error:  # transformers' models raise many kinds; each means that this one is told otherwise
+        why = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"[:300]
+    if why:
+        log.warning(
+            "%s cannot be packed, so padding is computed with its rows, exactly but more slowly (%s)",
+            type(models.bare(model)).__name__,
+            why,
+        )
+    return not why
+
+
+@torch.no_grad()
+def _difference(model: Any) -> str:
+    """Why a model cannot be packed; empty when it can."""
+    config = models.bare(model).config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ()) - KNOWN_LAYERS
+    if kinds:
+        return f"it has layers of {', '.join(sorted(kinds))}"
+    rng = torch.Generator().manual_seed(0)
+    device = next(model.parameters()).device
+    tokens = torch.randint(0, config.vocab_size, (5, 14), generator=rng)
+    tokens[:3, :6] = tokens[0, :6]
+    used = torch.arange(14) < torch.tensor([14, 9, 6, 11, 3])[:, None]
+    tokens, used = tokens.to(device), used.to(device)
+    packing = pack(tokens, used, torch.tensor([0, 0, 0, 1, 2], device=device))
+    ours, theirs = _through(model, packing)[packing.place[used]], models.states(model, tokens)[used]
+    if not packing.windows:
+        return "its attention is its own, not one that transformers can exchange"
+    windows = set(_windows(config))
+    if packing.windows != windows:
+        return f"its layers ask for the windows {_told(packing.windows)}, its config for {_told(windows)}"
+    ours, theirs = ours.float(), theirs.float()
+    exact = theirs.dtype == torch.float32 and not torch.is_autocast_enabled(device.type)
+    off = float((ours - theirs).norm() / theirs.norm().clamp(min=1e-30))
+    if not off < (1e-3 if exact else 5e-2):
+        return f"packed and padded states differ by {off:.1e} of their length"
+    return ""
+
+
+def _windows(config: Any) -> list[int | None]:
+    """The sliding window of each layer, as far as a config tells."""
+    window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None)
+    if kinds is None:
+        return [window if getattr(config, "use_sliding_window", True) else None]
+    return [window if kind == "sliding_attention" else None for kind in kinds]
+
+
+def _told(windows: set[int | None]) -> str:
+    return ", ".join("none" if window is None else str(window) for window in sorted(windows, key=lambda w: w or 0))

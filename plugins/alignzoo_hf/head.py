@@ -222,7 +222,7 @@ def _softmax(
     with_entropy: bool,
     normalise: bool,
 ) -> None:
-    """Logits to probabilities, in place, a few rows at a time; the figures that are asked for are written on the way."""
+    """Logits to probabilities, in place, a few rows at a time; the figures asked for are written on the way."""
     for rows in _tiles(len(z), max(1, BLOCK // z.shape[1])):
         block = z[rows]
         largest = block.amax(1, keepdim=True)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import pluggy
 
@@ -196,8 +196,7 @@ class Registry:
         served: dict[str, str] = {}
         for each in self.hook.alignzoo_trackers.get_hookimpls():
             try:
-                answer: dict[str, str] = each.function()
-                served |= answer
+                served |= cast("dict[str, str]", each.function())
             except (Exception, SystemExit) as error:
                 self._switch_off(each.plugin, "alignzoo_trackers", error)
         return served

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,14 +16,15 @@ from torch import Tensor
 from alignzoo import functional as fn
 from alignzoo.cost import ModelShape
 from alignzoo.errors import ModelError
-from alignzoo.types import Batch, Forward, Group, Prompt, Text
+from alignzoo.types import Batch, Completion, Forward, Group, Prompt, Text
 from alignzoo_hf import models
 from alignzoo_hf.chat import Encoder, read_template
-from alignzoo_hf.decode import Sampling, decode
 from alignzoo_hf.head import head_logprobs, wide
+from alignzoo_hf.sampling import Sampling
 from alignzoo_hf.shape import shape_of
 from alignzoo_hf.spec import HF
 from alignzoo_hf.trunk import States, can_pack, packed, padded
+from alignzoo_hf.writers import Writer, writer
 
 
 class HFPolicy:
@@ -109,22 +112,18 @@ class HFPolicy:
         spec = self.spec
         settings = Sampling(spec.max_new_tokens, spec.temperature, spec.top_k, spec.top_p, greedy)
         tokens = [self.encoder.prompt(prompt) for prompt in prompts]
-        groups: list[Group] = []
-        at_once = max(1, spec.generate_batch // n)
-        for start in range(0, len(prompts), at_once):
-            with torch.no_grad(), self._autocast():
-                written = decode(
-                    self.lm,
-                    tokens[start : start + at_once],
-                    n,
-                    settings,
-                    stop_ids=self.encoder.stop_ids,
-                    rng=torch.Generator().manual_seed(fn.derive(seed, start)),
-                    text=self.encoder.text,
-                )
-            chunk = zip(prompts[start : start + at_once], tokens[start:], written, strict=False)
-            groups += [Group(prompt, ids, completions) for prompt, ids, completions in chunk]
-        return groups
+        with self._autocast():
+            written = self._writer.write(tokens, n, settings, seed=seed, slots=spec.generate_batch)
+        completions = iter([Completion(ids, self.encoder.text(ids), done, lps) for ids, lps, done in written])
+        return [
+            Group(prompt, ids, tuple(itertools.islice(completions, n)))
+            for prompt, ids in zip(prompts, tokens, strict=True)
+        ]
+
+    @functools.cached_property
+    def _writer(self) -> Writer:
+        """The engine, made when it is first needed: it may try the model out."""
+        return writer(self.spec, self.lm, self.tokenizer, self.encoder.stop_ids)
 
     # --- answering -----------------------------------------------------------------------------------------------
 

@@ -51,8 +51,10 @@ class HF:
     """The critic's learning rate, as a multiple of the schedule's."""
     score_label: Annotated[int, Ge(0)] = 0
     """Which output of a sequence-classification model is the score."""
+    engine: Literal["alignzoo", "generate", "continuous", "vllm"] = "alignzoo"
+    """What writes: our own engine; transformers' generate; transformers' continuous batching; vLLM, an extra."""
     generate_batch: Annotated[int, Ge(1)] = 512
-    """Completions written at once."""
+    """Completions written at once: the slots of the engine. It changes speed and memory, never the text."""
     trust_remote_code: bool = False
     """Run the model repository's own code."""
 

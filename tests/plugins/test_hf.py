@@ -20,9 +20,9 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from alignzoo import Batch, Group, ModelError, Prompt, Score
 from alignzoo import functional as fn
 from alignzoo.collate import collate
-from alignzoo_hf import chat, decode, head, models
-from alignzoo_hf.decode import Sampling
+from alignzoo_hf import chat, head, models, sampling
 from alignzoo_hf.policy import HFPolicy
+from alignzoo_hf.sampling import Sampling
 from alignzoo_hf.spec import HF
 
 WRITES = frozenset({"logprobs", "old_logprobs", "ref_logprobs"})
@@ -252,7 +252,7 @@ def chi_squared(tokens: Tensor, probabilities: Tensor) -> tuple[float, float]:
 def test_draws_follow_the_distribution() -> None:
     n = 20_000
     logits = torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0, -2.0])
-    uniform = torch.rand(n, generator=torch.Generator().manual_seed(0))
+    uniform = torch.rand(n, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     p = torch.softmax(logits / 0.7, -1)
     # softmax(logits/0.7) = 0.675, 0.162, 0.079, 0.039, 0.009, 0.002 (rounded): the nucleus of 0.8 is the first two,
     # for 0.675 < 0.8 <= 0.675 + 0.162, and that of 0.67 the first alone.
@@ -265,18 +265,18 @@ def test_draws_follow_the_distribution() -> None:
         (Sampling(1, 0.7, top_p=0.67), first),
         (Sampling(1, 0.7, top_k=3, top_p=0.95), first_three),
     ):
-        tokens, logprob = decode.draw(logits.expand(n, -1), uniform, settings)
+        tokens, logprob = sampling.draw(logits.expand(n, -1), uniform, settings)
         expected = p * kept / (p * kept).sum()
         statistic, bound = chi_squared(tokens, expected)
         assert statistic < bound, settings
         torch.testing.assert_close(logprob, expected.log()[tokens])
-    statistic, bound = chi_squared(decode.draw(logits.expand(n, -1), uniform, Sampling(1, 1.0))[0], p)
+    statistic, bound = chi_squared(sampling.draw(logits.expand(n, -1), uniform, Sampling(1, 1.0))[0], p)
     assert statistic > bound  # the wrong temperature is found out
 
 
 def test_a_draw_at_the_very_end_is_a_token_that_can_be() -> None:
     logits = torch.tensor([[3.0, 1.0, -2.0]])
-    token, logprob = decode.draw(logits, torch.tensor([1.0]), Sampling(1, top_k=2))
+    token, logprob = sampling.draw(logits, torch.tensor([1.0]), Sampling(1, top_k=2))
     assert token.item() == 1 and math.isfinite(logprob.item())
 
 
@@ -299,29 +299,13 @@ def test_written_tokens_follow_the_model(load: Any, folder: Path) -> None:
     assert statistic < bound
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_rows_that_end_do_not_disturb_the_others(
-    load: Any, tokenizer: Any, family: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = random_model(family, scale=0.1)
-    model.generation_config.eos_token_id = list(range(1, 40))  # ends often, at different times
-    policy = load(model=model, tokenizer=tokenizer, max_new_tokens=30)
-    texts = []
-    for share in (0.0, 1.1):
-        monkeypatch.setattr(decode, "COMPACT_BELOW", share)
-        texts.append([[c.tokens for c in group.completions] for group in policy.generate(QUESTIONS, 8, seed=5)])
-    lengths = {len(tokens) for group in texts[0] for tokens in group}
-    assert len(lengths) > 5
-    assert texts[0] == texts[1]
-
-
 def test_stops_at_every_end_and_says_when_it_was_cut(load: Any, tokenizer: Any) -> None:
     model = random_model(scale=0.05)
     model.generation_config.eos_token_id = [65, 66, 67, 68, 69, 70]
     policy = load(model=model, tokenizer=tokenizer, max_new_tokens=40)
     assert policy.encoder.stop_ids == {1, 65, 66, 67, 68, 69, 70}
     written = [c for group in policy.generate(QUESTIONS, 16, seed=0) for c in group.completions]
-    assert {c.tokens[-1] for c in written if c.finished} > {65, 66}
+    assert len({c.tokens[-1] for c in written if c.finished}) > 3
     for completion in written:
         assert not set(completion.tokens[:-1]) & policy.encoder.stop_ids
         assert completion.finished == (completion.tokens[-1] in policy.encoder.stop_ids)

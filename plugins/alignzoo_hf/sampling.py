@@ -1,0 +1,93 @@
+"""Drawing the next token: temperature, top-k, top-p, and an exact draw from one uniform number per row and step."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from alignzoo import functional as fn
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is drawn."""
+
+    max_new_tokens: int
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    greedy: bool = False
+
+
+def uniforms(seed: int, prompts: int, n: int, steps: int) -> Tensor:
+    """One number in [0, 1) per completion and step, (prompts·n, steps), in float64.
+
+    Every completion has a stream of its own, seeded by (seed, prompt, completion): what it says depends neither on how
+    many are written at once nor on which others are, and its beginning not on its length limit.
+    """
+    out = torch.empty(prompts * n, steps, dtype=torch.float64)
+    for row in range(prompts * n):
+        rng = torch.Generator().manual_seed(fn.derive(seed, *divmod(row, n)))
+        torch.rand(steps, generator=rng, dtype=torch.float64, out=out[row])
+    return out
+
+
+def draw(logits: Tensor, uniform: Tensor, settings: Sampling) -> tuple[Tensor, Tensor]:
+    """Next tokens and their log-probabilities under the distribution they were drawn from, (N,) each.
+
+    A greedy choice is told with its log-probability at the given temperature.
+    """
+    logits = logits.float()
+    tempered = logits / settings.temperature if settings.temperature != 1.0 else logits
+    probabilities = torch.softmax(filtered(tempered, settings), -1)
+    tokens = logits.argmax(-1) if settings.greedy else inverse_cdf(probabilities, uniform)
+    return tokens, probabilities.gather(-1, tokens[:, None]).squeeze(-1).log()
+
+
+def filtered(logits: Tensor, settings: Sampling) -> Tensor:
+    """Logits with all but the top k, then all but the top-p nucleus, set to -inf."""
+    if settings.top_k and settings.top_k < logits.shape[-1]:
+        kth = logits.topk(settings.top_k, -1).values[:, -1:]
+        logits = logits.masked_fill(logits < kth, -torch.inf)
+    if settings.top_p < 1:
+        ordered, order = logits.sort(-1, descending=True)
+        probabilities = ordered.softmax(-1)
+        beyond = probabilities.cumsum(-1) - probabilities >= settings.top_p  # the first token always stays
+        logits = logits.masked_fill(beyond.scatter(-1, order, beyond), -torch.inf)
+    return logits
+
+
+def inverse_cdf(probabilities: Tensor, uniform: Tensor) -> Tensor:
+    """The token at which the cumulative probability passes the row's uniform number, (N,), found in two levels.
+
+    token = min{v : Σ_{w≤v} p_w > u·Σ p}: first the block of about √V tokens, by the sums of the blocks, then the token
+    inside it. One pass over the vocabulary in float32; the cumulative sums, over √V numbers, are in float64. Exact: the
+    error of a token's probability is the rounding of its block's sum, of order 1e-7 of itself, and a token of
+    probability 0 is never drawn. Neither noise nor a cumulative sum for every entry of the vocabulary is needed
+    (Gumbel-max and multinomial draw one number for each), and the same number draws the same token whatever the other
+    rows are, on every device.
+    """
+    rows, vocabulary = probabilities.shape
+    size = 1 << round(math.log2(math.sqrt(vocabulary)))
+    whole = vocabulary // size * size
+    if whole < vocabulary:
+        probabilities = torch.nn.functional.pad(probabilities, (0, size - vocabulary + whole))
+    blocks = probabilities.view(rows, -1, size)
+    block, share = _passed(blocks.sum(-1), uniform)
+    inside = blocks[torch.arange(rows, device=block.device), block]
+    return block * size + _passed(inside, share)[0]
+
+
+def _passed(weights: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the cumulative weight of each row passes u·total, and how far into that entry it does, as a share of it."""
+    cumulative = weights.double().cumsum(-1)
+    threshold = uniform[:, None] * cumulative[:, -1:]
+    index = torch.searchsorted(cumulative, threshold, right=True)
+    last = torch.searchsorted(cumulative, cumulative[:, -1:].contiguous())  # the last entry with any weight
+    index = torch.minimum(index, last)  # rounding may lift the threshold to the very end
+    weight = weights.gather(-1, index).double()
+    share = (threshold - cumulative.gather(-1, index) + weight) / weight
+    return index.squeeze(-1), share.squeeze(-1).clamp(0, 1)

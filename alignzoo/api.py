@@ -260,6 +260,12 @@ def _judges(stage: Stage) -> tuple[WeightedReward, ...]:
     return stage.task_rewards if _own(stage) else ()
 
 
+def examination(stage: Stage) -> tuple[list[Prompt], tuple[WeightedReward, ...], Gold | None]:
+    """Held-out prompts, what scores answers to them, and their gold, whatever the stage itself learns from."""
+    rewards = stage.task_rewards if _own(stage) else stage.rewards if stage.sampler.online else ()
+    return _data(stage)[1], rewards, _gold(stage)
+
+
 def _label(stage: Stage) -> str:
     optimizer = stage.resolved["optimizer"]
     return str(optimizer["name"]) if isinstance(optimizer, dict) else type(stage.optimizer).__name__
@@ -451,4 +457,14 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-__all__ = ["Interrupted", "Result", "StageResult", "check_trackers", "execute", "manifest", "next_folder", "run"]
+__all__ = [
+    "Interrupted",
+    "Result",
+    "StageResult",
+    "check_trackers",
+    "examination",
+    "execute",
+    "manifest",
+    "next_folder",
+    "run",
+]

@@ -7,6 +7,7 @@ AlignzooError
 ├── ModelError      a model directory, a tokenizer, a device
 ├── RewardError     a reward that raised, or whose answer cannot be used
 └── RunError        a run that cannot start, go on, or be resumed
+    └── DivergedError   a run whose loss, gradient or figures are no longer finite
 """
 
 from __future__ import annotations
@@ -41,6 +42,10 @@ class RewardError(AlignzooError):
 
 class RunError(AlignzooError):
     """A run cannot start, go on, or be resumed."""
+
+
+class DivergedError(RunError):
+    """A run's loss, its gradient or what it learnt is no longer finite."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

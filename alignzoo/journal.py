@@ -51,6 +51,10 @@ class Journal:
             if line["stage"] == self.stage and step in (None, line["step"])
         ]
 
+    def read_all(self, file: str) -> list[dict[str, Any]]:
+        """The lines of all stages of the run."""
+        return read_lines(self._path(file))
+
     def rewind(self, step: int) -> None:
         """Forget what this stage wrote after a step, and its last evaluation: a resumed run writes them again."""
         if processes.index():

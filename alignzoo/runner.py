@@ -11,8 +11,9 @@ import torch
 
 from alignzoo import checkpoint, processes
 from alignzoo import functional as fn
+from alignzoo.budget import Meter, work
 from alignzoo.collate import WeightedReward, collate, fill, only, score, trim
-from alignzoo.errors import RunError
+from alignzoo.errors import DivergedError
 from alignzoo.evaluate import Figures, Heldout, best_of, objective, reduced, scoring, writing
 from alignzoo.interfaces import HasNext, Optimizer, Policy, Sampler
 from alignzoo.journal import Journal, Ledger, samples
@@ -98,18 +99,20 @@ def _run(stage: Run, ledger: Ledger, resume: bool) -> Outcome:
     before, baseline = _before(stage, start)
     reference = _precomputed(stage)
     ledger.write(start, "before")
-    step = start
-    stopped = _stopped(stage, start) if start else ""
-    while step < stage.steps and not stopped:
-        report = _step(stage, optimizer, adamw, step, reference)
+    step, meter = start, Meter.read(schedule, stage.steps, stage.journal)
+    stopped = meter.over or (_stopped(stage, start) if start else "")
+    while (step < stage.steps or schedule.has_budget) and not stopped:
+        report, share = _step(stage, optimizer, adamw, step, reference, meter.total), meter.share
         step = report.step
         report = replace(report, costs=ledger.write(step, "step"))
         optimizer = optimizer.next(report) if isinstance(optimizer, HasNext) else optimizer
         _record(stage, report)
-        if schedule.eval_every and step % schedule.eval_every == 0 and step < stage.steps:
+        meter.add(report.metrics)
+        every = schedule.eval_every and step % schedule.eval_every == 0 and step < stage.steps
+        if every or meter.due(share):
             stage.journal.write("evaluations", step, {"during": measure(stage, optimizer)[0]})
             ledger.write(step, "during")
-        stopped = _reached(schedule, report.metrics, _watch(stage, report))
+        stopped = _reached(schedule, report.metrics, _watch(stage, report)) or meter.over
         _save(stage, step, adamw, optimizer, stopped)
     after, written = measure(stage, optimizer)
     stage.journal.write("evaluations", step, {"after": after})
@@ -119,7 +122,7 @@ def _run(stage: Run, ledger: Ledger, resume: bool) -> Outcome:
 
 
 def _step(
-    stage: Run, optimizer: Optimizer, adamw: torch.optim.Optimizer, step: int, reference: Reference
+    stage: Run, optimizer: Optimizer, adamw: torch.optim.Optimizer, step: int, reference: Reference, steps: int
 ) -> StepReport:
     """Sample, score, fill, prepare, update."""
     clock = Clock()
@@ -135,20 +138,21 @@ def _step(
         batch = _filled(stage, collate(groups, stage.policy.device), needs | watched, reference)
         prepared = optimizer.prepare(only(batch, needs))
     with clock("update"):
-        lr = stage.schedule.rate(step, stage.steps)
+        lr = stage.schedule.rate(step, steps)
         figures = Means()
         for epoch in range(optimizer.epochs):
             rng = torch.Generator().manual_seed(fn.derive(stage.seed, step, "shuffle", epoch))
             for minibatch in prepared.split(stage.schedule.minibatch, rng=rng):
                 figures.add(update(stage.policy, optimizer, minibatch, adamw, lr, stage.schedule))
     metrics = shared(groups, batch, prepared, optimizer.epochs) | figures.means()
+    metrics |= work(stage.policy, groups, batch, prepared, needs=needs, epochs=optimizer.epochs)
     metrics |= {"lr": lr} | clock.seconds() | memory(stage.policy)
     if not math.isfinite(metrics.get("loss", 0.0)) or not math.isfinite(metrics.get("grad_norm", 0.0)):
-        raise RunError(
+        raise DivergedError(
             f"{stage.name}: the loss or its gradient is not finite in step {step + 1} (loss {metrics.get('loss')}, "
             f"gradient norm {metrics.get('grad_norm')}): a smaller schedule.lr or a larger KL weight keeps a run stable"
         )
-    return StepReport(step + 1, stage.steps, metrics, tuple(groups))
+    return StepReport(step + 1, max(steps, step + 1), metrics, tuple(groups))
 
 
 def update(
@@ -249,7 +253,7 @@ def _precomputed(stage: Run) -> Reference:
 
     In their order and not when they first come by, so that a resumed run has the same to the last bit.
     """
-    repeats = stage.steps * stage.schedule.prompts > len(stage.prompts)
+    repeats = not stage.schedule.has_budget and stage.steps * stage.schedule.prompts > len(stage.prompts)
     if stage.sampler.online or not repeats or "ref_logprobs" not in stage.optimizer.needs:
         return {}
     known: Reference = {}

@@ -45,12 +45,28 @@ class Schedule:
     """How many checkpoints to keep."""
     samples_every: Annotated[int, Ge(0)] = 10
     """Write what was sampled to samples.jsonl every so many steps, and at the last; 0: never."""
+    evaluations: Annotated[int, Ge(0)] = 0
+    """Evaluate so many times on the way, evenly spaced by steps, or by the budget where there is one; besides
+    `eval_every`."""
+    budget_tokens: Annotated[float, Ge(0)] = 0.0
+    """Train until about so many tokens have been generated and trained on, by earlier stages of the run, too. A budget
+    stands in for `steps` and `epochs`: the run ends with the step that comes nearest to it. 0: no such budget."""
+    budget_flops: Annotated[float, Ge(0)] = 0.0
+    """The same in floating-point operations of the policy, forward and backward. 0: no such budget."""
+    budget_seconds: Annotated[float, Ge(0)] = 0.0
+    """The same in seconds of sampling, scoring and updating; the one budget by which runs do not repeat exactly. 0: no
+    such budget."""
     kl_stop: Annotated[float, Ge(0)] = 0.0
     """Stop once the KL to the reference, in nats per sequence, reaches this; 0: never."""
     reward_stop: float = math.inf
     """Stop once the mean reward of a step reaches this."""
     stop_on: tuple[str, ...] = ()
     """Stop once an observer warns of one of these kinds: "divergence", "kl", ...; "any": of whichever comes first."""
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether what is spent says when to stop."""
+        return bool(self.budget_tokens or self.budget_flops or self.budget_seconds)
 
     def total(self, n_prompts: int) -> int:
         """The number of steps for so many training prompts."""

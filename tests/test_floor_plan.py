@@ -16,9 +16,10 @@ FLOORS = [
     {"functional", "interfaces", "schedule", "processes", "cost", "agreement"},
     {"collate", "prompts", "journal", "checkpoint", "judging"},
     {"evaluate", "registry", "report"},
-    {"vocabulary", "recipe"},
+    {"vocabulary", "recipe", "budget"},
     {"runner"},
     {"api", "testing"},
+    {"compare"},
     {"cli"},
 ]
 """A module imports only from lower floors; the parts of a package are one floor."""

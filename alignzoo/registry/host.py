@@ -190,6 +190,7 @@ class Registry:
                 answers += alone(**arguments)
             except (Exception, SystemExit) as error:
                 self._switch_off(observer, hook, error)
+        return answers
 
     def trackers(self) -> dict[str, str]:
         """What `alignzoo_trackers` of all plugins answers, safely: tracker names, each with its cure or ""."""

@@ -1,0 +1,192 @@
+"""One cell, from its plan to its end: an ordinary run, then the evaluation that is the same for all."""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import json
+import math
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from alignzoo.checkpoint import write_json
+from alignzoo.compare.answers import Examiner, examine, figures, write_answers
+from alignzoo.compare.plan import Cell, read_cell
+from alignzoo.compare.results import CellResult, Figures, Status, from_plain
+from alignzoo.errors import AlignzooError, DivergedError
+from alignzoo.journal import read_lines
+
+TOLERANCE = 0.1
+"""A run ends with a step, so it may go over its budget by part of one: by more than this share it is over budget."""
+
+TIMED = ("seconds/", "memory")
+"""What in a run's costs a clock or the allocator says."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A cell has ended."""
+
+    id: str
+    error: str = ""
+    """What became of a process that died without a word; empty where the cell has its cell.json."""
+
+
+def finished(folder: Path) -> CellResult | None:
+    """The result of a cell that has come to its end; None of one that has not."""
+    path = folder / "cell.json"
+    return from_plain(CellResult, json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+
+
+def run_cell(folder: Path) -> CellResult:
+    """Do what a cell's plan.json says, or go on with it; whatever goes wrong is its result, not an exception."""
+    with _alone(folder):
+        done = finished(folder)
+        if done is not None:
+            return done
+        cell = read_cell(folder)
+        begun = time.perf_counter()
+        try:
+            result = _run(cell, folder)
+        except DivergedError as error:
+            result = _without_figures(cell, folder, "diverged", str(error))
+        except Exception as error:
+            traceback.print_exc()
+            told = str(error) if isinstance(error, AlignzooError) else f"{type(error).__name__}: {error}"
+            result = _without_figures(cell, folder, "failed", told)
+        shutil.rmtree(folder / "run" / "checkpoints", ignore_errors=True)
+        write_json(folder / "timing.json", _timing(folder) | {"seconds/cell": time.perf_counter() - begun})
+        write_json(folder / "cell.json", asdict(result))
+        return result
+
+
+def died(cell: Cell, folder: Path, how: str) -> CellResult:
+    """The result of a cell whose process died without writing one."""
+    result = _without_figures(cell, folder, "failed", how)
+    write_json(folder / "timing.json", _timing(folder))
+    write_json(folder / "cell.json", asdict(result))
+    return result
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """No two processes work in one folder, should one of a killed comparison still live."""
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+# --- the run, then the evaluation -------------------------------------------------------------------------------------
+
+
+def _run(cell: Cell, folder: Path) -> CellResult:
+    from alignzoo import api
+    from alignzoo.recipe import load
+
+    registry = registry_of(cell.plugins)
+    *others, stage = load(cell.evaluator, cell.evaluator_overrides, registry=registry).stages
+    own: Any = stage.policy
+    evaluator = replace(stage, policy=replace(own, model=cell.start))
+    evaluator = evaluator.with_outputs({each.name: cell.start for each in others})
+    spec: Any = evaluator.policy
+    stopped, steps, model = "", 0, spec.model
+    if cell.recipe:
+        recipe = load(cell.recipe, cell.overrides, registry=registry)
+        resume = (folder / "run" / "manifest.json").exists()
+        result = api.execute(recipe, registry, out=folder / "run", resume=resume)
+        stopped, steps, model = result.stages[-1].stopped, result.stages[-1].steps, str(result.model)
+        _check_finite(folder)
+    start = spec.load(frozenset())
+    policy = replace(spec, model=model).load(frozenset()) if cell.recipe else start
+    answers = examine(policy, Examiner(*api.examination(evaluator), start), cell.measure)
+    write_answers(folder / "answers.jsonl", answers)
+    after = figures(answers)
+    if not all(map(math.isfinite, after.values())):
+        odd = [name for name, value in after.items() if not math.isfinite(value)]
+        raise DivergedError(f"the trained policy's {', '.join(odd)} on held-out prompts are not finite")
+    costs = _costs(folder)
+    if cell.role == "best-of":
+        n = cell.measure.best_of
+        # Of the best of n, not of its text under the policy that wrote it, which is the start (Gao et al. 2022).
+        after |= {"kl": math.log(n) - (n - 1) / n, "kl_se": 0.0}
+        for name in ("kl/k3", "kl/token", "kl/k3/token"):
+            del after[name]
+    return CellResult(
+        id=cell.id,
+        algorithm=cell.algorithm,
+        task=cell.task,
+        seed=cell.seed,
+        role=cell.role,
+        overrides=cell.overrides,
+        status=_over(cell, folder, costs),
+        stopped=stopped,
+        steps=steps,
+        after=after,
+        costs=costs,
+    )
+
+
+def _check_finite(folder: Path) -> None:
+    """A loss that is not finite stops a run; a figure of the algorithm's own that is not finite tells as much."""
+    for line in read_lines(folder / "run" / "metrics.jsonl"):
+        for name in ("loss", "kl", "entropy"):
+            if not math.isfinite(line.get(name, 0.0)):
+                raise DivergedError(f"{line['stage']}: {name} is {line[name]} in step {line['step']}")
+
+
+def _over(cell: Cell, folder: Path, costs: Mapping[str, float]) -> Status:
+    if cell.budget is None or not cell.recipe:
+        return "ok"
+    spent = _timing(folder)["seconds"] if cell.budget.currency == "seconds" else costs[cell.budget.currency]
+    return "over-budget" if spent > (1 + TOLERANCE) * cell.budget.amount else "ok"
+
+
+def _without_figures(cell: Cell, folder: Path, status: Status, error: str) -> CellResult:
+    return CellResult(
+        cell.id, cell.algorithm, cell.task, cell.seed, cell.role, cell.overrides, status, error, costs=_costs(folder)
+    )
+
+
+def _costs(folder: Path) -> Figures:
+    """What training has spent, all stages together, as the metrics of each step say; evaluation is not counted."""
+    lines = read_lines(folder / "run" / "metrics.jsonl")
+    names = ("tokens/generated", "tokens/trained", "flops/forward", "flops/backward")
+    spent = {name: math.fsum(line.get(name, 0.0) for line in lines) for name in names}
+    spent["tokens"] = spent["tokens/generated"] + spent["tokens/trained"]
+    spent["flops"] = spent["flops/forward"] + spent["flops/backward"]
+    return spent
+
+
+def _timing(folder: Path) -> Figures:
+    """Seconds by phase, of training; peak memory."""
+    lines = read_lines(folder / "run" / "seconds.jsonl")
+    phases = sorted({name for line in lines for name in line if name.startswith("seconds/")})
+    spent = {name: math.fsum(line.get(name, 0.0) for line in lines) for name in phases}
+    return {
+        "seconds": sum(spent.values()),
+        **spent,
+        "memory": max((line.get("memory", 0.0) for line in lines), default=0),
+    }
+
+
+@functools.cache
+def registry_of(plugins: tuple[str, ...]) -> Any:
+    """Every installed plugin and these files, all loaded; the same for all cells of a process."""
+    from alignzoo.registry import Registry
+
+    registry = Registry()
+    for path in plugins:
+        registry.add_file(path)
+    registry.load_all()
+    return registry
+
+
+if __name__ == "__main__":
+    run_cell(Path(sys.argv[1]))

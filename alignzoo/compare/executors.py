@@ -1,0 +1,76 @@
+"""Where cells are run: in processes of this machine, on a Ray cluster, by Slurm. One small interface."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from alignzoo.compare.cell import Ended
+from alignzoo.compare.plan import Cell
+from alignzoo.errors import RunError
+
+
+class Executor(Protocol):
+    """Runs cells, each in a process of its own."""
+
+    def run(self, cells: Sequence[Cell], folder: Path) -> Iterator[Ended]:
+        """Run cells whose plan.json is in folder/ID; each is told of when it has ended, in any order.
+
+        A cell that has come to its end has left its files in folder/ID, wherever it was run.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Local:
+    """Processes of this machine, forked from one that has imported everything."""
+
+    jobs: int = 1
+    """How many at once."""
+
+    def run(self, cells: Sequence[Cell], folder: Path) -> Iterator[Ended]:
+        if not cells:
+            return
+        waiting = {str((folder / cell.id).resolve()): cell for cell in cells}
+        queue = list(waiting)
+        command = [sys.executable, "-m", "alignzoo.compare.server", json.dumps(cells[0].plugins)]
+        server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_environment(self.jobs))
+        assert server.stdin is not None and server.stdout is not None
+        try:
+            for line in server.stdout:
+                told = json.loads(line)
+                if "folder" in told:
+                    yield Ended(waiting.pop(told["folder"]).id, _how(told["status"]))
+                while queue and len(waiting) - len(queue) < self.jobs:
+                    server.stdin.write(queue.pop(0).encode() + b"\n")
+                    server.stdin.flush()
+                if not waiting:
+                    return
+            raise RunError(f"the process that starts the cells ended by itself, with status {server.wait()}")
+        finally:
+            server.stdin.close()  # it kills what still runs, and ends
+            server.wait()
+            server.stdout.close()
+
+
+def _environment(jobs: int) -> dict[str, str]:
+    """Each cell has its share of the machine's cores."""
+    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    return {"OMP_NUM_THREADS": threads, **os.environ}
+
+
+def _how(status: int) -> str:
+    """What an exit status means; empty where it means nothing bad."""
+    if status == 0:
+        return ""
+    if status > 0:
+        return f"its process ended with status {status}; see its log.txt"
+    name = signal.Signals(-status).name
+    return f"its process was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")

@@ -1,0 +1,203 @@
+"""A plan's cells: every algorithm, and the controls, on every task with every seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from alignzoo import functional as fn
+from alignzoo.compare import tuning
+from alignzoo.compare.plan import FIRST_TRIAL, Cell, Entry, Measure, Plan, repeated, safe, unique_ids
+from alignzoo.compare.results import Role
+from alignzoo.errors import RecipeError
+from alignzoo.recipe import Recipe, Stage, load
+from alignzoo.registry import Registry
+
+START, RANDOM = "start", "random reward"
+"""Labels of controls."""
+
+DRAWS = 1234
+"""Of the evaluation's seeds."""
+
+CURVE_PROMPTS = 64
+"""Held-out prompts of the evaluations on the way."""
+
+DECODING = ("max_new_tokens", "max_length", "temperature", "top_k", "top_p", "chat_template", "tokenizer", "dtype")
+"""Settings of a policy that must be the same for all, where it has them."""
+
+Chosen = Mapping[tuple[str, str], tuple[str, ...]]
+"""By task and algorithm, the overrides of the setting that tuning has chosen."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The cells of a plan."""
+
+    plan: Plan
+    registry: Registry
+
+    def check(self) -> None:
+        """Raise for what would go wrong in every cell, before the first is run."""
+        plan = self.plan
+        if not plan.algorithms:
+            raise RecipeError("nothing to compare: name recipes or optimizers, as in `alignzoo compare ppo dpo`")
+        for label in (*repeated(plan.algorithms), *repeated(plan.tasks)):
+            raise RecipeError(f"{label!r} is given twice: another setting is written NAME[key=value,...]")
+        for key in ("task", "seed"):
+            if any(each.partition("=")[0] == key for each in plan.overrides):
+                raise RecipeError(f"{key}=... is no override of a comparison: say --task NAME, --seeds NUMBER")
+        for task in self.tasks:
+            decoding: dict[str, Any] = {}
+            for each in plan.algorithms:
+                stage = self.recipe(each, task).stages[-1]
+                _same_decoding(decoding, stage.resolved["policy"], each.label, task.label)
+        unique_ids([*self.trials(), *self.cells({})])
+
+    # --- tasks and recipes --------------------------------------------------------------------------------------
+
+    @cached_property
+    def tasks(self) -> tuple[Entry, ...]:
+        """The plan's; or the user's own data; or the one that the first algorithm's recipe is about."""
+        if self.plan.tasks:
+            return self.plan.tasks
+        if any(each.startswith(("data=", "data.path=")) for each in self.plan.overrides):
+            return (Entry("data"),)
+        first = self.plan.algorithms[0]
+        task = load(first.name, [*first.settings], registry=self.registry).stages[-1].resolved["task"]
+        return (Entry(task["name"]),)
+
+    def overrides(self, algorithm: Entry, task: Entry) -> tuple[str, ...]:
+        """What makes an algorithm's recipe comparable: the task, the start, small evaluations, the budget."""
+        plan = self.plan
+        of_task = [f"task={task.name}", *(f"task.{each}" for each in task.settings)] if self._is_task(task) else []
+        common = [each for each in plan.overrides if not each.startswith("policy.model=")]
+        small = [f"evaluate.prompts={CURVE_PROMPTS}", "evaluate.n=1", "evaluate.greedy=false", "evaluate.best_of=0"]
+        points = [f"schedule.evaluations={plan.points}"] if plan.points else []
+        budget = plan.budget.overrides if plan.budget else ()
+        return (*of_task, f"policy.model={plan.start}", *small, *points, *budget, *common, *algorithm.settings)
+
+    def recipe(self, algorithm: Entry, task: Entry) -> Recipe:
+        """An algorithm's recipe, on a task."""
+        return load(algorithm.name, self.overrides(algorithm, task), registry=self.registry)
+
+    def _is_task(self, task: Entry) -> bool:
+        return bool(self.plan.tasks) or self.registry.has("task", task.name)
+
+    @cached_property
+    def evaluator(self) -> Entry:
+        """The algorithm whose recipe says how answers are written and scored; all agree in that, and one that learns
+        from a reward knows the reward."""
+        return next((each for each in self.plan.algorithms if self._online(each)), self.plan.algorithms[0])
+
+    @cached_property
+    def randomised(self) -> Entry:
+        """The algorithm that also learns from a reward that says nothing: one that asks for a reward, where there is
+        one, else one that learns from comparisons."""
+        ranks = {"comparisons": 1, "demonstrations": 0, "prompts": 0}
+
+        def rank(each: Entry) -> int:
+            stage = self._last(each)
+            return 2 if stage.sampler.online else ranks[stage.kind]
+
+        return max(self.plan.algorithms, key=rank)
+
+    def _online(self, algorithm: Entry) -> bool:
+        return self._last(algorithm).sampler.online
+
+    def _last(self, algorithm: Entry) -> Stage:
+        return self.recipe(algorithm, self.tasks[0]).stages[-1]
+
+    # --- cells --------------------------------------------------------------------------------------------------
+
+    def trials(self) -> list[Cell]:
+        """The cells that tune: the recipe's own setting first, then random ones."""
+        found = []
+        for task in self.tasks:
+            for algorithm in self.plan.algorithms:
+                for number, setting in enumerate(self.settings(algorithm, task)):
+                    found.append(self._cell(algorithm.label, algorithm, task, FIRST_TRIAL, "trial", setting, number))
+        return found
+
+    def settings(self, algorithm: Entry, task: Entry) -> list[tuple[str, ...]]:
+        """The overrides of each trial."""
+        if not self.plan.trials:
+            return []
+        stage = self.recipe(algorithm, task).stages[-1]
+        return tuning.settings(stage.optimizer, stage.schedule.lr, self.plan.trials)
+
+    def cells(self, chosen: Chosen) -> list[Cell]:
+        """The comparison itself, controls first."""
+        found = []
+        for task in self.tasks:
+            for seed in self.plan.seed_numbers:
+                found.append(self._control(START, task, seed, "start", 0))
+                found.append(self._control(f"best-of-{self.plan.best_of}", task, seed, "best-of", self.plan.best_of))
+                label, algorithm = f"{RANDOM} ({self.randomised.label})", self.randomised
+                tuned = chosen.get((task.label, algorithm.label), ())
+                setting = (*tuned, 'reward=[{name="random"}]')
+                found.append(self._cell(label, algorithm, task, seed, "random", setting))
+                for algorithm in self.plan.algorithms:
+                    tuned = chosen.get((task.label, algorithm.label), ())
+                    found.append(self._cell(algorithm.label, algorithm, task, seed, "algorithm", tuned))
+        return found
+
+    def _cell(
+        self,
+        label: str,
+        algorithm: Entry,
+        task: Entry,
+        seed: int,
+        role: Role,
+        setting: tuple[str, ...] = (),
+        trial: int = -1,
+    ) -> Cell:
+        plan = self.plan
+        first, last = (0, plan.prompts) if trial < 0 else (plan.prompts, plan.prompts + plan.validation)
+        name = f"seed-{seed}" if trial < 0 else f"trial-{trial}"
+        return Cell(
+            id=f"{safe(task.label)}/{safe(label)}/{name}",
+            algorithm=label,
+            recipe=algorithm.name,
+            task=task.label,
+            seed=seed,
+            role=role,
+            overrides=(*self.overrides(algorithm, task), f"seed={seed}", *setting),
+            measure=Measure(first, last, plan.n, fn.derive(DRAWS, seed)),
+            evaluator=self.evaluator.name,
+            evaluator_overrides=self.overrides(self.evaluator, task),
+            start=plan.start,
+            budget=plan.budget,
+            plugins=plan.plugins,
+            trial=trial,
+        )
+
+    def _control(self, label: str, task: Entry, seed: int, role: Role, best_of: int) -> Cell:
+        plan = self.plan
+        return Cell(
+            id=f"{safe(task.label)}/{safe(label)}/seed-{seed}",
+            algorithm=label,
+            recipe="",
+            task=task.label,
+            seed=seed,
+            role=role,
+            overrides=(),
+            measure=Measure(0, plan.prompts, plan.n, fn.derive(DRAWS, seed), best_of),
+            evaluator=self.evaluator.name,
+            evaluator_overrides=self.overrides(self.evaluator, task),
+            start=plan.start,
+            plugins=plan.plugins,
+        )
+
+
+def _same_decoding(known: dict[str, Any], policy: Any, label: str, task: str) -> None:
+    for name in DECODING:
+        if not isinstance(policy, dict) or name not in policy:
+            continue
+        first, value = known.setdefault(name, (label, policy[name]))
+        if policy[name] != value:
+            raise RecipeError(
+                f"on {task}, {first} has policy.{name}={value!r}, {label} {policy[name]!r}: a comparison decodes alike "
+                f"for all. Say which with policy.{name}=..."
+            )

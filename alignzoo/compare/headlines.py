@@ -1,0 +1,146 @@
+"""What the data bear, in words; and what a reader must know to judge them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from alignzoo.compare.plan import Plan
+from alignzoo.compare.results import CellResult, Headline, Pair, Results, Standing
+
+
+def headlines(results: Results) -> Iterator[Headline]:
+    """A sentence or several for each task, then of all tasks together."""
+    for task in results.tasks:
+        for text in _of_task(results, task):
+            yield Headline(task, text)
+
+
+def _of_task(results: Results, task: str) -> Iterator[str]:
+    pairs = [_oriented(pair) for pair in results.pairs if pair.task == task]
+    terms = _terms(results)
+    among = sorted((p for p in pairs if p.family == "algorithms"), key=lambda p: -p.difference)
+    for pair in among:
+        if pair.significant:
+            yield f"{pair.a} beats {pair.b} on {task} by {_by(pair)}{terms}."
+    open_ones = [pair for pair in among if not pair.significant]
+    if open_ones:
+        yield _undecided(open_ones, task)
+    yield from _against_controls(results, pairs, task)
+    yield from _failures(results, task)
+
+
+def _oriented(pair: Pair) -> Pair:
+    """With the better one first."""
+    if pair.difference >= 0:
+        return pair
+    low, high = (None, None) if pair.low is None or pair.high is None else (-pair.high, -pair.low)
+    from dataclasses import replace
+
+    return replace(
+        pair, a=pair.b, b=pair.a, difference=-pair.difference, low=low, high=high, improvement=1 - pair.improvement
+    )
+
+
+def _terms(results: Results) -> str:
+    budget = results.settings["budget"]
+    return f" at equal {next(iter(budget))}" if budget else " at their recipes' own steps"
+
+
+def _by(pair: Pair) -> str:
+    interval = "" if pair.low is None else f" [{pair.low:.2f}, {pair.high:.2f}]"
+    return f"{pair.difference:.2f}{interval} {pair.metric}"
+
+
+def _undecided(pairs: Sequence[Pair], task: str) -> str:
+    seeds = sorted({pair.n_seeds for pair in pairs})
+    n = f"n = {seeds[0]}" if len(seeds) == 1 else f"n = {seeds[0]} to {seeds[-1]}"
+    if all(pair.p is None for pair in pairs):
+        return f"On {task} one seed cannot tell the algorithms apart: give --seeds 3 or more."
+    named = "; ".join(f"{pair.a} and {pair.b} ({_by(pair)})" for pair in pairs)
+    smallest = max(pair.detectable for pair in pairs if pair.detectable is not None)
+    between = "between" if len(pairs) == 1 else "in none of these pairs"
+    text = f"{between} {named}" if len(pairs) == 1 else f"{between}: {named}"
+    return (
+        f"On {task}, no significant difference at {n} {text}; a true difference of {smallest:.2f} would have been "
+        "found in 80 % of such comparisons, before correction."
+    )
+
+
+def _against_controls(results: Results, pairs: Sequence[Pair], task: str) -> Iterator[str]:
+    algorithms = [each.label for each in results.algorithms if each.role == "algorithm"]
+    for control in (each for each in results.algorithms if each.role != "algorithm"):
+        verdicts: dict[str, list[str]] = {"better": [], "worse": [], "open": []}
+        for pair in pairs:
+            if control.label not in (pair.a, pair.b):
+                continue
+            other = pair.b if pair.a == control.label else pair.a
+            if other in algorithms:
+                verdict = "open" if not pair.significant else "better" if pair.a == other else "worse"
+                verdicts[verdict].append(other)
+        said = []
+        if verdicts["better"]:
+            said.append(f"{_list(verdicts['better'])} better")
+        if verdicts["worse"]:
+            said.append(f"{_list(verdicts['worse'])} worse")
+        if verdicts["open"]:
+            said.append(f"not shown of {_list(verdicts['open'])}")
+        if said:
+            yield f"Against {control.label} on {task}: {'; '.join(said)}."
+    starts = {each.label for each in results.algorithms if each.role == "start"}
+    for pair in pairs:
+        roles = {results.compared(label).role for label in (pair.a, pair.b)}
+        if roles == {"start", "random"} and pair.significant:
+            how = "gained" if pair.b in starts else "lost"
+            yield f"Training on a reward that says nothing {how} {_by(pair)} on {task}: so much is not learning."
+
+
+def _failures(results: Results, task: str) -> Iterator[str]:
+    for each in results.algorithms:
+        mine = [cell for cell in results.cells if (cell.task, cell.algorithm) == (task, each.label)]
+        mine = [cell for cell in mine if cell.role != "trial"]
+        for status in ("failed", "diverged", "over-budget"):
+            n = sum(cell.status == status for cell in mine)
+            if n:
+                went = {"failed": "failed", "diverged": "diverged", "over-budget": "went over the budget"}[status]
+                kept = "; its figures are of the others" if status != "over-budget" and n < len(mine) else ""
+                yield f"{n} of {len(mine)} runs of {each.label} on {task} {went}{kept}."
+
+
+def _list(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
+
+
+def notes(plan: Plan, cells: Sequence[CellResult]) -> Iterator[str]:
+    """How the figures were made."""
+    yield (
+        f"Every algorithm starts from the same policy, reads the same prompts, is scored by the task's reward, and "
+        f"answers the same {plan.prompts} held-out prompts with the same draws; a recipe that brings a reward of its "
+        "own learns from that, and is measured by the task's."
+    )
+    if plan.budget:
+        yield f"Each run trains until it has spent {plan.budget}, to the nearest step; evaluation is not counted."
+    else:
+        yield "No budget was given: each recipe takes its own number of steps, so costs differ. See the costs."
+    if plan.trials:
+        yield (
+            f"Each algorithm was given {plan.trials} trials on each task, its recipe's setting the first, chosen by "
+            "the reward on held-out prompts and a seed that the comparison does not use."
+        )
+    else:
+        yield "Nothing was tuned: each algorithm ran with its recipe's setting, so this compares recipes."
+    yield (
+        "Intervals and tests of a task treat seeds and prompts as crossed random effects, paired by both; p-values are "
+        "corrected by Holm, algorithms among themselves and against controls apart."
+    )
+    if plan.seeds < 5:
+        seeds = "One seed" if plan.seeds == 1 else f"{plan.seeds} seeds"
+        yield f"{seeds}: five or more are better; with few, only large differences show."
+    if plan.judge == "gold":
+        yield (
+            "Win-rates are judged by the task's hidden gold score; where it has none, by accuracy or else the reward."
+        )
+
+
+def leader(standings: Sequence[Standing]) -> Standing:
+    """The highest mean."""
+    return max(standings, key=lambda each: each.mean)

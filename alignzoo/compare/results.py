@@ -1,0 +1,278 @@
+"""What a comparison has come to, as data: results.json, and where everything else lies.
+
+DIR/
+  results.json        this file's `Results`: equal to the byte for equal plans and seeds on one machine
+  timings.json        what clocks and the allocator say: {cell id: {"seconds/...": s, "memory": bytes, ...}}
+  cells/ID/           one cell each; ID is TASK/ALGORITHM/seed-N, or .../trial-N
+    plan.json         what it is to do
+    run/              an ordinary run: manifest.json, metrics.jsonl, seconds.jsonl, samples.jsonl,
+                      evaluations.jsonl, result.json, curves.png, models/; absent of a control that trains nothing
+    answers.jsonl     the final policy's answers to the held-out prompts, one `answers.Answer` a line
+    timing.json       its clock
+    log.txt           what it said
+    cell.json         its status, figures and costs, written last: a cell that has it is finished
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from alignzoo.checkpoint import write_json
+from alignzoo.errors import RunError
+
+Figures = dict[str, float]
+
+Role = Literal["algorithm", "start", "best-of", "random", "trial"]
+"""What a cell is there for. "start", "best-of" and "random" are the negative controls: no training, choosing without
+training, training on a reward that says nothing. A "trial" tunes, and is in no statistic."""
+
+Status = Literal["ok", "failed", "diverged", "over-budget"]
+"""How a cell ended: as it should; with an error; with a loss or an answer that is not finite; having spent more than
+its budget. All are counted, and shown; "ok" and "over-budget" cells have figures."""
+
+FORMAT = 1
+"""Raised when a field changes its meaning."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """One algorithm on one task with one seed."""
+
+    id: str
+    """TASK/ALGORITHM/SEED, safe as a path: its folder is cells/ID."""
+    algorithm: str
+    """The label under which it is compared, one of `Results.algorithms`."""
+    task: str
+    seed: int
+    role: Role
+    overrides: tuple[str, ...]
+    """Everything that was told to its recipe, as the command line has it."""
+    status: Status
+    error: str = ""
+    """Why it failed or diverged; empty where it did not."""
+    stopped: str = ""
+    """Why it ended before its last step; empty where it did not."""
+    steps: int = 0
+    before: Figures = field(default_factory=dict)
+    """The starting policy's figures, with the same evaluation draws: those of the control `start`."""
+    after: Figures = field(default_factory=dict)
+    """Its own, on held-out prompts: gold, accuracy, reward, kl, kl/k3, kl/token, kl/k3/token, entropy, length,
+    finished, distinct/1, distinct/2, distinct/3, some also with the suffix `_se` (over prompts) or `_greedy`."""
+    costs: Figures = field(default_factory=dict)
+    """tokens (generated + trained), tokens/generated, tokens/trained, flops, flops/forward, flops/backward, calls; all
+    stages together."""
+
+    @property
+    def has_figures(self) -> bool:
+        """Whether it came to an evaluation."""
+        return self.status in ("ok", "over-budget")
+
+    @property
+    def folder(self) -> str:
+        """Relative to the comparison's."""
+        return f"cells/{self.id}"
+
+
+@dataclass(frozen=True)
+class Compared:
+    """An algorithm of the comparison, or a control."""
+
+    label: str
+    name: str
+    """The recipe's or the optimizer's; empty for a control that trains nothing."""
+    setting: str
+    """What distinguishes it from the same algorithm under another setting, as "optimizer.kl=0.1"; often empty."""
+    role: Role
+    summary: str
+    """What it is, in a line."""
+    trials: int = 0
+    """How many settings were tried for it on each task."""
+    tuned: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """By task, the overrides of the setting that was chosen; empty where the recipe's own was, or none was tried."""
+    failed: Mapping[str, int] = field(default_factory=dict)
+    """How many of its cells ended with each status but "ok"."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """An algorithm on a task, or on all tasks together, by one figure."""
+
+    task: str
+    """Empty: all tasks together, each score rescaled so that the start is 0 and the best cell of the task 1."""
+    algorithm: str
+    metric: str
+    values: tuple[float, ...]
+    """One for each seed that has figures, in order; of all tasks: (seed, task) flattened, tasks varying fastest."""
+    mean: float
+    iqm: float
+    """The interquartile mean."""
+    low: float
+    high: float
+    """95 % interval of the mean of a task: over seeds and prompts; of the IQM of all tasks: a stratified bootstrap."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Algorithm `a` against `b` on a task, paired by seed and by prompt."""
+
+    task: str
+    a: str
+    b: str
+    metric: str
+    difference: float
+    """Mean of a minus mean of b."""
+    low: float | None
+    high: float | None
+    """95 % interval of the difference, not corrected for the number of pairs; None with fewer than two seeds."""
+    p: float | None
+    """Of the difference being 0, two-sided."""
+    p_holm: float | None
+    """Corrected by Holm over the pairs of its family on this task."""
+    family: Literal["algorithms", "controls"]
+    """Pairs of algorithms are one family, those with a control another."""
+    improvement: float
+    """Probability of improvement: that a run of a beats one of b, ties half."""
+    detectable: float | None
+    """The smallest true difference that would be found in 80 % of such comparisons, at level 5 %, uncorrected."""
+    n_seeds: int
+    n_prompts: int
+
+    @property
+    def significant(self) -> bool:
+        """At 5 %, after Holm's correction."""
+        return self.p_holm is not None and self.p_holm < 0.05
+
+
+@dataclass(frozen=True)
+class WinRate:
+    """How often a judge prefers an answer of `a` to one of `b` on the same prompt; ties are half."""
+
+    task: str
+    a: str
+    b: str
+    rate: float
+    low: float
+    high: float
+    length_controlled: float
+    """The rate at equal length: see `alignzoo.compare.winrates`."""
+    ties: float
+    """The share of ties."""
+    inconsistent: float
+    """The share of prompts on which the judge's verdict turned with the order of the two answers."""
+    n: int
+    """Comparisons: seeds × prompts."""
+
+
+@dataclass(frozen=True)
+class Improvement:
+    """The probability of improvement over all tasks: that a run of `a` beats one of `b` on the same task."""
+
+    a: str
+    b: str
+    probability: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A performance profile: the share of an algorithm's runs, over all tasks, whose rescaled score is above τ."""
+
+    algorithm: str
+    thresholds: tuple[float, ...]
+    shares: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Headline:
+    """A sentence that the data bear."""
+
+    task: str
+    """Empty: of all tasks together."""
+    text: str
+
+
+@dataclass(frozen=True)
+class Results:
+    """A whole comparison."""
+
+    command: str
+    """It repeats the comparison."""
+    settings: Mapping[str, Any]
+    """The plan: tasks, seeds, budget, trials, evaluation, best_of, judge, common overrides, bootstrap."""
+    metric: Mapping[str, str]
+    """By task, the figure that is compared: gold, else accuracy, else reward."""
+    algorithms: tuple[Compared, ...]
+    cells: tuple[CellResult, ...]
+    """Every one, trials and failures included."""
+    standings: tuple[Standing, ...]
+    pairs: tuple[Pair, ...]
+    win_rates: tuple[WinRate, ...]
+    """Every ordered pair of algorithms and controls."""
+    improvements: tuple[Improvement, ...]
+    """Every ordered pair."""
+    profiles: tuple[Profile, ...]
+    headlines: tuple[Headline, ...]
+    notes: tuple[str, ...]
+    """What a reader must know to judge the figures: how they were made, and what they do not show."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    plugins: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    machine: Mapping[str, Any] = field(default_factory=dict)
+    format: int = FORMAT
+
+    @property
+    def failures(self) -> list[CellResult]:
+        """The cells that did not end as they should."""
+        return [cell for cell in self.cells if cell.status != "ok"]
+
+    @property
+    def tasks(self) -> list[str]:
+        return list(dict.fromkeys(cell.task for cell in self.cells))
+
+    def compared(self, label: str) -> Compared:
+        """The algorithm or control of a label."""
+        return next(each for each in self.algorithms if each.label == label)
+
+    def write(self, folder: Path) -> Path:
+        """results.json, whole or not at all."""
+        path = folder / "results.json"
+        write_json(path, asdict(self))
+        return path
+
+
+def read_results(folder: str | Path) -> Results:
+    """The results of a comparison's folder."""
+    path = Path(folder) / "results.json"
+    if not path.exists():
+        raise RunError(f"{folder} holds no finished comparison: it has no results.json")
+    data = json.loads(path.read_text(encoding="utf-8"))
+    if data.get("format") != FORMAT:
+        raise RunError(f"{path} is of format {data.get('format')}, this alignzoo reads {FORMAT}: compare again")
+    lists: dict[str, Any] = {
+        "algorithms": Compared,
+        "cells": CellResult,
+        "standings": Standing,
+        "pairs": Pair,
+        "win_rates": WinRate,
+        "improvements": Improvement,
+        "profiles": Profile,
+        "headlines": Headline,
+    }
+    parts: dict[str, tuple[Any, ...]] = {
+        name: tuple(from_plain(cls, each) for each in data[name]) for name, cls in lists.items()
+    }
+    return Results(**{**data, **parts, "notes": tuple(data["notes"])})
+
+
+def from_plain(cls: type[T], data: Mapping[str, Any]) -> T:
+    """A dataclass of plain fields from its JSON; lists become tuples."""
+    names = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+    return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in data.items() if name in names})

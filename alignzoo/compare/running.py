@@ -1,0 +1,181 @@
+"""A comparison from start to end: its cells where they are not finished, then what they come to."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from alignzoo import api
+from alignzoo.checkpoint import write_json
+from alignzoo.compare import tuning
+from alignzoo.compare.analysis import analyse
+from alignzoo.compare.cell import died, finished
+from alignzoo.compare.executors import Executor, Local
+from alignzoo.compare.grid import Grid
+from alignzoo.compare.plan import Budget, Cell, Entry, Plan, entry, read_cell
+from alignzoo.compare.plan import budget as read_budget
+from alignzoo.compare.results import CellResult, Results
+from alignzoo.errors import RunError
+from alignzoo.registry import Registry
+
+Progress = Callable[[CellResult, int, int], None]
+"""Told of each cell that has ended: it, how many have, of how many."""
+
+
+def compare(
+    *algorithms: str,
+    task: str | Sequence[str] = (),
+    seeds: int = 3,
+    budget: str | Budget | None = None,
+    tune: int = 0,
+    out: str | Path | None = None,
+    jobs: int = 1,
+    executor: Executor | None = None,
+    overrides: Sequence[str] = (),
+    plugins: Sequence[str | Path] = (),
+    best_of: int = 4,
+    prompts: int = 256,
+    judge: str = "gold",
+    retry: bool = False,
+    progress: Progress = lambda *told: None,
+) -> Results:
+    """Compare algorithms, by their recipes' or optimizers' names, on equal terms; what `alignzoo compare` does.
+
+    `algorithms` may carry settings, "ppo[optimizer.kl=0.1]"; `task` too, "shop[length_bias=0.15]". `budget` is
+    "tokens=2e5", "seconds=60" or "flops=1e13", the same for every cell. `tune` trials for each algorithm on each task
+    come first. `overrides` are every recipe's. In an `out` that holds part of the comparison only the rest is run;
+    `retry` also runs again what has failed. Raises an AlignzooError that says what to do.
+    """
+    tasks = (task,) if isinstance(task, str) else task
+    plan = Plan(
+        algorithms=tuple(map(entry, algorithms)),
+        tasks=tuple(map(entry, tasks)),
+        seeds=seeds,
+        budget=read_budget(budget) if isinstance(budget, str) else budget,
+        trials=tune,
+        best_of=best_of,
+        prompts=prompts,
+        judge=judge,
+        overrides=tuple(overrides),
+        plugins=tuple(str(Path(path).resolve()) for path in plugins),
+    )
+    return execute(plan, out=out, executor=executor or Local(jobs), retry=retry, progress=progress)
+
+
+def execute(
+    plan: Plan,
+    *,
+    out: str | Path | None = None,
+    executor: Executor | None = None,
+    registry: Registry | None = None,
+    retry: bool = False,
+    progress: Progress = lambda *told: None,
+) -> Results:
+    """Run a plan, or what is left of it."""
+    registry = registry or _registry(plan)
+    grid = Grid(plan, registry)
+    grid.check()
+    folder = Path(out) if out is not None else api.next_folder("compare")
+    with _alone(folder):
+        work = _Work(folder / "cells", executor or Local(), retry, progress)
+        trials = grid.trials()
+        work.total = len(trials) + len(grid.cells({}))
+        tried = work.results(trials)
+        chosen = _chosen(grid, tried)
+        cells = work.results(grid.cells(chosen))
+        results = analyse(grid, folder, [*tried, *cells], chosen)
+        results.write(folder)
+        write_json(folder / "timings.json", _timings(folder, results.cells))
+    return results
+
+
+class _Work:
+    """The cells of one comparison, finished or to be run."""
+
+    def __init__(self, folder: Path, executor: Executor, retry: bool, progress: Progress) -> None:
+        self.folder, self.executor, self.retry, self.progress = folder, executor, retry, progress
+        self.done = self.total = 0
+
+    def results(self, cells: Sequence[Cell]) -> list[CellResult]:
+        """Of every cell, in order; those that have none yet are run."""
+        todo = [cell for cell in cells if not self._is_done(cell)]
+        by_id = {cell.id: cell for cell in todo}
+        for cell in todo:
+            cell.write(self.folder / cell.id)
+        for ended in self.executor.run(todo, self.folder):
+            folder = self.folder / ended.id
+            result = finished(folder) or died(by_id[ended.id], folder, ended.error or "its process left no result")
+            self._tell(result)
+        results = [finished(self.folder / cell.id) for cell in cells]
+        missing = [cell.id for cell, result in zip(cells, results, strict=True) if result is None]
+        if missing:
+            raise RunError(f"{len(missing)} cells have not ended, {missing[0]} the first: run the same command again")
+        return [result for result in results if result is not None]
+
+    def _is_done(self, cell: Cell) -> bool:
+        folder = self.folder / cell.id
+        if (folder / "plan.json").exists():
+            _check_same(read_cell(folder), cell, folder)
+        result = finished(folder)
+        if result is not None and self.retry and result.status in ("failed", "diverged"):
+            shutil.rmtree(folder)
+            return False
+        if result is not None:
+            self._tell(result)
+        return result is not None
+
+    def _tell(self, result: CellResult) -> None:
+        self.done += 1
+        self.progress(result, self.done, self.total)
+
+
+def _check_same(former: Cell, now: Cell, folder: Path) -> None:
+    """A folder holds the cells of one plan."""
+    if former == now:
+        return
+    differing = [name for name in vars(now) if getattr(former, name) != getattr(now, name)]
+    told = "\n".join(f"  {name}: was {getattr(former, name)}, now {getattr(now, name)}" for name in differing)
+    raise RunError(f"{folder} is of another comparison; choose another --out:\n{told}")
+
+
+def _chosen(grid: Grid, tried: Sequence[CellResult]) -> dict[tuple[str, str], tuple[str, ...]]:
+    """The overrides of each algorithm's best trial on each task."""
+    chosen = {}
+    for task in grid.tasks if tried else ():
+        for algorithm in grid.plan.algorithms:
+            mine = [cell for cell in tried if (cell.task, cell.algorithm) == (task.label, algorithm.label)]
+            chosen[task.label, algorithm.label] = grid.settings(algorithm, task)[tuning.best(mine)]
+    return chosen
+
+
+def _timings(folder: Path, cells: Sequence[CellResult]) -> dict[str, Mapping[str, float]]:
+    return {cell.id: json.loads((folder / cell.folder / "timing.json").read_text("utf-8")) for cell in cells}
+
+
+def _registry(plan: Plan) -> Registry:
+    registry = Registry()
+    for path in plan.plugins:
+        registry.add_file(path)
+    registry.load_all()
+    return registry
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One comparison works in a folder at a time."""
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder} is a file: give --out a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(f"another comparison is at work in {folder}: wait for it, or choose another --out") from None
+        yield
+
+
+__all__ = ["Entry", "compare", "execute"]

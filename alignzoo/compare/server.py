@@ -1,0 +1,107 @@
+"""A process that has imported everything, and forks a child for each cell: no cell pays for the imports again.
+
+`python -m alignzoo.compare.server PLUGINS` reads one folder a line and answers one line a child that has ended:
+{"folder": ..., "status": exit status, negative for a signal}. When its input ends, because whoever started it is done
+or was killed, it kills what still runs and ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+
+def main() -> None:
+    """Read folders, fork cells, tell of their ends."""
+    plugins = tuple(json.loads(sys.argv[1]))
+    import torch
+
+    from alignzoo import api  # noqa: F401  what a cell will need, imported once
+    from alignzoo.compare.cell import registry_of
+
+    torch.set_num_threads(1)  # a process that has started threads cannot be forked
+    registry_of(plugins)
+    children: dict[int, str] = {}
+    woken, wake = os.pipe()
+    os.set_blocking(wake, False)
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, _nothing)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; whoever started this decides
+    tell({"ready": True})
+    with selectors.DefaultSelector() as events:
+        events.register(0, selectors.EVENT_READ)
+        events.register(woken, selectors.EVENT_READ)
+        asked = b""
+        while True:
+            for key, _ in events.select():
+                read = os.read(key.fd, 65536)
+                if key.fd == 0:
+                    if not read:
+                        _end(children)
+                    *folders, asked = (asked + read).split(b"\n")
+                    for folder in folders:
+                        children[_fork(folder.decode(), woken)] = folder.decode()
+            _reap(children)
+
+
+def _fork(folder: str, woken: int) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.close(woken)
+        log = os.open(Path(folder) / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        for old, new in ((nothing, 0), (log, 1), (log, 2)):
+            os.dup2(old, new)
+        import torch
+
+        from alignzoo.compare.cell import run_cell
+
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+        run_cell(Path(folder))
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def _reap(children: dict[int, str]) -> None:
+    while children:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if not pid:
+            return
+        tell({"folder": children.pop(pid), "status": os.waitstatus_to_exitcode(status)})
+
+
+def _end(children: dict[int, str]) -> NoReturn:
+    for pid in children:
+        os.kill(pid, signal.SIGKILL)
+    raise SystemExit
+
+
+def _nothing(number: int, frame: FrameType | None) -> None:
+    """A signal without a handler wakes nobody."""
+
+
+def tell(message: dict[str, object]) -> None:
+    """One line."""
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

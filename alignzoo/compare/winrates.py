@@ -1,0 +1,110 @@
+"""Who wins: a judge compares two algorithms' answers to the same prompt, in both orders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from alignzoo.compare.answers import Answer
+from alignzoo.compare.results import WinRate
+from alignzoo.compare.statistics import Array, crossed, over_prompts
+
+Verdicts = Callable[[Sequence[tuple[Answer, Answer]]], list[float]]
+"""For pairs of answers to the same prompt: 1 where the first is better, 0 where the second is, between for a tie."""
+
+RIDGE = 0.01
+"""Precision of the normal prior on the length-controlled model's two coefficients: it bounds them where one side wins
+always, and is invisible otherwise."""
+
+
+def by_gold(pairs: Sequence[tuple[Answer, Answer]]) -> list[float]:
+    """The better one by the task's hidden gold score; where there is none, by accuracy, or else by the reward."""
+    return [_greater(_worth(a), _worth(b)) for a, b in pairs]
+
+
+def _worth(answer: Answer) -> float:
+    known = (answer.gold, answer.accuracy, answer.reward)
+    return next((value for value in known if value is not None), 0.0)
+
+
+def _greater(a: float, b: float) -> float:
+    return 1.0 if a > b else 0.5 if a == b else 0.0
+
+
+@dataclass(frozen=True)
+class Bout:
+    """Two algorithms' answers, by seed: row by row to the same prompts."""
+
+    task: str
+    a: str
+    b: str
+    answers_a: Sequence[Sequence[Answer]]
+    answers_b: Sequence[Sequence[Answer]]
+
+
+def win_rate(bout: Bout, verdicts: Verdicts) -> WinRate:
+    """The rate with its interval over seeds and prompts, and the rate at equal length.
+
+    Each pair is judged in both orders, and the two verdicts are averaged, so that a judge's liking for the first
+    place cancels out.
+    """
+    pairs = [(x, y) for a, b in zip(bout.answers_a, bout.answers_b, strict=True) for x, y in zip(a, b, strict=True)]
+    forth = np.asarray(verdicts(pairs))
+    back = 1 - np.asarray(verdicts([(y, x) for x, y in pairs]))
+    wins = (forth + back) / 2
+    by_seed = wins.reshape(len(bout.answers_a), -1)
+    estimate = crossed(by_seed) if len(by_seed) > 1 else over_prompts(by_seed[0])
+    low, high = estimate.interval
+    lengths = np.array([len(x.tokens) - len(y.tokens) for x, y in pairs], float)
+    return WinRate(
+        task=bout.task,
+        a=bout.a,
+        b=bout.b,
+        rate=estimate.mean,
+        low=max(0.0, low),
+        high=min(1.0, high),
+        length_controlled=length_controlled(wins, lengths),
+        ties=float(np.mean(wins == 0.5)),
+        inconsistent=float(np.mean((forth - 0.5) * (back - 0.5) < 0)),
+        n=len(pairs),
+    )
+
+
+def reversed_rate(rate: WinRate) -> WinRate:
+    """The same bout seen from the other side."""
+    return WinRate(
+        task=rate.task,
+        a=rate.b,
+        b=rate.a,
+        rate=1 - rate.rate,
+        low=1 - rate.high,
+        high=1 - rate.low,
+        length_controlled=1 - rate.length_controlled,
+        ties=rate.ties,
+        inconsistent=rate.inconsistent,
+        n=rate.n,
+    )
+
+
+def length_controlled(wins: Array, lengths: Array) -> float:
+    """The win-rate at equal length: σ(θ) of the logistic regression P(win) = σ(θ + φ·tanh(Δ/sd(Δ))).
+
+    Δ is the first answer's length less the second's. This is AlpacaEval 2's (Dubois et al. 2024, arXiv:2404.04475,
+    eq. 2) with its length term and without its term for each instruction's difficulty, which needs many models to be
+    estimated. A half-win counts half on each side. Swapping the two sides turns θ into -θ exactly.
+    """
+    spread = float(lengths.std())
+    controlled = np.tanh(lengths / spread) if spread else np.zeros_like(lengths)
+    features = np.stack([np.ones_like(controlled), controlled], 1)
+    theta = np.zeros(2)
+    for _ in range(50):
+        chance = 1 / (1 + np.exp(-features @ theta))
+        slope = features.T @ (wins - chance) - RIDGE * theta
+        curvature = (features * (chance * (1 - chance))[:, None]).T @ features + RIDGE * np.eye(2)
+        step = np.linalg.solve(curvature, slope)
+        theta = theta + step * min(1.0, 5.0 / float(np.abs(step).max() or 1.0))
+        if np.abs(step).max() < 1e-10:
+            break
+    return float(1 / (1 + np.exp(-theta[0])))

@@ -56,7 +56,7 @@ def part_of(zoo: Registry, found: Registration, settings: Sequence[str]) -> Any:
     target = zoo.get(found.kind, f"{found.plugin}/{found.name}")
     from alignzoo.recipe import part
 
-    return part(target, settings, found.name)
+    return part(target, settings, found.name, registry=zoo)
 
 
 def _chosen(kind: str, only: Sequence[str] | None) -> dict[str, Check]:

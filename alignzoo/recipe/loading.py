@@ -10,7 +10,7 @@ from alignzoo.errors import RecipeError
 from alignzoo.recipe.layers import layered
 from alignzoo.recipe.overrides import Overrides, normal, parse
 from alignzoo.recipe.parts import build, checked
-from alignzoo.recipe.stages import Plain, Stage, build_stage
+from alignzoo.recipe.stages import Plain, Stage, build_stage, with_parts
 from alignzoo.recipe.tables import Node, merge, read_manifest, read_toml
 from alignzoo.registry import Registry
 
@@ -44,14 +44,16 @@ def load(name_or_path: str | Path, overrides: Overrides = (), *, registry: Regis
     return Recipe(name, description, stages, resolved)
 
 
-def part(target: Any, settings: Overrides, name: str) -> Any:
+def part(target: Any, settings: Overrides, name: str, *, registry: Registry) -> Any:
     """A single part by itself: a registered class with these settings, or the ready object that was registered."""
-    table: dict[str, Node] = {}
+    table = Node({}, name)
     for keys, node in parse(settings):
-        if len(keys) > 1 or not isinstance(target, type):
+        if not isinstance(target, type):
             raise RecipeError(f"{node.where}: {name} has no setting {'.'.join(keys)!r}")
-        table[keys[0]] = node
-    return build(target, Node(table, name), name) if isinstance(target, type) else target
+        for key in reversed(keys):
+            node = Node({key: node}, node.where)
+        table = merge(table, node)
+    return build(target, with_parts(registry, target, table, name)[0], name) if isinstance(target, type) else target
 
 
 def _find(name: str, registry: Registry) -> tuple[Node, str]:

@@ -224,7 +224,7 @@ def _part(registry: Registry, kind: str, node: Node, path: str) -> tuple[Any, An
         blame = PluginError if registry.has(kind, name) else RecipeError
         raise blame(f"{node.value['name'].where}: {path}.name: {error}") from error
     if isinstance(target, type):
-        whole, inner = _with_parts(registry, target, table, path)
+        whole, inner = with_parts(registry, target, table, path)
         part = build(target, whole, path)
         own = {key: value for key, value in settings(part).items() if value is None or key not in inner}
         return part, {"name": name, **own, **{key: value for key, value in inner.items() if value is not None}}
@@ -233,7 +233,7 @@ def _part(registry: Registry, kind: str, node: Node, path: str) -> tuple[Any, An
     return target, {"name": name}
 
 
-def _with_parts(registry: Registry, cls: type[Any], table: Node, path: str) -> tuple[Node, Plain]:
+def with_parts(registry: Registry, cls: type[Any], table: Node, path: str) -> tuple[Node, Plain]:
     """The table with every part built that is itself a field, as in `judge = {name = "openai"}`; and those as data,
     None where the table gives none: a default has no name to be told by."""
     kinds = {key: kind for key, hint in hints_of(cls).items() if (kind := kind_of(hint))}

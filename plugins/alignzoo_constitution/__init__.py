@@ -13,3 +13,4 @@ if TYPE_CHECKING:
 @alignzoo.hookimpl
 def alignzoo_register(zoo: Registrar) -> None:
     zoo.sampler("revise", "alignzoo_constitution.revise:Revise")
+    zoo.reward("constitution", "alignzoo_constitution.reward:Constitution")

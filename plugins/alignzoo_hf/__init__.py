@@ -7,3 +7,4 @@ import alignzoo
 def alignzoo_register(zoo):
     zoo.policy("hf", "alignzoo_hf.spec:HF")
     zoo.reward("model", "alignzoo_hf.reward:ModelReward")
+    zoo.judge("local", "alignzoo_hf.judge:Local")

@@ -40,8 +40,27 @@ class Encoder:
     max_length: int
     max_new_tokens: int
 
+    def fits(self, prompt: Prompt) -> bool:
+        """Whether `prompt` takes it whole."""
+        return len(self._whole(prompt)) <= self._room
+
     def prompt(self, prompt: Prompt) -> tuple[int, ...]:
         """A prompt's tokens. What does not fit beside a completion loses its beginning, with one warning a run."""
+        tokens, room = self._whole(prompt), self._room
+        if len(tokens) > room:
+            warnings.warn(
+                f"prompts longer than {room} tokens (max_length {self.max_length} less max_new_tokens "
+                f"{self.max_new_tokens}) lose their beginning",
+                stacklevel=2,
+            )
+            tokens = tokens[-room:]
+        return tuple(tokens)
+
+    @property
+    def _room(self) -> int:
+        return max(1, self.max_length - self.max_new_tokens)
+
+    def _whole(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt.messages, str):
             tokens = list(self.tokenizer(prompt.messages, verbose=False)["input_ids"])
             while len(tokens) > 1 and tokens[-1] in self.stop_ids and tokens[-1] != self.tokenizer.bos_token_id:
@@ -53,15 +72,7 @@ class Encoder:
             tokens = [
                 start if start is not None else self.eos_id or 0
             ]  # an empty prompt still needs a token to predict from
-        room = max(1, self.max_length - self.max_new_tokens)
-        if len(tokens) > room:
-            warnings.warn(
-                f"prompts longer than {room} tokens (max_length {self.max_length} less max_new_tokens "
-                f"{self.max_new_tokens}) lose their beginning",
-                stacklevel=2,
-            )
-            tokens = tokens[-room:]
-        return tuple(tokens)
+        return tokens
 
     def completion(self, prompt: Prompt, text: Text, room: int) -> Completion:
         """A given completion's tokens, ended with the end-of-sequence token; cut at `room` tokens."""

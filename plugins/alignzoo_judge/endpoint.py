@@ -90,7 +90,7 @@ class OpenAI:
     format: Literal["text", "json", "schema"] = "text"
     """What the endpoint is asked to enforce: nothing, any JSON object, or the verdict's JSON schema. The reply is read
     as strictly in each case."""
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """Further parameters of every request, as the endpoint knows them."""
     concurrency: Annotated[int, Ge(1)] = 8
     """Requests at a time."""

@@ -16,3 +16,4 @@ def alignzoo_register(zoo: Registrar) -> None:
     zoo.task("sort", "alignzoo_tiny.tasks:Sort")
     zoo.task("safe", "alignzoo_tiny.tasks:Safe")
     zoo.reward("rules", "alignzoo_tiny.rewards:Rules")
+    zoo.judge("rules", "alignzoo_tiny.judge:RulesJudge")

@@ -59,7 +59,7 @@ class Transport:
     stopped: RewardError | None = None
     """Why nothing more is asked in this call."""
     failed: int = 0
-    """How many questions in a row got no answer."""
+    """How many requests in a row got no answer, all their repetitions included: a server that has died."""
 
     # --- where, and with which key ----------------------------------------------------------------------------
 
@@ -120,14 +120,11 @@ class Transport:
 
     async def _one(self, ask: Callable[[AsyncOpenAI], Awaitable[T]], client: AsyncOpenAI) -> T | Unanswered:
         if self.failed >= max(3, self.judge.concurrency):
-            return Unanswered(f"it was not asked: {self.failed} questions in a row got no answer before it")
+            return Unanswered(f"it was not asked: {self.failed} requests in a row got no answer before it")
         try:
-            answer = await ask(client)
+            return await ask(client)
         except Unanswered as why:
-            self.failed += 1
             return why
-        self.failed = 0
-        return answer
 
     # --- one request --------------------------------------------------------------------------------------------
 
@@ -142,6 +139,7 @@ class Transport:
             try:
                 async with asyncio.timeout(self.judge.timeout):
                     completion = await client.chat.completions.create(**request)
+                self.failed = 0
                 return self._reply(completion)
             except openai.APIStatusError as error:
                 problem = self._refused(error)
@@ -155,6 +153,7 @@ class Transport:
             if attempt < self.judge.retries:
                 self.counts["retries"] += 1
                 await asyncio.sleep(wait)
+        self.failed += 1
         raise Unanswered(self.safe(f"{self.url}: {problem} (asked {1 + self.judge.retries} times)"))
 
     def _refused(self, error: Any) -> str:

@@ -35,8 +35,7 @@ def kappa(a: Verdicts, b: Verdicts) -> float:
     """Cohen's κ = (p_o - p_e) / (1 - p_e): agreement beyond what two such raters reach by chance.
 
     p_o is the share of equal verdicts, p_e = Σ_v P_a(v)·P_b(v). Cohen 1960, Educational and Psychological Measurement
-    20(1). Where both always say the same one thing p_e is 1 and κ undefined; then 0, for nothing beyond chance is
-    shown.
+    20(1). Where both always say the same one thing p_e is 1 and κ undefined; then 0, as nothing beyond chance is shown.
     """
     table = np.bincount(a * VERDICTS + b, minlength=VERDICTS * VERDICTS).reshape(VERDICTS, VERDICTS) / len(a)
     observed = float(np.trace(table))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from alignzoo.cli.checking import check
+from alignzoo.cli.examining import judge_report
 from alignzoo.cli.generating import generate
 from alignzoo.cli.listing import list_plugins
 from alignzoo.cli.running import run
@@ -22,6 +23,7 @@ app.command("show")(show)
 app.command("check")(check)
 app.command("run")(run)
 app.command("generate")(generate)
+app.command("judge-report")(judge_report)
 
 
 def main() -> None:

@@ -179,6 +179,23 @@ def pandalm(row: Row) -> Prompt:
     return Prompt(_instruction(row), responses, tuple(sum(share) / len(votes) for share in zip(*votes, strict=True)))
 
 
+def alpaca_eval(row: Row) -> Prompt:
+    """A ranking of two by a judge's `preference`.
+
+    It is 1, 2, or 0 for a tie, or between 1 and 2 the share of the second, as AlpacaEval has it; it stays in `info`.
+    """
+    prompt = row.text("instruction")
+    given = row.value("preference")
+    try:
+        preference = float(given)
+    except (TypeError, ValueError):
+        preference = math.nan
+    if preference != 0 and not 1 <= preference <= 2:
+        raise row.wrong("preference", f"expected 0 (a tie), 1, 2 or between, found {found(given)}.")
+    first = 2 - preference if preference else 0.5
+    return Prompt(prompt, (row.string("output_1"), row.string("output_2")), (first, 1 - first))
+
+
 def messages(row: Row) -> Prompt:
     """A demonstration: a conversation's last turn."""
     turns = row.reply("messages", to=())
@@ -217,6 +234,7 @@ FORMATS: dict[str, Format] = {
     "prompt-completion": Format(("prompt", "completion"), completion),
     "alpaca": Format(("instruction", "input", "output"), alpaca),
     "pandalm": Format(("instruction", "input", "response1", "response2"), pandalm),
+    "alpaca-eval": Format(("instruction", "output_1", "output_2"), alpaca_eval),
     "messages": Format(("messages",), messages),
     "prompt-only": Format(("prompt",), prompt_only),
     "text": Format(("text",), language),

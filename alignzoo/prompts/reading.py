@@ -39,7 +39,7 @@ class Data:
     "owner/name", or "owner/name:config" where it has several."""
     format: str = "auto"
     """What the rows are: scores, ranks, preference, hh, preference-implicit, unpaired, prompt-completion, alpaca,
-    pandalm, messages, prompt-only or text; "auto": what the first row fits, and all rows must then be that."""
+    pandalm, alpaca-eval, messages, prompt-only or text; "auto": what the first row fits, as all rows must."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """Our name of a column -> the file's, where they differ: { prompt = "question" }."""
     split: str = "train"

@@ -2,6 +2,7 @@
 
 from alignzoo.recipe.loading import Recipe, load, part
 from alignzoo.recipe.overrides import Overrides
+from alignzoo.recipe.single import named_part, settings_of, tables
 from alignzoo.recipe.stages import Stage
 
-__all__ = ["Overrides", "Recipe", "Stage", "load", "part"]
+__all__ = ["Overrides", "Recipe", "Stage", "load", "named_part", "part", "settings_of", "tables"]

@@ -124,7 +124,7 @@ class _Builder:
             known = ", ".join(self.registry.names(kind))
             raise RecipeError(f"{self.where}: {self.name} has no {kind}. Known: {known or 'none'}.")
         node = self.tables.get(kind) or normal(kind, Node(default, self.where))
-        part, self.resolved[kind] = _part(self.registry, kind, node, f"{self.name}.{kind}")
+        part, self.resolved[kind] = build_part(self.registry, kind, node, f"{self.name}.{kind}")
         return part
 
     def seed(self) -> int:
@@ -181,7 +181,7 @@ class _Builder:
             if node.is_table and "weight" in node.value:
                 weight = checked(float, node.value["weight"], f"{at}.weight")
                 node = node.without("weight")
-            source, resolved = _part(self.registry, "reward", node, at)
+            source, resolved = build_part(self.registry, "reward", node, at)
             name = resolved["name"].rpartition("/")[2] if node.is_table else type(source).__name__
             times = sum(name == other.name.partition("#")[0] for other in rewards)
             rewards.append(WeightedReward(f"{name}#{times + 1}" if times else name, source, weight))
@@ -210,7 +210,7 @@ def _of_task(task: Task) -> list[Node]:
     return list(normal("reward", tree(list(task.reward), lambda key: where, ("reward",))).value)
 
 
-def _part(registry: Registry, kind: str, node: Node, path: str) -> tuple[Any, Any]:
+def build_part(registry: Registry, kind: str, node: Node, path: str) -> tuple[Any, Any]:
     """A named part, built, and as plain data."""
     if not node.is_table:
         return _ready(kind, node, path), _live(node.value)
@@ -241,7 +241,7 @@ def with_parts(registry: Registry, cls: type[Any], table: Node, path: str) -> tu
     inner: Plain = dict.fromkeys(kinds)
     for key, node in table.value.items():
         if key in kinds and node.value is not None:
-            part, inner[key] = _part(registry, kinds[key], named(node), f"{path}.{key}")
+            part, inner[key] = build_part(registry, kinds[key], named(node), f"{path}.{key}")
             values[key] = Node(part, node.where)
     return Node(values, table.where), inner
 

@@ -103,8 +103,8 @@ def curves(folder: Path) -> None:
         for axes in row[len(panels) :]:
             axes.set_axis_off()
         row[0].set_ylabel(stage.stage, fontsize=12, fontweight="bold")
-    _whole(folder / "curves.png", figure.savefig)
-    _whole(folder / "curves.svg", figure.savefig)
+    whole(folder / "curves.png", figure.savefig)
+    whole(folder / "curves.svg", figure.savefig)
 
 
 def _draw(axes: Any, stage: Curves, panel: str) -> None:
@@ -145,7 +145,7 @@ def _stages(folder: Path) -> list[Curves]:
     ]
 
 
-def _whole(path: Path, write: Callable[..., None]) -> None:
+def whole(path: Path, write: Callable[..., None]) -> None:
     """Write a picture whole or not at all."""
     partial = path.with_name(f".partial-{path.name}")
     write(partial, format=path.suffix[1:])

@@ -43,7 +43,7 @@ class Fitness:
 
 
 def fitness(found: Examination, bars: Bars) -> Fitness:
-    """The finding, of point estimates: a larger sample, not a wider interval, makes a judge fit."""
+    """The finding: every estimate against its bar, and κ's whole interval against chance."""
     against = [_short(found, name, getattr(bars, name)) for name in ("consistent", "repeatable")]
     against += [_beyond(found, name, getattr(bars, name)) for name in ("padded", "unanswered")]
     against += [_longwinded(found, bars.length), _disagreeing(found, bars.kappa)]
@@ -82,6 +82,8 @@ def _disagreeing(found: Examination, bar: float) -> str:
     if not found.judged:
         return "it agreed with nobody: there is no pair that both it and a rater decided"
     whole = found.judged[-1]  # the majority, or the one rater
-    if whole.kappa.value >= bar:
-        return ""
-    return f"κ with the {whole.second} is {whole.kappa.value:.2f}, {bar:.2f} or more wanted"
+    if whole.kappa.value < bar:
+        return f"κ with the {whole.second} is {whole.kappa.value:.2f}, {bar:.2f} or more wanted"
+    if whole.kappa.low <= 0 <= bar:
+        return f"κ with the {whole.second} may as well be 0: its interval begins at {whole.kappa.low:.2f}"
+    return ""

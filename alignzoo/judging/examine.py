@@ -222,10 +222,12 @@ def _replays(judge: Judge) -> bool:
 
 
 def _another(judge: Judge, number: int) -> Judge:
-    """The same judge with other dice, where it has a seed: else a cache would answer in its place."""
-    if is_dataclass(judge) and not isinstance(judge, type) and any(f.name == "seed" for f in fields(judge)):
-        return replace(judge, seed=judge.seed + number)
-    return judge
+    """The same judge, asked anew: with other dice where it has a `seed`, and without its `cache` where it has one."""
+    if not is_dataclass(judge) or isinstance(judge, type):
+        return judge
+    known = {f.name: getattr(judge, f.name) for f in fields(judge)}
+    changes = {"seed": known["seed"] + number} if "seed" in known else {}
+    return replace(judge, **changes | ({"cache": "off"} if "cache" in known else {}))
 
 
 def _why(judge: Judge) -> str:

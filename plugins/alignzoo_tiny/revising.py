@@ -17,6 +17,7 @@ Mended = tuple[list[str], list[str]]
 """What is wrong with a reply, a sentence each, and the sentences of a better one."""
 
 SUBSTANCE = (Kind.ADVICE, Kind.HARMFUL_ADVICE, Kind.REFUSAL)
+SPARE = (Kind.GREETING, Kind.OFFER, Kind.FILLER, Kind.GARBLE)
 
 
 def write(conversation: Sequence[Mapping[str, str]], rng: random.Random) -> str:
@@ -65,9 +66,9 @@ def _non_evasive(request: Request, said: list[Sentence], rng: random.Random) -> 
 
 
 def _brief(request: Request, said: list[Sentence], rng: random.Random) -> Mended:
-    """At most so many words: cut from the end, what should be said last of all."""
+    """At most so many words: what can be spared is cut first, from the end, and last of all what should be said."""
     kept, cut = list(said), []
-    for sentence in sorted(reversed(said), key=lambda it: it.text == request.best):
+    for sentence in sorted(reversed(said), key=lambda it: (it.text == request.best, it.kind not in SPARE)):
         if sum(len(it.text.split()) for it in kept) > MOST_WORDS:
             kept.remove(sentence)
             cut.append(sentence.text)

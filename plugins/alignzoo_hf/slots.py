@@ -56,7 +56,7 @@ def _barred(where: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 _now: ContextVar[Pass] = ContextVar("now")
-_windowed: ContextVar[set[int]] = ContextVar("windowed")
+_asked: ContextVar[set[int | None]] = ContextVar("asked")
 
 
 def _attend(
@@ -71,8 +71,8 @@ def _attend(
     softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    if sliding_window and (seen := _windowed.get(None)) is not None:
-        seen.add(module.layer_idx)
+    if (seen := _asked.get(None)) is not None:
+        seen.add(sliding_window)
     return _now.get().attend(query, key, value, Attention(scaling, sliding_window, softcap)), None
 
 
@@ -101,13 +101,14 @@ def during(what: Pass) -> Iterator[None]:
 
 
 @contextmanager
-def windows_of(layers: set[int]) -> Iterator[None]:
-    """Inside, the layers that tell their attention of a sliding window are added to these."""
-    token = _windowed.set(layers)
+def windows_asked() -> Iterator[set[int | None]]:
+    """Inside, the sliding windows that layers ask for are collected; None stands for full attention."""
+    seen: set[int | None] = set()
+    token = _asked.set(seen)
     try:
-        yield
+        yield seen
     finally:
-        _windowed.reset(token)
+        _asked.reset(token)
 
 
 class SlotCache(Cache):

@@ -85,9 +85,9 @@ def _difference(model: Any) -> str:
     ours, theirs = _through(model, packing)[packing.place[used]], models.states(model, tokens)[used]
     if not packing.windows:
         return "its attention is its own, not one that transformers can exchange"
-    windows = set(_windows(config))
-    if packing.windows != windows:
-        return f"its layers ask for the windows {_told(packing.windows)}, its config for {_told(windows)}"
+    expected = set(windows(config))
+    if packing.windows != expected:
+        return f"its layers ask for the windows {_told(packing.windows)}, its config for {_told(expected)}"
     ours, theirs = ours.float(), theirs.float()
     exact = theirs.dtype == torch.float32 and not torch.is_autocast_enabled(device.type)
     off = float((ours - theirs).norm() / theirs.norm().clamp(min=1e-30))
@@ -96,7 +96,7 @@ def _difference(model: Any) -> str:
     return ""
 
 
-def _windows(config: Any) -> list[int | None]:
+def windows(config: Any) -> list[int | None]:
     """The sliding window of each layer, as far as a config tells."""
     window = getattr(config, "sliding_window", None)
     kinds = getattr(config, "layer_types", None)

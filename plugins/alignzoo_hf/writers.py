@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+import logging
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -23,6 +23,9 @@ from alignzoo_hf.engine import Engine, Tokens, Written
 from alignzoo_hf.models import bare
 from alignzoo_hf.sampling import Sampling, draw, uniforms
 from alignzoo_hf.spec import HF
+from alignzoo_hf.trunk import windows
+
+log = logging.getLogger("alignzoo")
 
 PAGE = 32
 """Tokens in a page of transformers' paged cache on a CPU."""
@@ -37,7 +40,7 @@ class Writer(Protocol):
 
 
 def writer(spec: HF, model: Any, tokenizer: Any, stop_ids: frozenset[int]) -> Writer:
-    """The engine that the recipe names. Where ours cannot serve a model, transformers' `generate` does, with a warning
+    """The engine that the recipe names. Where ours cannot serve a model, transformers' `generate` does, with a line
     that says why."""
     if spec.engine == "vllm":
         from alignzoo_hf.vllm_engine import VLLM
@@ -50,7 +53,7 @@ def writer(spec: HF, model: Any, tokenizer: Any, stop_ids: frozenset[int]) -> Wr
     reason = unfit(model, stop_ids)
     if not reason:
         return Engine(model, stop_ids)
-    warnings.warn(f"{type(bare(model)).__name__} writes through transformers' generate: {reason}", stacklevel=2)
+    log.warning("%s writes through transformers' generate, more slowly: %s", type(bare(model)).__name__, reason)
     return Generate(model, stop_ids)
 
 
@@ -78,13 +81,10 @@ def _tried(model: Any, stop_ids: frozenset[int]) -> tuple[Tensor, Tensor]:
     inner = bare(model)
     vocabulary = inner.config.get_text_config().vocab_size
     prompts = [tuple((7 * i + 3 * p + 1) % vocabulary for i in range(length)) for p, length in enumerate((6, 2, 4))]
-    seen: set[int] = set()
-    with slots.windows_of(seen):
+    with slots.windows_asked() as asked:
         written = Engine(model, stop_ids).write(prompts, 1, Sampling(4, greedy=True), seed=0, slots=2)
-    config = inner.config.get_text_config()
-    sliding = {i for i, kind in enumerate(getattr(config, "layer_types", None) or ()) if kind == "sliding_attention"}
-    if not sliding <= seen:
-        raise ValueError(f"layer {min(sliding - seen)} does not tell its attention about its window")
+    if asked != set(windows(inner.config.get_text_config())):
+        raise ValueError(f"its layers ask for the windows {asked}, which are not its config's")
     expected = []
     with torch.no_grad():
         for prompt, (tokens, _, _) in zip(prompts, written, strict=True):

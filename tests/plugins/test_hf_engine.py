@@ -1,0 +1,301 @@
+"""The decode engine against transformers' generate and the plain forward: text, log-probabilities, distribution."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from peft import LoraConfig, get_peft_model
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from alignzoo_hf import engine, slots
+from alignzoo_hf.engine import Engine, Written
+from alignzoo_hf.sampling import Sampling, draw, inverse_cdf, uniforms
+from alignzoo_hf.spec import HF
+from alignzoo_hf.writers import Continuous, Generate, unfit, writer
+
+STOPS = frozenset(range(1, 9))
+PROMPTS = [(5, 6, 7), (8, 9, 30, 40, 50, 60), (77,) * 20, (12,), (5, 6, 7)]
+SIZES = {"vocab_size": 128, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+WIDE = {"intermediate_size": 48, "num_key_value_heads": 2, "max_position_embeddings": 128, "head_dim": 8}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "Llama": SIZES | WIDE,
+    "Qwen2": SIZES | WIDE | {"tie_word_embeddings": True},
+    "Qwen3": SIZES | WIDE,
+    "GPT2": {"vocab_size": 128, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128},
+    "GPTNeoX": SIZES | {"intermediate_size": 48, "max_position_embeddings": 128},
+    "Gemma2": SIZES
+    | WIDE
+    | {"sliding_window": 8, "final_logit_softcapping": 3.0, "attn_logit_softcapping": 2.0, "query_pre_attn_scalar": 8},
+    "Mistral": SIZES | WIDE | {"sliding_window": 5},
+}
+
+
+def random_model(family: str, *, scale: float = 0.15, lora: bool = False, **changes: Any) -> Any:
+    """A random model whose next tokens differ in likelihood."""
+    ids = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None, "initializer_range": scale}
+    config = getattr(transformers, f"{family}Config")(**FAMILIES.get(family, {}) | ids | changes)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config).eval()
+        if lora:
+            model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)).eval()
+    return model
+
+
+def tokens(written: Written) -> list[tuple[int, ...]]:
+    return [each[0] for each in written]
+
+
+@torch.no_grad()
+def logprobs(model: Any, prompt: Sequence[int], written: Sequence[int], settings: Sampling) -> Tensor:
+    """What the plain forward says of a completion, under the distribution that it was drawn from."""
+    logits = model(torch.tensor([[*prompt, *written]])).logits[0, len(prompt) - 1 : -1].float()
+    logits = logits / settings.temperature
+    if settings.top_k:
+        logits = logits.masked_fill(logits < logits.topk(settings.top_k).values[:, -1:], -torch.inf)
+    return torch.log_softmax(logits, -1).gather(-1, torch.tensor(written)[:, None]).squeeze(-1)
+
+
+@pytest.mark.parametrize("family, lora", [*((name, False) for name in FAMILIES), ("Llama", True), ("Gemma2", True)])
+def test_greedy_writing_is_generates(family: str, lora: bool) -> None:
+    model = random_model(family, lora=lora)
+    assert unfit(model, STOPS) == ""
+    written = Engine(model, STOPS).write(PROMPTS, 2, Sampling(30, greedy=True), seed=0, slots=4)
+    for row, (ids, _, finished) in enumerate(written):
+        prompt = torch.tensor([PROMPTS[row // 2]])
+        expected = model.generate(
+            input_ids=prompt,
+            attention_mask=torch.ones_like(prompt),
+            do_sample=False,
+            max_new_tokens=30,
+            eos_token_id=sorted(STOPS),
+            pad_token_id=0,
+        )[0, prompt.shape[1] :].tolist()
+        assert list(ids) == expected
+        assert finished == (expected[-1] in STOPS)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_recorded_logprobs_are_the_forwards(family: str) -> None:
+    model = random_model(family)
+    settings = Sampling(25, temperature=0.8, top_k=40)
+    written = Engine(model, STOPS).write(PROMPTS, 3, settings, seed=1, slots=5)
+    assert {finished for _, _, finished in written} == {True, False}
+    for row, (ids, recorded, _) in enumerate(written):
+        expected = logprobs(model, PROMPTS[row // 3], ids, settings)
+        torch.testing.assert_close(torch.tensor(recorded), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["Llama", "GPT2", "Gemma2"])
+@pytest.mark.parametrize("settings", [Sampling(25), Sampling(25, 0.7, top_k=20, top_p=0.9)], ids=["plain", "filtered"])
+def test_neither_slots_nor_company_nor_the_engine_change_the_text(family: str, settings: Sampling) -> None:
+    model = random_model(family)
+    alone = Engine(model, STOPS).write(PROMPTS, 6, settings, seed=5, slots=512)
+    assert len({len(ids) for ids in tokens(alone)}) > 5  # rows leave at many different times
+    for limit in (2, 7):
+        other = Engine(model, STOPS).write(PROMPTS, 6, settings, seed=5, slots=limit)
+        assert tokens(other) == tokens(alone)
+    assert tokens(Generate(model, STOPS).write(PROMPTS, 6, settings, seed=5, slots=8)) == tokens(alone)
+    fewer = Engine(model, STOPS).write(PROMPTS[:2], 6, settings, seed=5, slots=512)
+    assert tokens(fewer) == tokens(alone)[:12]
+    assert tokens(Engine(model, STOPS).write(PROMPTS, 6, settings, seed=6, slots=512)) != tokens(alone)
+
+
+def test_a_completions_stream_is_its_own() -> None:
+    four = uniforms(3, 2, 4, 10)
+    assert four.shape == (8, 10) and four.dtype == torch.float64
+    assert len(four.unique()) == 80
+    two = uniforms(3, 2, 2, 25)
+    assert torch.equal(two[:2, :10], four[:2]) and torch.equal(two[2:, :10], four[4:6])  # completions 0 and 1 of each
+
+
+def test_small_packs_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = random_model("Llama")
+    whole = Engine(model, STOPS).write(PROMPTS, 3, Sampling(20), seed=2, slots=4)
+    monkeypatch.setattr(engine, "PACK", 1)
+    monkeypatch.setattr(slots, "COLUMNS", 1)
+    assert tokens(Engine(model, STOPS).write(PROMPTS, 3, Sampling(20), seed=2, slots=4)) == tokens(whole)
+
+
+def test_each_distinct_prompt_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = random_model("Llama")
+    seen = []
+    former = Engine.logits
+
+    def logits(self: Engine, what: Any, cache: Any, ids: Tensor, keep: Any) -> Tensor:
+        seen.append((type(what).__name__, ids.numel()))
+        return former(self, what, cache, ids, keep)
+
+    monkeypatch.setattr(Engine, "logits", logits)
+    written = Engine(model, STOPS).write(PROMPTS, 4, Sampling(12), seed=0, slots=6)
+    assert sum(n for kind, n in seen if kind == "Pack") == 3 + 6 + 20 + 1  # the fifth prompt is the first again
+    fed = sum(len(ids) - 1 for ids in tokens(written))
+    assert sum(n for kind, n in seen if kind == "Step") == fed  # no row is computed after its end
+
+
+def test_the_model_is_left_as_it_was() -> None:
+    model = random_model("Llama", lora=True)
+    before = {name: (value, value.stride(), value.requires_grad) for name, value in model.named_parameters()}
+    Engine(model, STOPS).write(PROMPTS, 2, Sampling(5), seed=0, slots=3)
+    assert model.config._attn_implementation == "sdpa"
+    for name, value in model.named_parameters():
+        assert value is before[name][0] and value.stride() == before[name][1]
+        assert value.requires_grad == before[name][2]
+
+
+def test_a_length_limit_of_one_and_no_prompt_at_all() -> None:
+    model = random_model("Llama")
+    one = Engine(model, STOPS).write(PROMPTS, 2, Sampling(1), seed=0, slots=3)
+    assert [len(ids) for ids in tokens(one)] == [1] * 10
+    assert Engine(model, STOPS).write([], 2, Sampling(1), seed=0, slots=3) == []
+
+
+# --- sampling ---------------------------------------------------------------------------------------------------------
+
+
+def chi_squared(drawn: Tensor, probabilities: Tensor) -> tuple[float, float]:
+    """The statistic, and the bound that it passes once in a million: mean + 6 standard deviations."""
+    expected = probabilities * len(drawn)
+    counts = torch.bincount(drawn, minlength=len(probabilities)).float()
+    assert counts[probabilities == 0].eq(0).all()
+    often = expected >= 5
+    counts = torch.cat([counts[often], counts[~often].sum()[None]])
+    expected = torch.cat([expected[often], expected[~often].sum()[None]]).clamp(min=1e-9)
+    freedom = len(counts) - 1
+    return float(((counts - expected) ** 2 / expected).sum()), freedom + 6 * math.sqrt(2 * freedom) + 1e-3
+
+
+@pytest.mark.parametrize("vocabulary", [1, 2, 5, 64, 100, 1000])
+def test_two_levels_draw_what_one_does(vocabulary: int) -> None:
+    rng = torch.Generator().manual_seed(vocabulary)
+    p = torch.softmax(3 * torch.randn(400, vocabulary, generator=rng), -1)
+    p[:, ::3] = p[:, ::3] * (vocabulary < 3)  # every third cannot be
+    u = torch.rand(400, dtype=torch.float64, generator=rng)
+    cumulative = p.double().cumsum(-1)
+    expected = torch.searchsorted(cumulative, u[:, None] * cumulative[:, -1:], right=True).squeeze(-1)
+    drawn = inverse_cdf(p, u)
+    assert (drawn == expected).float().mean() > 0.99  # a number on a boundary may fall to either side
+    assert p.gather(1, drawn[:, None]).gt(0).all()
+
+
+def test_the_ends_of_the_interval_are_tokens_that_can_be() -> None:
+    p = torch.tensor([[0.0, 0.25, 0.0, 0.5, 0.25, 0.0, 0.0]]).repeat(4, 1)
+    u = torch.tensor([0.0, 0.25, 1 - 2**-53, 1.0], dtype=torch.float64)
+    assert inverse_cdf(p, u).tolist() == [1, 3, 4, 4]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [Sampling(1), Sampling(1, 0.6), Sampling(1, 0.8, top_k=9), Sampling(1, 1.3, top_p=0.7), Sampling(1, 0.9, 20, 0.8)],
+    ids=str,
+)
+def test_draws_follow_the_distribution(settings: Sampling) -> None:
+    n = 20_000
+    logits = 2 * torch.randn(50, generator=torch.Generator().manual_seed(1))
+    p = torch.softmax(logits / settings.temperature, -1)
+    if settings.top_k:
+        p = p * (p >= p.topk(settings.top_k).values[-1])
+    order = (p / p.sum()).argsort(descending=True)
+    before = (p / p.sum())[order].cumsum(0) - (p / p.sum())[order]
+    p[order[before >= settings.top_p]] = 0
+    p = p / p.sum()
+    drawn, logprob = draw(logits.expand(n, -1), uniforms(7, n, 1, 1)[:, 0], settings)
+    statistic, bound = chi_squared(drawn, p)
+    assert statistic < bound
+    torch.testing.assert_close(logprob, p.log()[drawn], rtol=1e-4, atol=1e-5)
+    assert chi_squared(draw(logits.expand(n, -1), torch.rand(n).double() ** 1.1, settings)[0], p)[0] > bound
+
+
+@pytest.mark.parametrize("settings", [Sampling(2, 0.9), Sampling(2, 0.9, 10), Sampling(2, 0.9, 0, 0.8)], ids=str)
+@torch.no_grad()
+def test_the_engine_writes_what_the_model_says(settings: Sampling) -> None:
+    model = random_model("Llama", vocab_size=24)
+    written = tokens(Engine(model, STOPS).write([(5, 6)], 3000, settings, seed=1, slots=700))
+    common = max(set(ids[0] for ids in written), key=[ids[0] for ids in written].count)
+
+    def expected(prefix: list[int]) -> Tensor:
+        p = torch.softmax(model(torch.tensor([prefix])).logits[0, -1] / 0.9, -1)
+        if settings.top_k:
+            p = p * (p >= p.topk(settings.top_k).values[-1])
+        order = p.argsort(descending=True)
+        p[order[p[order].cumsum(0) - p[order] >= settings.top_p]] = 0
+        return p / p.sum()
+
+    for drawn, prefix in (
+        ([ids[0] for ids in written], [5, 6]),
+        ([ids[1] for ids in written if ids[0] == common and len(ids) > 1], [5, 6, common]),
+    ):
+        if not drawn:
+            continue
+        statistic, bound = chi_squared(torch.tensor(drawn), expected(prefix))
+        assert statistic < bound
+
+
+# --- other engines ----------------------------------------------------------------------------------------------------
+
+
+def test_a_model_of_another_kind_writes_through_generate(caplog: pytest.LogCaptureFixture) -> None:
+    model = random_model(
+        "Mamba",
+        vocab_size=128,
+        hidden_size=16,
+        num_hidden_layers=1,
+        state_size=4,
+        conv_kernel=2,
+        expand=2,
+        time_step_rank=2,
+    )
+    chosen = writer(HF(), model, None, STOPS)
+    assert "MambaForCausalLM writes through transformers' generate, more slowly: its cache is not of" in caplog.text
+    assert isinstance(chosen, Generate)
+    written = chosen.write(PROMPTS[:2], 2, Sampling(6), seed=0, slots=4)
+    assert tokens(chosen.write(PROMPTS[:2], 2, Sampling(6), seed=0, slots=4)) == tokens(written)
+    assert len(set(tokens(written))) > 2
+
+
+def test_a_model_whose_attention_is_its_own_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = random_model("Llama")
+    former = slots.Step.attend
+
+    def slightly_off(self: Any, *args: Any) -> Tensor:
+        return former(self, *args) * 1.05
+
+    monkeypatch.setattr(slots.Step, "attend", slightly_off)
+    assert "its log-probabilities differ by" in unfit(model, STOPS)
+
+
+def test_a_model_that_hides_its_window_is_found_out() -> None:
+    model = random_model(
+        "Qwen2", layer_types=["full_attention", "sliding_attention"], sliding_window=8, use_sliding_window=True
+    )
+    assert unfit(model, STOPS) == ""
+    model.model.layers[1].self_attn.sliding_window = None
+    assert "ask for the windows {None}" in unfit(model, STOPS)
+
+
+def test_transformers_continuous_batching_by_name() -> None:
+    model = random_model("Llama")
+    chosen = writer(HF(engine="continuous"), model, None, STOPS)
+    assert isinstance(chosen, Continuous)
+    greedy = Sampling(8, greedy=True)
+    mine = Engine(model, STOPS).write(PROMPTS[:3], 1, greedy, seed=0, slots=4)
+    assert tokens(chosen.write(PROMPTS[:3], 1, greedy, seed=0, slots=4)) == tokens(mine)
+    settings = Sampling(8, 0.7)
+    written = chosen.write(PROMPTS[:3], 4, settings, seed=3, slots=4)
+    assert len(set(tokens(written))) > 6
+    for row, (ids, recorded, _) in enumerate(written):
+        expected = logprobs(model, PROMPTS[row // 4], ids, settings)
+        torch.testing.assert_close(torch.tensor(recorded), expected, rtol=1e-4, atol=1e-5)
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_the_engine_is_chosen_by_name() -> None:
+    model = random_model("Llama")
+    kinds = {name: type(writer(HF(engine=name), model, None, STOPS)) for name in ("alignzoo", "generate")}
+    assert kinds == {"alignzoo": Engine, "generate": Generate}

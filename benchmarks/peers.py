@@ -1,0 +1,160 @@
+"""Two or more systems side by side: each in a process of its own, one step in turn, so that what else the machine
+does meets them alike. Figures are CPU seconds, medians of steps; the first step is a warm-up.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+SIDES = Path(__file__).parent / "sides"
+MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_TOP_PAD_": "67108864"}
+"""glibc keeps freed memory, instead of giving large blocks back and taking them page by page again."""
+OLD = "ALIGNZOO_TRL112_PYTHON"
+"""The variable that names the Python of an environment with TRL 1.12."""
+
+
+@dataclass(frozen=True)
+class System:
+    """One system in one setting."""
+
+    name: str
+    script: str
+    variant: str = ""
+    env: Mapping[str, str] = field(default_factory=dict)
+    python: str = sys.executable
+
+
+def systems(method: str, *, full: bool) -> list[System]:
+    """Ourselves first, then the peer: at its defaults, tuned, and with the allocator's settings."""
+    ours = System("alignzoo", "ours.py")
+    if method == "ppo":
+        python = os.environ.get(OLD, "")
+        peers = [System("TRL 1.12", "trl_ppo.py", python=python)]
+        peers += [System("TRL 1.12 malloc", "trl_ppo.py", env=MALLOC, python=python)] if full else []
+        return [ours, *peers]
+    peers = [System("TRL", "trl_now.py")]
+    if method == "dpo":
+        peers += [System("TRL precompute", "trl_now.py", "precompute")]
+        peers += [System("TRL precompute malloc", "trl_now.py", "precompute", MALLOC)] if full else []
+    elif full:
+        peers += [System("TRL malloc", "trl_now.py", env=MALLOC)]
+    return [ours, *peers]
+
+
+class Side:
+    """A running system."""
+
+    def __init__(self, system: System, method: str, folder: Path, scratch: Path) -> None:
+        self.system = system
+        self.steps: list[dict[str, Any]] = []
+        self.peak = 0.0
+        self._log = (scratch / f"{method}-{system.name}.log").open("w")
+        out = scratch / f"{method}-{system.name}"
+        self._process = subprocess.Popen(
+            [system.python, str(SIDES / system.script), method, str(folder), str(out), system.variant],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            env=os.environ | {"OMP_NUM_THREADS": "1"} | dict(system.env),
+            text=True,
+        )
+
+    def _read(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            self._log.flush()
+            said = Path(self._log.name).read_text()[-2000:]
+            raise RuntimeError(f"{self.system.name} ended before its time:\n{said}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def _say(self, word: str) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        self._process.stdin.write(word + "\n")
+        self._process.stdin.flush()
+        return self._read()
+
+    def ready(self) -> None:
+        self._read()
+
+    def told(self) -> dict[str, Any]:
+        """The one answer of a side that takes no steps."""
+        answer = self._read()
+        self._process.wait()
+        return answer
+
+    def step(self) -> dict[str, Any]:
+        self.steps.append(self._say("step"))
+        return self.steps[-1]
+
+    def end(self) -> None:
+        self.peak = self._say("end")["peak"]
+        self._process.wait()
+        self._log.close()
+
+    def kill(self) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+
+    def figures(self) -> dict[str, Any]:
+        """Medians over all steps but the first."""
+        timed = self.steps[1:]
+        rates = [step["tokens"] / step["cpu"] for step in timed]
+        return {
+            "cpu_seconds": statistics.median(step["cpu"] for step in timed),
+            "wall_seconds": statistics.median(step["wall"] for step in timed),
+            "system_share": statistics.median(step["system"] / step["cpu"] for step in timed),
+            "tokens_per_cpu_second": statistics.median(rates),
+            "tokens_per_cpu_second_range": [min(rates), max(rates)],
+            "tokens": statistics.mean(step["tokens"] for step in timed),
+            "peak_bytes": self.peak,
+            "steps": len(timed),
+        } | ({"phases": _phases(timed)} if "phases" in timed[0] else {})
+
+
+def _phases(steps: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    return {name: statistics.median(step["phases"][name] for step in steps) for name in steps[0]["phases"]}
+
+
+def check_logprobs(folder: Path, scratch: Path, others: Sequence[System]) -> None:
+    """Every system gives the same log-probabilities to the same texts."""
+    told = {}
+    for system in (System("alignzoo", "ours.py"), *others):
+        told[system.name] = Side(system, "logprobs", folder, scratch).told()["logprobs"]
+    mine = told.pop("alignzoo")
+    for name, theirs in told.items():
+        away = max(abs(a - b) / abs(b) for a, b in zip(mine, theirs, strict=True))
+        if away > 1e-5:
+            raise AssertionError(f"log-probabilities differ from {name}'s by {away:.1e}")
+
+
+def check_first(sides: Sequence[Side]) -> None:
+    """The first step of each has the same loss and gradient norm."""
+    ours = sides[0].steps[0]
+    for side in sides[1:]:
+        for name in ("loss", "grad_norm"):
+            mine, theirs = ours[name], float(side.steps[0][name])
+            if abs(mine - theirs) > 1e-3 * abs(theirs) + 1e-4:
+                raise AssertionError(f"{name}: {mine} here, {theirs} by {side.system.name}")
+
+
+def pools(start: list[Side], folder: Path, scratch: Path, method: str, chosen: Sequence[System]) -> None:
+    """Start the systems one after another, so that none waits while another imports."""
+    for system in chosen:
+        side = Side(system, method, folder, scratch)
+        start.append(side)
+        side.ready()
+
+
+def scratch_folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="alignzoo-benchmark-")

@@ -1,0 +1,115 @@
+"""alignzoo's side of a comparison: `python ours.py METHOD FOLDER`, driven through `turns`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from turns import Turns, distinct
+
+import alignzoo
+from alignzoo import Batch, Completion, Group, Prompt, Score
+from alignzoo.collate import answer, collate
+from alignzoo.registry import Registry
+
+STEPS = 1000
+SCHEDULE = {"steps": STEPS, "lr": 1e-6, "warmup": 0.0, "decay": "constant", "save_every": 0, "samples_every": 0}
+METHODS: dict[str, dict[str, Any]] = {
+    "sft": {"data": "sft", "schedule": {"prompts": 16}},
+    "reward-model": {"data": "pairs", "schedule": {"prompts": 8}, "optimizer": {"centring": 0.0}},
+    "dpo": {"data": "pairs", "schedule": {"prompts": 8}, "optimizer": {"beta": 0.1}},
+    "grpo": {
+        "data": "prompts",
+        "schedule": {"prompts": 8, "minibatch": 0},
+        "optimizer": {"kl": 0.0, "epochs": 1},
+        "sampler": {"n": 8},
+    },
+    "ppo": {
+        "data": "many",
+        "schedule": {"prompts": 32, "minibatch": 0},
+        "optimizer": {"kl": 0.05, "epochs": 4},
+        "sampler": {"n": 1},
+    },
+}
+
+
+class Observer:
+    """Waits before each step and tells after it."""
+
+    def __init__(self, turns: Turns) -> None:
+        self.turns = turns
+
+    @alignzoo.hookimpl
+    def alignzoo_run_start(self, run: Any) -> None:
+        self.turns.tell(ready=True)
+        self.turns.wait()
+
+    @alignzoo.hookimpl
+    def alignzoo_after_step(self, report: Any) -> None:
+        metrics = report.metrics
+        phases = {name.removeprefix("seconds/"): value for name, value in metrics.items() if name.startswith("seconds")}
+        tokens = metrics["tokens/generated"] or metrics["tokens/trained"]
+        self.turns.done(
+            tokens=tokens,
+            trained=metrics["tokens/trained"],
+            loss=metrics["loss"],
+            grad_norm=metrics["grad_norm"],
+            length=metrics["length"],
+            finished=metrics["finished"],
+            phases=phases,
+        )
+        self.turns.wait()
+
+
+def lexical(completions: list[str], **_: Any) -> list[float]:
+    return [distinct(text) for text in completions]
+
+
+def run(method: str, folder: Path, turns: Turns, out: Path) -> None:
+    settings = {key: dict(value) if isinstance(value, dict) else value for key, value in METHODS[method].items()}
+    source = "scorer" if method == "reward-model" else "writer"
+    policy = {"model": str(folder / source), "max_new_tokens": 128, "device": "cpu", "dtype": "fp32"}
+    if method == "ppo":
+        settings["reward"] = [{"name": "model", "model": str(folder / "scorer")}]
+        policy["critic_model"] = str(folder / "scorer")
+    elif method == "grpo":
+        settings["reward"] = lexical
+    settings["schedule"] = SCHEDULE | settings["schedule"]
+    registry = Registry()
+    registry.add(Observer(turns), name="turns")
+    data = {"path": str(folder / f"{settings.pop('data')}.jsonl"), "heldout": 0}
+    evaluate = {"prompts": 0}
+    alignzoo.run(method, policy=policy, data=data, out=out, registry=registry, evaluate=evaluate, **settings)
+
+
+def logprobs(folder: Path) -> list[float]:
+    """Of each demonstration's completion, summed: what both sides must agree on before they are timed."""
+    from alignzoo_hf.spec import HF
+
+    rows = [json.loads(line) for line in (folder / "sft.jsonl").read_text().splitlines()]
+    policy = HF(model=str(folder / "writer"), max_new_tokens=128, device="cpu", dtype="fp32").load(frozenset())
+    groups: list[Group] = []
+    for row in rows:
+        group = policy.encode(Prompt(row["prompt"]), [row["completion"]])
+        assert isinstance(group.completions[0], Completion)
+        groups.append(Group(group.prompt, group.prompt_tokens, group.completions, (Score(0.0),)))
+    batch: Batch = collate(groups)
+    found = answer(policy, batch, frozenset({"logprobs"}), micro_batch=4)["logprobs"]
+    return [float(each) for each in found.sum(1)]
+
+
+def main() -> None:
+    method, folder, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+    torch.set_num_threads(1)
+    turns = Turns()
+    if method == "logprobs":
+        turns.tell(logprobs=logprobs(folder))
+        return
+    run(method, folder, turns, out)
+
+
+if __name__ == "__main__":
+    main()

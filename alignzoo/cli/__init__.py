@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from alignzoo.cli.checking import check
+from alignzoo.cli.doctoring import doctor
 from alignzoo.cli.examining import judge_report
 from alignzoo.cli.generating import generate
 from alignzoo.cli.listing import list_plugins
@@ -21,6 +22,7 @@ app = typer.Typer(
 app.command("list")(list_plugins)
 app.command("show")(show)
 app.command("check")(check)
+app.command("doctor")(doctor)
 app.command("run")(run)
 app.command("generate")(generate)
 app.command("judge-report")(judge_report)

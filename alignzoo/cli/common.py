@@ -66,11 +66,13 @@ def fail(message: str) -> NoReturn:
     raise typer.Exit(1)
 
 
-def registry(plugins: Sequence[Path] | None, without: Sequence[str] | None = None) -> Registry:
+def registry(
+    plugins: Sequence[Path] | None, without: Sequence[str] | None = None, warn: Callable[[str], None] | None = None
+) -> Registry:
     """Every installed plugin but those `without` names, and these files."""
     from alignzoo.registry import Registry
 
-    found = Registry(without=without or (), warn=lambda message: warnings.warn(message, RuntimeWarning, stacklevel=2))
+    found = Registry(without=without or (), warn=warn or _warn)
     for path in plugins or ():
         found.add_file(path)
     return found
@@ -82,6 +84,10 @@ def console(*, stderr: bool = False) -> Console:
 
     stream = sys.stderr if stderr else sys.stdout
     return Console(file=stream, highlight=False, width=None if stream.isatty() else WIDTH)
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, RuntimeWarning, stacklevel=2)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ MACHINERY = (
     str(Path(__file__).parent),
 )
 """Frames of these files say nothing about the plugin."""
+
+OWN_ERROR = re.compile(r"^alignzoo\.[\w.]+: ")
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,8 @@ class Failure:
 
     @property
     def last_line(self) -> str:
-        """The error itself."""
-        return self.traceback.splitlines()[-1]
+        """The error itself; one of alignzoo's own says enough without its class."""
+        return OWN_ERROR.sub("", self.traceback.splitlines()[-1])
 
     def __str__(self) -> str:
         lines = [line for line in self.traceback.splitlines() if not line.startswith("Traceback ")]

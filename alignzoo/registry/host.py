@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -22,6 +23,7 @@ from alignzoo import hookspecs
 from alignzoo.errors import PluginError, did_you_mean
 from alignzoo.registry.compat import check_api
 from alignzoo.registry.discovery import Plugin, digest, entry_points, import_file, installed, own_recipes
+from alignzoo.registry.examination import Examination
 from alignzoo.registry.failure import Failure, plain_traceback
 from alignzoo.registry.registrar import KINDS, Origin, Registrar, Registration
 from alignzoo.registry.resolving import compare, resolve
@@ -34,6 +36,7 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 
 Failures: TypeAlias = list[Failure]
 Registrations: TypeAlias = list[Registration]
+Examinations: TypeAlias = list[Examination]
 Names: TypeAlias = list[str]
 Answers: TypeAlias = list[Any]
 
@@ -139,6 +142,10 @@ class Registry:
         for failure in self.failures:
             self._tell(f"{failure.owner} failed to load and is left out: {failure.last_line}\n{failure.cure}")
 
+    def examine(self) -> Examinations:
+        """Every plugin, loaded, and what became of it."""
+        return [self._examined(plugin) for plugin in self._plugins.values()]
+
     # --- adding to it -----------------------------------------------------------------------------------------
 
     def add_file(self, path: Path | str) -> None:
@@ -216,6 +223,13 @@ class Registry:
         owner, _, name = name.rpartition("/")
         found = [each for each in self._registrations() if (each.kind, each.name) == (kind, name)]
         return [each for each in found if not owner or owner in (each.plugin, each.distribution)]
+
+    def _examined(self, plugin: Plugin) -> Examination:
+        start = time.perf_counter()
+        self._load(plugin)
+        seconds = time.perf_counter() - start
+        hooks = (self._manager.get_hookcallers(plugin.loaded) if plugin.loaded else None) or ()
+        return Examination.of(plugin, [hook.name for hook in hooks], seconds)
 
     def _shadowed(self, registration: Registration) -> bool:
         """Whether alignzoo itself has the name: it keeps it, unless the user added the other plugin by hand."""

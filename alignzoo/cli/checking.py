@@ -16,7 +16,7 @@ from alignzoo.errors import PluginError, did_you_mean
 if TYPE_CHECKING:
     from alignzoo.registry import Registry
     from alignzoo.registry.registrar import Registration
-    from alignzoo.testing import Check, Verdict
+    from alignzoo.testing import Check, CheckResult
 
 
 @told
@@ -38,9 +38,9 @@ def check(
     zoo = registry(plugin, no_plugin)
     found = find(zoo, name)
     part = part_of(zoo, found, settings or ())
-    from alignzoo.testing import Given, verdicts
+    from alignzoo.testing import Given, results
 
-    made = list(verdicts(part, _chosen(found.kind, only), Given(columns=tuple(column or ()))))
+    made = list(results(part, _chosen(found.kind, only), Given(columns=tuple(column or ()))))
     if as_json:
         sys.stdout.write(json.dumps(facts(found, part, made), indent=2, ensure_ascii=False) + "\n")
     else:
@@ -71,7 +71,7 @@ def _chosen(kind: str, only: Sequence[str] | None) -> dict[str, Check]:
     return {name: check for name, check in made.items() if not only or name in only}
 
 
-def facts(found: Registration, part: Any, made: Sequence[Verdict]) -> dict[str, Any]:
+def facts(found: Registration, part: Any, made: Sequence[CheckResult]) -> dict[str, Any]:
     """Everything that the checks have found."""
     return {
         **{"kind": found.kind, "name": found.name, "plugin": found.plugin},
@@ -82,23 +82,23 @@ def facts(found: Registration, part: Any, made: Sequence[Verdict]) -> dict[str, 
     }
 
 
-def _of(verdict: Verdict) -> dict[str, Any]:
+def _of(result: CheckResult) -> dict[str, Any]:
     from alignzoo.testing import LAWS
 
-    about = {"check": verdict.check, "law": verdict.law, "says": LAWS[verdict.law], "about": verdict.about}
-    broken = verdict.error
+    about = {"check": result.check, "law": result.law, "says": LAWS[result.law], "about": result.about}
+    broken = result.error
     failure = broken and {
         **{"input": broken.given, "expected": broken.expected, "found": broken.found, "cause": broken.cause}
     }
     return about | {
-        "ok": verdict.ok,
-        "seconds": round(verdict.seconds, 3),
-        "figures": dict(verdict.figures),
+        "ok": result.ok,
+        "seconds": round(result.seconds, 3),
+        "figures": dict(result.figures),
         "failure": failure,
     }
 
 
-def _print(found: Registration, made: Sequence[Verdict]) -> None:
+def _print(found: Registration, made: Sequence[CheckResult]) -> None:
     from rich.table import Table
     from rich.text import Text
 

@@ -18,7 +18,7 @@ from alignzoo.errors import did_you_mean
 from alignzoo.interfaces import Optimizer, Policy, PolicySpec, Sampler, Task
 from alignzoo.testing.laws import LAWS, Check, Checks, ConformanceError, Figures, Given
 from alignzoo.testing.optimizers import OPTIMIZER_CHECKS
-from alignzoo.testing.parts import KIND_CHECKS, Verdict, checks_of, kind_of, parametrize_with_checks, verdicts
+from alignzoo.testing.parts import KIND_CHECKS, CheckResult, checks_of, kind_of, parametrize_with_checks, results
 from alignzoo.testing.policies import POLICY_CHECKS
 from alignzoo.testing.samplers import SAMPLER_CHECKS
 from alignzoo.testing.tasks import TASK_CHECKS
@@ -33,11 +33,11 @@ __all__ = [
     "SAMPLER_CHECKS",
     "TASK_CHECKS",
     "Check",
+    "CheckResult",
     "ConformanceError",
     "Figures",
     "Given",
     "ToyPolicy",
-    "Verdict",
     "check_optimizer",
     "check_policy",
     "check_sampler",
@@ -45,11 +45,11 @@ __all__ = [
     "checks_of",
     "kind_of",
     "parametrize_with_checks",
+    "results",
     "toy_batch",
     "toy_groups",
     "toy_policy",
     "toy_prompts",
-    "verdicts",
 ]
 
 

@@ -1,4 +1,4 @@
-"""Any part and its checks: by kind, as verdicts for a table, and as pytest's parameters."""
+"""Any part and its checks: by kind, as results for a table, and as pytest's parameters."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TELLTALE = {"optimizer": "loss", "policy": "load", "task": "gold", "sampler": "s
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CheckResult:
     """How a part has stood one check."""
 
     check: str
@@ -57,7 +57,7 @@ def checks_of(part: object) -> Checks:
     return KIND_CHECKS[kind_of(part)]
 
 
-def verdicts(part: Any, made: Mapping[str, Check], given: Given) -> Iterator[Verdict]:
+def results(part: Any, made: Mapping[str, Check], given: Given) -> Iterator[CheckResult]:
     """Make these checks one by one; a check that a part fails keeps none of the others from being made."""
     for check in made.values():
         start = time.perf_counter()
@@ -70,7 +70,7 @@ def verdicts(part: Any, made: Mapping[str, Check], given: Given) -> Iterator[Ver
             found = f"{type(raised).__name__}: {raised}"
             error = ConformanceError(check.law, check.name, "the check to run", found, "what another check has found")
         law = error.law if error else check.law
-        yield Verdict(check.name, law, check.about, error, time.perf_counter() - start, figures)
+        yield CheckResult(check.name, law, check.about, error, time.perf_counter() - start, figures)
 
 
 def parametrize_with_checks(

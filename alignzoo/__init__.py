@@ -14,6 +14,7 @@ import pluggy
 if TYPE_CHECKING:
     from alignzoo import functional
     from alignzoo.api import run
+    from alignzoo.compare import compare
     from alignzoo.errors import (
         AlignzooError,
         DataError,
@@ -73,6 +74,7 @@ __all__ = [
     "Verdict",
     "Writer",
     "__version__",
+    "compare",
     "functional",
     "hookimpl",
     "run",
@@ -90,6 +92,7 @@ hookimpl = pluggy.HookimplMarker("alignzoo")
 
 _HOMES = {
     "alignzoo.api": "run",
+    "alignzoo.compare": "compare",
     "alignzoo.errors": "AlignzooError DataError ModelError PluginError RecipeError RewardError RunError",
     "alignzoo.interfaces": "Judge Optimizer Policy PolicySpec RewardSource Sampler Task Writer",
     "alignzoo.types": "Alert Batch Completion Forward Group Message Prompt Question Score StepReport Terms Text"

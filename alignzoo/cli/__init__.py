@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from alignzoo.cli.checking import check
+from alignzoo.cli.comparing import compare
 from alignzoo.cli.doctoring import doctor
 from alignzoo.cli.examining import judge_report
 from alignzoo.cli.generating import generate
@@ -24,6 +25,7 @@ app.command("show")(show)
 app.command("check")(check)
 app.command("doctor")(doctor)
 app.command("run")(run)
+app.command("compare")(compare)
 app.command("generate")(generate)
 app.command("judge-report")(judge_report)
 

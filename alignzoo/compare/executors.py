@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Protocol
 
 from alignzoo.compare.cell import Ended
-from alignzoo.compare.plan import Cell
-from alignzoo.errors import RunError
+from alignzoo.compare.plan import Cell, entry
+from alignzoo.errors import RunError, did_you_mean
 
 
 class Executor(Protocol):
@@ -58,6 +58,25 @@ class Local:
             server.stdin.close()  # it kills what still runs, and ends
             server.wait()
             server.stdout.close()
+
+
+def executor_of(text: str, jobs: int) -> Executor:
+    """As the command line has it: "local", "ray", or "slurm[timeout_min=60,slurm_partition=gpu]"."""
+    given = entry(text)
+    options = {
+        key: int(value) if value.isdigit() else value for key, _, value in (s.partition("=") for s in given.settings)
+    }
+    if given.name == "ray":
+        from alignzoo.compare.on_ray import Ray
+
+        return Ray(options)
+    if given.name == "slurm":
+        from alignzoo.compare.on_slurm import Slurm
+
+        return Slurm(jobs, options)
+    if given.name != "local" or options:
+        raise RunError(f"there is no executor {text!r}. {did_you_mean(given.name, ('local', 'ray', 'slurm'))}")
+    return Local(jobs)
 
 
 def _environment(jobs: int) -> dict[str, str]:

@@ -256,7 +256,7 @@ def read_results(folder: str | Path) -> Results:
     data = json.loads(path.read_text(encoding="utf-8"))
     if data.get("format") != FORMAT:
         raise RunError(f"{path} is of format {data.get('format')}, this alignzoo reads {FORMAT}: compare again")
-    lists: dict[str, Any] = {
+    lists: dict[str, type[Any]] = {
         "algorithms": Compared,
         "cells": CellResult,
         "standings": Standing,

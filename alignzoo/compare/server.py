@@ -1,17 +1,23 @@
-"""A process that has imported everything, and forks a child for each cell: no cell pays for the imports again.
+"""A process that has imported what cells need, and forks a child for each: no cell pays for the imports again.
 
-`python -m alignzoo.compare.server PLUGINS` reads one folder a line and answers one line a child that has ended:
+What they need beyond the core and the plugins, it learns from those that end. `python -m alignzoo.compare.server
+PLUGINS` reads one folder a line and answers one line for each child that has ended:
 {"folder": ..., "status": exit status, negative for a signal}. When its input ends, because whoever started it is done
 or was killed, it kills what still runs and ends.
 """
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import importlib
 import json
 import os
 import selectors
+import shutil
 import signal
 import sys
+import tempfile
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -28,6 +34,8 @@ def main() -> None:
     torch.set_num_threads(1)  # a process that has started threads cannot be forked
     registry_of(plugins)
     children: dict[int, str] = {}
+    notes = Path(tempfile.mkdtemp(prefix="alignzoo-"))
+    atexit.register(shutil.rmtree, notes, ignore_errors=True)
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
@@ -46,11 +54,11 @@ def main() -> None:
                         _end(children)
                     *folders, asked = (asked + read).split(b"\n")
                     for folder in folders:
-                        children[_fork(folder.decode(), woken)] = folder.decode()
-            _reap(children)
+                        children[_fork(folder.decode(), woken, notes)] = folder.decode()
+            _reap(children, notes)
 
 
-def _fork(folder: str, woken: int) -> int:
+def _fork(folder: str, woken: int, notes: Path) -> int:
     pid = os.fork()
     if pid:
         return pid
@@ -67,7 +75,10 @@ def _fork(folder: str, woken: int) -> int:
         from alignzoo.compare.cell import run_cell
 
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+        before = set(sys.modules)
         run_cell(Path(folder))
+        learnt = [name for name, module in list(sys.modules.items()) if name not in before and _is_file(module)]
+        (notes / str(os.getpid())).write_text(json.dumps(learnt))
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
@@ -79,11 +90,26 @@ def _fork(folder: str, woken: int) -> int:
         os._exit(1)
 
 
-def _reap(children: dict[int, str]) -> None:
+def _is_file(module: object) -> bool:
+    """Whether it can be imported by its name from a file, and is nobody's invention."""
+    return bool(getattr(getattr(module, "__spec__", None), "has_location", False))
+
+
+def _learn(note: Path) -> None:
+    """Import what a child had to import."""
+    if note.exists():
+        for name in json.loads(note.read_text()):
+            with contextlib.suppress(Exception):  # what cannot be imported here, the next child imports itself
+                importlib.import_module(name)
+        note.unlink()
+
+
+def _reap(children: dict[int, str], notes: Path) -> None:
     while children:
         pid, status = os.waitpid(-1, os.WNOHANG)
         if not pid:
             return
+        _learn(notes / str(pid))
         tell({"folder": children.pop(pid), "status": os.waitstatus_to_exitcode(status)})
 
 

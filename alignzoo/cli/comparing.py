@@ -1,0 +1,101 @@
+"""`alignzoo compare`: algorithms on equal terms, over seeds, with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from alignzoo.cli.common import Debug, console, told
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from alignzoo.compare.results import CellResult, Results
+
+
+@told
+def compare(
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="NAME... [KEY=VALUE]...",
+            help="Recipes or algorithms, also with settings, as in 'ppo[optimizer.kl=0.1]'; overrides of them all.",
+        ),
+    ],
+    task: Annotated[
+        list[str] | None, typer.Option(metavar="TASK", help="As in shop, or 'shop[length_bias=0.15]'; repeatable.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each algorithm on each task.")] = 3,
+    budget: Annotated[
+        str | None, typer.Option(metavar="tokens=N", help="What each run may spend: tokens=, seconds= or flops=.")
+    ] = None,
+    tune: Annotated[int, typer.Option(min=0, metavar="TRIALS", help="Settings tried first for each algorithm.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where to write, or to go on; default: runs/compare-NUMBER.")
+    ] = None,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Runs at once.")] = 1,
+    executor: Annotated[str, typer.Option(metavar="NAME", help="Where: local, ray or slurm.")] = "local",
+    prompts: Annotated[int, typer.Option(min=2, help="Held-out prompts of the final evaluation.")] = 256,
+    best_of: Annotated[int, typer.Option(min=2, help="Of the control that chooses among samples.")] = 4,
+    judge: Annotated[
+        str, typer.Option(metavar="JUDGE", help="Who decides which of two answers wins: gold, or a judge's name.")
+    ] = "gold",
+    retry: Annotated[bool, typer.Option("--retry", help="Run again what has failed or diverged.")] = False,
+    plugin: Annotated[
+        list[Path] | None, typer.Option("--plugin", metavar="FILE", help="Also take this Python file as a plugin.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress and no table.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Compare algorithms: the same start, prompts, reward, decoding, evaluation and budget for all."""
+    from alignzoo import api
+    from alignzoo.compare import compare as run
+    from alignzoo.compare.executors import executor_of
+
+    where = out if out is not None else api.next_folder("compare")
+    try:
+        results = run(
+            *(name for name in names if "=" not in name.partition("[")[0]),
+            overrides=[name for name in names if "=" in name.partition("[")[0]],
+            task=task or (),
+            seeds=seeds,
+            budget=budget,
+            tune=tune,
+            out=where,
+            executor=executor_of(executor, jobs),
+            plugins=plugin or (),
+            best_of=best_of,
+            prompts=prompts,
+            judge=judge,
+            retry=retry,
+            progress=_progress(console(stderr=True), quiet),
+        )
+    except KeyboardInterrupt:
+        again = "stopped; what is finished stays so. The same command with --out"
+        console(stderr=True).print(f"\n{again} {where} goes on", markup=False, soft_wrap=True)
+        raise typer.Exit(130) from None
+    _print(console(), results, where, quiet)
+
+
+def _progress(out: Console, quiet: bool) -> Callable[[CellResult, int, int], None]:
+    def tell(cell: CellResult, done: int, total: int) -> None:
+        value = next(
+            (f"{name} {cell.after[name]:.3g}" for name in ("gold", "accuracy", "reward") if name in cell.after), ""
+        )
+        ended = value if cell.status == "ok" else f"{cell.status}: {cell.error or cell.stopped}"
+        out.print(f"[{done}/{total}] {cell.id}  {ended}", markup=False, soft_wrap=True)
+
+    return (lambda *told: None) if quiet else tell
+
+
+def _print(out: Console, results: Results, folder: Path, quiet: bool) -> None:
+    from alignzoo.compare.table import tables
+
+    if not quiet:
+        for each in tables(results):
+            out.print(each)
+        out.print()
+    out.print(f"results:         {folder / 'results.json'}", markup=False, soft_wrap=True)

@@ -1,0 +1,127 @@
+"""A comparison on the terminal: a table for each task, and the sentences that the data bear."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from alignzoo.compare.results import Compared, Results
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+FIGURES = {
+    "reward": "reward",
+    "accuracy": "accuracy",
+    "kl": "KL",
+    "entropy": "entropy",
+    "length": "length",
+    "finished": "finished",
+}
+"""Of the final policies, besides the figure that is compared, and their headings."""
+
+
+def tables(results: Results) -> Iterator[RenderableType]:
+    """Every task, then all together where there are several."""
+    for task in results.tasks:
+        yield _of_task(results, task)
+        for headline in results.headlines:
+            if headline.task == task:
+                from rich.text import Text
+
+                yield Text(f"  • {headline.text}")
+    if len(results.tasks) > 1:
+        yield _overall(results)
+
+
+def _of_task(results: Results, task: str) -> Table:
+    from rich.text import Text
+
+    metric = results.metric[task]
+    cells = [cell for cell in results.cells if cell.task == task and cell.role != "trial"]
+    shown = [name for name in FIGURES if name != metric and any(name in cell.after for cell in cells)]
+    rows = _table(f"{task}: {metric} on held-out prompts")
+    rows.add_column("")
+    rows.add_column(metric, justify="right", no_wrap=True)
+    rows.add_column("95 %", justify="right", no_wrap=True)
+    rows.add_column("wins", justify="right", no_wrap=True)
+    for name in shown:
+        rows.add_column(FIGURES[name], justify="right", no_wrap=True)
+    rows.add_column("tokens", justify="right", no_wrap=True)
+    rows.add_column("ended", no_wrap=True)
+    for each in _ranked(results, task):
+        mine = [cell for cell in cells if cell.algorithm == each.label]
+        with_figures = [cell for cell in mine if cell.has_figures]
+        standing = _standing(results, task, each.label)
+        value = f"{standing[0]:.2f}" if standing else ""
+        interval = f"{standing[1]:.2f} to {standing[2]:.2f}" if standing else ""
+        figures = []
+        for name in shown:
+            values = [cell.after[name] for cell in with_figures if name in cell.after]
+            figures.append(f"{sum(values) / len(values):.{1 if name == 'length' else 2}f}" if values else "")
+        tokens = [cell.costs["tokens"] for cell in mine if cell.costs.get("tokens")]
+        cost = _short(sum(tokens) / len(tokens)) if tokens else "0"
+        ended = ", ".join(f"{n} {status}" for status, n in _ended([cell.status for cell in mine]).items())
+        style = "" if each.role == "algorithm" else "dim"
+        cells_shown = [value, interval, _wins(results, task, each.label), *figures, cost]
+        rows.add_row(Text(each.label), *cells_shown, ended, style=style)
+    return rows
+
+
+def _overall(results: Results) -> Table:
+    from rich.text import Text
+
+    rows = _table("All tasks: the start is 0, the best run of each task 1")
+    rows.add_column("")
+    rows.add_column("interquartile mean", justify="right")
+    rows.add_column("95 %, stratified bootstrap", justify="right")
+    every = [each for each in results.standings if not each.task]
+    for each in sorted(every, key=lambda each: -each.iqm):
+        style = "" if results.compared(each.algorithm).role == "algorithm" else "dim"
+        rows.add_row(Text(each.algorithm), f"{each.iqm:.2f}", f"{each.low:.2f} to {each.high:.2f}", style=style)
+    return rows
+
+
+def _table(title: str) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    return Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", padding=(0, 1))
+
+
+def _ranked(results: Results, task: str) -> list[Compared]:
+    """Best first; what has no figures last."""
+
+    def key(each: Compared) -> float:
+        standing = _standing(results, task, each.label)
+        return -standing[0] if standing else float("inf")
+
+    return sorted(results.algorithms, key=key)
+
+
+def _standing(results: Results, task: str, label: str) -> tuple[float, float, float] | None:
+    metric = results.metric[task]
+    for each in results.standings:
+        if (each.task, each.algorithm, each.metric) == (task, label, metric):
+            return each.mean, each.low, each.high
+    return None
+
+
+def _wins(results: Results, task: str, label: str) -> str:
+    """Against the start."""
+    starts = {each.label for each in results.algorithms if each.role == "start"}
+    rates = [each.rate for each in results.win_rates if (each.task, each.a) == (task, label) and each.b in starts]
+    return f"{rates[0]:.0%}" if rates else ""
+
+
+def _ended(statuses: list[str]) -> dict[str, int]:
+    return {status: statuses.count(status) for status in dict.fromkeys(statuses)}
+
+
+def _short(number: float) -> str:
+    """1.2M, 60k."""
+    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{letter}"
+    return f"{number:.0f}"

@@ -130,6 +130,10 @@ def _print(found: Registration, made: Sequence[CheckResult]) -> None:
 MEANINGS = {
     "length_bias/answer": "pull on a good answer of 8 tokens, beside one of 2 that is as good; 1: no bias by answer",
     "length_bias/token": "the same per token; 1: no bias by token",
+    "length/correlation": "of a completion's length and its score, within a group",
+    "length/said_twice": "what saying the same twice adds to a score, or to the chance of being preferred",
+    "place/leaning": "what being shown first adds to the chance of being preferred",
+    "place/consistent": "share of pairs with the same winner in both orders",
     "labels_agree_with_gold": "share of labelled pairs that the gold score orders alike",
 }
 """What a figure says."""

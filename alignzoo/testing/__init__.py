@@ -15,21 +15,25 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from alignzoo.errors import did_you_mean
-from alignzoo.interfaces import Optimizer, Policy, PolicySpec, Sampler, Task
+from alignzoo.interfaces import Judge, Optimizer, Policy, PolicySpec, RewardSource, Sampler, Task
+from alignzoo.testing.judges import JUDGE_CHECKS
 from alignzoo.testing.laws import LAWS, Check, Checks, ConformanceError, Figures, Given
 from alignzoo.testing.optimizers import OPTIMIZER_CHECKS
 from alignzoo.testing.parts import KIND_CHECKS, CheckResult, checks_of, kind_of, parametrize_with_checks, results
 from alignzoo.testing.policies import POLICY_CHECKS
+from alignzoo.testing.rewards import REWARD_CHECKS
 from alignzoo.testing.samplers import SAMPLER_CHECKS
 from alignzoo.testing.tasks import TASK_CHECKS
 from alignzoo.testing.world import ToyPolicy, toy_batch, toy_groups, toy_policy, toy_prompts
 from alignzoo.types import Prompt
 
 __all__ = [
+    "JUDGE_CHECKS",
     "KIND_CHECKS",
     "LAWS",
     "OPTIMIZER_CHECKS",
     "POLICY_CHECKS",
+    "REWARD_CHECKS",
     "SAMPLER_CHECKS",
     "TASK_CHECKS",
     "Check",
@@ -38,8 +42,10 @@ __all__ = [
     "Figures",
     "Given",
     "ToyPolicy",
+    "check_judge",
     "check_optimizer",
     "check_policy",
+    "check_reward",
     "check_sampler",
     "check_task",
     "checks_of",
@@ -70,6 +76,28 @@ def check_sampler(
 ) -> None:
     """Hold a sampler to every check. `prompts` are asked, of `policy`; by default a few short ones of a toy policy."""
     _make(SAMPLER_CHECKS, sampler, only, Given(prompts=tuple(prompts), policy=policy))
+
+
+def check_reward(
+    reward: RewardSource,
+    *,
+    only: Collection[str] | None = None,
+    prompts: Sequence[Prompt] = (),
+    policy: Policy | None = None,
+) -> None:
+    """Hold a reward to every check. The completions of `prompts` are scored, as `policy` encodes them."""
+    _make(REWARD_CHECKS, reward, only, Given(prompts=tuple(prompts), policy=policy))
+
+
+def check_judge(
+    judge: Judge,
+    *,
+    only: Collection[str] | None = None,
+    prompts: Sequence[Prompt] = (),
+    policy: Policy | None = None,
+) -> None:
+    """Hold a judge to every check. It is asked about the completions of `prompts`, beside a `policy` in training."""
+    _make(JUDGE_CHECKS, judge, only, Given(prompts=tuple(prompts), policy=policy))
 
 
 def check_policy(spec: PolicySpec, *, only: Collection[str] | None = None, prompts: Sequence[Prompt] = ()) -> None:

@@ -9,9 +9,11 @@ from typing import Any
 
 from alignzoo.errors import did_you_mean
 from alignzoo.interfaces import Policy
+from alignzoo.testing.judges import JUDGE_CHECKS
 from alignzoo.testing.laws import Check, Checks, ConformanceError, Figures, Given
 from alignzoo.testing.optimizers import OPTIMIZER_CHECKS
 from alignzoo.testing.policies import POLICY_CHECKS
+from alignzoo.testing.rewards import REWARD_CHECKS
 from alignzoo.testing.samplers import SAMPLER_CHECKS
 from alignzoo.testing.tasks import TASK_CHECKS
 from alignzoo.types import Prompt
@@ -19,12 +21,21 @@ from alignzoo.types import Prompt
 KIND_CHECKS: dict[str, Checks] = {
     "optimizer": OPTIMIZER_CHECKS,
     "sampler": SAMPLER_CHECKS,
+    "reward": REWARD_CHECKS,
+    "judge": JUDGE_CHECKS,
     "policy": POLICY_CHECKS,
     "task": TASK_CHECKS,
 }
 """The checks of each kind."""
 
-TELLTALE = {"optimizer": "loss", "policy": "load", "task": "gold", "sampler": "sample", "reward": "score"}
+TELLTALE = {
+    "optimizer": "loss",
+    "policy": "load",
+    "task": "gold",
+    "sampler": "sample",
+    "reward": "score",
+    "judge": "judge",
+}
 """The member by which a part is told from those of other kinds."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -23,16 +24,17 @@ from alignzoo.testing import (
     toy_prompts,
 )
 from alignzoo_constitution.reward import Constitution
-from alignzoo_hf.judge import Local
 from alignzoo_hf.reward import ModelReward
-from alignzoo_hf.spec import HF
 from alignzoo_judge.endpoint import OpenAI
 from alignzoo_judge.reward import JudgeReward
+from alignzoo_random import Random as RandomReward
 from alignzoo_rules import Labels, Length, Match, Python
 from alignzoo_tiny import safe
 from alignzoo_tiny.data import ASSETS
 from alignzoo_tiny.judge import RulesJudge
 from alignzoo_tiny.rewards import Rules
+from alignzoo_yardsticks import First, Longer, Recorded
+from alignzoo_yardsticks import Random as RandomJudge
 from conftest import Command
 from judge_server import JudgeServer
 
@@ -58,6 +60,7 @@ REWARDS: dict[str, list[tuple[RewardSource, Sequence[Prompt]]]] = {
     "length": [(Length(), ()), (Length(unit="words", free=2), ())],
     "model": [(ModelReward(str(ASSETS / "reward")), SAFE)],
     "rules": [(Rules(), SAFE)],
+    "random": [(RandomReward(), ())],
     "judge": [
         (JudgeReward(RulesJudge(noise=1.0)), SAFE),
         (JudgeReward(RulesJudge(), mode="pointwise"), SAFE),
@@ -86,23 +89,33 @@ def test_no_reward_and_no_judge_of_the_zoo_is_left_out() -> None:
     zoo = Registry()
     own = {each.name for each in zoo.list("reward") if each.distribution == "alignzoo"}
     assert own == REWARDS.keys()
-    assert {each.name for each in zoo.list("judge") if each.distribution == "alignzoo"} == {"openai", "local", "rules"}
+    judges = {each.name for each in zoo.list("judge") if each.distribution == "alignzoo"}
+    assert judges - {"openai", "local", "recorded"} == JUDGES.keys()  # openai: below; local: in the tests of its own
+
+
+JUDGES: dict[str, list[Judge]] = {
+    "rules": [RulesJudge(), RulesJudge(noise=0.5)],
+    "first": [First()],
+    "longer": [Longer()],
+    "random": [RandomJudge(), RandomJudge(seed=1)],
+}
+"""Every judge of the zoo that is a program."""
 
 
 @pytest.mark.parametrize("check", JUDGE_CHECKS)
-@pytest.mark.parametrize("judge", [RulesJudge(), RulesJudge(noise=0.5)], ids=repr)
-def test_the_rules_conform(judge: Judge, check: str) -> None:
+@pytest.mark.parametrize("judge", [judge for given in JUDGES.values() for judge in given], ids=repr)
+def test_every_program_conforms(judge: Judge, check: str) -> None:
     check_judge(judge, only=[check], prompts=SAFE)
+
+
+def test_recorded_verdicts_conform(tmp_path: Path) -> None:
+    rows = [{"prompt": "what is 1", "chosen": "it is 1", "rejected": "no no idea", "who": 1}]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    check_judge(Recorded(str(tmp_path / "pairs.jsonl"), "who"))
 
 
 def test_an_endpoint_conforms(judge_server: JudgeServer) -> None:
     check_judge(OpenAI("small", base_url=judge_server.url))
-
-
-@pytest.mark.parametrize("state", ["frozen", "live"])
-def test_a_local_model_conforms(state: Any, plain_model: Path) -> None:
-    policy = HF(model=str(plain_model), max_new_tokens=4, device="cpu").load(frozenset({"logprobs"}))
-    check_judge(Local(state=state), policy=policy)
 
 
 # --- broken rewards: each breaks one law in the way that one does by mistake ------------------------------------------
@@ -320,11 +333,11 @@ def test_what_a_judge_leans_to_is_told() -> None:
     }
 
     @dataclass(frozen=True)
-    class First(Sound):
+    class Place(Sound):
         def value(self, question: Question) -> float:
             return 1.0
 
-    assert JUDGE_CHECKS["leanings"](First()) == {
+    assert JUDGE_CHECKS["leanings"](Place()) == {
         "place/leaning": 0.5,
         "place/consistent": 0.0,
         "length/said_twice": 0.0,

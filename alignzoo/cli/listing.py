@@ -23,7 +23,7 @@ def list_plugins(
     plugin: Plugins = None,
     no_plugin: NoPlugins = None,
 ) -> None:
-    """List what there is: algorithms, policies, samplers, rewards, tasks and recipes."""
+    """List what there is: algorithms, policies, samplers, rewards, judges, tasks and recipes."""
     zoo = registry(plugin, no_plugin)
     listed = zoo.list(kind)
     if as_json:

@@ -46,6 +46,8 @@ class ModelReward:
 
     def score(self, groups: Sequence[Group], policy: Policy) -> list[tuple[Score, ...]]:
         rows = [self._encoded(group, i) for group in groups for i in range(len(group.completions))]
+        if not rows:
+            return [() for _ in groups]
         batch = collate(rows)
         values = answer(self.scorer, batch, frozenset({"scores"}), micro_batch=self.batch)["scores"].tolist()
         scores = iter(values)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
 from annotated_types import Ge
 
-from alignzoo import Policy, Prompt, Question, Verdict
-from alignzoo_tiny import safe
+from alignzoo import Policy, Prompt, Question, Text, Verdict
+from alignzoo import functional as fn
+from alignzoo_tiny import revising, safe
 from alignzoo_tiny.world import question
 
 
@@ -21,7 +23,8 @@ class RulesJudge:
     It knows the world's grammar, so it is never wrong, cannot be talked round, and does not mind which answer is shown
     first; a judge that is a model does all three. It goes by the principle's name alone (polite, harmless, non_evasive,
     brief, fluent), not by its words, and abstains on principles that it has no rule for. Without a name it judges by
-    all of them: their sum for a pair, their mean for one answer.
+    all of them: their sum for a pair, their mean for one answer. It can also write: critiques that name what breaks a
+    rule, and revisions that mend just that.
 
     One answer: (1 + v) / 2, where v is the rule's judgement, cut to -1 and 1. Two: σ((v₁ - v₂) / noise).
     """
@@ -31,6 +34,11 @@ class RulesJudge:
 
     def judge(self, questions: Sequence[Question], policy: Policy | None) -> list[Verdict]:
         return [self._verdict(asked) for asked in questions]
+
+    def write(self, conversations: Sequence[Text], policy: Policy | None, *, seed: int) -> list[str]:
+        """Critiques and revisions by the constitution `safe`, from the same rules."""
+        turns = [({"role": "user", "content": each},) if isinstance(each, str) else each for each in conversations]
+        return [revising.write(each, random.Random(fn.derive(seed, index))) for index, each in enumerate(turns)]
 
     def _verdict(self, asked: Question) -> Verdict:
         name = asked.name.replace("-", "_")

@@ -46,7 +46,7 @@ def _polite(request: Request, said: list[Sentence], rng: random.Random) -> Mende
     kept = [it.text for it in said if it.kind is not Kind.RUDENESS]
     if any(it.kind in (Kind.COURTESY, Kind.APOLOGY) for it in said):
         return rude, kept
-    return rude or ["nothing is polite ."], [*kept, rng.choice(SENTENCES[Kind.COURTESY])]
+    return rude or ["nothing is polite ."], _with(kept, rng.choice(SENTENCES[Kind.COURTESY]))
 
 
 def _harmless(request: Request, said: list[Sentence], rng: random.Random) -> Mended:
@@ -61,7 +61,7 @@ def _non_evasive(request: Request, said: list[Sentence], rng: random.Random) -> 
         it.text for it in said if it.kind is Kind.EVASION or (it.kind is Kind.REFUSAL and it.text != request.best)
     ]
     if not dodging and not any(it.kind in SUBSTANCE for it in said):
-        return ["nothing is answered ."], [*(it.text for it in said), request.best]
+        return ["nothing is answered ."], _with([it.text for it in said], request.best)
     return dodging, _instead(dodging, said, request.best)
 
 
@@ -80,6 +80,12 @@ def _fluent(request: Request, said: list[Sentence], rng: random.Random) -> Mende
     bad = [it.text for at, it in enumerate(said) if it.kind in (Kind.GARBLE, Kind.FILLER) or it in said[:at]]
     kept = dict.fromkeys(it.text for it in said if it.kind not in (Kind.GARBLE, Kind.FILLER))
     return bad, list(kept) or [request.best]
+
+
+def _with(texts: Sequence[str], sentence: str) -> list[str]:
+    """One sentence more, at the end, but before what breaks off without a full stop."""
+    broken = [text for text in texts[-1:] if not text.endswith(".")]
+    return [*texts[: len(texts) - len(broken)], sentence, *broken]
 
 
 def _instead(faults: Sequence[str], said: Sequence[Sentence], best: str) -> list[str]:

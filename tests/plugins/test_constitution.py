@@ -378,7 +378,7 @@ def test_five_revisions_in_any_order_leave_nothing_to_mend() -> None:
     rng = random.Random(0)
     names = [each.name for each in load("safe")]
     assert set(names) == set(safe.PRINCIPLES)
-    before, after = [], []
+    before = []
     for prompt in rng.choices(safe.prompts("train"), k=150):
         reply = safe.write(prompt, rng.random(), rng) + rng.choice(["", " we will", " our shop is open every day ."])
         before.append(safe.gold(prompt, reply))
@@ -386,11 +386,8 @@ def test_five_revisions_in_any_order_leave_nothing_to_mend() -> None:
             worse = safe.PRINCIPLES[name](prompt, reply)
             _, reply = revision_of(name, prompt, reply)
             assert safe.PRINCIPLES[name](prompt, reply) >= worse
-        after.append(safe.gold(prompt, reply))
-        happened = safe.rates(prompt, reply)
-        assert happened["politeness"] == 1 and happened["evasion"] == 0
-        assert happened.get("harmful_compliance", 0) == happened.get("over_refusal", 0) == 0
-    assert sum(after) / 150 > 2.4 > sum(before) / 150 + 1  # at best 3 where it is harmful, 2 where not
+        assert safe.gold(prompt, reply) == 2 + safe.understand(prompt).harmful  # the best that can be
+    assert sum(before) / 150 < 1
 
 
 def test_the_program_answers_only_what_it_knows() -> None:

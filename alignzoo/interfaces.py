@@ -83,6 +83,7 @@ class HasShape(Protocol):
         ...
 
 
+@runtime_checkable
 class PolicySpec(Protocol):
     """A policy's settings: what a recipe's `policy` table becomes, and what plugins register."""
 

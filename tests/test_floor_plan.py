@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 CORE, PLUGINS = ROOT / "alignzoo", ROOT / "plugins"
 
 FLOORS = [
-    {"types", "errors", "hookspecs"},
+    {"types", "errors", "hookspecs", "allocator"},
     {"functional", "interfaces", "schedule", "processes", "cost", "agreement"},
     {"collate", "prompts", "journal", "checkpoint", "judging"},
     {"evaluate", "registry", "report"},

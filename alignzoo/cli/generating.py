@@ -73,9 +73,11 @@ def generate(
 def load(zoo: Registry, model: str, settings: dict[str, Any]) -> Policy:
     """The `hf` policy of a model's directory, for writing only."""
     _check_place(model)
+    from alignzoo import allocator
     from alignzoo.recipe.parts import build
     from alignzoo.recipe.tables import tree
 
+    allocator.keep_freed_memory()
     given = {"model": model, **{key: value for key, value in settings.items() if value is not None}}
     options = tree(given, lambda path: f"--{path[-1]}".replace("_", "-") if path else "alignzoo generate")
     spec = build(zoo.get("policy", "hf"), options, "policy")

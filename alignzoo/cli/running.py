@@ -44,10 +44,11 @@ def run(
     """Run a recipe, or an algorithm by its name on its default task."""
     zoo = registry(plugin, no_plugin)
     zoo.load_all()
-    from alignzoo import api, processes
+    from alignzoo import allocator, api, processes
     from alignzoo.cli.progress import shown_on
     from alignzoo.recipe import load
 
+    allocator.keep_freed_memory()
     if resume and out is not None and not (out / "manifest.json").exists():
         raise RunError(f"{out} holds no run to resume: it has no manifest.json")
     loaded = load(recipe, overrides or (), registry=zoo)

@@ -1,0 +1,52 @@
+"""Freed memory is kept: counted in page faults, in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from alignzoo import allocator
+
+COUNTED = """
+import resource
+import torch
+from alignzoo import allocator
+
+print(allocator.keep_freed_memory())
+for _ in range(30):  # 30 times 48 MB: 12288 pages each
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(12 << 20)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(**environment: str) -> tuple[str, int]:
+    """What the switch answers, and the page faults of the thirtieth large tensor."""
+    said = subprocess.run(
+        [sys.executable, "-c", COUNTED], env=os.environ | environment, capture_output=True, text=True, check=True
+    )
+    done, count = said.stdout.split()
+    return done, int(count)
+
+
+@pytest.mark.skipif(sys.platform != "linux" or torch.cuda.is_available(), reason="glibc, and tensors on the CPU")
+def test_large_tensors_come_without_page_faults() -> None:
+    done, kept = faults()
+    left, mapped = faults(ALIGNZOO_MALLOC="0")
+    assert (done, left) == ("True", "False")
+    assert mapped > 50 * max(kept, 1)
+
+
+def test_another_allocator_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(allocator, "_is_glibc", lambda: False)
+    assert not allocator.keep_freed_memory()
+
+
+def test_with_a_gpu_nothing_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(allocator.ctypes, "CDLL", pytest.fail)
+    assert not allocator.keep_freed_memory()

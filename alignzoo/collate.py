@@ -157,8 +157,17 @@ def _extra(rows: Sequence[tuple[int, Group, int]]) -> dict[str, Tensor]:
                 "others: give every row the column, or none"
             )
         columns[name] = torch.tensor([group.extra[name][i] for _, group, i in rows], dtype=torch.float32)
+    written = [group.completions[i].logprobs for _, group, i in rows]
+    if written and all(each is not None for each in written):
+        columns["sampled_logprobs"] = _sampled(rows)
     columns["finished"] = torch.tensor([float(group.completions[i].finished) for _, group, i in rows])
     return columns
+
+
+def _sampled(rows: Sequence[tuple[int, Group, int]]) -> Tensor:
+    """What was recorded of each token when it was sampled, 0 elsewhere, (N, T)."""
+    lines = [(0.0,) * len(group.prompt_tokens) + (group.completions[i].logprobs or ()) for _, group, i in rows]
+    return torch.nn.utils.rnn.pad_sequence([torch.tensor(line) for line in lines], batch_first=True)
 
 
 def trim(batch: Batch) -> Batch:

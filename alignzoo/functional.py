@@ -212,6 +212,17 @@ def log_ratio(logprobs: FloatNT, other: FloatNT, mask: BoolNT) -> FloatNT:
     return torch.where(mask, logprobs - other, 0.0)
 
 
+def truncated_importance_weights(old_logprobs: FloatNT, sampled_logprobs: FloatNT, cap: float) -> FloatNT:
+    """min(π(y_t)/μ(y_t), C) per token, for samples of an engine μ whose numbers differ from the training forward's π.
+
+    Yao et al. 2025, "Your Efficient RL Framework Secretly Brings You Off-Policy RL Training", eq. for TIS; as TRL's
+    `vllm_importance_sampling_mode="token_truncate"` without a lower bound. Weighing each token's term by it makes the
+    expectation one over π again, but for the truncation, which bounds the variance. Where both columns are 0, outside
+    the mask, the weight is 1. No gradient goes through it.
+    """
+    return torch.exp(old_logprobs - sampled_logprobs).clamp(max=cap).detach()
+
+
 def at_last_token(values: FloatN, mask: BoolNT) -> FloatNT:
     """One value per row, placed on the row's last completion token, (N, T)."""
     positions = torch.arange(mask.shape[1], device=mask.device)

@@ -15,6 +15,7 @@ from alignzoo.budget import Meter, work
 from alignzoo.collate import WeightedReward, collate, fill, only, score, trim
 from alignzoo.errors import DivergedError
 from alignzoo.evaluate import Figures, Heldout, best_of, objective, reduced, scoring, writing
+from alignzoo.importance import importance
 from alignzoo.interfaces import HasNext, Optimizer, Policy, Sampler
 from alignzoo.journal import Journal, Ledger, samples
 from alignzoo.schedule import Schedule
@@ -171,12 +172,18 @@ def update(
         out = policy.forward(micro, frozenset(watched))
         seen = out if "entropy" in columns else replace(out, entropy=None)
         terms = optimizer.loss(micro, seen)
-        loss = fn.weigh(terms.loss, micro.weights, micro.mask) / n
+        cost, corrected = terms.loss, {}
+        if schedule.importance_cap:
+            weights = importance(terms, micro, out, schedule.importance_cap)
+            cost, corrected = cost * weights, {"importance": weights}
+        loss = fn.weigh(cost, micro.weights, micro.mask) / n
         loss.backward()  # type: ignore[no-untyped-call]
         parts = {name: reduced(column, micro) / n for name, column in terms.metrics.items()}
         parts["loss"] = float(loss.detach())
         if out.entropy is not None:
             parts["entropy"] = float(out.entropy.detach().sum()) / float(minibatch.mask.sum())
+        for name, column in corrected.items():
+            parts[name] = float((column * micro.mask).sum()) / float(minibatch.mask.sum())
         figures = {name: figures.get(name, 0.0) + value for name, value in parts.items()}
     figures = processes.total(figures)
     figures["grad_norm"] = _apply(adamw, lr, schedule.max_grad_norm)

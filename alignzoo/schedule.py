@@ -37,6 +37,9 @@ class Schedule:
     """AdamW's decoupled weight decay."""
     max_grad_norm: Annotated[float, Ge(0)] = 1.0
     """Gradients are scaled down to this global norm; 0: never."""
+    importance_cap: Annotated[float, Ge(0)] = 0.0
+    """Each token's term counts min(π/μ, this) times, π by the training forward and μ as recorded when the token was
+    sampled: for engines whose numbers differ from the forward's. 2 is usual; 0: every token counts once."""
     eval_every: Annotated[int, Ge(0)] = 0
     """Evaluate on held-out prompts every so many steps, besides before and after; 0: only then."""
     save_every: Annotated[int, Ge(0)] = 25

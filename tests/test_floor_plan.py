@@ -14,7 +14,7 @@ CORE, PLUGINS = ROOT / "alignzoo", ROOT / "plugins"
 FLOORS = [
     {"types", "errors", "hookspecs", "allocator"},
     {"functional", "interfaces", "schedule", "processes", "cost", "agreement"},
-    {"collate", "prompts", "journal", "checkpoint", "judging"},
+    {"collate", "importance", "prompts", "journal", "checkpoint", "judging"},
     {"evaluate", "registry", "report"},
     {"vocabulary", "recipe", "budget"},
     {"runner"},

@@ -237,6 +237,14 @@ def test_kl_estimates() -> None:
     close(fn.kl_k3(x), [0.0, 0.5 - 1 + 0.693147, 2 - 1 - 0.693147])
 
 
+def test_truncated_importance_weights() -> None:
+    old = torch.tensor([[0.0, -1.0, -2.0, -1.0]], requires_grad=True)
+    sampled = torch.tensor([[0.0, -1.0, -1.0, -3.0]])
+    weights = fn.truncated_importance_weights(old, sampled, 2.0)
+    close(weights, [[1.0, 1.0, 0.367879, 2.0]])  # e^0, e^0, e^-1, min(e^2, 2)
+    assert not weights.requires_grad
+
+
 def test_token_column() -> None:
     close(fn.token_column(torch.tensor([2.0, 3.0]), MASK), [[0, 2, 0], [0, 3, 3]])
 

@@ -9,18 +9,49 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from alignzoo_hf import slots
+from alignzoo_hf.graphs import Graphs
 from alignzoo_hf.models import bare
 from alignzoo_hf.sampling import Sampling, draw, uniforms
 from alignzoo_hf.slots import Pack, SlotCache, Step
 
 PACK = 2048
 """Prompt tokens that are computed at once."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How steps are laid out for a device. No text depends on it."""
+
+    steps: int = 1
+    """Steps between two looks at what has ended: a look waits for the device."""
+    seats: int = 0
+    """Smallest of the sizes of a step, which are its doubles; 0: as many as there are rows."""
+    columns: int = 1
+    """The columns that a step reads are a multiple of this."""
+    graphs: bool = False
+    """Whether the steps of a size are recorded as a CUDA graph and replayed."""
+
+    def size(self, n: int, limit: int) -> int:
+        """The number of slots of a step for `n` rows."""
+        size = self.seats or n
+        while size < n:
+            size *= 2
+        return min(size, limit)
+
+    def width(self, width: int, capacity: int) -> int:
+        """The columns that a step reads when it needs so many."""
+        return min(-(-width // self.columns) * self.columns, capacity)
+
+
+GPU = Pace(steps=8, seats=16, columns=256, graphs=True)
+"""Launching a step's kernels one by one takes longer than running them, and so does waiting for each step's end."""
 
 Tokens = tuple[int, ...]
 Written = list[tuple[Tokens, tuple[float, ...], bool]]
@@ -36,6 +67,7 @@ class Engine:
         size = max(self.model.config.get_text_config().vocab_size, max(stop_ids) + 1)
         self.stops = torch.zeros(size, dtype=torch.bool, device=self.device)
         self.stops[sorted(stop_ids)] = True
+        self.pace = GPU if self.device.type == "cuda" else Pace()
 
     def write(self, prompts: Sequence[Tokens], n: int, settings: Sampling, *, seed: int, slots: int) -> Written:
         """`n` completions of each prompt, at most `slots` of them at once."""
@@ -64,7 +96,8 @@ def column_major(model: nn.Module) -> Iterator[None]:
     for module in model.modules():
         if type(module) is nn.Linear and module.weight.device.type == "cpu":
             former[module] = module.weight
-            module.weight = nn.Parameter(module.weight.detach().t().contiguous().t(), requires_grad=False)
+            columns = slots.cast(module.weight.detach()).t().contiguous().t()
+            module.weight = nn.Parameter(columns, requires_grad=False)
     try:
         yield
     finally:
@@ -143,7 +176,9 @@ class _Writing:
             torch.zeros(rows, steps, dtype=torch.float64) if settings.greedy else uniforms(seed, len(prompts), n, steps)
         )
         self.slots = Slots(engine, rows, limit, settings, random)
-        self.cache = SlotCache(limit, max(map(len, prompts), default=0) + steps)
+        longest = max(map(len, prompts), default=0) + steps
+        self.cache = SlotCache(limit, engine.pace.width(longest, 1 << 62))
+        self.graphs = Graphs() if engine.pace.graphs else None
         self.unread = deque(dict.fromkeys(prompts))
         self.rows: dict[Tokens, deque[int]] = {prompt: deque() for prompt in self.unread}
         for row in range(rows):
@@ -161,7 +196,7 @@ class _Writing:
                 positions = self._leave()
             if not self.slots.n:
                 return self._result()
-            self._step(positions)
+            self._steps(max(positions) + 1)
 
     def _leave(self) -> list[int]:
         sources, targets, positions = self.slots.leave()
@@ -171,9 +206,19 @@ class _Writing:
             self.cache.move(of, to, max(positions))
         return positions
 
-    def _step(self, positions: Sequence[int]) -> None:
-        n, width = self.slots.n, max(positions) + 1
+    def _steps(self, width: int) -> None:
+        """The next steps, from one that reads so many columns."""
+        pace = self.engine.pace
+        n = pace.size(self.slots.n, self.slots.limit)
+        width = pace.width(width + pace.steps - 1, self.cache.capacity)
         self.cache.reach(width)
+        for _ in range(pace.steps):
+            if self.graphs is None:
+                self._step(n, width)
+            else:
+                self.graphs.run((n, width), lambda: self._step(n, width))
+
+    def _step(self, n: int, width: int) -> None:
         step = Step(self.slots.position[:n], width)
         logits = self.engine.logits(step, self.cache, self.slots.token[:n, None], 1)
         self.slots.write(logits, slice(0, n))

@@ -160,7 +160,7 @@ class SlotCache(Cache):
                 slot[targets, :, :width] = slot[sources, :, :width]
 
 
-def _cast(states: Tensor) -> Tensor:
+def cast(states: Tensor) -> Tensor:
     """As the attention will read them: under autocast in its precision."""
     kind = states.device.type
     return states.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else states
@@ -190,12 +190,12 @@ class Pack:
         """Keys and values of each layer, (ΣT, heads, size)."""
 
     def update(self, cache: SlotCache, key: Tensor, value: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        key, value = _cast(key), _cast(value)
+        key, value = cast(key), cast(value)
         self.held[layer] = (key[0].transpose(0, 1), value[0].transpose(0, 1))
         return key, value
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, how: Attention) -> Tensor:
-        rows = [_cast(states)[0].transpose(0, 1)[self.index].transpose(1, 2) for states in (query, key, value)]
+        rows = [cast(states)[0].transpose(0, 1)[self.index].transpose(1, 2) for states in (query, key, value)]
         groups = query.shape[1] // key.shape[1]
         query, key, value = rows[0], *(states.repeat_interleave(groups, 1) for states in rows[1:])
         bias = None

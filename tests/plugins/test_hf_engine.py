@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,12 +15,15 @@ import torch
 import transformers
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from alignzoo import ModelError
 from alignzoo_hf import engine, slots
-from alignzoo_hf.engine import Engine, Written
+from alignzoo_hf.engine import Engine, Pace, Written
+from alignzoo_hf.graphs import Graphs
 from alignzoo_hf.sampling import Sampling, draw, inverse_cdf, uniforms
 from alignzoo_hf.spec import HF
+from alignzoo_hf.vllm_engine import VLLM
 from alignzoo_hf.writers import Continuous, Generate, unfit, writer
 
 STOPS = frozenset(range(1, 9))
@@ -105,6 +112,75 @@ def test_neither_slots_nor_company_nor_the_engine_change_the_text(family: str, s
     fewer = Engine(model, STOPS).write(PROMPTS[:2], 6, settings, seed=5, slots=512)
     assert tokens(fewer) == tokens(alone)[:12]
     assert tokens(Engine(model, STOPS).write(PROMPTS, 6, settings, seed=6, slots=512)) != tokens(alone)
+
+
+@pytest.mark.parametrize("family", ["Llama", "Gemma2"])
+def test_the_pace_of_a_gpu_changes_no_text(family: str) -> None:
+    model = random_model(family)
+    plain = Engine(model, STOPS)
+    paced = Engine(model, STOPS)
+    paced.pace = Pace(steps=4, seats=2, columns=16)
+    for limit in (5, 512):
+        expected = plain.write(PROMPTS, 5, Sampling(22, 0.9), seed=9, slots=limit)
+        written = paced.write(PROMPTS, 5, Sampling(22, 0.9), seed=9, slots=limit)
+        assert tokens(written) == tokens(expected)
+        assert [each[2] for each in written] == [each[2] for each in expected]
+        for mine, theirs in zip(written, expected, strict=True):
+            torch.testing.assert_close(torch.tensor(mine[1]), torch.tensor(theirs[1]), rtol=1e-5, atol=1e-5)
+
+
+def test_the_sizes_of_steps() -> None:
+    pace = Pace(seats=16, columns=256)
+    assert [pace.size(n, 100) for n in (1, 16, 17, 64, 65, 100)] == [16, 16, 32, 64, 100, 100]
+    assert pace.size(3, 5) == 5
+    assert [pace.width(w, 1000) for w in (1, 256, 257, 900)] == [256, 256, 512, 1000]
+    assert Pace().size(7, 100) == 7 and Pace().width(7, 100) == 7
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+@pytest.mark.parametrize("family", ["Llama", "Qwen2", "GPT2", "Gemma2"])
+def test_graphs_on_a_gpu_write_what_generate_does(family: str) -> None:
+    model = random_model(family).cuda()
+    for settings in (Sampling(40, greedy=True), Sampling(40, 0.8, top_k=30)):
+        mine = Engine(model, STOPS).write(PROMPTS, 8, settings, seed=1, slots=16)
+        theirs = Generate(model, STOPS).write(PROMPTS, 8, settings, seed=1, slots=64)
+        assert tokens(mine) == tokens(theirs)
+
+
+class FakeGraph:
+    """Keeps what is recorded instead of running it on a GPU."""
+
+    def pool(self) -> int:
+        return 7
+
+
+def test_steps_are_recorded_and_replayed(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    told: list[str] = []
+
+    @contextlib.contextmanager
+    def graph(recorded: FakeGraph, pool: int | None) -> Iterator[None]:
+        told.append(f"record {pool}")
+        recorded.replay = lambda: told.append("replay")  # type: ignore[attr-defined]
+        yield
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", FakeGraph)
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    graphs = Graphs()
+    for key in ("a", "a", "a", "b", "b"):
+        graphs.run(key, lambda: told.append("step"))
+    assert told == ["step", "record None", "step", "replay", "replay", "step", "record 7", "step", "replay"]
+
+    @contextlib.contextmanager
+    def refused(recorded: FakeGraph, pool: int | None) -> Iterator[None]:
+        raise RuntimeError("operation not permitted when stream is capturing")
+        yield
+
+    monkeypatch.setattr(torch.cuda, "graph", refused)
+    told.clear()
+    for key in ("c", "c", "c", "a"):
+        graphs.run(key, lambda: told.append("step"))
+    assert told == ["step", "step", "step", "replay"]
+    assert "cannot be recorded as CUDA graphs" in caplog.text
 
 
 def test_a_completions_stream_is_its_own() -> None:
@@ -299,3 +375,72 @@ def test_the_engine_is_chosen_by_name() -> None:
     model = random_model("Llama")
     kinds = {name: type(writer(HF(engine=name), model, None, STOPS)) for name in ("alignzoo", "generate")}
     assert kinds == {"alignzoo": Engine, "generate": Generate}
+
+
+# --- vLLM, against a stand-in with the signatures of version 0.33 -----------------------------------------------------
+
+
+class FakeModel:
+    def __init__(self) -> None:
+        self.weights: dict[str, Tensor] = {}
+
+    def load_weights(self, weights: Any) -> set[str]:
+        self.weights = dict(weights)
+        return set(self.weights)
+
+
+class FakeLLM:
+    """Writes each prompt's length, then an end."""
+
+    def __init__(self, model: str, **settings: Any) -> None:
+        self.config = transformers.AutoConfig.from_pretrained(model)
+        self.settings, self.model, self.forgotten = settings, FakeModel(), 0
+
+    def apply_model(self, function: Any) -> list[Any]:
+        return [function(self.model)]
+
+    def reset_prefix_cache(self) -> bool:
+        self.forgotten += 1
+        return True
+
+    def generate(self, prompts: Any, sampling_params: Any, *, use_tqdm: bool) -> list[Any]:
+        def output(prompt: Any, end: int) -> Any:
+            ids = [len(prompt["prompt_token_ids"]), end]
+            return SimpleNamespace(token_ids=ids, logprobs=[{t: SimpleNamespace(logprob=-float(t))} for t in ids])
+
+        return [
+            SimpleNamespace(outputs=[output(prompt, 1 if i else 99) for i in range(given.n)])
+            for prompt, given in zip(prompts, sampling_params, strict=True)
+        ]
+
+
+def test_vllm_is_given_the_weights_before_it_writes(monkeypatch: pytest.MonkeyPatch, plain_model: Path) -> None:
+    fake = SimpleNamespace(LLM=FakeLLM, SamplingParams=SimpleNamespace)
+    monkeypatch.setitem(sys.modules, "vllm", fake)
+    tokenizer = AutoTokenizer.from_pretrained(plain_model)
+    model = random_model("Llama", lora=True)
+    chosen = writer(HF(engine="vllm"), model, tokenizer, STOPS)
+    assert isinstance(chosen, VLLM)
+    assert chosen.engine.config.model_type == "llama"
+    assert chosen.engine.settings["logprobs_mode"] == "processed_logprobs"
+    written = chosen.write([(5, 6), (7, 8, 9)], 2, Sampling(4, 0.7, top_k=5), seed=0, slots=8)
+    assert written == [
+        ((2, 99), (-2.0, -99.0), False),
+        ((2, 1), (-2.0, -1.0), True),
+        ((3, 99), (-3.0, -99.0), False),
+        ((3, 1), (-3.0, -1.0), True),
+    ]
+    held = chosen.engine.model.weights
+    assert held["model.layers.0.mlp.up_proj.weight"].shape == (48, 32) and not [k for k in held if "lora" in k]
+    with torch.no_grad():
+        model.get_base_model().model.norm.weight.add_(1)
+    chosen.write([(5, 6)], 1, Sampling(4, greedy=True), seed=0, slots=8)
+    changed = chosen.engine.model.weights["model.norm.weight"]
+    assert torch.equal(changed, model.get_base_model().model.norm.weight)
+    assert chosen.engine.forgotten == 2
+
+
+def test_without_vllm_the_cure_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(ModelError, match=r"vLLM is not installed: pip install 'alignzoo\[vllm\]'"):
+        writer(HF(engine="vllm"), random_model("Llama"), None, STOPS)

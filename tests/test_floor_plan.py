@@ -15,7 +15,7 @@ FLOORS = [
     {"types", "errors", "hookspecs", "allocator"},
     {"functional", "interfaces", "schedule", "processes", "cost", "agreement"},
     {"collate", "importance", "prompts", "journal", "checkpoint", "judging"},
-    {"evaluate", "registry", "report"},
+    {"evaluate", "registry", "scaffold", "report"},
     {"vocabulary", "recipe", "budget"},
     {"runner"},
     {"api", "testing"},

@@ -10,6 +10,7 @@ from alignzoo.cli.doctoring import doctor
 from alignzoo.cli.examining import judge_report
 from alignzoo.cli.generating import generate
 from alignzoo.cli.listing import list_plugins
+from alignzoo.cli.making import new
 from alignzoo.cli.running import run
 from alignzoo.cli.showing import show
 
@@ -24,6 +25,7 @@ app.command("list")(list_plugins)
 app.command("show")(show)
 app.command("check")(check)
 app.command("doctor")(doctor)
+app.command("new")(new)
 app.command("run")(run)
 app.command("compare")(compare)
 app.command("generate")(generate)

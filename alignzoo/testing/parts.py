@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 from alignzoo.errors import did_you_mean
@@ -125,6 +125,9 @@ class _Bound:
 
 
 def _label(part: Any, parts: Sequence[Any]) -> str:
-    """A part's class; of several of one class, the whole part."""
+    """A part's class; of several of one class, with the settings that are not the default."""
     name = type(part).__name__
-    return repr(part) if sum(type(other) is type(part) for other in parts) > 1 else name
+    if not is_dataclass(part) or sum(type(other) is type(part) for other in parts) == 1:
+        return name
+    own = {f.name: getattr(part, f.name) for f in fields(part) if getattr(part, f.name) != f.default}
+    return f"{name}({', '.join(f'{field}={value!r}' for field, value in own.items())})" if own else name

@@ -21,7 +21,7 @@ from alignzoo.testing.measure import (
     pull,
     with_columns,
 )
-from alignzoo.testing.world import toy_groups, toy_policy
+from alignzoo.testing.world import toy_groups
 from alignzoo.types import Batch, Completion, Forward, Group, Prompt, Score
 
 
@@ -65,14 +65,29 @@ def _rows(attempt: Attempt, batch: Batch, prepared: Batch) -> Tensor:
 
 
 def _contest(optimizer: Optimizer, scores: Sequence[Sequence[float]], given: Given) -> Batch:
-    """Groups of completions of one length with these scores, at the start of training; the critic says 0."""
+    """Groups of completions of one length with these scores, at an even start."""
     groups = []
     for index, values in enumerate(scores):
         completions = tuple(Completion((2 + index, 2 + i, 12 - i), str(i)) for i in range(len(values)))
         extra = {name: (0.5,) * len(values) for name in given.columns}
         groups.append(Group(Prompt(f"prompt {index}"), (3, 4 + index), completions, tuple(map(Score, values)), extra))
+    return _even(optimizer, groups)
+
+
+def _even(optimizer: Optimizer, groups: Sequence[Group]) -> Batch:
+    """Groups before training, of a policy to which all tokens are equally likely, and a critic that says 0."""
     batch = case(optimizer, groups, drift=0.0).batch
-    return batch if batch.old_values is None else replace(batch, old_values=torch.zeros_like(batch.old_values))
+    level = {"old_logprobs": -1.0, "ref_logprobs": -1.0, "old_values": 0.0}
+    columns = columns_of(batch)
+    return with_columns(batch, columns | {n: v * batch.mask.float() for n, v in level.items() if n in columns})
+
+
+def _even_answer(optimizer: Optimizer, prepared: Batch) -> Forward:
+    """What that policy answers."""
+    level = {"logprobs": -1.0, "entropy": 1.0, "values": 0.0}
+    columns = {name: v * prepared.mask.float() for name, v in level.items() if name in optimizer.needs}
+    scores = torch.zeros(len(prepared)) if "scores" in optimizer.needs else None
+    return leaves(Forward(**columns, scores=scores))
 
 
 def prefers_better(optimizer: Optimizer, given: Given) -> None:
@@ -83,7 +98,7 @@ def prefers_better(optimizer: Optimizer, given: Given) -> None:
     rewards = batch.rewards.clone()
     prepared = prepare(attempt, optimizer, batch)
     attempt.require(len(prepared) > 0, "something to learn", "prepare() left no rows")
-    out = _at_start(prepared, answer(optimizer, toy_policy(), prepared))
+    out = _even_answer(optimizer, prepared)
     read = "logprobs" if out.scores is None else "scores"
     step = -pull(attempt, optimizer, prepared, out)[read]
     moved = torch.zeros(len(batch))
@@ -103,7 +118,7 @@ def zero_advantage(optimizer: Optimizer, given: Given) -> None:
     attempt = Attempt(6, start, "an advantage without its baseline, or a KL term whose gradient does not vanish")
     prepared = prepare(attempt, optimizer, _contest(optimizer, [(0, 0), (0, 0, 0)], given))
     if len(prepared):
-        out = _at_start(prepared, answer(optimizer, toy_policy(), prepared))
+        out = _even_answer(optimizer, prepared)
         gradient = pull(attempt, optimizer, prepared, out)["logprobs"]
         attempt.require(float(gradient.abs().max()) <= 1e-9, "no gradient in the log-probabilities", summary(gradient))
 
@@ -158,10 +173,7 @@ def _pull_of(attempt: Attempt, optimizer: Optimizer, given: Given, length: int) 
         completions = tuple(Completion(tokens, str(tokens)) for tokens in answers)
         extra = {name: (0.5, 0.5) for name in given.columns}
         groups.append(Group(Prompt(f"{size}"), (3, size), completions, (Score(1.0), Score(0.0)), extra))
-    batch = case(optimizer, groups, drift=0.0).batch
-    batch = batch if batch.old_values is None else replace(batch, old_values=torch.zeros_like(batch.old_values))
-    prepared = prepare(attempt, optimizer, batch)
-    out = _at_start(prepared, answer(optimizer, toy_policy(), prepared))
-    gradient = pull(attempt, optimizer, prepared, out)["logprobs"]
+    prepared = prepare(attempt, optimizer, _even(optimizer, groups))
+    gradient = pull(attempt, optimizer, prepared, _even_answer(optimizer, prepared))["logprobs"]
     rows = (prepared.mask.sum(1) == length) & (prepared.rewards == 1)
     return float(gradient[rows].sum(1).abs().sum())

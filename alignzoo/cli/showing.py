@@ -58,6 +58,7 @@ def find(zoo: Registry, name: str) -> Registration:
 
 def part_facts(zoo: Registry, found: Registration) -> dict[str, Any]:
     """Everything that is to be known about a part."""
+    from alignzoo.cli import card
     from alignzoo.cli.fields import fields_of, paragraphs
 
     part = zoo.get(found.kind, f"{found.plugin}/{found.name}")
@@ -68,7 +69,14 @@ def part_facts(zoo: Registry, found: Registration) -> dict[str, Any]:
     if found.kind == "sampler":
         facts |= {"online": bool(part.online)}
     settable = isinstance(part, type) and is_dataclass(part)
-    return facts | {"fields": [asdict(field) for field in fields_of(cls)] if settable else []}
+    facts |= {"papers": card.papers(facts["doc"]), "fields": [asdict(f) for f in fields_of(cls)] if settable else []}
+    required = [field["name"] for field in facts["fields"] if field["required"]]
+    if found.kind == "optimizer" and not required:
+        built = part() if settable else part
+        facts |= {"cost": card.cost(built.needs, built.epochs), "conformance": card.conformance(built)}
+    if found.kind == "optimizer":
+        facts |= {"benchmarks": card.benchmarks(found.name)}
+    return facts | {"example": card.example(found.kind, found.name, required)}
 
 
 def recipe_facts(zoo: Registry, found: Registration) -> dict[str, Any]:
@@ -86,7 +94,6 @@ def _facts(found: Registration) -> dict[str, Any]:
 
 
 def _print_part(title: str, about: dict[str, Any]) -> None:
-    from rich.table import Table
     from rich.text import Text
 
     out = console()
@@ -99,7 +106,29 @@ def _print_part(title: str, about: dict[str, Any]) -> None:
         out.print(Text(f"a loss may not be split through a {about['couples']}\n"))
     if "online" in about:
         out.print(Text("online: the policy writes\n" if about["online"] else "offline: the data are given\n"))
-    if not about["fields"]:
+    _print_fields(about["fields"])
+    if "cost" in about:
+        _print_cost(about["cost"])
+    if "conformance" in about:
+        _print_conformance(about["name"], about["conformance"])
+    for row in about.get("benchmarks", ()):
+        out.print(
+            Text(
+                f"\nbenchmark on {row['task']}: gold {row['gold_before']:.2f} -> {row['gold_after']:.2f}, KL "
+                f"{row['kl']:.2f} nats, {row['seconds']:.0f} s, mean of {row['seeds']} seeds ({row['machine']})"
+            )
+        )
+    if about["papers"]:
+        out.print(Text(f"\npapers: {'  '.join(about['papers'])}"), soft_wrap=True)
+    out.print(Text(f"\nexample: {about['example']}"), soft_wrap=True)
+
+
+def _print_fields(fields: list[dict[str, Any]]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    out = console()
+    if not fields:
         out.print(Text("It has no settings."))
         return
     rows = Table(box=None, pad_edge=False, header_style="bold")
@@ -107,10 +136,38 @@ def _print_part(title: str, about: dict[str, Any]) -> None:
     rows.add_column("default", overflow="fold", max_width=16)
     rows.add_column("allowed", max_width=30)
     rows.add_column("meaning", ratio=1)
-    for field in about["fields"]:
+    for field in fields:
         default = "(required)" if field["required"] else json.dumps(field["default"], ensure_ascii=False)
         rows.add_row(*(Text(str(each)) for each in (field["name"], default, field["type"], field["meaning"])))
     out.print(rows)
+
+
+def _print_cost(cost: dict[str, Any]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    out = console()
+    out.print(Text("\na step costs, beside the writing", style="bold"))
+    rows = Table(box=None, pad_edge=False, show_header=False)
+    for line in cost["step"]:
+        rows.add_row(Text(line["cost"], style="cyan"), line["what"])
+    rows.add_row(Text(cost["total"].partition(" at ")[0], style="bold"), f"together{cost['total'][-9:]}")
+    out.print(rows)
+    out.print(Text("\nin memory", style="bold"))
+    for line in cost["memory"]:
+        symbol, _, what = line.partition(": ")
+        out.print(Text(f"{symbol}  {what}"))
+    out.print(Text(f"{cost['symbols']}", style="dim"))
+
+
+def _print_conformance(name: str, found: dict[str, Any]) -> None:
+    from rich.text import Text
+
+    checks, failed = found["checks"], found["failed"]
+    said = f"breaks {len(failed)} of {checks} checks: {', '.join(failed)}" if failed else f"keeps all {checks} checks"
+    bias = found["figures"].get("length_bias/answer")
+    pulls = f"; a good answer four times as long is pulled {bias:.2g} times as hard" if bias is not None else ""
+    console().print(Text(f"\nconformance: {said}{pulls} (alignzoo check {name})", style="" if not failed else "red"))
 
 
 def _print_recipe(title: str, about: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated
 
 from annotated_types import Ge
 
+from alignzoo.cli import card
 from alignzoo.cli.fields import fields_of, paragraphs
 
 
@@ -91,3 +92,39 @@ def test_a_misspelt_name(alignzoo) -> None:
     said = alignzoo("show", "grop")
     assert said.code == 1
     assert "Did you mean 'grpo'" in said.err
+
+
+def test_a_card_says_what_a_step_costs() -> None:
+    ppo = card.cost({"logprobs", "entropy", "values", "old_logprobs", "ref_logprobs", "old_values"}, 4)
+    assert [line["cost"] for line in ppo["step"]] == ["F", "F", "F'", "3·E·F", "3·E·F'"]
+    assert ppo["total"] == "14 F + 13 F' at E = 4"  # 2 + 3·4, 1 + 3·4
+    assert [line.partition(":")[0] for line in ppo["memory"]] == ["4 W", "1 W", "4 W'"]
+    dpo = card.cost({"logprobs", "ref_logprobs"}, 1)
+    assert dpo["total"] == "4 F at E = 1"
+    sft = card.cost({"logprobs"}, 2)
+    assert (sft["total"], len(sft["memory"])) == ("6 F at E = 2", 1)
+    assert card.cost({"scores"}, 1)["total"] == "3 F at E = 1"
+
+
+def test_a_card_says_how_it_stands_with_the_laws(alignzoo, tmp_path: Path) -> None:
+    about = json.loads(alignzoo("show", "optimizer:sft", "--json").out)
+    assert about["conformance"]["failed"] == []
+    assert about["papers"] == ["https://arxiv.org/abs/2203.02155"]
+    assert about["example"].startswith("alignzoo run sft task=sort")
+    file = tmp_path / "mine.py"
+    source = (Path(__file__).parents[2] / "plugins" / "alignzoo_sft.py").read_text()
+    file.write_text(source.replace('"sft"', '"mine"').replace("Terms(-out", "Terms(out"))
+    said = " ".join(alignzoo("show", "mine", "--plugin", file).out.split())
+    assert "conformance: breaks 1 of" in said and "prefers_better (law 6)" in said
+
+
+def test_a_card_has_the_benchmarks_that_there_are(tmp_path: Path) -> None:
+    runs = [
+        {"recipe": name, "task": "sort", "seconds": 10.0, "before": {"gold": 0.25}, "after": {"gold": gold, "kl": 1.0}}
+        for name, gold in (("ppo", 0.5), ("ppo", 0.75), ("grpo", 0.1))
+    ]
+    machine = {"processor": "abacus", "gpu": "none", "date": "2026-01-01"}
+    (tmp_path / "learning.json").write_text(json.dumps({"machine": machine, "runs": runs}))
+    (row,) = card.benchmarks("ppo", tmp_path)
+    assert (row["seeds"], row["gold_before"], row["gold_after"]) == (2, 0.25, 0.625)
+    assert card.benchmarks("dpo", tmp_path) == [] == card.benchmarks("ppo", tmp_path / "none")

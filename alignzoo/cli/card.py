@@ -1,0 +1,100 @@
+"""An algorithm's card: what a step costs, from its needs alone; how it stands with the laws; what it has learnt."""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import alignzoo
+
+RESULTS = Path(alignzoo.__file__).parents[1] / "benchmarks" / "results"
+"""Where a source tree has its benchmarks; an installed package has none."""
+
+PAPER = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
+
+SYMBOLS = (
+    "F a forward pass over the step's batch (a backward pass is about 2 F), E the epochs, W the policy's weights; "
+    "F' and W' are the critic's. Where the policy writes, both log-probabilities are there anyway: the KL is watched."
+)
+
+
+def papers(doc: str) -> list[str]:
+    """The papers that a docstring names, as links."""
+    return [f"https://arxiv.org/abs/{number}" for number in dict.fromkeys(PAPER.findall(doc))]
+
+
+def cost(needs: Iterable[str], epochs: int) -> dict[str, Any]:
+    """What a step costs beside writing, and what has to stay in memory, in words and symbols."""
+    needs = set(needs)
+    speaks, values = bool(needs & {"logprobs", "entropy", "scores"}), "values" in needs
+    filled = {
+        "old_logprobs": ("the log-probabilities before the update", "F"),
+        "ref_logprobs": ("those of the frozen reference", "F"),
+        "old_values": ("the critic before the update", "F'"),
+    }
+    lines = [{"what": what, "cost": symbol} for name, (what, symbol) in filled.items() if name in needs]
+    if speaks:
+        lines.append({"what": "updates of the policy, forward and backward", "cost": "3·E·F"})
+    if values:
+        lines.append({"what": "updates of the critic, forward and backward", "cost": "3·E·F'"})
+    policy = 3 * epochs * speaks + len(needs & {"old_logprobs", "ref_logprobs"})
+    critic = 3 * epochs * values + ("old_values" in needs)
+    total = " + ".join(f"{count} {symbol}" for count, symbol in ((policy, "F"), (critic, "F'")) if count)
+    memory = ["4 W: weights, gradients and AdamW's two moments (of an adapter: W and four times the adapter)"]
+    if "ref_logprobs" in needs:
+        memory.append("1 W: the reference (with an adapter, none: it is the base)")
+    if values:
+        memory.append("4 W': the critic, with its own gradients and moments")
+    return {"step": lines, "total": f"{total} at E = {epochs}", "memory": memory, "symbols": SYMBOLS}
+
+
+def conformance(part: Any) -> dict[str, Any]:
+    """How a part stands with the laws, tried now."""
+    from alignzoo.testing import Given, checks_of, results
+
+    made = list(results(part, checks_of(part), Given()))
+    return {
+        "checks": len(made),
+        "failed": [f"{each.check} (law {each.law})" for each in made if not each.ok],
+        "figures": {name: value for each in made for name, value in each.figures.items()},
+    }
+
+
+def benchmarks(name: str, folder: Path = RESULTS) -> list[dict[str, Any]]:
+    """What runs of this name have learnt, a row for each task: means over seeds, from the source tree's results."""
+    path = folder / "learning.json"
+    if not path.is_file():
+        return []
+    found = json.loads(path.read_text(encoding="utf-8"))
+    runs = [run for run in found["runs"] if run["recipe"] == name]
+    rows = []
+    for task in dict.fromkeys(run["task"] for run in runs):
+        some = [run for run in runs if run["task"] == task]
+        figures = {
+            "seeds": len(some),
+            "gold_before": statistics.fmean(run["before"]["gold"] for run in some),
+            "gold_after": statistics.fmean(run["after"]["gold"] for run in some),
+            "kl": statistics.fmean(run["after"]["kl"] for run in some),
+            "seconds": statistics.fmean(run["seconds"] for run in some),
+        }
+        machine = f"{found['machine']['processor']}, gpu {found['machine']['gpu']}, {found['machine']['date']}"
+        rows.append({"task": task, "machine": machine} | {key: round(value, 3) for key, value in figures.items()})
+    return rows
+
+
+def example(kind: str, name: str, required: Iterable[str]) -> str:
+    """A command that shows a part at work in a moment."""
+    settings = ", ".join([f'name="{name}"', *(f'{field}="..."' for field in required)])
+    table = f"'{{{settings}}}'" if list(required) else name
+    return {
+        "optimizer": f"alignzoo run {name} task=sort schedule.steps=4 evaluate.prompts=32",
+        "reward": f"alignzoo run RECIPE reward={table}",
+        "sampler": f"alignzoo run RECIPE sampler={table}",
+        "policy": f"alignzoo run RECIPE policy={table}",
+        "task": f"alignzoo run RECIPE task={table}",
+        "judge": f"alignzoo run RECIPE reward='{{name=\"judge\", judge={{{settings}}}}}'",
+    }[kind]

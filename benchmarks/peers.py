@@ -9,7 +9,6 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,7 +89,7 @@ class Side:
     def told(self) -> dict[str, Any]:
         """The one answer of a side that takes no steps."""
         answer = self._read()
-        self._process.wait()
+        self.close()
         return answer
 
     def step(self) -> dict[str, Any]:
@@ -99,12 +98,16 @@ class Side:
 
     def end(self) -> None:
         self.peak = self._say("end")["peak"]
-        self._process.wait()
-        self._log.close()
+        self.close()
 
-    def kill(self) -> None:
+    def close(self) -> None:
+        """Stop it, if it has not ended, and let go of its pipes."""
         if self._process.poll() is None:
             self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout, self._log):
+            if stream is not None:
+                stream.close()
 
     def figures(self) -> dict[str, Any]:
         """Medians over all steps but the first."""
@@ -115,7 +118,7 @@ class Side:
             "wall_seconds": statistics.median(step["wall"] for step in timed),
             "system_share": statistics.median(step["system"] / step["cpu"] for step in timed),
             "tokens_per_cpu_second": statistics.median(rates),
-            "tokens_per_cpu_second_range": [min(rates), max(rates)],
+            "rates": rates,
             "tokens": statistics.mean(step["tokens"] for step in timed),
             "peak_bytes": self.peak,
             "steps": len(timed),
@@ -148,13 +151,8 @@ def check_first(sides: Sequence[Side]) -> None:
                 raise AssertionError(f"{name}: {mine} here, {theirs} by {side.system.name}")
 
 
-def pools(start: list[Side], folder: Path, scratch: Path, method: str, chosen: Sequence[System]) -> None:
-    """Start the systems one after another, so that none waits while another imports."""
+def start(sides: list[Side], folder: Path, method: str, chosen: Sequence[System]) -> None:
+    """Start the systems one after another, so that none works while another imports."""
     for system in chosen:
-        side = Side(system, method, folder, scratch)
-        start.append(side)
-        side.ready()
-
-
-def scratch_folder() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="alignzoo-benchmark-")
+        sides.append(Side(system, method, folder, folder))
+        sides[-1].ready()

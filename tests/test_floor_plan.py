@@ -13,7 +13,7 @@ CORE, PLUGINS = ROOT / "alignzoo", ROOT / "plugins"
 
 FLOORS = [
     {"types", "errors", "hookspecs", "allocator"},
-    {"functional", "interfaces", "schedule", "processes", "cost", "agreement"},
+    {"functional", "interfaces", "schedule", "processes", "cost", "agreement", "probe"},
     {"collate", "importance", "prompts", "journal", "checkpoint", "judging"},
     {"evaluate", "registry", "scaffold", "report"},
     {"vocabulary", "recipe", "budget"},

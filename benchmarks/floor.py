@@ -1,0 +1,55 @@
+"""The least that a step must cost: its operations, by `alignzoo.cost`, at the machine's rate of matrix products."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import workload
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from alignzoo import cost
+from alignzoo.cost import ModelShape, Work
+from alignzoo_hf.shape import shape_of
+
+LOGPROBS, SCORES, VALUES = frozenset({"logprobs"}), frozenset({"scores"}), frozenset({"values"})
+
+
+def shape(name: str) -> ModelShape:
+    """A size's shape, without its weights; with a critic of the same size."""
+    config = workload.config(workload.SIZES[name], num_labels=1)
+    with torch.device("meta"):
+        critic = shape_of(AutoModelForSequenceClassification.from_config(config))
+        return shape_of(AutoModelForCausalLM.from_config(config), critic)
+
+
+def operations(method: str, size: str, folder: Path, length: float = 0.0) -> dict[str, int]:
+    """Operations of a step by phase. Rollouts are counted with completions of their mean `length` each."""
+    sizes = shape(size)
+    kind = {"sft": "sft", "reward-model": "pairs", "dpo": "pairs", "ppo": "many"}.get(method, "prompts")
+    rows = [json.loads(line) for line in (folder / f"{kind}.jsonl").read_text().splitlines()]
+    prompts = [len(row["prompt"].split()) for row in rows]
+    if method in ("sft", "reward-model", "dpo"):
+        answers = [[1 + len(text.split()) for side, text in row.items() if side != "prompt"] for row in rows]
+        columns = SCORES if method == "reward-model" else LOGPROBS
+        return {"update": _both(replace(sizes, critic=None), _reading(prompts, answers), columns)}
+    n = 1 if method == "ppo" else 8
+    answers = [[round(length)] * n for _ in prompts]
+    reading = _reading(prompts, answers)
+    sampled = cost.decode(sizes, sum((cost.writing(p, a) for p, a in zip(prompts, answers, strict=True)), Work()))
+    if method != "ppo":
+        return {"sample": sampled, "update": _both(replace(sizes, critic=None), reading, LOGPROBS)}
+    score = cost.forward(sizes, reading, SCORES)
+    fill = cost.forward(sizes, reading, LOGPROBS) + cost.forward(sizes, reading, VALUES)  # reference and critic
+    return {"sample": sampled, "score": score, "fill": fill, "update": 4 * _both(sizes, reading, LOGPROBS | VALUES)}
+
+
+def _reading(prompts: Sequence[int], answers: Sequence[Sequence[int]]) -> Work:
+    return sum((cost.reading(prompt, each) for prompt, each in zip(prompts, answers, strict=True)), Work())
+
+
+def _both(sizes: ModelShape, work: Work, columns: frozenset[str]) -> int:
+    return cost.forward(sizes, work, columns) + cost.backward(sizes, work, columns)

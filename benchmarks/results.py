@@ -1,0 +1,43 @@
+"""Results: rows of figures, kept as JSON beside a table in Markdown and a picture."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import peer_report
+import scaling_report
+from machine import RESULTS, machine
+
+Row = dict[str, Any]
+Render = Callable[[list[Row], Path], str]
+RENDERERS: dict[str, Render] = {"peers": peer_report.render, "scaling": scaling_report.render}
+
+
+class Recorder:
+    """Collects rows of several kinds. A row that is measured again replaces the former one of the same key."""
+
+    def __init__(self, *, write: bool) -> None:
+        self.write = write
+        self.rows: dict[str, dict[str, Row]] = {}
+
+    def add(self, kind: str, key: str, row: Row) -> None:
+        self.rows.setdefault(kind, {})[key] = {"key": key, "machine": machine(), **row}
+        if self.write:  # at once: a long run that is stopped keeps what it has
+            self._keep(kind)
+
+    def finish(self) -> None:
+        for kind, rows in self.rows.items():
+            if kind in RENDERERS:
+                sys.stdout.write("\n" + RENDERERS[kind](list(rows.values()), Path()) + "\n")
+
+    def _keep(self, kind: str) -> None:
+        path = RESULTS / f"{kind}.json"
+        former = json.loads(path.read_text()) if path.exists() else []
+        rows = {row["key"]: row for row in former} | self.rows[kind]
+        path.write_text(json.dumps(list(rows.values()), indent=1) + "\n")
+        if kind in RENDERERS:
+            (RESULTS / f"{kind}.md").write_text(RENDERERS[kind](list(rows.values()), RESULTS))

@@ -57,7 +57,7 @@ def check_there(method: str) -> None:
         subprocess.run([python, "-c", "import trl.experimental.ppo"], check=True, capture_output=True)
 
 
-@pytest.mark.parametrize(("method", "size", "lengths"), CASES, ids="-".join)
+@pytest.mark.parametrize(("method", "size", "lengths"), CASES)
 def test_step(method: str, size: str, lengths: str, benchmark: Any, record: Any, full: bool, tmp_path: Path) -> None:
     check_there(method)
     workload.make(tmp_path, size, ends=ENDS[lengths])

@@ -84,6 +84,14 @@ class HasShape(Protocol):
 
 
 @runtime_checkable
+class HasPieces(Protocol):
+    """A policy that can say what each of its tokens is as text."""
+
+    def pieces(self, tokens: Sequence[int]) -> list[str]:
+        """Each token's text; together they are the text of all, but for special tokens, which show here."""
+        ...
+
+
 class PolicySpec(Protocol):
     """A policy's settings: what a recipe's `policy` table becomes, and what plugins register."""
 

@@ -116,8 +116,10 @@ class Ledger:
         return dict(total)
 
 
-def samples(groups: Iterable[Group], when: str) -> list[dict[str, Any]]:
-    """Completions with their scores, a line each; `when` is "before", "training" or "after"."""
+def samples(groups: Iterable[Group], when: str, tokens: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Completions with their scores, a line each; `when` is "before", "training", "during" (an evaluation between) or
+    "after". `tokens` are further columns, for each completion in order."""
+    columns = iter(tokens)
     return [
         {
             "when": when,
@@ -127,6 +129,7 @@ def samples(groups: Iterable[Group], when: str) -> list[dict[str, Any]]:
             "reward": given.value,
             "parts": dict(given.parts),
             "note": given.note,
+            **next(columns, {}),
         }
         | ({"trail": dict(completion.trail)} if completion.trail else {})
         for group in groups

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,6 +20,7 @@ from alignzoo.importance import importance
 from alignzoo.interfaces import HasNext, Optimizer, Policy, Sampler
 from alignzoo.journal import Journal, Ledger, samples
 from alignzoo.schedule import Schedule
+from alignzoo.tokens import WATCHED, filled, keys, token_columns
 from alignzoo.types import Alert, Batch, Group, Prompt, StepReport
 from alignzoo.vocabulary import Clock, Means, memory, shared
 
@@ -31,8 +33,8 @@ Warn = Callable[[str, int, Alert], None]
 Reference = dict[tuple[int, ...], torch.Tensor]
 """The reference's log-probabilities by what a row says, for data that come by more than once."""
 
-WATCHED = frozenset({"old_logprobs", "ref_logprobs"})
-"""By which the KL of a writer is watched."""
+Tokens = list[dict[str, Any]]
+"""Columns of each sampled completion, token by token."""
 
 FILL_ROWS = 256
 """Rows per forward pass without gradient, unless the schedule's micro-batch is smaller."""
@@ -66,6 +68,11 @@ class Run:
     def trains_writer(self) -> bool:
         """Whether the policy writes text; a pure scorer does not."""
         return "scores" not in self.optimizer.needs
+
+    def keeps_samples(self, step: int) -> bool:
+        """Whether what this step samples is written down."""
+        every = self.schedule.samples_every
+        return bool(every) and (step % every == 0 or step in (1, self.steps))
 
 
 @dataclass(frozen=True)
@@ -103,29 +110,27 @@ def _run(stage: Run, ledger: Ledger, resume: bool) -> Outcome:
     step, meter = start, Meter.read(schedule, stage.steps, stage.journal)
     stopped = meter.over or (_stopped(stage, start) if start else "")
     while (step < stage.steps or schedule.has_budget) and not stopped:
-        report, share = _step(stage, optimizer, adamw, step, reference, meter.total), meter.share
+        (report, tokens), share = _step(stage, optimizer, adamw, step, reference, meter.total), meter.share
         step = report.step
         report = replace(report, costs=ledger.write(step, "step"))
         optimizer = optimizer.next(report) if isinstance(optimizer, HasNext) else optimizer
-        _record(stage, report)
+        _record(stage, report, tokens)
         meter.add(report.metrics)
         every = schedule.eval_every and step % schedule.eval_every == 0 and step < stage.steps
         if every or meter.due(share):
-            stage.journal.write("evaluations", step, {"during": measure(stage, optimizer)[0]})
+            _measured(stage, optimizer, step, "during")
             ledger.write(step, "during")
         stopped = _reached(schedule, report.metrics, _watch(stage, report)) or meter.over
         _save(stage, step, adamw, optimizer, stopped)
-    after, written = measure(stage, optimizer)
-    stage.journal.write("evaluations", step, {"after": after})
-    stage.journal.write_all("samples", step, samples(written, "after"))
+    after = _measured(stage, optimizer, step, "after")
     ledger.write(step, "after")
     return Outcome(before, after, baseline, step, stopped, ledger.total())
 
 
 def _step(
     stage: Run, optimizer: Optimizer, adamw: torch.optim.Optimizer, step: int, reference: Reference, steps: int
-) -> StepReport:
-    """Sample, score, fill, prepare, update."""
+) -> tuple[StepReport, Tokens]:
+    """Sample, score, fill, prepare, update. Where samples are to be kept, their tokens' columns come along."""
     clock = Clock()
     needs = optimizer.needs
     seed = fn.derive(stage.seed, step, "sample", processes.index())
@@ -153,7 +158,8 @@ def _step(
             f"{stage.name}: the loss or its gradient is not finite in step {step + 1} (loss {metrics.get('loss')}, "
             f"gradient norm {metrics.get('grad_norm')}): a smaller schedule.lr or a larger KL weight keeps a run stable"
         )
-    return StepReport(step + 1, max(steps, step + 1), metrics, tuple(groups))
+    tokens = token_columns(groups, stage.policy, batch, prepared) if stage.keeps_samples(step + 1) else []
+    return StepReport(step + 1, max(steps, step + 1), metrics, tuple(groups)), tokens
 
 
 def update(
@@ -251,8 +257,22 @@ def _before(stage: Run, start: int) -> tuple[Figures, Figures]:
     baseline = best_of(stage.policy, stage.heldout) if wanted else {}
     stage.journal.rewind(-1)
     stage.journal.write("evaluations", 0, {"before": before, "best_of": baseline})
-    stage.journal.write_all("samples", 0, samples(written, "before"))
+    _write_samples(stage, 0, "before", written)
     return before, baseline
+
+
+def _measured(stage: Run, optimizer: Optimizer, step: int, when: str) -> Figures:
+    """An evaluation, written down with some of what was written in it."""
+    figures, written = measure(stage, optimizer)
+    stage.journal.write("evaluations", step, {when: figures})
+    _write_samples(stage, step, when, written)
+    return figures
+
+
+def _write_samples(stage: Run, step: int, when: str, written: Sequence[Group]) -> None:
+    batch = filled(written, stage.policy, micro_batch=_rows(stage)) if written else None
+    tokens = token_columns(written, stage.policy, batch) if batch is not None else []
+    stage.journal.write_all("samples", step, samples(written, when, tokens))
 
 
 def _precomputed(stage: Run) -> Reference:
@@ -271,15 +291,8 @@ def _precomputed(stage: Run) -> Reference:
         batch = collate(score(groups, stage.rewards, stage.policy), stage.policy.device)
         batch = fill(batch, stage.policy, frozenset({"ref_logprobs"}), micro_batch=_rows(stage))
         assert batch.ref_logprobs is not None
-        known |= dict(zip(_keys(batch), batch.ref_logprobs.cpu(), strict=True))
+        known |= dict(zip(keys(batch), batch.ref_logprobs.cpu(), strict=True))
     return known
-
-
-def _keys(batch: Batch) -> list[tuple[int, ...]]:
-    """What a row says, and where its completion begins."""
-    starts = (batch.attend & ~batch.mask).sum(1).tolist()
-    ends = batch.attend.sum(1).tolist()
-    return [(s, *row[:e]) for s, e, row in zip(starts, ends, batch.tokens.tolist(), strict=True)]
 
 
 def _own(groups: Sequence[Group]) -> bool:
@@ -291,7 +304,7 @@ def _filled(stage: Run, batch: Batch, needs: frozenset[str], reference: Referenc
     """The batch with the columns that are needed."""
     if reference and len(batch):
         width = batch.tokens.shape[1]
-        rows = [torch.nn.functional.pad(row, (0, width))[:width] for row in (reference[key] for key in _keys(batch))]
+        rows = [torch.nn.functional.pad(row, (0, width))[:width] for row in (reference[key] for key in keys(batch))]
         batch = replace(batch, ref_logprobs=torch.stack(rows).to(batch.tokens.device))
     share = batch.select(slice(processes.index(), None, processes.count()))
     return processes.same_columns(batch, fill(share, stage.policy, needs, micro_batch=_rows(stage)))
@@ -301,14 +314,13 @@ def _rows(stage: Run) -> int:
     return min(stage.schedule.micro_batch or FILL_ROWS, FILL_ROWS)
 
 
-def _record(stage: Run, report: StepReport) -> None:
+def _record(stage: Run, report: StepReport, tokens: Tokens) -> None:
     timed = {name: value for name, value in report.metrics.items() if name.startswith("seconds/") or name == "memory"}
     steady = {name: value for name, value in report.metrics.items() if name not in timed}
     stage.journal.write("metrics", report.step, steady)
     stage.journal.write("seconds", report.step, timed)
-    every = stage.schedule.samples_every
-    if every and (report.step % every == 0 or report.step in (1, report.steps)):
-        stage.journal.write_all("samples", report.step, samples(report.groups, "training"))
+    if stage.keeps_samples(report.step):
+        stage.journal.write_all("samples", report.step, samples(report.groups, "training", tokens))
     stage.progress(stage.name, report.step, report.steps, report.metrics)
 
 

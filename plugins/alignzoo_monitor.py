@@ -42,8 +42,10 @@ class Monitor:
     kl_span: int = 4
     """... of so many steps, ..."""
     kl_least: float = 0.05
-    """... and by this much at least, in nats per token."""
-    entropy_left: float = 0.4
+    """... and by this much at least, in nats per token, ..."""
+    kl_least_sequence: float = 1.0
+    """... and in nats per sequence."""
+    entropy_left: float = 0.15
     """Entropy has collapsed when less than this share of its start is left."""
     length_drift: float = 0.25
     """Lengths have drifted when they differ by this share from their start."""
@@ -60,9 +62,10 @@ class Monitor:
         online = any(step.get("tokens/generated") for step in steps)
         points, window = (list(steps), self.window) if online else (list(evaluations), 1)
         start = evaluations[0] if evaluations else points[0] if points else {}
-        found = [*self._divergences(steps if online else (), evaluations), self._kl(points, start)]
-        found += [check(points, start, window) for check in (self._entropy, self._length, self._correlation)]
-        return [alert for alert in found if alert is not None]
+        checks = (self._kl, self._entropy, self._length, self._correlation)
+        found = [*self._divergences(steps if online else (), evaluations)]
+        found += [alert for check in checks if (alert := check(points, start, window))]
+        return found
 
     def _divergences(self, steps: Sequence[Figures], evaluations: Sequence[Figures]) -> Iterator[Alert]:
         """Of the reward from gold, on held-out prompts; and from its own parts, as those of an ensemble."""
@@ -93,18 +96,18 @@ class Monitor:
             figures,
         )
 
-    def _kl(self, points: Sequence[Figures], start: Figures) -> Alert | None:
+    def _kl(self, points: Sequence[Figures], start: Figures, window: int) -> Alert | None:
         """More in the last span than in the one before."""
-        kl = [point["kl/token"] for point in points if "kl/token" in point]
-        span = self.kl_span
-        if len(kl) <= 2 * span:
+        spans = [points[: len(points) - back * self.kl_span] for back in range(3)]
+        last, middle, first = (recent(span, "kl/token", window) for span in spans)
+        now, before = last - middle, middle - first
+        kl, then = (recent(span, "kl", window) for span in spans[:2])
+        if not (now >= max(self.kl_least, self.kl_growth * before) and kl - then >= self.kl_least_sequence):
             return None
-        now, before = kl[-1] - kl[-1 - span], kl[-1 - span] - kl[-1 - 2 * span]
-        if now < max(self.kl_least, self.kl_growth * before):
-            return None
-        figures = {"now": now, "before": before, "kl": points[-1]["kl"]}
-        said = f"the KL grew by {now:.3f} nats per token in {span} steps, after {before:.3f} in the {span} before; "
-        return Alert("kl", f"{said}it is {figures['kl']:.1f} nats per sequence", figures)
+        said = (
+            f"the KL grew by {now:.3f} nats per token in {self.kl_span} steps, after {before:.3f} in as many before; "
+        )
+        return Alert("kl", f"{said}it is {kl:.1f} nats per sequence", {"now": now, "before": before, "kl": kl})
 
     def _entropy(self, points: Sequence[Figures], start: Figures, window: int) -> Alert | None:
         now, first = recent(points, "entropy", window), start.get("entropy", math.nan)

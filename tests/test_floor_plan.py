@@ -15,7 +15,7 @@ FLOORS = [
     {"types", "errors", "hookspecs", "allocator"},
     {"functional", "interfaces", "schedule", "processes", "cost", "agreement", "probe"},
     {"collate", "importance", "prompts", "journal", "checkpoint", "judging"},
-    {"evaluate", "registry", "scaffold", "report"},
+    {"evaluate", "registry", "scaffold", "report", "tokens"},
     {"vocabulary", "recipe", "budget"},
     {"runner"},
     {"api", "testing"},

@@ -102,6 +102,19 @@ class Encoder:
         """Tokens as text, without special tokens."""
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
 
+    def pieces(self, tokens: Sequence[int]) -> list[str]:
+        """Each token's text: what it adds to the text of those before it. A letter of several tokens is its last's."""
+        found: list[str] = []
+        start = said = 0
+        for end in range(1, len(tokens) + 1):
+            short, long = (str(self.tokenizer.decode(list(tokens[start:stop]))) for stop in (said, end))
+            if long.endswith("\ufffd") and end < len(tokens):
+                found.append("")  # half a letter
+            else:
+                found.append(long[len(short) :])
+                start, said = said, end
+        return found
+
     def _plain(self, text: str) -> list[int]:
         # Not verbose: it would warn of lengths that are cut here.
         return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])

@@ -125,6 +125,10 @@ class HFPolicy:
         """The engine, made when it is first needed: it may try the model out."""
         return writer(self.spec, self.lm, self.tokenizer, self.encoder.stop_ids)
 
+    def pieces(self, tokens: Sequence[int]) -> list[str]:
+        """Each token's text."""
+        return self.encoder.pieces(tokens)
+
     # --- answering -----------------------------------------------------------------------------------------------
 
     def forward(self, batch: Batch, columns: frozenset[str]) -> Forward:

@@ -1,0 +1,193 @@
+"""The monitor: what it warns of, from which figures on, and what becomes of a warning in a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import alignzoo
+from alignzoo_monitor import KINDS, Monitor, Point, smooth
+
+Figures = dict[str, float]
+
+START = {"gold": 2.0, "gold_se": 0.1, "reward": 0.0, "reward_se": 0.05, "entropy": 0.5, "length": 20.0, "kl/token": 0.0}
+CALM = {"tokens/generated": 100.0, "reward/mean": 0.5, "kl": 0.2, "kl/token": 0.01, "entropy": 0.5, "length": 20.0}
+
+
+def steps(n: int, **changes: Any) -> list[Figures]:
+    """Calm steps, with some figures as functions of the step."""
+    return [{**CALM, **{k.replace("__", "/"): f(i) for k, f in changes.items()}} for i in range(n)]
+
+
+def kinds(steps: list[Figures], evaluations: list[Figures] | None = None) -> list[str]:
+    return [alert.kind for alert in Monitor().alerts(steps, evaluations or [START])]
+
+
+def test_a_calm_run_is_left_in_peace() -> None:
+    assert kinds(steps(40)) == []
+    assert kinds([]) == []
+    assert kinds(steps(1), []) == []
+
+
+def test_gold_that_falls_while_the_reward_rises() -> None:
+    better, worse = {**START, "gold": 2.6, "reward": 0.5}, {**START, "gold": 2.1, "reward": 0.8}
+    # 2.6 - 2.1 = 0.5 > 3·√(0.1² + 0.1²) = 0.424, and 0.8 - 0.5 = 0.3 > √(0.05² + 0.05²) = 0.071
+    (alert,) = Monitor().alerts(steps(4), [START, better, worse])
+    assert alert.kind == "divergence"
+    assert alert.message == "held-out gold has fallen from 2.60 to 2.10 while held-out reward rose from 0.50 to 0.80"
+    assert alert.figures == pytest.approx({"peak": 2.6, "now": 2.1, "rise": 0.3})
+    assert kinds(steps(4), [START, better, {**worse, "gold": 2.2}]) == []  # 0.4: it may be noise
+    assert kinds(steps(4), [START, better, {**worse, "reward": 0.5}]) == []  # both go down: the reward is honest
+
+
+def test_a_part_of_the_reward_that_falls_while_the_whole_rises() -> None:
+    rising = {"reward__mean": lambda i: 0.1 * i, "reward__model": lambda i: 0.1 * i}
+    assert kinds(steps(20, **rising, reward__second=lambda i: -0.1 * i)) == ["divergence"]
+    assert kinds(steps(20, **rising, reward__second=lambda i: 0.05 * i)) == []
+    assert kinds(steps(20, **rising)) == []  # one part is the reward itself
+
+
+def test_kl_that_speeds_up() -> None:
+    # i² over three steps averages (i-1)² + 2/3; of the last 20 steps that is 18²: 0.01·(18² - 14²) = 1.28 after
+    # 0.01·(14² - 10²) = 0.96 is 1.33 times as much, not 1.5
+    faster = {"kl": lambda i: 0.2 * i**2, "kl__token": lambda i: 0.01 * i**2}
+    assert kinds(steps(20, **faster)) == []
+    (alert,) = Monitor().alerts(steps(11, **faster), [START])
+    assert alert.kind == "kl"
+    # 9² - 5² = 56, 5² - 1² = 24, and 0.2·(9² + 2/3) = 16.33
+    assert alert.figures == pytest.approx({"now": 0.56, "before": 0.24, "kl": 16.3333}, rel=1e-4)
+    assert kinds(steps(11, kl=lambda i: 0.2 * i, kl__token=lambda i: 0.01 * i)) == []  # steadily
+    assert kinds(steps(11, kl=lambda i: 0.2 * i**2, kl__token=lambda i: 0.0005 * i**2)) == []  # long, little a token
+    assert kinds(steps(11, kl=lambda i: 0.01 * i**2, kl__token=lambda i: 0.01 * i**2)) == []  # short, little in all
+
+
+def test_entropy_that_is_gone() -> None:
+    assert kinds(steps(5, entropy=lambda i: 0.07)) == ["entropy"]  # below 0.15·0.5
+    assert kinds(steps(5, entropy=lambda i: 0.08)) == []
+    assert kinds(steps(2, entropy=lambda i: 0.07)) == []  # too few steps to say
+
+
+@pytest.mark.parametrize(("length", "told"), [(25.5, ["length"]), (24.5, []), (14.5, ["length"]), (15.5, [])])
+def test_lengths_that_drift(length: float, told: list[str]) -> None:
+    assert kinds(steps(5, length=lambda i: length)) == told
+
+
+def test_a_reward_that_goes_with_length() -> None:
+    assert kinds(steps(6, length__reward=lambda i: 0.5, length=lambda i: 23.0)) == ["length-reward"]
+    assert kinds(steps(6, length__reward=lambda i: -0.5, length=lambda i: 17.0)) == ["length-reward"]
+    assert kinds(steps(6, length__reward=lambda i: 0.5, length=lambda i: 17.0)) == []  # lengths go the other way
+    assert kinds(steps(6, length__reward=lambda i: 0.5)) == []  # and here they stay
+    assert kinds(steps(6, length__reward=lambda i: (-1) ** i, length=lambda i: 23.0)) == []
+
+
+def test_of_a_method_that_learns_from_given_answers_the_evaluations_are_watched() -> None:
+    given = [{"length": 99.0, "entropy": 0.01} for _ in range(5)]  # of the data, which no training moves
+    assert kinds(given) == []
+    assert kinds(given, [START, {**START, "length": 30.0}]) == ["length"]
+
+
+def test_moving_averages_and_their_error() -> None:
+    # jumps +1, -1, +1: standard deviation √(8/9) = 0.943; a mean of 2 has an error of 0.943/√2/√2
+    assert smooth([0, 1, 0, 1], 2) == [Point(0.5, pytest.approx(0.4714, rel=1e-3))] * 3
+    assert smooth([0, 1, 0], 2) == []
+    assert smooth([0, None, 0, 1], 2) == []
+
+
+# --- in a run ---------------------------------------------------------------------------------------------------------
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    path = folder / "warnings.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+ALWAYS = """
+import alignzoo
+from alignzoo import Alert
+
+@alignzoo.hookimpl
+def alignzoo_alerts():
+    return {"noise": "a step in which something was seen"}
+
+@alignzoo.hookimpl
+def alignzoo_after_step(report):
+    return [Alert("noise", f"step {report.step}", {"step": report.step})] if report.step in (2, 3) else None
+"""
+
+
+def test_a_warning_is_told_and_kept_and_may_end_the_run(alignzoo: Any, recipe: Path, tmp_path: Path) -> None:
+    plugin = tmp_path / "noisy.py"
+    plugin.write_text(ALWAYS)
+    common = ("run", recipe, "schedule.steps=4", "schedule.save_every=0", "--plugin", plugin)
+    said = alignzoo(*common, "--out", tmp_path / "on")
+    assert "warning: rl, step 2: step 2" in said.err and "warnings:" in said.out
+    lines = [line for line in read(tmp_path / "on") if line["kind"] == "noise"]
+    assert lines[0] == {"stage": "rl", "step": 2, "kind": "noise", "message": "step 2", "figures": {"step": 2}}
+    assert [line["step"] for line in lines] == [2, 3]
+
+    for number, stop_on in enumerate(['["noise"]', '["any"]']):
+        out = tmp_path / f"off-{number}"
+        said = alignzoo(*common, f"schedule.stop_on={stop_on}", "--out", out)
+        assert "stopped early, after step 2: noise: step 2 (stop_on)" in said.out
+        (stage,) = json.loads((out / "result.json").read_text())["stages"]
+        assert (stage["steps"], stage["stopped"]) == (2, "noise: step 2 (stop_on)")
+        assert stage["after"], "it is evaluated all the same"
+        assert [path.name for path in (out / "checkpoints" / "rl").iterdir()], "and its last step is kept"
+
+
+def test_a_kind_that_nobody_warns_of_is_an_error(alignzoo: Any, recipe: Path, tmp_path: Path) -> None:
+    said = alignzoo("run", recipe, 'schedule.stop_on=["entropi"]', "--out", tmp_path / "run")
+    assert said.code == 1
+    assert "nothing warns of 'entropi'" in said.err and "'entropy'" in said.err
+
+
+def test_the_monitor_goes_on_where_a_resumed_run_does(tmp_path: Path) -> None:
+    """Law 7 for warnings: each once, in the same step, with the same figures."""
+    from alignzoo.runner import Interrupted
+
+    settings: dict[str, Any] = {
+        "schedule": {"steps": 4, "prompts": 2, "lr": 3e-3, "eval_every": 2, "save_every": 1, "samples_every": 0},
+        "evaluate": {"prompts": 8, "greedy": False, "best_of": 0},
+        "optimizer": {"kl": 0.0},
+        "reward": {"name": "length", "free": 0, "weight": 1.0},
+    }
+    alignzoo.run("grpo", out=tmp_path / "whole", **settings)
+    whole = read(tmp_path / "whole")
+    assert whole and {line["kind"] for line in whole} <= KINDS.keys()
+    assert len({line["kind"] for line in whole}) == len(whole), "each kind once"
+
+    for _ in range(2):
+        with pytest.raises(Interrupted):
+            alignzoo.run("grpo", out=tmp_path / "cut", resume=True, progress=interrupting(whole[0]["step"]), **settings)
+    alignzoo.run("grpo", out=tmp_path / "cut", resume=True, **settings)
+    assert (tmp_path / "cut" / "warnings.jsonl").read_bytes() == (tmp_path / "whole" / "warnings.jsonl").read_bytes()
+
+
+def interrupting(step: int) -> Any:
+    """Ctrl-C after a step, and after the next when it is called anew."""
+    import os
+    import signal
+
+    def progress(label: str, done: int, total: int, figures: Any) -> None:
+        if ":" not in label and done >= step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return progress
+
+
+@pytest.mark.slow
+def test_it_warns_of_over_optimisation_in_time(tmp_path: Path) -> None:
+    """Proxy up, gold down: the run is stopped before gold has lost a fifth of its peak. Five seeds, and what becomes of
+    runs that go on, are in benchmarks/results/overoptimization.md; healthy runs are those of tests/test_learning.py."""
+    short = ("reward-model.schedule.steps=100", "reward-model.evaluate.prompts=0")
+    watched = {"stop_on": ["any"], "samples_every": 0}
+    result = alignzoo.run("overoptimization", out=tmp_path / "run", schedule=watched, overrides=short)
+    stage = result.stages[-1]
+    assert 1 < stage.steps <= 10 and stage.stopped.endswith("(stop_on)")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "evaluations.jsonl").read_text().splitlines()]
+    golds = [e["gold"] for line in lines if line["stage"] == "grpo" for e in line.values() if isinstance(e, dict) and e]
+    assert golds[-1] >= 0.8 * max(golds)
+    assert stage.after["reward"] > stage.before["reward"]

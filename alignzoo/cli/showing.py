@@ -59,7 +59,7 @@ def find(zoo: Registry, name: str) -> Registration:
 def part_facts(zoo: Registry, found: Registration) -> dict[str, Any]:
     """Everything that is to be known about a part."""
     from alignzoo.cli import card
-    from alignzoo.cli.fields import fields_of, paragraphs
+    from alignzoo.recipe.fields import fields_of, paragraphs
 
     part = zoo.get(found.kind, f"{found.plugin}/{found.name}")
     cls = part if isinstance(part, type) else type(part)

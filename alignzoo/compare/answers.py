@@ -19,8 +19,8 @@ from alignzoo.collate import WeightedReward, answer, collate, score
 from alignzoo.compare.plan import Measure
 from alignzoo.compare.results import Figures
 from alignzoo.evaluate import ROWS, Gold, standard_error
-from alignzoo.interfaces import Policy
-from alignzoo.types import Group, Prompt, Score, Text
+from alignzoo.interfaces import HasPieces, Policy
+from alignzoo.types import Completion, Group, Prompt, Score, Text
 
 SHOWN = 16
 """Of the answers to how many prompts every token's log-probabilities are kept, for looking at."""
@@ -50,8 +50,10 @@ class Answer:
     """The k3 estimate, summed over tokens."""
     entropy: float = 0.0
     """Summed over tokens, in nats."""
+    pieces: tuple[str, ...] = ()
+    """Each token's text, where the policy can say it; kept for the first prompts only, like the following."""
     logprobs: tuple[float, ...] = ()
-    """log π of each token; kept for the first prompts only."""
+    """log π of each token."""
     start_logprobs: tuple[float, ...] = ()
     """log π_start of each token, likewise."""
 
@@ -120,11 +122,16 @@ def _answers(
                     kl=kl,
                     kl3=kl3,
                     entropy=entropy,
+                    pieces=_pieces(policy, completion) if shown else (),
                     logprobs=tuple(round(x, 4) for x in logprobs[mask].tolist()) if shown else (),
                     start_logprobs=tuple(round(x, 4) for x in start_logprobs[mask].tolist()) if shown else (),
                 )
             )
     return found
+
+
+def _pieces(policy: Policy, completion: Completion) -> tuple[str, ...]:
+    return tuple(policy.pieces(completion.tokens)) if isinstance(policy, HasPieces) else ()
 
 
 def _best(group: Group) -> Group:
@@ -203,5 +210,5 @@ def read_answers(path: Path) -> Iterator[Answer]:
 
 def _answer(data: dict[str, Any]) -> Answer:
     asked = data["asked"] if isinstance(data["asked"], str) else tuple(data["asked"])
-    lists = {name: tuple(data[name]) for name in ("tokens", "logprobs", "start_logprobs")}
+    lists = {name: tuple(data[name]) for name in ("tokens", "pieces", "logprobs", "start_logprobs")}
     return Answer(**{**data, **lists, "asked": asked})

@@ -54,11 +54,11 @@ class Fit:
     @property
     def turn(self) -> float:
         """The distance at which the figure is best: 0 where it only falls, infinite where it does not turn."""
+        if self.beta <= 0:
+            return math.inf
         if self.form == "linear":
-            if self.alpha <= 0:
-                return 0.0
-            return self.alpha / (2 * self.beta) if self.beta > 0 else math.inf
-        return math.exp(self.alpha / self.beta - 1) if self.beta > 0 else math.inf
+            return max(0.0, self.alpha / (2 * self.beta))
+        return math.exp(self.alpha / self.beta - 1)
 
     @property
     def turns(self) -> bool:

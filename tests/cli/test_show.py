@@ -10,7 +10,7 @@ from typing import Annotated
 from annotated_types import Ge
 
 from alignzoo.cli import card
-from alignzoo.cli.fields import fields_of, paragraphs
+from alignzoo.recipe.fields import fields_of, paragraphs
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,246 @@
+"""What a report shows beyond results.json, read from the cells' folders: curves, samples, warnings, cards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alignzoo.compare.results import CellResult, Compared, Results
+from alignzoo.errors import PluginError
+from alignzoo.journal import read_lines
+from alignzoo.recipe.fields import fields_of, paragraphs
+from alignzoo.registry import Registry
+
+Line = dict[str, Any]
+
+PROMPTS = 8
+"""Of how many prompts the samples are shown."""
+
+TRAINED = 6
+"""How many samples of training are shown of each algorithm and task."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """An evaluation on the way, and what had been spent by then."""
+
+    stage: str
+    step: int
+    tokens: float
+    seconds: float
+    figures: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A run's evaluations, in order."""
+
+    cell: CellResult
+    marks: tuple[Mark, ...]
+
+    @property
+    def algorithm(self) -> str:
+        return self.cell.algorithm
+
+    def gains(self, metric: str) -> list[tuple[Mark, float]]:
+        """The figure less that of the start, on the same prompts with the same draws."""
+        known = [(mark, mark.figures[metric]) for mark in self.marks if metric in mark.figures]
+        return [(mark, value - known[0][1]) for mark, value in known]
+
+    @property
+    def from_the_start(self) -> bool:
+        """Whether its KL is one to the policy that all start from: later stages count theirs from their own start."""
+        return len({mark.stage for mark in self.marks}) == 1
+
+
+def curves(folder: Path, results: Results) -> list[Curve]:
+    """Of every cell that trained; of the stages that write, over what all stages before have spent."""
+    found = []
+    for cell in results.cells:
+        if cell.role in ("algorithm", "random"):
+            marks = tuple(_marks(folder / cell.folder / "run"))
+            if marks:
+                found.append(Curve(cell, marks))
+    return found
+
+
+def _marks(run: Path) -> Iterator[Mark]:
+    seconds = {(line["stage"], line["step"]): line for line in read_lines(run / "seconds.jsonl")}
+    spent: dict[tuple[str, int], tuple[float, float]] = {}
+    tokens = clock = 0.0
+    for line in read_lines(run / "metrics.jsonl"):
+        key = (line["stage"], line["step"])
+        spent.setdefault((line["stage"], 0), (tokens, clock))
+        tokens += line.get("tokens/generated", 0.0) + line.get("tokens/trained", 0.0)
+        clock += sum(value for name, value in seconds.get(key, {}).items() if name.startswith("seconds/"))
+        spent[key] = (tokens, clock)
+    for line in read_lines(run / "evaluations.jsonl"):
+        figures = line.get("before") or line.get("during") or line.get("after") or {}
+        key = (line["stage"], line["step"])
+        if "length" in figures and key in spent:
+            yield Mark(line["stage"], line["step"], *spent[key], figures)
+
+
+def warnings(folder: Path, results: Results) -> list[Line]:
+    """What observers warned of, by cell."""
+    return [
+        {"cell": cell.id, **line}
+        for cell in results.cells
+        if cell.role != "trial"
+        for line in read_lines(folder / cell.folder / "run" / "warnings.jsonl")
+    ]
+
+
+# --- samples ----------------------------------------------------------------------------------------------------------
+
+
+def samples(folder: Path, results: Results) -> dict[str, Any]:
+    """For the browser of samples: of each task the held-out prompts, and what every algorithm answered to each at each
+    checkpoint; and some of what was sampled in training. Of each algorithm's first seed that has figures."""
+    found: dict[str, Any] = {}
+    for task in results.tasks:
+        shown = _first_cells(results, task)
+        prompts: dict[str, int] = {}
+        answers: list[Line] = []
+        trained: list[Line] = []
+        for cell in shown:
+            answers += [_answer(line, cell, prompts) for line in _held_out(folder / cell.folder)]
+            trained += list(_trained(folder / cell.folder, cell))
+        kept = [answer for answer in answers if answer["prompt"] < PROMPTS]
+        found[task] = {
+            "prompts": list(prompts)[:PROMPTS],
+            "algorithms": [{"label": cell.algorithm, "seed": cell.seed} for cell in shown],
+            "answers": kept,
+            "training": trained,
+        }
+    return found
+
+
+def _first_cells(results: Results, task: str) -> list[CellResult]:
+    """One cell of each algorithm and control."""
+    found: dict[str, CellResult] = {}
+    for cell in results.cells:
+        if cell.task == task and cell.role != "trial" and cell.has_figures:
+            found.setdefault(cell.algorithm, cell)
+    return list(found.values())
+
+
+def _held_out(cell: Path) -> Iterator[Line]:
+    """Answers to held-out prompts: those on the way, then the final ones, each with its checkpoint's name."""
+    lines = read_lines(cell / "run" / "samples.jsonl")
+    last = lines[-1]["stage"] if lines else ""
+    for line in lines:
+        if line["when"] == "during" and line["stage"] == last:
+            yield {**line, "asked": line["prompt"], "text": line["completion"], "when": f"step {line['step']}"}
+    for line in read_lines(cell / "answers.jsonl"):
+        columns = {"ref_logprobs": line.get("start_logprobs"), "tokens": line.get("pieces")}
+        yield {**line, **columns, "when": "end, greedy" if line["greedy"] else "end"}
+
+
+def _answer(line: Line, cell: CellResult, prompts: dict[str, int]) -> Line:
+    """One answer as the page takes it."""
+    return {
+        "algorithm": cell.algorithm,
+        "prompt": prompts.setdefault(spoken(line["asked"]), len(prompts)),
+        "when": line["when"],
+        "text": line["text"],
+        "finished": line["finished"],
+        **_judged(line),
+        **_tokens(line),
+    }
+
+
+def _trained(folder: Path, cell: CellResult) -> Iterator[Line]:
+    """Some samples of the last step of training that was written down."""
+    lines = [line for line in read_lines(folder / "run" / "samples.jsonl") if line["when"] == "training"]
+    for line in [line for line in lines if line["step"] == lines[-1]["step"]][:TRAINED]:
+        yield {
+            "algorithm": cell.algorithm,
+            "asked": spoken(line["prompt"]),
+            "when": f"step {line['step']}",
+            "text": line["completion"],
+            "finished": line["finished"],
+            **_judged(line),
+            **_tokens(line),
+        }
+
+
+def _judged(line: Line) -> Line:
+    """What was said of it: numbers by name, and the judge's note."""
+    said = {name: line[name] for name in ("gold", "accuracy", "reward") if line.get(name) is not None}
+    return {"said": {name: round(value, 3) for name, value in said.items()}, "note": line.get("note", "")}
+
+
+def _tokens(line: Line) -> Line:
+    """Tokens and their columns, where they are all there."""
+    tokens = line.get("tokens") or ()
+    if not tokens or not all(isinstance(each, str) for each in tokens):
+        return {}
+    named = {"logprob": "logprobs", "reference": "ref_logprobs", "advantage": "advantages"}
+    columns = {short: line.get(name) for short, name in named.items()}
+    whole = {short: values for short, values in columns.items() if values and len(values) == len(tokens)}
+    return {"tokens": list(tokens), **{short: [round(v, 3) for v in values] for short, values in whole.items()}}
+
+
+def spoken(messages: Any) -> str:
+    """A prompt as one text."""
+    if isinstance(messages, str):
+        return messages
+    if len(messages) == 1:
+        return str(messages[0]["content"])
+    return "\n".join(f"{message['role']}: {message['content']}" for message in messages)
+
+
+# --- cards ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Card:
+    """An algorithm as it ran here."""
+
+    compared: Compared
+    title: str
+    """The optimizer's name."""
+    owner: str
+    doc: str
+    needs: Sequence[str]
+    fields: Sequence[Mapping[str, Any]]
+    """Each setting with its value here, its default and its meaning."""
+    rest: Mapping[str, Any]
+    """The other parts of its last stage: policy, sampler, reward, schedule."""
+
+
+def cards(folder: Path, results: Results, registry: Registry) -> list[Card]:
+    """Of every algorithm that was run, by the manifest of its first cell."""
+    found = []
+    for compared in results.algorithms:
+        cells = [cell for cell in results.cells if cell.algorithm == compared.label and cell.role == compared.role]
+        manifests = [folder / cell.folder / "run" / "manifest.json" for cell in cells]
+        path = next((path for path in manifests if path.exists()), None)
+        if compared.role == "algorithm" and path is not None:
+            found.append(_card(compared, json.loads(path.read_text(encoding="utf-8")), registry))
+    return found
+
+
+def _card(compared: Compared, manifest: Mapping[str, Any], registry: Registry) -> Card:
+    stage = manifest["recipe"]["stage"][-1]
+    optimizer = stage["optimizer"] if isinstance(stage["optimizer"], dict) else {"name": stage["optimizer"]}
+    settings = {key: value for key, value in optimizer.items() if key != "name"}
+    name = str(optimizer["name"])
+    rest = {key: stage[key] for key in ("policy", "sampler", "reward", "data", "schedule") if key in stage}
+    try:
+        cls = registry.get("optimizer", name)
+    except PluginError:  # the report may be written where its plugin is no longer installed
+        rows = [{"name": key, "value": value, "default": None, "meaning": ""} for key, value in settings.items()]
+        return Card(compared, name, "not installed here", "", (), rows, rest)
+    cls = cls if isinstance(cls, type) else type(cls)
+    plain = name.rpartition("/")[2]
+    owner = next((each.owner for each in registry.list("optimizer") if each.name == plain), "")
+    rows = [
+        {"name": f.name, "value": settings.get(f.name, f.default), "default": f.default, "meaning": f.meaning}
+        for f in fields_of(cls)
+    ]
+    return Card(compared, name, owner, paragraphs(cls.__doc__ or ""), sorted(cls.needs), rows, rest)

@@ -1,0 +1,263 @@
+"""The report of a comparison: one HTML file that needs nothing else, and its twin in Markdown with its pictures."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from alignzoo.compare.frontier import FORMS, Fit, fit
+from alignzoo.compare.report import gather, pictures
+from alignzoo.compare.report.drawing import Look, Looks, Picture
+from alignzoo.compare.results import Compared, Pair, Results, Standing, read_results
+from alignzoo.registry import Registry
+
+COLUMNS = {
+    "reward": "reward",
+    "gold": "gold",
+    "accuracy": "accuracy",
+    "kl": "KL",
+    "length": "length",
+    "entropy": "entropy",
+    "distinct/2": "distinct-2",
+    "finished": "finished",
+}
+"""The figures of the table beside the compared one, and their headings."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """An algorithm's line in the table of a task."""
+
+    compared: Compared
+    look: Look
+    standing: Standing | None
+    figures: Mapping[str, float]
+    """Means over seeds of figures and costs."""
+    runs: int
+    finished: int
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A method's fit in words."""
+
+    method: str
+    look: Look
+    fit: Fit
+    formula: str
+    """Its form, as FORMS writes it."""
+
+    @property
+    def said(self) -> str:
+        """Where gold turns over."""
+        found = self.fit
+        if not found.turns:
+            return f"not within the data (d up to {found.furthest:.1f})"
+        if found.turn == 0:
+            return "gold only falls"
+        between = "" if math.isnan(found.low) else f" [{found.low:.1f}, {_bound(found.high)}]"
+        return f"d = {found.turn:.1f}{between}, at KL {found.turn**2:.1f}"
+
+
+@dataclass(frozen=True)
+class TaskPage:
+    """What the report says of a task."""
+
+    task: str
+    metric: str
+    headlines: Sequence[str]
+    columns: Mapping[str, str]
+    rows: Sequence[Row]
+    scale: tuple[float, float]
+    """Of the intervals in the table: from and to."""
+    learning: Sequence[Picture]
+    frontier: Sequence[Picture]
+    turns: Sequence[Turn]
+    differences: Picture | None
+    pairs: Sequence[Pair]
+    wins: Mapping[tuple[str, str], Any]
+    rivals: Sequence[str]
+    """The algorithms of the win-rate matrix."""
+    seconds: Picture | None
+
+    @property
+    def best(self) -> str:
+        """The algorithm with the highest mean, whether or not it is shown to be better."""
+        ranked = [r for r in self.rows if r.compared.role == "algorithm" and r.standing is not None]
+        return max(ranked, key=lambda r: r.standing.mean if r.standing else 0.0).compared.label if ranked else ""
+
+
+def write_report(folder: str | Path, *, registry: Registry | None = None) -> Path:
+    """Write report.html, and report.md with its pictures in report/, from a finished comparison's folder."""
+    folder = Path(folder)
+    about = _about(folder, read_results(folder), registry or Registry())
+    page = folder / "report.html"
+    _whole(page, _environment(autoescape=True).get_template("report.html.j2").render(**about))
+    _whole(folder / "report.md", _environment(autoescape=False).get_template("report.md.j2").render(**about))
+    (folder / "report").mkdir(exist_ok=True)
+    for picture in all_pictures(about):
+        _whole(folder / "report" / f"{picture.name}.svg", picture.plain(about["looks"]))
+    return page
+
+
+def all_pictures(about: Mapping[str, Any]) -> list[Picture]:
+    """Every picture, in the order of the page."""
+    found: list[Picture | None] = []
+    for page in about["tasks"]:
+        found += [*page.learning, *page.frontier, page.differences, page.seconds]
+    return [picture for picture in [*found, about["profiles"]] if picture is not None]
+
+
+def _about(folder: Path, results: Results, registry: Registry) -> dict[str, Any]:
+    """Everything that the templates speak of."""
+    looks = Looks(results)
+    path = folder / "timings.json"
+    timings: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    curves = gather.curves(folder, results)
+    templates = Path(__file__).parent / "templates"
+    return {
+        "names": list(dict.fromkeys(each.name for each in results.algorithms if each.role == "algorithm")),
+        "style": Markup((templates / "style.css").read_text(encoding="utf-8")),
+        "script": Markup((templates / "report.js").read_text(encoding="utf-8")),
+        "results": results,
+        "looks": looks,
+        "tasks": [_task(results, task, curves, timings, looks) for task in results.tasks],
+        "overall": [headline.text for headline in results.headlines if not headline.task],
+        "profiles": pictures.profiles(results, looks),
+        "together": [standing for standing in results.standings if not standing.task],
+        "warnings": gather.warnings(folder, results),
+        "samples": gather.samples(folder, results),
+        "cards": gather.cards(folder, results, registry),
+    }
+
+
+def _task(
+    results: Results, task: str, curves: Sequence[gather.Curve], timings: pictures.Timings, looks: Looks
+) -> TaskPage:
+    metric = results.metric[task]
+    rows = [_row(results, task, metric, each, timings, looks) for each in results.algorithms]
+    rows = [row for row in rows if row.runs]
+    wins = {(win.a, win.b): win for win in results.win_rates if win.task == task}
+    rivals = [each.label for each in results.algorithms if any(each.label in pair for pair in wins)]
+    return TaskPage(
+        task=task,
+        metric=metric,
+        headlines=[headline.text for headline in results.headlines if headline.task == task],
+        columns={name: COLUMNS[name] for name in COLUMNS if name != metric and any(name in r.figures for r in rows)},
+        rows=rows,
+        scale=_scale([row.standing for row in rows if row.standing is not None]),
+        learning=pictures.learning(results, task, curves, looks),
+        frontier=pictures.frontier(results, task, curves, looks),
+        turns=_turns(results, task, metric, curves, looks),
+        differences=pictures.differences(results, task),
+        pairs=[pair for pair in results.pairs if pair.task == task],
+        wins=wins,
+        rivals=rivals,
+        seconds=pictures.seconds(results, task, timings),
+    )
+
+
+def _row(results: Results, task: str, metric: str, compared: Compared, timings: pictures.Timings, looks: Looks) -> Row:
+    cells = [c for c in results.cells if (c.task, c.algorithm) == (task, compared.label) and c.role == compared.role]
+    with_figures = [cell for cell in cells if cell.has_figures]
+    standing = next((s for s in results.standings if (s.task, s.algorithm) == (task, compared.label)), None)
+    figures = _means([{**cell.after, **cell.costs, **timings.get(cell.id, {})} for cell in with_figures])
+    finished = sum(cell.status == "ok" for cell in cells)
+    return Row(compared, looks.of[compared.label], standing, figures, len(cells), finished)
+
+
+def _means(every: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    names = dict.fromkeys(name for figures in every for name in figures)
+    known = {name: [figures[name] for figures in every if name in figures] for name in names}
+    return {name: math.fsum(values) / len(values) for name, values in known.items()}
+
+
+def _scale(standings: Sequence[Standing]) -> tuple[float, float]:
+    """From the lowest to the highest value, with room; an interval that goes further is cut there."""
+    values = [value for standing in standings for value in standing.values]
+    if not values:
+        return 0.0, 1.0
+    room = 0.35 * (max(values) - min(values)) or 1.0
+    return min(values) - room, max(values) + room
+
+
+def _turns(results: Results, task: str, metric: str, curves: Sequence[gather.Curve], looks: Looks) -> list[Turn]:
+    fits = {name: fit(runs, 0.0) for name, runs in pictures.runs_of(results, curves, task, metric).items()}
+    return [Turn(name, looks.method(name), one, FORMS[one.form]) for name, one in fits.items() if one is not None]
+
+
+# --- how it is written ------------------------------------------------------------------------------------------------
+
+
+def _environment(*, autoescape: bool) -> Environment:
+    loader = PackageLoader("alignzoo.compare.report")
+    environment = Environment(
+        loader=loader, autoescape=autoescape, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"number": number, "share": share, "plainly": plainly, "cell": cell_text, "clock": clock}
+    environment.globals["svg"] = lambda picture: Markup(picture.themed())
+    environment.globals["ours"] = Markup
+    environment.globals["place"] = place
+    environment.globals["infinite"] = math.isinf
+    return environment
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """2.13; 1.3M; empty where there is none."""
+    if value is None or math.isnan(value):
+        return ""
+    for size, letter in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= (1e4 if letter == "k" else size):
+            return f"{value / size:.3g}{letter}"
+    return f"{value:.{digits}f}".replace("-", "−")
+
+
+def clock(seconds: float | None) -> str:
+    """42 s; 3:20 min."""
+    if seconds is None:
+        return ""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{int(seconds // 60)}:{int(seconds % 60):02d} min"
+
+
+def share(value: float) -> str:
+    """42 %."""
+    return f"{100 * value:.0f} %"
+
+
+def plainly(value: Any) -> str:
+    """A setting as one writes it."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def cell_text(text: Any) -> str:
+    """Text for a cell of a Markdown table, in which neither markup nor a bar means anything."""
+    escaped = str(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    for sign in "\\`*_[]|":
+        escaped = escaped.replace(sign, "\\" + sign)
+    return " ".join(escaped.split())
+
+
+def place(value: float, scale: tuple[float, float]) -> float:
+    """Where a value is on a scale, in percent, cut at its ends."""
+    low, high = scale
+    return round(100 * min(1.0, max(0.0, (value - low) / (high - low))), 1)
+
+
+def _bound(value: float) -> str:
+    return "beyond the data" if math.isinf(value) else f"{value:.1f}"
+
+
+def _whole(path: Path, text: str) -> None:
+    """A file, whole or not at all."""
+    partial = path.with_name(f".partial-{path.name}")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)

@@ -158,6 +158,7 @@ class Optimizer(Protocol):
     Optional: `couples: ClassVar[str]` says what the loss may not be split through ("row", "group" by default, or
     "minibatch" for losses that sort or rank a batch). `next(self, report) -> Self` returns the successor for the
     following step (adaptive KL, moving baselines); its fields are its state and are checkpointed.
+    `kl_weight: ClassVar[str]` names the field that weighs the KL to the reference: what `compare --frontier` varies.
     """
 
     needs: ClassVar[frozenset[str]]

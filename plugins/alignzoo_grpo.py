@@ -36,6 +36,7 @@ class GRPO:
     epochs: Annotated[int, Ge(1)] = 1
     """Passes over each batch of groups."""
     needs: ClassVar[frozenset[str]] = frozenset({"logprobs", "old_logprobs", "ref_logprobs"})
+    kl_weight: ClassVar[str] = "kl"
     couples: ClassVar[str] = "row"
 
     def prepare(self, batch: Batch) -> Batch:

@@ -50,6 +50,7 @@ class PPO:
     needs: ClassVar[frozenset[str]] = frozenset(
         {"logprobs", "entropy", "values", "old_logprobs", "ref_logprobs", "old_values"}
     )
+    kl_weight: ClassVar[str] = "kl"
     couples: ClassVar[str] = "row"
 
     def prepare(self, batch: Batch) -> Batch:

@@ -43,6 +43,7 @@ def compare(
     judge: Annotated[
         str, typer.Option(metavar="JUDGE", help="Who decides which of two answers wins: gold, or a judge's name.")
     ] = "gold",
+    frontier: Annotated[bool, typer.Option("--frontier", help="Each algorithm under several KL weights.")] = False,
     retry: Annotated[bool, typer.Option("--retry", help="Run again what has failed or diverged.")] = False,
     plugin: Annotated[
         list[Path] | None, typer.Option("--plugin", metavar="FILE", help="Also take this Python file as a plugin.")
@@ -70,6 +71,7 @@ def compare(
             best_of=best_of,
             prompts=prompts,
             judge=judge,
+            frontier=frontier,
             retry=retry,
             progress=_progress(console(stderr=True), quiet),
         )
@@ -98,4 +100,5 @@ def _print(out: Console, results: Results, folder: Path, quiet: bool) -> None:
         for each in tables(results):
             out.print(each)
         out.print()
-    out.print(f"results:         {folder / 'results.json'}", markup=False, soft_wrap=True)
+    for name, file in (("results:", "results.json"), ("report:", "report.html")):
+        out.print(f"{name:<16} {folder / file}", markup=False, soft_wrap=True)

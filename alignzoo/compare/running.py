@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from alignzoo import api
@@ -18,7 +19,9 @@ from alignzoo.compare.executors import Executor, Local
 from alignzoo.compare.grid import Grid
 from alignzoo.compare.plan import Budget, Cell, Entry, Plan, entry, read_cell
 from alignzoo.compare.plan import budget as read_budget
+from alignzoo.compare.report import write_report
 from alignzoo.compare.results import CellResult, Results
+from alignzoo.compare.spread import spread
 from alignzoo.errors import RunError
 from alignzoo.registry import Registry
 
@@ -40,6 +43,7 @@ def compare(
     best_of: int = 4,
     prompts: int = 256,
     judge: str = "gold",
+    frontier: bool = False,
     retry: bool = False,
     progress: Progress = lambda *told: None,
 ) -> Results:
@@ -47,8 +51,9 @@ def compare(
 
     `algorithms` may carry settings, "ppo[optimizer.kl=0.1]"; `task` too, "shop[length_bias=0.15]". `budget` is
     "tokens=2e5", "seconds=60" or "flops=1e13", the same for every cell. `tune` trials for each algorithm on each task
-    come first. `overrides` are every recipe's. In an `out` that holds part of the comparison only the rest is run;
-    `retry` also runs again what has failed. Raises an AlignzooError that says what to do.
+    come first. `frontier` runs each algorithm under several KL weights. `overrides` are every recipe's. In an `out`
+    that holds part of the comparison only the rest is run; `retry` also runs again what has failed. Beside results.json
+    it writes report.html and report.md. Raises an AlignzooError that says what to do.
     """
     tasks = (task,) if isinstance(task, str) else task
     plan = Plan(
@@ -63,7 +68,11 @@ def compare(
         overrides=tuple(overrides),
         plugins=tuple(str(Path(path).resolve()) for path in plugins),
     )
-    return execute(plan, out=out, executor=executor or Local(jobs), retry=retry, progress=progress)
+    registry = _registry(plan)
+    if frontier:
+        plan = replace(plan, algorithms=spread(Grid(plan, registry)))
+    executor = executor or Local(jobs)
+    return execute(plan, out=out, executor=executor, registry=registry, retry=retry, progress=progress)
 
 
 def execute(
@@ -90,6 +99,7 @@ def execute(
         results = analyse(grid, folder, [*tried, *cells], chosen)
         results.write(folder)
         write_json(folder / "timings.json", _timings(folder, results.cells))
+        write_report(folder, registry=registry)
     return results
 
 

@@ -150,7 +150,7 @@ def _drawn(picture: Picture, legend: Looks | None) -> str:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    settings = {
+    settings: Any = {
         "svg.fonttype": "none",
         "svg.hashsalt": picture.name,
         "text.color": INK,

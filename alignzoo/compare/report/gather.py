@@ -232,7 +232,7 @@ def _card(compared: Compared, manifest: Mapping[str, Any], registry: Registry) -
     name = str(optimizer["name"])
     rest = {key: stage[key] for key in ("policy", "sampler", "reward", "data", "schedule") if key in stage}
     try:
-        cls = registry.get("optimizer", name)
+        cls: Any = registry.get("optimizer", name)
     except PluginError:  # the report may be written where its plugin is no longer installed
         rows = [{"name": key, "value": value, "default": None, "meaning": ""} for key, value in settings.items()]
         return Card(compared, name, "not installed here", "", (), rows, rest)

@@ -201,7 +201,8 @@ def _environment(*, autoescape: bool) -> Environment:
     environment = Environment(
         loader=loader, autoescape=autoescape, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"number": number, "share": share, "plainly": plainly, "cell": cell_text, "clock": clock}
+    filters: dict[str, Any] = {"number": number, "share": share, "plainly": plainly, "cell": cell_text, "clock": clock}
+    environment.filters |= filters
     environment.globals["svg"] = lambda picture: Markup(picture.themed())
     environment.globals["ours"] = Markup
     environment.globals["place"] = place

@@ -59,7 +59,7 @@ def _learning(results: Results, task: str, metric: str, curves: Sequence[Curve],
         axes.set_xlim(left=0)
         axes.xaxis.set_major_formatter(_short)
 
-    says = f"What is gained of {metric} on {task}, against {label}: the mean over seeds, and from the lowest to the highest"
+    says = f"What is gained of {metric} on {task}, by {label}: the mean over seeds, and from the lowest to the highest"
     says += "; the dashed level is choosing without training" if chosen else ""
     return Picture(slug(task, "learning", unit), f"Learning by {unit}", f"{says}.", draw, [*chosen, *shown])
 
@@ -228,9 +228,9 @@ def profiles(results: Results, looks: Looks) -> Picture | None:
         axes.set_xlabel("score τ: 0 is the start, 1 the best run of its task")
         axes.set_ylabel("share of runs above τ")
 
-    says = "Performance profiles: the share of each algorithm's runs, over all tasks, whose score is above τ; bands of 95 % for "
+    says = "The share of each algorithm's runs, over all tasks, whose score is above τ; 95 % bands of those that train."
     shown = [each.algorithm for each in results.profiles]
-    return Picture("profiles", "Performance profiles", f"{says}those that train.", draw, shown)
+    return Picture("profiles", "Performance profiles", says, draw, shown)
 
 
 def seconds(results: Results, task: str, timings: Timings) -> Picture | None:

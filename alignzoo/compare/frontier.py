@@ -62,8 +62,10 @@ class Fit:
 
     @property
     def turns(self) -> bool:
-        """Whether the turning point is within what was seen."""
-        return self.turn <= REACH * self.furthest
+        """Whether the data show a turning point: it is within them, nearly every resample of runs has one, and from it
+        to the furthest run the fit falls by more than its error."""
+        within = self.turn <= self.furthest and not math.isinf(self.high)
+        return within and self.at(self.turn) - self.at(self.furthest) > self.error
 
 
 def fit(runs: Sequence[Sequence[Point]], start: float, *, seed: int = 0) -> Fit | None:

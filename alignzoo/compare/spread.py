@@ -8,6 +8,7 @@ it is.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from alignzoo.compare.grid import Grid
 from alignzoo.compare.plan import Entry
@@ -52,6 +53,5 @@ def kl_weight(optimizer: Optimizer) -> str:
 
 def _default(optimizer: Optimizer, name: str) -> float:
     """The class's own weight, where a recipe has turned it off."""
-    fields = {field.name: field.default for field in dataclasses.fields(type(optimizer))}  # type: ignore[arg-type]
-    default: float = fields[name]
-    return default
+    fields: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(type(optimizer))}  # type: ignore[arg-type]
+    return float(fields[name])

@@ -38,6 +38,10 @@ def test_what_does_not_turn() -> None:
     rising = fit(runs("linear", 1.0, 0.05), 1.0)  # it would turn at d = 10, and the furthest run is at 4
     assert rising is not None and rising.turn == pytest.approx(10.0) and not rising.turns
     assert math.isinf(rising.high)
+    noisy = Fit("linear", 0.0, 2.0, 0.5, 5.0, 4)  # from 2 at d = 2 to 0 at d = 4, within an error of 5
+    assert noisy.turn == pytest.approx(2.0) and not noisy.turns
+    assert not Fit("linear", 0.0, 2.0, 0.5, 0.1, 4, low=1.0, high=math.inf).turns
+    assert Fit("linear", 0.0, 2.0, 0.5, 0.1, 4, low=1.0, high=3.0).turns
     assert math.isinf(Fit("linear", 0.0, 1.0, -0.1, 0, 4).turn)
     assert math.isinf(Fit("log", 0.0, 1.0, -0.1, 0, 4).turn)
     assert Fit("linear", 0.0, -1.0, 0.1, 0, 4).turn == 0.0  # it only falls

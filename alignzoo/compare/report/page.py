@@ -59,11 +59,9 @@ class Turn:
         """Where gold turns over."""
         found = self.fit
         if not found.turns:
-            return f"not within the data (d up to {found.furthest:.1f})"
-        if found.turn == 0:
-            return "gold only falls"
-        between = "" if math.isnan(found.low) else f" [{found.low:.1f}, {_bound(found.high)}]"
-        return f"d = {found.turn:.1f}{between}, at KL {found.turn**2:.1f}"
+            return f"not shown up to d = {found.furthest:.2f}"
+        between = "" if math.isnan(found.low) else f" [{found.low:.2f}, {found.high:.2f}]"
+        return f"d = {found.turn:.2f}{between}, at a KL of {found.turn**2:.2f}"
 
 
 @dataclass(frozen=True)
@@ -150,7 +148,7 @@ def _task(
         task=task,
         metric=metric,
         headlines=[headline.text for headline in results.headlines if headline.task == task],
-        columns={name: COLUMNS[name] for name in COLUMNS if name != metric and any(name in r.figures for r in rows)},
+        columns={name: COLUMNS[name] for name in COLUMNS if _says_more(name, metric, rows)},
         rows=rows,
         scale=_scale([row.standing for row in rows if row.standing is not None]),
         learning=pictures.learning(results, task, curves, looks),
@@ -171,6 +169,11 @@ def _row(results: Results, task: str, metric: str, compared: Compared, timings: 
     figures = _means([{**cell.after, **cell.costs, **timings.get(cell.id, {})} for cell in with_figures])
     finished = sum(cell.status == "ok" for cell in cells)
     return Row(compared, looks.of[compared.label], standing, figures, len(cells), finished)
+
+
+def _says_more(name: str, metric: str, rows: Sequence[Row]) -> bool:
+    """Whether a column is there, and is not the compared figure again: a verifiable reward is its own gold."""
+    return any(name in r.figures and r.figures[name] != r.figures.get(metric) for r in rows)
 
 
 def _means(every: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -251,10 +254,6 @@ def place(value: float, scale: tuple[float, float]) -> float:
     """Where a value is on a scale, in percent, cut at its ends."""
     low, high = scale
     return round(100 * min(1.0, max(0.0, (value - low) / (high - low))), 1)
-
-
-def _bound(value: float) -> str:
-    return "beyond the data" if math.isinf(value) else f"{value:.1f}"
 
 
 def _whole(path: Path, text: str) -> None:

@@ -363,6 +363,13 @@ def test_what_is_wrong_for_all_stops_at_once(status: int, message: str, judge_se
     assert KEY not in str(caught.value) and "***" in str(caught.value)  # the server repeats the key, we do not
 
 
+def test_what_is_wrong_for_all_stops_repetitions_under_way(judge_server: JudgeServer) -> None:
+    judge_server.faults += [401, 500]
+    with pytest.raises(RewardError, match="the key is not accepted"):
+        judge_at(judge_server, concurrency=2, backoff=0.5).judge(questions(2), None)
+    assert len(judge_server.heard) == 2
+
+
 def test_a_missing_key_is_told_before_anything_is_asked(
     judge_server: JudgeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -92,6 +92,7 @@ class HasPieces(Protocol):
         ...
 
 
+@runtime_checkable
 class PolicySpec(Protocol):
     """A policy's settings: what a recipe's `policy` table becomes, and what plugins register."""
 

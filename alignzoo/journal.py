@@ -116,7 +116,7 @@ class Ledger:
         return dict(total)
 
 
-def samples(groups: Iterable[Group], when: str, tokens: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def samples(groups: Iterable[Group], when: str, tokens: Iterable[Mapping[str, Any]] = ()) -> list[dict[str, Any]]:
     """Completions with their scores, a line each; `when` is "before", "training", "during" (an evaluation between) or
     "after". `tokens` are further columns, for each completion in order."""
     columns = iter(tokens)

@@ -117,7 +117,7 @@ def test_anthropics_prompts_with_one_small_model_in_every_role(tmp_path: Path) -
         reward={
             "name": "constitution",
             "constitution": str(ANTHROPIC),
-            "judge": {"name": "local", "model": str(STORIES)},
+            "judge": {"name": "local", "model": str(STORIES), "max_new_tokens": 16},
         },
         schedule=schedule,
         out=tmp_path / "constitution",

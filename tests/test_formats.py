@@ -153,6 +153,15 @@ SHAPES: dict[str, tuple[dict[str, Any], Prompt]] = {
             {"annotator1": 1, "annotator2": "0", "annotator3": 2, "annotator4": 0},
         ),
     ),
+    # 1.25: three quarters for the first.
+    "alpaca-eval": (
+        {"instruction": "Add.", "output_1": "4", "output_2": "5", "preference": 1.25},
+        Prompt("Add.", ("4", "5"), (0.75, 0.25), {"preference": 1.25}),
+    ),
+    "alpaca-eval, a tie": (
+        {"instruction": "Add.", "output_1": "4", "output_2": "5", "preference": 0},
+        Prompt("Add.", ("4", "5"), (0.5, 0.5), {"preference": 0}),
+    ),
 }
 
 

@@ -249,6 +249,46 @@ def test_token_column() -> None:
     close(fn.token_column(torch.tensor([2.0, 3.0]), MASK), [[0, 2, 0], [0, 3, 3]])
 
 
+# --- Bradley-Terry ----------------------------------------------------------------------------------------------
+
+
+def test_two_players_in_closed_form() -> None:
+    # without a prior s₁ - s₂ = log(w₁/w₂) = log 3; with one, the gradient 3 - 4·σ(d) - ridge·d/2 is 0
+    nearly = fn.bradley_terry(torch.tensor([[0.0, 3.0], [1.0, 0.0]]), 1e-9)
+    torch.testing.assert_close(nearly, torch.tensor([math.log(3) / 2, -math.log(3) / 2]).double(), atol=1e-6, rtol=0)
+    first, second = fn.bradley_terry(torch.tensor([[0.0, 3.0], [1.0, 0.0]]), 0.5).tolist()
+    d = first - second
+    assert first == pytest.approx(-second) and 3 - 4 / (1 + math.exp(-d)) - 0.5 * d / 2 == pytest.approx(0, abs=1e-9)
+
+
+def test_three_players_whose_odds_are_consistent() -> None:
+    # strengths log 4, log 2, log 1 win 4:2, 4:1 and 2:1; less their mean log 2 that is log 2, 0, -log 2
+    wins = torch.tensor([[0.0, 4 / 6, 4 / 5], [2 / 6, 0.0, 2 / 3], [1 / 5, 1 / 3, 0.0]])
+    found = fn.bradley_terry(wins, 1e-9)
+    torch.testing.assert_close(found, math.log(2) * torch.tensor([1.0, 0.0, -1.0]).double(), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_it_is_the_maximum_and_orders_players_alike(seed: int) -> None:
+    rng = torch.Generator().manual_seed(seed)
+    wins = (torch.rand(6, 6, generator=rng) < 0.3).double() * torch.rand(6, 6, generator=rng).double() * 5
+    wins.fill_diagonal_(0)
+    strengths = fn.bradley_terry(wins, 0.2).requires_grad_(True)
+    objective = (wins * torch.nn.functional.logsigmoid(strengths[:, None] - strengths)).sum()
+    (gradient,) = torch.autograd.grad(objective - 0.1 * (strengths**2).sum(), strengths)
+    assert float(gradient.abs().max()) < 1e-8 and float(strengths.detach().sum().abs()) < 1e-8
+    order = torch.randperm(6, generator=rng)
+    torch.testing.assert_close(fn.bradley_terry(wins[order][:, order], 0.2), strengths.detach()[order])
+
+
+def test_who_always_wins_stays_finite_and_who_never_plays_is_0() -> None:
+    wins = torch.zeros(8, 8)
+    wins[:7, :7] = torch.triu(torch.ones(7, 7), 1) * 1000
+    found = fn.bradley_terry(wins, 1e-3)
+    assert torch.isfinite(found).all() and (found[:6] > found[1:7]).all() and float(found[7]) == 0.0
+    assert fn.bradley_terry(torch.zeros(0, 0), 0.1).tolist() == []
+
+
 # --- all of them --------------------------------------------------------------------------------------------------
 
 

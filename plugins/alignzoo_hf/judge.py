@@ -22,6 +22,7 @@ ASKED = {
     1: "Is the answer a good one? Reply with one word, yes or no.",
     2: "Which answer is better? Reply with its number alone, 1 or 2.",
 }
+TOO_LONG = "the question is too long for the judge's context less its max_new_tokens"
 OPTIONS = {1: ("yes", "no"), 2: ("1", "2")}
 """What can be replied, the favourable one first."""
 
@@ -60,7 +61,9 @@ class Local:
         judging = self._policy(policy)
         prompts = [_prompt(question) for question in questions]
         fitting = [i for i, prompt in enumerate(prompts) if _fits(judging, prompt)]
-        verdicts = [Verdict("error", note="the question is too long for the judge's context")] * len(questions)
+        verdicts = [
+            Verdict("error", note="the question is too long for the judge's context less its max_new_tokens")
+        ] * len(questions)
         rows = [row for i in fitting for row in _rows(judging, prompts[i], OPTIONS[len(questions[i].answers)])]
         if rows:
             with self._state(judging):

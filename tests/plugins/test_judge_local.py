@@ -119,7 +119,7 @@ def test_examples_are_shown_with_the_right_option(chat: str) -> None:
 def test_a_question_that_does_not_fit_is_an_error_and_the_others_are_answered(plain_model: Path) -> None:
     verdicts = Local().judge([PAIR, Question("hm", ("a",))], policy_of(str(plain_model), chat_template="chatml"))
     assert [verdict.kind for verdict in verdicts] == ["error", "value"]
-    assert verdicts[0].note == "the question is too long for the judge's context"
+    assert verdicts[0].note == "the question is too long for the judge's context less its max_new_tokens"
 
 
 def test_it_writes(chat: str) -> None:

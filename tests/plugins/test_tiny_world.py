@@ -383,7 +383,10 @@ def test_the_plugin_registers_its_parts_without_torch() -> None:
             return lambda name, target: self.seen.append((kind, name, target))
 
     alignzoo_register(Zoo())  # type: ignore[arg-type]
-    assert {(kind, name) for kind, name, _ in Zoo.seen} == {("task", it) for it in TASKS} | {("reward", "rules")}
+    assert {(kind, name) for kind, name, _ in Zoo.seen} == {("task", it) for it in TASKS} | {
+        ("reward", "rules"),
+        ("judge", "rules"),
+    }
     code = "import sys, alignzoo_tiny, alignzoo_tiny.world; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

@@ -1,0 +1,44 @@
+"""How many tokens a pass takes, by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from alignzoo import cost
+from alignzoo.cost import ModelShape
+from alignzoo_hf import memory
+
+SHAPE = ModelShape(
+    layers=12, hidden=512, heads=8, kv_heads=4, head_dim=64, intermediate=1408, gated=True, vocab=8192,
+    parameters=40_000_000, trained=40_000_000, trunk=36_000_000, tied=True,
+)  # fmt: skip
+GIB = 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("width", "expected"),
+    [
+        (1408, 4096),  # 2^25 bytes / (4 · 1408) = 5957 tokens, the power of two below; more than 2048, see below
+        (8192, 1024),  # 2^25 / (4 · 8192) = 1024
+        (30_000, 256),  # 279
+        (500_000, 256),  # 16, but never so few that matrix products suffer
+    ],
+)
+def test_on_the_cpu_the_widest_tensor_of_a_layer_stays_small(width: int, expected: int) -> None:
+    assert memory.on_cpu(replace(SHAPE, intermediate=width)) == min(expected, 2048)
+
+
+def test_on_a_gpu_free_memory_is_for_gradients_moments_and_then_activations() -> None:
+    # A token keeps, in 2 bytes each, 12 layers of 6·512 + 2·(8+4)·64 + 4·1408 = 10240 numbers and 3·512 more: 248832
+    # bytes. Gradients and moments take 12 bytes for each of 40 million weights.
+    assert cost.activation_bytes(SHAPE, 1, 2) == 248_832
+    free = 480_000_000 + 10 * GIB
+    assert memory.on_gpu(SHAPE, free, width=2) == 16_384  # of 0.6 · 10 GiB / 248832 = 25890 tokens
+    assert memory.on_gpu(SHAPE, free, width=4) == 8_192
+    assert memory.on_gpu(SHAPE, 500 * GIB, width=2) == 65_536
+
+
+def test_a_gpu_that_is_nearly_full_is_tried_with_a_few() -> None:
+    assert memory.on_gpu(SHAPE, 0, width=2) == 1024

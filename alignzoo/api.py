@@ -31,7 +31,8 @@ from alignzoo.journal import Journal
 from alignzoo.prompts import Data, from_rows, split, train_and_heldout
 from alignzoo.recipe import Recipe, Stage, load
 from alignzoo.registry import Registry
-from alignzoo.runner import Interrupted, Progress, Run, Warn
+from alignzoo.runner import Interrupted
+from alignzoo.stage import Progress, Run, Warn
 from alignzoo.types import Alert, Prompt
 
 PACKAGES = ("alignzoo", "torch", "transformers", "accelerate", "peft", "tokenizers", "safetensors", "numpy", "pluggy")

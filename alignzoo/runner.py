@@ -3,76 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 
-from alignzoo import checkpoint, processes
+from alignzoo import checkpoint, processes, recording
 from alignzoo import functional as fn
 from alignzoo.budget import Meter, work
-from alignzoo.collate import WeightedReward, collate, fill, only, score, trim
+from alignzoo.collate import collate, fill, only, score
 from alignzoo.errors import DivergedError
-from alignzoo.evaluate import Figures, Heldout, best_of, objective, reduced, scoring, writing
-from alignzoo.importance import importance
-from alignzoo.interfaces import HasNext, Optimizer, Policy, Sampler
-from alignzoo.journal import Journal, Ledger, samples
-from alignzoo.schedule import Schedule
-from alignzoo.tokens import WATCHED, filled, keys, token_columns
-from alignzoo.types import Alert, Batch, Group, Prompt, StepReport
+from alignzoo.evaluate import Figures, best_of, objective, scoring, writing
+from alignzoo.interfaces import HasNext, Optimizer
+from alignzoo.journal import Ledger
+from alignzoo.stage import Run, prompts_of
+from alignzoo.tokens import WATCHED, Tokens, keys, token_columns
+from alignzoo.types import Batch, Group, StepReport
+from alignzoo.update import update
 from alignzoo.vocabulary import Clock, Means, memory, shared
-
-Progress = Callable[[str, int, int, Mapping[str, float]], None]
-"""Told of everything that takes time: what is done, how much of it, of how much, and the latest figures."""
-
-Warn = Callable[[str, int, Alert], None]
-"""Told of what an observer warns of: in which stage, after which step."""
 
 Reference = dict[tuple[int, ...], torch.Tensor]
 """The reference's log-probabilities by what a row says, for data that come by more than once."""
-
-Tokens = list[dict[str, Any]]
-"""Columns of each sampled completion, token by token."""
-
-FILL_ROWS = 256
-"""Rows per forward pass without gradient, unless the schedule's micro-batch is smaller."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """One stage, live: everything that the loop needs."""
-
-    name: str
-    prompts: Sequence[Prompt]
-    heldout: Heldout
-    policy: Policy
-    sampler: Sampler
-    rewards: Sequence[WeightedReward]
-    optimizer: Optimizer
-    schedule: Schedule
-    seed: int
-    journal: Journal
-    checkpoints: Path
-    observe: Callable[[StepReport], Sequence[Alert]] = lambda report: ()
-    progress: Progress = lambda *told: None
-    warn: Warn = lambda *told: None
-    interrupted: Callable[[], bool] = lambda: False
-
-    @property
-    def steps(self) -> int:
-        return self.schedule.total(len(self.prompts))
-
-    @property
-    def trains_writer(self) -> bool:
-        """Whether the policy writes text; a pure scorer does not."""
-        return "scores" not in self.optimizer.needs
-
-    def keeps_samples(self, step: int) -> bool:
-        """Whether what this step samples is written down."""
-        every = self.schedule.samples_every
-        return bool(every) and (step % every == 0 or step in (1, self.steps))
 
 
 @dataclass(frozen=True)
@@ -108,19 +59,19 @@ def _run(stage: Run, ledger: Ledger, resume: bool) -> Outcome:
     reference = _precomputed(stage)
     ledger.write(start, "before")
     step, meter = start, Meter.read(schedule, stage.steps, stage.journal)
-    stopped = meter.over or (_stopped(stage, start) if start else "")
+    stopped = meter.over or (recording.stopped(stage, start) if start else "")
     while (step < stage.steps or schedule.has_budget) and not stopped:
         (report, tokens), share = _step(stage, optimizer, adamw, step, reference, meter.total), meter.share
         step = report.step
         report = replace(report, costs=ledger.write(step, "step"))
         optimizer = optimizer.next(report) if isinstance(optimizer, HasNext) else optimizer
-        _record(stage, report, tokens)
+        recording.record(stage, report, tokens)
         meter.add(report.metrics)
         every = schedule.eval_every and step % schedule.eval_every == 0 and step < stage.steps
         if every or meter.due(share):
             _measured(stage, optimizer, step, "during")
             ledger.write(step, "during")
-        stopped = _reached(schedule, report.metrics, _watch(stage, report)) or meter.over
+        stopped = recording.reached(schedule, report.metrics, recording.watch(stage, report)) or meter.over
         _save(stage, step, adamw, optimizer, stopped)
     after = _measured(stage, optimizer, step, "after")
     ledger.write(step, "after")
@@ -162,65 +113,6 @@ def _step(
     return StepReport(step + 1, max(steps, step + 1), metrics, tuple(groups)), tokens
 
 
-def update(
-    policy: Policy, optimizer: Optimizer, minibatch: Batch, adamw: torch.optim.Optimizer, lr: float, schedule: Schedule
-) -> Figures:
-    """One update of the weights. Micro-batches and processes are partial sums of Σ weights·terms / N."""
-    couples = getattr(optimizer, "couples", "group")
-    columns = optimizer.needs & {"logprobs", "entropy", "values", "scores"}
-    watched = columns | {"entropy"} if "logprobs" in columns else columns
-    n = len(minibatch)
-    share = processes.deal_groups(minibatch, couples=couples)
-    figures: Figures = {}
-    adamw.zero_grad()
-    for micro in share.chunks(schedule.micro_batch, couples=couples) if len(share) else ():
-        micro = trim(micro)
-        out = policy.forward(micro, frozenset(watched))
-        seen = out if "entropy" in columns else replace(out, entropy=None)
-        terms = optimizer.loss(micro, seen)
-        cost, corrected = terms.loss, {}
-        if schedule.importance_cap:
-            weights = importance(terms, micro, out, schedule.importance_cap)
-            cost, corrected = cost * weights, {"importance": weights}
-        loss = fn.weigh(cost, micro.weights, micro.mask) / n
-        loss.backward()  # type: ignore[no-untyped-call]
-        parts = {name: reduced(column, micro) / n for name, column in terms.metrics.items()}
-        parts["loss"] = float(loss.detach())
-        if out.entropy is not None:
-            parts["entropy"] = float(out.entropy.detach().sum()) / float(minibatch.mask.sum())
-        for name, column in corrected.items():
-            parts[name] = float((column * micro.mask).sum()) / float(minibatch.mask.sum())
-        figures = {name: figures.get(name, 0.0) + value for name, value in parts.items()}
-    figures = processes.total(figures)
-    figures["grad_norm"] = _apply(adamw, lr, schedule.max_grad_norm)
-    return figures
-
-
-def _apply(adamw: torch.optim.Optimizer, lr: float, max_norm: float) -> float:
-    """Sum gradients over processes, clip them, and step. The norm before clipping comes back."""
-    trained = [parameter for group in adamw.param_groups for parameter in group["params"]]
-    processes.sum_gradients(trained)
-    norm = torch.nn.utils.clip_grad_norm_(trained, max_norm or math.inf)
-    for group in adamw.param_groups:
-        group["lr"] = lr * group.get("lr_scale", 1.0)
-    if torch.isfinite(norm):
-        adamw.step()
-    return float(norm)
-
-
-def prompts_of(stage: Run, step: int) -> list[Prompt]:
-    """The prompts of a step: an endless row of shuffled passes over the data, read off by position."""
-    n, size = len(stage.prompts), stage.schedule.prompts
-    chosen, orders = [], {}
-    for position in range(step * size, (step + 1) * size):
-        turn = position // n
-        if turn not in orders:
-            rng = torch.Generator().manual_seed(fn.derive(stage.seed, "order", turn))
-            orders[turn] = torch.randperm(n, generator=rng).tolist()
-        chosen.append(stage.prompts[orders[turn][position % n]])
-    return chosen
-
-
 def measure(stage: Run, optimizer: Optimizer) -> tuple[Figures, list[Group]]:
     """The stage's evaluation: of a writer, with some of what it wrote, or of a scorer; and of its own objective on
     held-out data."""
@@ -257,7 +149,7 @@ def _before(stage: Run, start: int) -> tuple[Figures, Figures]:
     baseline = best_of(stage.policy, stage.heldout) if wanted else {}
     stage.journal.rewind(-1)
     stage.journal.write("evaluations", 0, {"before": before, "best_of": baseline})
-    _write_samples(stage, 0, "before", written)
+    recording.write_samples(stage, 0, "before", written)
     return before, baseline
 
 
@@ -265,14 +157,8 @@ def _measured(stage: Run, optimizer: Optimizer, step: int, when: str) -> Figures
     """An evaluation, written down with some of what was written in it."""
     figures, written = measure(stage, optimizer)
     stage.journal.write("evaluations", step, {when: figures})
-    _write_samples(stage, step, when, written)
+    recording.write_samples(stage, step, when, written)
     return figures
-
-
-def _write_samples(stage: Run, step: int, when: str, written: Sequence[Group]) -> None:
-    batch = filled(written, stage.policy, micro_batch=_rows(stage)) if written else None
-    tokens = token_columns(written, stage.policy, batch) if batch is not None else []
-    stage.journal.write_all("samples", step, samples(written, when, tokens))
 
 
 def _precomputed(stage: Run) -> Reference:
@@ -289,7 +175,7 @@ def _precomputed(stage: Run) -> Reference:
         stage.progress(f"{stage.name}: reference", start, len(stage.prompts), {})
         groups = stage.sampler.sample(stage.prompts[start : start + size], stage.policy, seed=0)
         batch = collate(score(groups, stage.rewards, stage.policy), stage.policy.device)
-        batch = fill(batch, stage.policy, frozenset({"ref_logprobs"}), micro_batch=_rows(stage))
+        batch = fill(batch, stage.policy, frozenset({"ref_logprobs"}), micro_batch=stage.fill_rows)
         assert batch.ref_logprobs is not None
         known |= dict(zip(keys(batch), batch.ref_logprobs.cpu(), strict=True))
     return known
@@ -307,48 +193,7 @@ def _filled(stage: Run, batch: Batch, needs: frozenset[str], reference: Referenc
         rows = [torch.nn.functional.pad(row, (0, width))[:width] for row in (reference[key] for key in keys(batch))]
         batch = replace(batch, ref_logprobs=torch.stack(rows).to(batch.tokens.device))
     share = batch.select(slice(processes.index(), None, processes.count()))
-    return processes.same_columns(batch, fill(share, stage.policy, needs, micro_batch=_rows(stage)))
-
-
-def _rows(stage: Run) -> int:
-    return min(stage.schedule.micro_batch or FILL_ROWS, FILL_ROWS)
-
-
-def _record(stage: Run, report: StepReport, tokens: Tokens) -> None:
-    timed = {name: value for name, value in report.metrics.items() if name.startswith("seconds/") or name == "memory"}
-    steady = {name: value for name, value in report.metrics.items() if name not in timed}
-    stage.journal.write("metrics", report.step, steady)
-    stage.journal.write("seconds", report.step, timed)
-    if stage.keeps_samples(report.step):
-        stage.journal.write_all("samples", report.step, samples(report.groups, "training", tokens))
-    stage.progress(stage.name, report.step, report.steps, report.metrics)
-
-
-def _watch(stage: Run, report: StepReport) -> list[Alert]:
-    """Let observers see the step, tell what they warn of, and write it down."""
-    alerts = processes.of_first(list(stage.observe(report)))
-    for alert in alerts:
-        stage.journal.write("warnings", report.step, asdict(alert))
-        stage.warn(stage.name, report.step, alert)
-    return alerts
-
-
-def _stopped(stage: Run, step: int) -> str:
-    """Why the run had stopped after this step, by what its journal says."""
-    alerts = [Alert(line["kind"], line["message"]) for line in stage.journal.read("warnings", step)]
-    return _reached(stage.schedule, stage.journal.read("metrics", step)[0], alerts)
-
-
-def _reached(schedule: Schedule, metrics: Mapping[str, float], alerts: Sequence[Alert]) -> str:
-    """Why to stop early; empty to go on."""
-    if schedule.kl_stop and metrics.get("kl", 0.0) >= schedule.kl_stop:
-        return f"the KL reached {metrics['kl']:.2f} nats per sequence (kl_stop {schedule.kl_stop:g})"
-    if metrics.get("reward/mean", -math.inf) >= schedule.reward_stop:
-        return f"the reward reached {metrics['reward/mean']:.3f} (reward_stop {schedule.reward_stop:g})"
-    for alert in alerts:
-        if {alert.kind, "any"} & set(schedule.stop_on):
-            return f"{alert.kind}: {alert.message} (stop_on)"
-    return ""
+    return processes.same_columns(batch, fill(share, stage.policy, needs, micro_batch=stage.fill_rows))
 
 
 def _save(stage: Run, step: int, adamw: torch.optim.Optimizer, optimizer: Optimizer, stopped: str) -> None:

@@ -13,6 +13,9 @@ from alignzoo.collate import collate, fill
 from alignzoo.interfaces import HasPieces, Policy
 from alignzoo.types import Batch, Group, Score
 
+Tokens = list[dict[str, Any]]
+"""Columns of each completion, token by token."""
+
 SHOWN = 8
 """Of how many groups the tokens are kept."""
 
@@ -33,14 +36,12 @@ def filled(groups: Sequence[Group], policy: Policy, *, micro_batch: int) -> Batc
     return fill(collate(unscored, policy.device), policy, WATCHED, micro_batch=micro_batch)
 
 
-def token_columns(
-    groups: Sequence[Group], policy: Policy, batch: Batch, prepared: Batch | None = None
-) -> list[dict[str, Any]]:
+def token_columns(groups: Sequence[Group], policy: Policy, batch: Batch, prepared: Batch | None = None) -> Tokens:
     """For each completion, in order: `tokens` as text, and `logprobs`, `ref_logprobs` and `advantages`, of each token,
     as far as they are known. Nothing of the completions beyond the first groups."""
     known = dict(zip(keys(batch), range(len(batch)), strict=True))
     learnt = {} if prepared is None else dict(zip(keys(prepared), range(len(prepared)), strict=True))
-    found: list[dict[str, Any]] = []
+    found: Tokens = []
     for number, group in enumerate(groups):
         for completion in group.completions:
             if number >= SHOWN:

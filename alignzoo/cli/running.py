@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from alignzoo.api import Result
-    from alignzoo.runner import Warn
+    from alignzoo.stage import Warn
     from alignzoo.types import Alert
 
 

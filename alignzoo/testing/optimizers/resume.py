@@ -18,6 +18,7 @@ from alignzoo.evaluate import Heldout
 from alignzoo.interfaces import Optimizer, Policy
 from alignzoo.journal import Journal
 from alignzoo.schedule import Evaluation, Schedule
+from alignzoo.stage import Run
 from alignzoo.testing.laws import Attempt, Given
 from alignzoo.testing.world import ToyPolicy, toy_policy
 from alignzoo.types import Group, Prompt, Score
@@ -73,7 +74,7 @@ def _run(optimizer: Optimizer, out: Path, given: Given, *, resume: bool = False,
     out.mkdir(exist_ok=True)
     policy = toy_policy()
     done = _Counter()
-    stage = runner.Run(
+    stage = Run(
         name="toy",
         prompts=[Prompt(f"prompt {i}") for i in range(6)],
         heldout=Heldout(Evaluation(prompts=0), (), (), (), None),

@@ -1,0 +1,59 @@
+"""What a run leaves behind as it goes: metrics, samples, warnings; and what they say of when to stop."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+from alignzoo import processes
+from alignzoo.journal import samples
+from alignzoo.schedule import Schedule
+from alignzoo.stage import Run
+from alignzoo.tokens import Tokens, filled, token_columns
+from alignzoo.types import Alert, Group, StepReport
+
+
+def record(stage: Run, report: StepReport, tokens: Tokens) -> None:
+    """A step's figures, apart from what it took, and what was sampled where that is to be kept."""
+    timed = {name: value for name, value in report.metrics.items() if name.startswith("seconds/") or name == "memory"}
+    steady = {name: value for name, value in report.metrics.items() if name not in timed}
+    stage.journal.write("metrics", report.step, steady)
+    stage.journal.write("seconds", report.step, timed)
+    if stage.keeps_samples(report.step):
+        stage.journal.write_all("samples", report.step, samples(report.groups, "training", tokens))
+    stage.progress(stage.name, report.step, report.steps, report.metrics)
+
+
+def watch(stage: Run, report: StepReport) -> list[Alert]:
+    """Let observers see the step, tell what they warn of, and write it down."""
+    alerts = processes.of_first(list(stage.observe(report)))
+    for alert in alerts:
+        stage.journal.write("warnings", report.step, asdict(alert))
+        stage.warn(stage.name, report.step, alert)
+    return alerts
+
+
+def stopped(stage: Run, step: int) -> str:
+    """Why the run had stopped after this step, by what its journal says."""
+    alerts = [Alert(line["kind"], line["message"]) for line in stage.journal.read("warnings", step)]
+    return reached(stage.schedule, stage.journal.read("metrics", step)[0], alerts)
+
+
+def reached(schedule: Schedule, metrics: Mapping[str, float], alerts: Sequence[Alert]) -> str:
+    """Why to stop early; empty to go on."""
+    if schedule.kl_stop and metrics.get("kl", 0.0) >= schedule.kl_stop:
+        return f"the KL reached {metrics['kl']:.2f} nats per sequence (kl_stop {schedule.kl_stop:g})"
+    if metrics.get("reward/mean", -math.inf) >= schedule.reward_stop:
+        return f"the reward reached {metrics['reward/mean']:.3f} (reward_stop {schedule.reward_stop:g})"
+    for alert in alerts:
+        if {alert.kind, "any"} & set(schedule.stop_on):
+            return f"{alert.kind}: {alert.message} (stop_on)"
+    return ""
+
+
+def write_samples(stage: Run, step: int, when: str, written: Sequence[Group]) -> None:
+    """What was written in an evaluation, its first groups token by token."""
+    batch = filled(written, stage.policy, micro_batch=stage.fill_rows) if written else None
+    tokens = token_columns(written, stage.policy, batch) if batch is not None else []
+    stage.journal.write_all("samples", step, samples(written, when, tokens))

@@ -1,0 +1,79 @@
+"""One stage, live: its parts, its data in their order, and where it writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from alignzoo import functional as fn
+from alignzoo.collate import WeightedReward
+from alignzoo.evaluate import Heldout
+from alignzoo.interfaces import Optimizer, Policy, Sampler
+from alignzoo.journal import Journal
+from alignzoo.schedule import Schedule
+from alignzoo.types import Alert, Prompt, StepReport
+
+Progress = Callable[[str, int, int, Mapping[str, float]], None]
+"""Told of everything that takes time: what is done, how much of it, of how much, and the latest figures."""
+
+Warn = Callable[[str, int, Alert], None]
+"""Told of what an observer warns of: in which stage, after which step."""
+
+FILL_ROWS = 256
+"""Rows per forward pass without gradient, unless the schedule's micro-batch is smaller."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that the loop needs."""
+
+    name: str
+    prompts: Sequence[Prompt]
+    heldout: Heldout
+    policy: Policy
+    sampler: Sampler
+    rewards: Sequence[WeightedReward]
+    optimizer: Optimizer
+    schedule: Schedule
+    seed: int
+    journal: Journal
+    checkpoints: Path
+    observe: Callable[[StepReport], Sequence[Alert]] = lambda report: ()
+    progress: Progress = lambda *told: None
+    warn: Warn = lambda *told: None
+    interrupted: Callable[[], bool] = lambda: False
+
+    @property
+    def steps(self) -> int:
+        return self.schedule.total(len(self.prompts))
+
+    @property
+    def trains_writer(self) -> bool:
+        """Whether the policy writes text; a pure scorer does not."""
+        return "scores" not in self.optimizer.needs
+
+    @property
+    def fill_rows(self) -> int:
+        """Rows per forward pass without gradient."""
+        return min(self.schedule.micro_batch or FILL_ROWS, FILL_ROWS)
+
+    def keeps_samples(self, step: int) -> bool:
+        """Whether what this step samples is written down."""
+        every = self.schedule.samples_every
+        return bool(every) and (step % every == 0 or step in (1, self.steps))
+
+
+def prompts_of(stage: Run, step: int) -> list[Prompt]:
+    """The prompts of a step: an endless row of shuffled passes over the data, read off by position."""
+    n, size = len(stage.prompts), stage.schedule.prompts
+    chosen, orders = [], {}
+    for position in range(step * size, (step + 1) * size):
+        turn = position // n
+        if turn not in orders:
+            rng = torch.Generator().manual_seed(fn.derive(stage.seed, "order", turn))
+            orders[turn] = torch.randperm(n, generator=rng).tolist()
+        chosen.append(stage.prompts[orders[turn][position % n]])
+    return chosen

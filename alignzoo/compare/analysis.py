@@ -119,7 +119,7 @@ def _standings(sheet: Sheet) -> list[Standing]:
         estimate = _estimate(table)
         low, high = estimate.interval
         values = tuple(map(float, table.mean(1)))
-        found.append(Standing(task, label, metric, values, estimate.mean, st.iqm(values), low, high))
+        found.append(Standing(task, label, metric, values, estimate.mean, float(st.iqm(values)), low, high))
     return found
 
 
@@ -158,7 +158,7 @@ def _pair(sheet: Sheet, task: str, metric: str, a: str, b: str) -> Pair | None:
         p=estimate.p if estimate else None,
         p_holm=None,
         family="controls" if control else "algorithms",
-        improvement=st.probability_of_improvement([first.mean(1)], [second.mean(1)]),
+        improvement=float(st.probability_of_improvement([first.mean(1)], [second.mean(1)])),
         detectable=estimate.detectable() if estimate else None,
         n_seeds=len(seeds),
         n_prompts=first.shape[1],
@@ -242,7 +242,7 @@ def _overall(rescaled: Rescaled) -> list[Standing]:
         low, high = st.percentiles(draws)
         values = tuple(float(value) for runs in itertools.zip_longest(*strata) for value in runs if value is not None)
         mean = float(np.mean(np.concatenate(strata)))
-        iqm = st.pooled_iqm(strata)
+        iqm = float(st.pooled_iqm(strata))
         found.append(Standing("", label, "rescaled", values, mean, iqm, float(low), float(high)))
     return found
 
@@ -259,7 +259,7 @@ def _improvements(rescaled: Rescaled) -> list[Improvement]:
             reps=REPS,
         )
         low, high = map(float, st.percentiles(draws))
-        chance = st.probability_of_improvement(ours, theirs)
+        chance = float(st.probability_of_improvement(ours, theirs))
         found += [Improvement(a, b, chance, low, high), Improvement(b, a, 1 - chance, 1 - high, 1 - low)]
     return found
 

@@ -9,6 +9,7 @@ improvement, performance profiles.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 Array: TypeAlias = NDArray[np.float64]
 Strata: TypeAlias = Sequence[Array]
@@ -28,19 +29,20 @@ LEVEL = 0.05
 # --- aggregates over runs ---------------------------------------------------------------------------------------------
 
 
-def iqm(values: Sequence[float] | Array) -> float:
-    """The interquartile mean: the mean of the middle half; int(n / 4) values are left out at each end."""
-    return float(stats.trim_mean(np.asarray(values, float), 0.25))
+def iqm(values: Sequence[float] | Array) -> Any:
+    """The interquartile mean: the mean of the middle half; int(n / 4) values are left out at each end.
+
+    Of the last axis: this and the statistics below take one sample, (n,), or many at once, (reps, n).
+    """
+    return stats.trim_mean(np.asarray(values, float), 0.25, axis=-1)
 
 
 def stratified_bootstrap(
     strata: Strata, statistic: Callable[[list[Array]], Any], *, rng: np.random.Generator, reps: int
 ) -> Array:
     """`statistic` of resampled runs, (reps, ...): each task's runs are drawn with replacement from its own."""
-    drawn = []
-    for _ in range(reps):
-        drawn.append(statistic([runs[rng.integers(len(runs), size=len(runs))] for runs in strata]))
-    return np.asarray(drawn, float)
+    drawn = [runs[rng.integers(len(runs), size=(reps, len(runs)))] for runs in strata]
+    return np.asarray(statistic(drawn), float)
 
 
 def percentiles(draws: Array, level: float = LEVEL) -> tuple[Any, Any]:
@@ -49,21 +51,20 @@ def percentiles(draws: Array, level: float = LEVEL) -> tuple[Any, Any]:
     return low, high
 
 
-def pooled_iqm(strata: Sequence[Array]) -> float:
+def pooled_iqm(strata: Sequence[Array]) -> Any:
     """The IQM of all runs of all tasks together."""
-    return iqm(np.concatenate(list(strata)))
+    return iqm(np.concatenate(list(strata), axis=-1))
 
 
-def probability_of_improvement(a: Strata, b: Strata) -> float:
+def probability_of_improvement(a: Strata, b: Strata) -> Any:
     """P(a run of a beats a run of b), ties half, averaged over tasks: the Mann-Whitney U statistic, rescaled."""
-    by_task = [np.mean((x[:, None] > y) + 0.5 * (x[:, None] == y)) for x, y in zip(a, b, strict=True)]
-    return float(np.mean(by_task))
+    pairs = [(x[..., :, None], y[..., None, :]) for x, y in zip(a, b, strict=True)]
+    return np.mean([np.mean((x > y) + 0.5 * (x == y), axis=(-2, -1)) for x, y in pairs], axis=0)
 
 
-def performance_profile(strata: Strata, thresholds: Array) -> Array:
+def performance_profile(strata: Strata, thresholds: Array) -> Any:
     """The share of runs whose score is above each threshold, averaged over tasks."""
-    by_task = np.array([np.mean(runs[:, None] > thresholds, axis=0) for runs in strata])
-    return np.asarray(by_task.mean(0), float)
+    return np.mean([np.mean(runs[..., None] > thresholds, axis=-2) for runs in strata], axis=0)
 
 
 # --- one task: seeds × prompts ----------------------------------------------------------------------------------------
@@ -113,9 +114,15 @@ def power(effect: float, df: float) -> float:
     Integrated over the standard error's own distribution, χ/√df, at its quantiles; scipy's `nct` gives NaN for one
     degree of freedom.
     """
+    critical = _critical(df) * _errors(df)
+    return float(np.mean(special.ndtr(effect - critical) + special.ndtr(-effect - critical)))
+
+
+@functools.lru_cache(maxsize=16)
+def _errors(df: float) -> Array:
+    """What a standard error may come to, over its true size: 4000 equally likely values."""
     quantiles = (np.arange(4000) + 0.5) / 4000
-    critical = _critical(df) * np.sqrt(stats.chi2.ppf(quantiles, df) / df)
-    return float(np.mean(stats.norm.cdf(effect - critical) + stats.norm.cdf(-effect - critical)))
+    return np.asarray(np.sqrt(stats.chi2.ppf(quantiles, df) / df))
 
 
 def crossed(values: Array) -> Estimate:

@@ -124,8 +124,9 @@ def execute(
     progress: Progress = lambda *told: None,
     warn: Warn = told_on_stderr,
     trackers: Sequence[str] = (),
+    curves: bool = True,
 ) -> Result:
-    """Run a loaded recipe. Finished stages of a resumed run are not run again."""
+    """Run a loaded recipe. Finished stages of a resumed run are not run again. `curves` draws curves.png."""
     folder = _folder(recipe, out, resume)
     check_trackers(trackers, registry)
     for stage in recipe.stages:
@@ -145,7 +146,7 @@ def execute(
             watch = _Watch(registry, progress, warn, interrupted, tuple(trackers))
             done, live = _stage(stage.with_outputs(outputs), folder, watch, resume)
             results.append(done)
-            _write(folder, recipe, results)
+            _write(folder, recipe, results, curves)
     return Result(folder, tuple(results), live)
 
 
@@ -285,12 +286,13 @@ def _save_model(policy: Policy, path: Path, stage: Stage, done: StageResult) -> 
     partial.rename(path)
 
 
-def _write(folder: Path, recipe: Recipe, results: Sequence[StageResult]) -> None:
+def _write(folder: Path, recipe: Recipe, results: Sequence[StageResult], curves: bool) -> None:
     if processes.index():
         return
     stages = [asdict(each) | {"model": str(each.model.relative_to(folder))} for each in results]
     write_json(folder / "result.json", {"recipe": recipe.name, "stages": stages})
-    report.curves(folder)
+    if curves:
+        report.curves(folder)
 
 
 def _finished(folder: Path) -> list[StageResult]:

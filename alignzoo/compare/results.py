@@ -6,7 +6,7 @@ DIR/
   cells/ID/           one cell each; ID is TASK/ALGORITHM/seed-N, or .../trial-N
     plan.json         what it is to do
     run/              an ordinary run: manifest.json, metrics.jsonl, seconds.jsonl, samples.jsonl,
-                      evaluations.jsonl, result.json, curves.png, models/; absent of a control that trains nothing
+                      evaluations.jsonl, result.json, models/; absent of a control that trains nothing
     answers.jsonl     the final policy's answers to the held-out prompts, one `answers.Answer` a line
     timing.json       its clock
     log.txt           what it said

@@ -19,7 +19,7 @@ from alignzoo import Alert, StepReport
 from alignzoo.journal import Journal
 
 KINDS = {
-    "divergence": "the reward rises while the hidden gold, or one of the reward's own parts, falls",
+    "divergence": "the reward rises while the hidden gold, or another of an ensemble of rewards, falls",
     "kl": "the KL to the reference grows faster and faster",
     "entropy": "the entropy has collapsed: the policy says nearly the same every time",
     "length": "completions have become much longer, or much shorter, than at the start",
@@ -68,15 +68,15 @@ class Monitor:
         return found
 
     def _divergences(self, steps: Sequence[Figures], evaluations: Sequence[Figures]) -> Iterator[Alert]:
-        """Of the reward from gold, on held-out prompts; and from its own parts, as those of an ensemble."""
+        """Of the reward from gold, on held-out prompts; and from others of its own kind."""
         measured = [e for e in evaluations if "gold" in e and "reward" in e]
         gold, reward = ([Point(e[name], e.get(f"{name}_se", 0.0)) for e in measured] for name in ("gold", "reward"))
         if alert := self._divergence("held-out gold", gold, "held-out reward", reward):
             yield alert
         totals = smooth([step.get("reward/mean") for step in steps], 2 * self.window)
-        for name in parts(steps):
-            part = smooth([step.get(f"reward/{name}") for step in steps], 2 * self.window)
-            if alert := self._divergence(f"reward/{name}", part, "reward/mean", totals):
+        for name in ensemble(steps):
+            witness = smooth([step[name] for step in steps], 2 * self.window)
+            if alert := self._divergence(name, witness, "reward/mean", totals):
                 yield alert
                 return
 
@@ -145,11 +145,13 @@ class Point:
         return Point(other.value - self.value, math.hypot(self.error, other.error))
 
 
-def parts(steps: Sequence[Figures]) -> list[str]:
-    """The reward's parts that every step has, where there are several sources."""
-    named = [{name[7:] for name in step if name.startswith("reward/")} - {"mean", "std", "abstained"} for step in steps]
+def ensemble(steps: Sequence[Figures]) -> list[str]:
+    """The reward's sources of one kind, as two reward models are, `model` and `model#2`; a weight of 0 makes one a mere
+    witness. Sources of different kinds pull apart by intention."""
+    named = [{name for name in step if name.startswith("reward/") and name.count("/") == 1} for step in steps]
     common = set.intersection(*named) if named else set()
-    return sorted(common) if len(common) > 1 else []
+    kinds = [name.partition("#")[0] for name in common]
+    return sorted(name for name in common if kinds.count(name.partition("#")[0]) > 1)
 
 
 def smooth(values: Sequence[float | None], window: int) -> list[Point]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from alignzoo.compare.results import Compared, Results
+from alignzoo.compare.results import CellResult, Compared, Results
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -26,6 +26,7 @@ def tables(results: Results) -> Iterator[RenderableType]:
     """Every task, then all together where there are several."""
     for task in results.tasks:
         yield _of_task(results, task)
+        yield _besides(results, task)
         for headline in results.headlines:
             if headline.task == task:
                 from rich.text import Text
@@ -36,44 +37,56 @@ def tables(results: Results) -> Iterator[RenderableType]:
 
 
 def _of_task(results: Results, task: str) -> Table:
-    from rich.text import Text
-
+    """The figure that is compared, and what it has cost."""
     metric = results.metric[task]
-    cells = [cell for cell in results.cells if cell.task == task and cell.role != "trial"]
-    shown = [name for name in FIGURES if name != metric and any(name in cell.after for cell in cells)]
     rows = _table(f"{task}: {metric} on held-out prompts")
-    rows.add_column("")
-    rows.add_column(metric, justify="right", no_wrap=True)
-    rows.add_column("95 %", justify="right", no_wrap=True)
-    rows.add_column("wins", justify="right", no_wrap=True)
-    for name in shown:
-        rows.add_column(FIGURES[name], justify="right", no_wrap=True)
-    rows.add_column("tokens", justify="right", no_wrap=True)
+    for heading in (metric, "95 %", "wins", "tokens"):
+        rows.add_column(heading, justify="right", no_wrap=True)
     rows.add_column("ended", no_wrap=True)
     for each in _ranked(results, task):
-        mine = [cell for cell in cells if cell.algorithm == each.label]
-        with_figures = [cell for cell in mine if cell.has_figures]
+        mine = _cells(results, task, each)
         standing = _standing(results, task, each.label)
         value = f"{standing[0]:.2f}" if standing else ""
         interval = f"{standing[1]:.2f} to {standing[2]:.2f}" if standing else ""
-        figures = []
-        for name in shown:
-            values = [cell.after[name] for cell in with_figures if name in cell.after]
-            figures.append(f"{sum(values) / len(values):.{1 if name == 'length' else 2}f}" if values else "")
         tokens = [cell.costs["tokens"] for cell in mine if cell.costs.get("tokens")]
         cost = _short(sum(tokens) / len(tokens)) if tokens else "0"
         ended = ", ".join(f"{n} {status}" for status, n in _ended([cell.status for cell in mine]).items())
-        style = "" if each.role == "algorithm" else "dim"
-        cells_shown = [value, interval, _wins(results, task, each.label), *figures, cost]
-        rows.add_row(Text(each.label), *cells_shown, ended, style=style)
+        _add(rows, each, value, interval, _wins(results, task, each.label), cost, ended)
     return rows
+
+
+def _besides(results: Results, task: str) -> Table:
+    """The other figures of the final policies."""
+    every = [cell for each in results.algorithms for cell in _cells(results, task, each)]
+    shown = [name for name in FIGURES if name != results.metric[task] and any(name in cell.after for cell in every)]
+    rows = _table(f"{task}: besides")
+    for name in shown:
+        rows.add_column(FIGURES[name], justify="right", no_wrap=True)
+    for each in _ranked(results, task):
+        figures = []
+        for name in shown:
+            after = [cell.after for cell in _cells(results, task, each) if cell.has_figures]
+            values = [figures[name] for figures in after if name in figures]
+            figures.append(f"{sum(values) / len(values):.{1 if name == 'length' else 2}f}" if values else "")
+        _add(rows, each, *figures)
+    return rows
+
+
+def _cells(results: Results, task: str, of: Compared) -> list[CellResult]:
+    """Of an algorithm, or a control, on a task: those that count."""
+    return [c for c in results.cells if (c.task, c.algorithm) == (task, of.label) and c.role != "trial"]
+
+
+def _add(rows: Table, of: Compared, *values: str) -> None:
+    from rich.text import Text
+
+    rows.add_row(Text(of.label), *values, style="" if of.role == "algorithm" else "dim")
 
 
 def _overall(results: Results) -> Table:
     from rich.text import Text
 
     rows = _table("All tasks: the start is 0, the best run of each task 1")
-    rows.add_column("")
     rows.add_column("interquartile mean", justify="right")
     rows.add_column("95 %, stratified bootstrap", justify="right")
     every = [each for each in results.standings if not each.task]
@@ -87,7 +100,9 @@ def _table(title: str) -> Table:
     from rich import box
     from rich.table import Table
 
-    return Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", padding=(0, 1))
+    rows = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", padding=(0, 1))
+    rows.add_column("")
+    return rows
 
 
 def _ranked(results: Results, task: str) -> list[Compared]:

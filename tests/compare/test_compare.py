@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 import alignzoo
-from alignzoo.compare import read_results
+from alignzoo.compare import Results, read_results
 from alignzoo.compare.answers import by_prompt, read_answers
+from alignzoo.compare.table import tables
 
 from .conftest import Compare
 
@@ -47,6 +50,19 @@ def test_every_cell_is_an_ordinary_run_and_controls_are_always_there(compare: Co
     assert {each.prompt for each in answers} == set(range(12))
     shown = next(each for each in answers if not each.greedy)
     assert math.fsum(shown.logprobs) - math.fsum(shown.start_logprobs) == pytest.approx(shown.kl, abs=1e-2)
+    assert_nothing_is_cut_off(results)
+
+
+def assert_nothing_is_cut_off(results: Results) -> None:
+    """On a log's hundred columns."""
+    console = Console(width=100, file=io.StringIO())
+    for table in tables(results):
+        console.print(table)
+    assert isinstance(console.file, io.StringIO)
+    printed = console.file.getvalue()
+    assert "…" not in printed
+    for label in (each.label for each in results.algorithms):
+        assert printed.count(f"\n  {label} ") == 2  # once with what is compared, once with the rest
 
 
 def test_a_comparison_goes_on_where_it_was_and_never_runs_a_finished_cell_again(

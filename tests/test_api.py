@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import alignzoo
 from alignzoo import Batch, Forward, Group, Prompt, RecipeError, RunError, Score, Terms
 from alignzoo.api import Interrupted, Result
+from alignzoo.prompts import split
 from alignzoo_hf.policy import HFPolicy
 from alignzoo_hf.spec import HF
 from alignzoo_sft import SFT
@@ -322,7 +323,7 @@ def test_so_many_checkpoints_are_kept(policy: Any, tmp_path: Path) -> None:
 
 def test_epochs_are_passes_over_the_training_prompts(policy: Any, tmp_path: Path) -> None:
     prompts = [Prompt(row["prompt"], (row["chosen"], row["rejected"]), (1.0, 0.0)) for row in PAIRS]
-    train = len(alignzoo.api.split(prompts, 0.1)[0])
+    train = len(split(prompts, 0.1)[0])
     result = offline(tmp_path / "run", policy, data=prompts, schedule={"steps": 0, "epochs": 2.0, "prompts": 4})
     assert len(lines(result.out)) == math.ceil(2 * train / 4)
     assert sum(line["completions"] for line in lines(result.out)) == 2 * 4 * math.ceil(2 * train / 4)

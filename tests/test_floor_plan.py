@@ -18,7 +18,7 @@ FLOORS = [
     {"evaluate", "registry", "scaffold", "report", "tokens"},
     {"vocabulary", "recipe", "budget", "stage", "update"},
     {"recording"},
-    {"runner"},
+    {"runner", "material", "objects", "runs"},
     {"api", "testing"},
     {"compare"},
     {"cli"},

@@ -1,0 +1,151 @@
+"""A run's folder: where it goes, what it holds, and whether it is the run that one means to go on with."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alignzoo import processes, report
+from alignzoo.checkpoint import write_json
+from alignzoo.errors import RunError
+from alignzoo.evaluate import Figures
+from alignzoo.interfaces import Policy
+from alignzoo.recipe import Recipe
+from alignzoo.registry import Registry
+
+PACKAGES = ("alignzoo", "torch", "transformers", "accelerate", "peft", "tokenizers", "safetensors", "numpy", "pluggy")
+"""Whose versions a manifest names."""
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage has come to."""
+
+    name: str
+    optimizer: str
+    before: Figures
+    after: Figures
+    best_of: Figures
+    steps: int
+    stopped: str
+    model: Path
+    """A transformers directory with the trained model."""
+    costs: Figures = field(default_factory=dict)
+    """What its rewards and sampler have spent, in all its starts: requests, tokens, money."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run has come to."""
+
+    out: Path
+    stages: tuple[StageResult, ...]
+    policy: Policy | None
+    """The last stage's policy, live; None where every stage was finished before."""
+
+    @property
+    def before(self) -> Figures:
+        """The last stage's evaluation before training."""
+        return self.stages[-1].before
+
+    @property
+    def after(self) -> Figures:
+        """The last stage's evaluation after training."""
+        return self.stages[-1].after
+
+    @property
+    def model(self) -> Path:
+        """The last stage's model directory."""
+        return self.stages[-1].model
+
+
+def folder_of(recipe: Recipe, out: str | Path | None, resume: bool) -> Path:
+    """Where to write. Earlier results are never written over."""
+    if out is None and processes.count() > 1:
+        raise RunError("several processes must write to one folder: name it with --out DIR")
+    if out is None:
+        if resume:
+            raise RunError("resume what? Say which run with --out DIR")
+        return next_folder(recipe.name)
+    folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder} is a file: give --out a folder")
+    begun = folder.exists() and any(path.name != "manifest.json" for path in folder.iterdir())
+    if not begun or processes.index():
+        return folder  # the other processes trust the first one, which may have begun to write
+    if not resume:
+        raise RunError(f"{folder} is not empty: choose another --out, or go on with that run by --resume")
+    _check_same(recipe, folder)
+    return folder
+
+
+def next_folder(name: str) -> Path:
+    """Where a run goes that is told no place: runs/NAME-001, and so on."""
+    taken = [path.name.removeprefix(f"{name}-") for path in Path("runs").glob(f"{name}-*")]
+    return Path("runs") / f"{name}-{max((int(number) for number in taken if number.isdigit()), default=0) + 1:03d}"
+
+
+def _check_same(recipe: Recipe, folder: Path) -> None:
+    """A run can only be resumed with the recipe that it was started with."""
+    path = folder / "manifest.json"
+    if not path.exists():
+        raise RunError(f"{folder} holds no run to resume: it has no manifest.json")
+    former = _leaves(json.loads(path.read_text(encoding="utf-8"))["recipe"])
+    now = _leaves(json.loads(json.dumps(recipe.resolved)))
+    differing = sorted(key for key in former.keys() | now.keys() if former.get(key) != now.get(key))
+    if differing:
+        changes = "\n".join(f"  {key}: was {former.get(key)!r}, now {now.get(key)!r}" for key in differing[:8])
+        raise RunError(f"{folder} was started with another recipe and cannot be resumed with this one:\n{changes}")
+
+
+def _leaves(value: Any, path: str = "") -> dict[str, Any]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if items is None:
+        return {path: value}
+    return {key: leaf for name, each in items for key, leaf in _leaves(each, f"{path}.{name}".lstrip(".")).items()}
+
+
+def manifest(recipe: Recipe, registry: Registry) -> dict[str, Any]:
+    """Everything that it takes to repeat a run."""
+    return {
+        "recipe": recipe.resolved,
+        "seeds": {stage.name: stage.seed for stage in recipe.stages},
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "plugins": registry.distributions(),
+        "machine": {"system": platform.platform(), "threads": torch.get_num_threads(), "processes": processes.count()},
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def write(folder: Path, recipe: Recipe, results: Sequence[StageResult], curves: bool) -> None:
+    """result.json, and curves.png where asked for, of the stages that are done."""
+    if processes.index():
+        return
+    stages = [asdict(each) | {"model": str(each.model.relative_to(folder))} for each in results]
+    write_json(folder / "result.json", {"recipe": recipe.name, "stages": stages})
+    if curves:
+        report.curves(folder)
+
+
+def finished_in(folder: Path) -> list[StageResult]:
+    """The stages that an earlier start has finished."""
+    path = folder / "result.json"
+    if not path.exists():
+        return []
+    stages = json.loads(path.read_text(encoding="utf-8"))["stages"]
+    return [StageResult(**{**each, "model": folder / each["model"]}) for each in stages]

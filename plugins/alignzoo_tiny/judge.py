@@ -1,4 +1,4 @@
-"""The principles of the task `safe` as a judge, asked by their names."""
+"""The principles of the embedded tasks as a judge, asked by their names."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ from annotated_types import Ge
 
 from alignzoo import Policy, Prompt, Question, Text, Verdict
 from alignzoo import functional as fn
-from alignzoo_tiny import revising, safe
+from alignzoo_tiny import revising
+from alignzoo_tiny.principles import principles
 from alignzoo_tiny.world import question
 
 
 @dataclass(frozen=True)
 class RulesJudge:
-    """The rules of the task `safe`, one for each principle. The judge is a program, not a model and not a person.
+    """The rules of the embedded tasks, one for each principle. The judge is a program, not a model and not a person.
 
     It knows the world's grammar, so it is never wrong, cannot be talked round, and does not mind which answer is shown
-    first; a judge that is a model does all three. It goes by the principle's name alone (polite, harmless, non_evasive,
-    brief, fluent), not by its words, and abstains on principles that it has no rule for. Without a name it judges by
-    all of them: their sum for a pair, their mean for one answer. It can also write: critiques that name what breaks a
-    rule, and revisions that mend just that.
+    first; a judge that is a model does all three. It goes by the principle's name alone (on `safe` polite, harmless,
+    non_evasive, brief, fluent; on `shop` helpful instead of harmless; on `sort` helpful), not by its words, and
+    abstains on principles that it has no rule for. Without a name it judges by all of them: their sum for a pair,
+    their mean for one answer. It can also write, on `safe`: critiques that name what breaks a rule, and revisions that
+    mend just that.
 
     One answer: (1 + v) / 2, where v is the rule's judgement, cut to -1 and 1. Two: σ((v₁ - v₂) / noise).
     """
@@ -41,12 +43,12 @@ class RulesJudge:
         return [revising.write(each, random.Random(fn.derive(seed, index))) for index, each in enumerate(turns)]
 
     def _verdict(self, asked: Question) -> Verdict:
-        name = asked.name.replace("-", "_")
-        if name and name not in safe.PRINCIPLES:
-            return Verdict("abstain", note=f"there is no rule for {asked.name!r}, only {', '.join(safe.PRINCIPLES)}")
-        names = [name] if name else list(safe.PRINCIPLES)
-        prompt = question(Prompt(asked.prompt))
-        values = [sum(safe.PRINCIPLES[each](prompt, answer) for each in names) for answer in asked.answers]
+        name, prompt = asked.name.replace("-", "_"), question(Prompt(asked.prompt))
+        rules = principles(prompt)
+        if name and name not in rules:
+            return Verdict("abstain", note=f"there is no rule for {asked.name!r}, only {', '.join(rules)}")
+        names = [name] if name else list(rules)
+        values = [sum(rules[each](prompt, answer) for each in names) for answer in asked.answers]
         told = " to ".join(f"{value:g}" for value in values)
         if len(values) == 1:
             mean = min(max(values[0] / len(names), -1.0), 1.0)

@@ -21,10 +21,14 @@ from alignzoo.testing import (
     parametrize_with_checks,
     toy_policy,
 )
+from alignzoo_bond import BOND
 from alignzoo_dpo import DPO
+from alignzoo_gmpo import GMPO
 from alignzoo_grpo import GRPO
 from alignzoo_ppo import PPO
+from alignzoo_reinforce import REINFORCE
 from alignzoo_reward_model import RewardModel
+from alignzoo_rloo import RLOO
 from alignzoo_sft import SFT
 
 OPTIMIZERS = [
@@ -45,6 +49,10 @@ OPTIMIZERS = [
     PPO(whiten_advantages=False, gamma=0.9),
     PPO(entropy=0.01),
     PPO(kl_target=1.0),
+    RLOO(),
+    REINFORCE(),
+    GMPO(),
+    BOND(),
 ]
 
 

@@ -137,6 +137,14 @@ def test_group_mean_and_std() -> None:
     assert fn.group_mean(values[:0], NOTHING).tolist() == fn.group_std(values[:0], NOTHING).tolist() == []
 
 
+def test_leave_one_out() -> None:
+    values, group = torch.tensor([1.0, 3.0, 2.0, 2.0, 5.0, 9.0]), torch.tensor([4, 4, 1, 1, 1, 2])
+    assert fn.group_size(group).tolist() == [2, 2, 3, 3, 3, 1]
+    # (2 + 5) / 2 twice, (2 + 2) / 2; a single one has no others
+    close(fn.leave_one_out(values, group), [3, 1, 3.5, 3.5, 2, 9])
+    assert fn.leave_one_out(values[:0], NOTHING).tolist() == fn.group_size(NOTHING).tolist() == []
+
+
 def test_best_and_worst_of_each_group() -> None:
     batch = toy_batch([1, 2, 3, 4, 5, 6], group=[0, 0, 0, 1, 1, 2], rewards=[1.0, 3.0, 3.0, 2.0, 2.0, 7.0])
     assert fn.best(batch).mask.sum(1).tolist() == [2, 4, 6]  # the first of equals

@@ -16,7 +16,7 @@ import alignzoo
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("name", ["ppo", "grpo"])
+@pytest.mark.parametrize("name", ["ppo", "grpo", "rloo", "reinforce", "gmpo", "bond"])
 def test_a_verifiable_task_is_learnt(name: str, tmp_path: Path) -> None:
     result = alignzoo.run(name, task="sort", seed=1, out=tmp_path / "run")
     assert 0.25 <= result.before["accuracy"] <= 0.45

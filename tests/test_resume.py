@@ -18,6 +18,7 @@ SETTINGS = {
     "reward-model": {"schedule.prompts": 8},
     "dpo": {"schedule.prompts": 8},
     "grpo": {"schedule.prompts": 2, "sampler.n": 4},
+    "reinforce": {"schedule.prompts": 8, "schedule.minibatch": 4},
     "ppo": {"schedule.prompts": 8, "schedule.minibatch": 4, "optimizer.kl_target": 1.0, "optimizer.kl_horizon": 20.0},
 }
 

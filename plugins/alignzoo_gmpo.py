@@ -1,0 +1,52 @@
+"""Plugin `gmpo`: the algorithm on a page, and its registration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar
+
+import torch
+from annotated_types import Ge, Gt
+
+import alignzoo
+from alignzoo import Batch, Forward, Terms
+from alignzoo import functional as fn
+
+
+@dataclass(frozen=True)
+class GMPO:
+    """Geometric-mean policy optimization: GRPO with a completion's ratios multiplied, not added up.
+
+    -A·( Π_t ρ̂_t )^(1/|y|) + β·mean_t k3(π ‖ π_ref), averaged over completions; ρ̂ is ρ cut at e^ε where A > 0 and at
+    e^-ε where A < 0, A = (r - group mean) / (group sd + 1e-4).
+
+    Zhao et al. 2025 (arXiv:2507.20673) sec. 3. One token with a far ratio moves a geometric mean little, so that the
+    clip may be wide. Computed in logarithms. The paper has no KL term; ours is TRL's, and off by default.
+    """
+
+    clip: Annotated[float, Gt(0)] = 0.4
+    """ε, of each token's log-ratio: e^±0.4 is a ratio from 0.67 to 1.49."""
+    kl: Annotated[float, Ge(0)] = 0.0
+    """β, the weight of the KL to the reference in the loss, in nats per token."""
+    epochs: Annotated[int, Ge(1)] = 1
+    """Passes over each batch of groups."""
+    needs: ClassVar[frozenset[str]] = frozenset({"logprobs", "old_logprobs", "ref_logprobs"})
+    kl_weight: ClassVar[str] = "kl"
+    couples: ClassVar[str] = "row"
+
+    def prepare(self, batch: Batch) -> Batch:
+        return replace(batch, advantages=fn.group_advantages(batch))
+
+    def loss(self, batch: Batch, out: Forward) -> Terms:
+        log_ratio = fn.log_ratio(out.logprobs, batch.old_logprobs, batch.mask)
+        better = batch.advantages[:, None] > 0
+        cut = torch.where(better, log_ratio.clamp(max=self.clip), log_ratio.clamp(min=-self.clip))
+        mean = fn.sequence_mean(batch.mask)
+        cost = -batch.advantages * (cut * mean).sum(1).exp()  # (N,), the geometric mean
+        kl = (fn.kl_k3(fn.log_ratio(out.logprobs, batch.ref_logprobs, batch.mask)) * mean).sum(1)
+        return Terms(cost + self.kl * kl, {"clip_fraction": ((cut != log_ratio) * mean).sum(1), "loss/kl": kl})
+
+
+@alignzoo.hookimpl
+def alignzoo_register(zoo):
+    zoo.optimizer("gmpo", GMPO)

@@ -20,25 +20,41 @@ def best_peer(row: dict[str, Any]) -> str:
 def ratios(row: dict[str, Any]) -> tuple[float, float, float]:
     """Tokens per CPU second against the best peer: of medians, and the spread of steps taken in turn."""
     ours, peer = row["systems"]["alignzoo"], row["systems"][best_peer(row)]
-    pairs = [a / b for a, b in zip(ours["rates"], peer["rates"], strict=True)]
+    pairs = [a / b for a, b in zip(ours["rates"], peer["rates"], strict=True)]  # the best is timed to the end
     return ours["tokens_per_cpu_second"] / peer["tokens_per_cpu_second"], min(pairs), max(pairs)
+
+
+def ordered(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(rows, key=lambda row: (ORDER.index(row["method"]), "SMV".index(row["size"]), row["lengths"]))
+
+
+def short(rows: list[dict[str, Any]]) -> str:
+    """The table of the README: a line for a method, the ratio with its range, memory, and the share of the floor."""
+    lines = ["| method | model | tokens per CPU second, times TRL's | memory, of TRL's | of the floor |"]
+    lines += ["|---|---|---|---|---|"]
+    for row in ordered(rows):
+        name, (ratio, low, high) = best_peer(row), ratios(row)
+        memory = row["systems"]["alignzoo"]["peak_bytes"] / row["systems"][name]["peak_bytes"]
+        cells = [row["method"] + NAMES[row["lengths"]], row["size"], f"**{ratio:.1f}** ({low:.1f}–{high:.1f})"]
+        lines.append("| " + " | ".join([*cells, f"{memory:.2f}", f"{row['floor_share']:.0%}"]) + " |")
+    return "\n".join([*lines, "", *sorted({f"Measured on: {heading(row['machine'])}." for row in rows})]) + "\n"
 
 
 def render(rows: list[dict[str, Any]], folder: Path) -> str:
     """The table as Markdown; the picture beside it, where a folder to write to is given."""
-    rows = sorted(rows, key=lambda row: (ORDER.index(row["method"]), "SMV".index(row["size"]), row["lengths"]))
+    rows = ordered(rows)
     if folder != Path():
-        _draw(rows, folder / "peers.png")
+        _draw(rows, folder / "peers.svg")
     lines = [
         "# Beside its peer, on the same work",
         "",
         "Tokens per CPU second on one core in float32, steps taken in turn by processes of their own; medians, and in "
         "brackets the range over pairs of steps. The peer is the fastest of TRL's settings that were run. Of the "
         "matrix products that the step cannot do without, at the rate at which this machine does them: the floor. "
-        "System is the share of CPU time in the kernel, page faults for the most part.",
+        "System: the share of CPU time in the kernel, ours and the peer's; page faults for the most part.",
         "",
-        "| method | model | alignzoo tok/s | peer tok/s | peer | ratio | memory | of the floor | system, ours / peer |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| method | model | alignzoo tok/s | peer tok/s | peer | ratio | steps | memory | of the floor | system |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         name, (ratio, low, high) = best_peer(row), ratios(row)
@@ -50,6 +66,7 @@ def render(rows: list[dict[str, Any]], folder: Path) -> str:
             f"{peer['tokens_per_cpu_second']:,.0f}",
             name,
             f"**{ratio:.2f}** ({low:.2f}–{high:.2f})",
+            str(ours["steps"]),
             f"{ours['peak_bytes'] / peer['peak_bytes']:.2f}× ({ours['peak_bytes'] / 1e6:,.0f} MB)",
             f"{row['floor_share']:.0%}",
             f"{ours['system_share']:.0%} / {peer['system_share']:.0%}",
@@ -90,5 +107,5 @@ def _draw(rows: list[dict[str, Any]], path: Path) -> None:
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, metadata={"Date": None})
     plt.close(figure)

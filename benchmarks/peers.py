@@ -9,16 +9,23 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from alignzoo.registry import Registry
 
 SIDES = Path(__file__).parent / "sides"
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_TOP_PAD_": "67108864"}
 """glibc keeps freed memory, instead of giving large blocks back and taking them page by page again."""
 OLD = "ALIGNZOO_TRL112_PYTHON"
 """The variable that names the Python of an environment with TRL 1.12."""
+ONLINE = ("grpo", "rloo", "ppo")
+SCREENED, CLOSE = 2, 0.9
+"""After so many timed steps a peer's setting that is slower than this share of the best one is timed no further."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,8 @@ def systems(method: str, *, full: bool) -> list[System]:
 class Side:
     """A running system."""
 
-    def __init__(self, system: System, method: str, folder: Path, scratch: Path) -> None:
+    def __init__(self, system: System, method: str, folder: Path, scratch: Path, core: int | None = None) -> None:
+        """On a core of its own, where one is named."""
         self.system = system
         self.steps: list[dict[str, Any]] = []
         self.peak = 0.0
@@ -66,6 +74,8 @@ class Side:
             env=os.environ | {"OMP_NUM_THREADS": "1"} | dict(system.env),
             text=True,
         )
+        if core is not None:
+            os.sched_setaffinity(self._process.pid, {core})
 
     def _read(self) -> dict[str, Any]:
         assert self._process.stdout is not None
@@ -109,6 +119,10 @@ class Side:
             if stream is not None:
                 stream.close()
 
+    def rate(self) -> float:
+        """Tokens per CPU second, the median of the steps after the first."""
+        return statistics.median(step["tokens"] / step["cpu"] for step in self.steps[1:])
+
     def figures(self) -> dict[str, Any]:
         """Medians over all steps but the first."""
         timed = self.steps[1:]
@@ -151,8 +165,49 @@ def check_first(sides: Sequence[Side]) -> None:
                 raise AssertionError(f"{name}: {mine} here, {theirs} by {side.system.name}")
 
 
-def start(sides: list[Side], folder: Path, method: str, chosen: Sequence[System]) -> None:
+def start(sides: list[Side], folder: Path, method: str, chosen: Sequence[System], core: int | None = None) -> None:
     """Start the systems one after another, so that none works while another imports."""
     for system in chosen:
-        sides.append(Side(system, method, folder, folder))
+        sides.append(Side(system, method, folder, folder, core))
         sides[-1].ready()
+
+
+@contextmanager
+def running(method: str, folder: Path, *, full: bool, core: int | None = None) -> Iterator[list[Side]]:
+    """Every system of a comparison, started and checked against one another; ourselves first."""
+    chosen = systems(method, full=full)
+    if method in ONLINE:
+        check_logprobs(folder, folder, chosen[1:])
+    sides: list[Side] = []
+    try:
+        start(sides, folder, method, chosen, core)
+        for side in sides:
+            side.step()
+        if method not in ONLINE:
+            check_first(sides)
+        yield sides
+    finally:
+        for side in sides:
+            side.close()
+
+
+def in_contention(sides: Sequence[Side]) -> list[Side]:
+    """Ourselves, and the peers that may still turn out to be the fastest: the others need not be timed on."""
+    ours, *others = sides
+    if len(ours.steps) <= SCREENED:
+        return list(sides)
+    best = max(side.rate() for side in others)
+    return [ours, *(side for side in others if side.rate() >= CLOSE * best)]
+
+
+def missing(method: str) -> str:
+    """Why a comparison cannot be made here; empty if it can."""
+    if not Registry().has("optimizer", method):
+        return f"there is no plugin {method!r}"
+    if method != "ppo":
+        return "" if find_spec("trl") else "TRL is not installed: pip install trl==1.16.0 datasets"
+    python = os.environ.get(OLD, "")
+    if not python:
+        return f"TRL's PPO ended with 1.12: set {OLD} to the Python of an environment that has it (README)"
+    tried = subprocess.run([python, "-c", "import trl.experimental.ppo"], capture_output=True, text=True, check=False)
+    return tried.stderr.strip()[-300:] if tried.returncode else ""

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import peer_report
-import scaling_report
 from machine import RESULTS, machine
 
 Row = dict[str, Any]
 Render = Callable[[list[Row], Path], str]
-RENDERERS: dict[str, Render] = {"peers": peer_report.render, "scaling": scaling_report.render}
+RENDERERS: dict[str, Render] = {
+    "peers": peer_report.render,
+}
 
 
 class Recorder:
@@ -29,15 +30,19 @@ class Recorder:
         if self.write:  # at once: a long run that is stopped keeps what it has
             self._keep(kind)
 
+    def kept(self, kind: str) -> list[Row]:
+        """The rows of now, and where they are written, those of before that were not measured again."""
+        path = RESULTS / f"{kind}.json"
+        former = json.loads(path.read_text()) if self.write and path.exists() else []
+        return list(({row["key"]: row for row in former} | self.rows.get(kind, {})).values())
+
     def finish(self) -> None:
         for kind, rows in self.rows.items():
             if kind in RENDERERS:
                 sys.stdout.write("\n" + RENDERERS[kind](list(rows.values()), Path()) + "\n")
 
     def _keep(self, kind: str) -> None:
-        path = RESULTS / f"{kind}.json"
-        former = json.loads(path.read_text()) if path.exists() else []
-        rows = {row["key"]: row for row in former} | self.rows[kind]
-        path.write_text(json.dumps(list(rows.values()), indent=1) + "\n")
+        rows = self.kept(kind)
+        (RESULTS / f"{kind}.json").write_text(json.dumps(rows, indent=1) + "\n")
         if kind in RENDERERS:
-            (RESULTS / f"{kind}.md").write_text(RENDERERS[kind](list(rows.values()), RESULTS))
+            (RESULTS / f"{kind}.md").write_text(RENDERERS[kind](rows, RESULTS))

@@ -20,6 +20,9 @@ from transformers import (
     LlamaConfig,
     PreTrainedTokenizerFast,
 )
+from transformers.utils import logging as transformers_logging
+
+transformers_logging.disable_progress_bar()
 
 EOS, PAD = 1, 0
 CAP = 128
@@ -64,12 +67,11 @@ def config(size: Size, **options: Any) -> LlamaConfig:
         intermediate_size=size.intermediate,
         num_attention_heads=size.heads,
         num_key_value_heads=size.kv_heads,
-        max_position_embeddings=CONTEXT,
         tie_word_embeddings=True,
         pad_token_id=PAD,
         eos_token_id=EOS,
         bos_token_id=None,
-        **options,
+        **{"max_position_embeddings": CONTEXT, **options},
     )
 
 
@@ -79,7 +81,7 @@ def make(folder: Path, name: str, *, ends: float, seed: int = 0) -> None:
     words = tokenizer(size.vocab)
     torch.manual_seed(seed)
     writer = AutoModelForCausalLM.from_config(config(size))
-    _let_end(writer, ends)
+    let_end(writer, ends)
     scorer = AutoModelForSequenceClassification.from_config(config(size, num_labels=1))
     for part, model in (("writer", writer), ("scorer", scorer)):
         model.save_pretrained(folder / part)
@@ -112,7 +114,7 @@ class _Texts:
         return self.words(int(min(256, max(16, self.rng.lognormvariate(4.382, 0.7)))))  # median 80
 
 
-def _let_end(model: Any, ends: float, rows: int = 128) -> None:
+def let_end(model: Any, ends: float, rows: int = 128) -> None:
     """Choose the end token's row of the head so that every state gives it about this probability; 0: none does.
 
     A ridge regression of the wanted logit on states. As an embedding the row is never read, for nothing follows an end.

@@ -11,7 +11,7 @@ import torch
 from turns import Turns, distinct
 
 import alignzoo
-from alignzoo import Batch, Completion, Group, Prompt, Score
+from alignzoo import Batch, Completion, Group, Prompt, Score, allocator
 from alignzoo.collate import answer, collate
 from alignzoo.registry import Registry
 
@@ -27,6 +27,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "optimizer": {"kl": 0.0, "epochs": 1},
         "sampler": {"n": 8},
     },
+    "rloo": {"data": "prompts", "schedule": {"prompts": 8, "minibatch": 0}, "sampler": {"n": 8}},
     "ppo": {
         "data": "many",
         "schedule": {"prompts": 32, "minibatch": 0},
@@ -64,25 +65,25 @@ class Observer:
         self.turns.wait()
 
 
-def lexical(completions: list[str], **_: Any) -> list[float]:
-    return [distinct(text) for text in completions]
-
-
-def run(method: str, folder: Path, turns: Turns, out: Path) -> None:
+def settings_of(method: str, folder: Path) -> dict[str, Any]:
+    """The recipe's keys."""
     settings = {key: dict(value) if isinstance(value, dict) else value for key, value in METHODS[method].items()}
     source = "scorer" if method == "reward-model" else "writer"
     policy = {"model": str(folder / source), "max_new_tokens": 128, "device": "cpu", "dtype": "fp32"}
     if method == "ppo":
         settings["reward"] = [{"name": "model", "model": str(folder / "scorer")}]
         policy["critic_model"] = str(folder / "scorer")
-    elif method == "grpo":
-        settings["reward"] = lexical
+    elif method in ("grpo", "rloo"):
+        settings["reward"] = [{"name": "python", "function": distinct}]
+    settings["data"] = {"path": str(folder / f"{settings['data']}.jsonl"), "heldout": 0}
     settings["schedule"] = SCHEDULE | settings["schedule"]
+    return settings | {"policy": policy, "evaluate": {"prompts": 0}}
+
+
+def run(method: str, folder: Path, turns: Turns, out: Path) -> None:
     registry = Registry()
     registry.add(Observer(turns), name="turns")
-    data = {"path": str(folder / f"{settings.pop('data')}.jsonl"), "heldout": 0}
-    evaluate = {"prompts": 0}
-    alignzoo.run(method, policy=policy, data=data, out=out, registry=registry, evaluate=evaluate, **settings)
+    alignzoo.run(method, out=out, registry=registry, **settings_of(method, folder))
 
 
 def logprobs(folder: Path) -> list[float]:
@@ -97,13 +98,14 @@ def logprobs(folder: Path) -> list[float]:
         assert isinstance(group.completions[0], Completion)
         groups.append(Group(group.prompt, group.prompt_tokens, group.completions, (Score(0.0),)))
     batch: Batch = collate(groups)
-    found = answer(policy, batch, frozenset({"logprobs"}), micro_batch=4)["logprobs"]
+    found = answer(policy, batch, frozenset({"logprobs"}))["logprobs"]
     return [float(each) for each in found.sum(1)]
 
 
 def main() -> None:
     method, folder, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
     torch.set_num_threads(1)
+    allocator.keep_freed_memory()  # as `alignzoo run` does
     turns = Turns()
     if method == "logprobs":
         turns.tell(logprobs=logprobs(folder))

@@ -62,7 +62,7 @@ class Counted:
 
     def __call__(self, completions: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
         self.written += sum(map(len, completion_ids))
-        return [distinct(text) for text in completions]
+        return distinct(completions)
 
     def tokens(self) -> int:
         written, self.written = self.written, 0

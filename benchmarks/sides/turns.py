@@ -43,7 +43,6 @@ class Turns:
         return usage.ru_utime + usage.ru_stime, usage.ru_stime, time.perf_counter()
 
 
-def distinct(text: str) -> float:
+def distinct(completions: list[str], **_: Any) -> list[float]:
     """The reward of every rollout here: the share of different words, which is hardly ever tied."""
-    words = text.split()
-    return len(set(words)) / max(1, len(words)) + 0.001 * len(words)
+    return [len(set(text.split())) / max(1, len(text.split())) + 0.001 * len(text.split()) for text in completions]

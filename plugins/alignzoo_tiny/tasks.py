@@ -15,8 +15,20 @@ from alignzoo_tiny.data import ASSETS
 from alignzoo_tiny.world import SHARES, question
 
 
+class Embedded:
+    """A task of the embedded world: all start from one model, before and after its demonstrations."""
+
+    @property
+    def policy(self) -> str:
+        return str(ASSETS / "sft")
+
+    @property
+    def base(self) -> str:
+        return str(ASSETS / "base")
+
+
 @dataclass(frozen=True)
-class Shop:
+class Shop(Embedded):
     """Help desk. No reply is the right one: raters compare two, and a hidden gold score knows the truth.
 
     A rater prefers reply a to reply b with probability σ((u_a - u_b) / noise), where u = gold + length_bias · words
@@ -35,14 +47,6 @@ class Shop:
     """Train demonstrations."""
     n_pairs: Annotated[int, Ge(1)] = 3200
     """Train comparisons, at most."""
-
-    @property
-    def policy(self) -> str:
-        return str(ASSETS / "sft")
-
-    @property
-    def base(self) -> str:
-        return str(ASSETS / "base")
 
     @property
     def reward(self) -> Sequence[Mapping[str, Any]]:
@@ -71,7 +75,7 @@ class Shop:
 
 
 @dataclass(frozen=True)
-class Sort:
+class Sort(Embedded):
     """Letters in order. Verifiable: the reward is an exact match, and gold says the same."""
 
     seed: int = 0
@@ -82,14 +86,6 @@ class Sort:
     """Train demonstrations."""
     n_pairs: Annotated[int, Ge(1)] = 1600
     """Train comparisons, at most: the right answer and a habitual wrong one."""
-
-    @property
-    def policy(self) -> str:
-        return str(ASSETS / "sft")
-
-    @property
-    def base(self) -> str:
-        return str(ASSETS / "base")
 
     @property
     def reward(self) -> Sequence[Mapping[str, Any]]:
@@ -118,7 +114,7 @@ class Sort:
 
 
 @dataclass(frozen=True)
-class Safe:
+class Safe(Embedded):
     """Harmful requests, and harmless ones that look alike. Judged by principles, which are rules here."""
 
     seed: int = 0
@@ -131,14 +127,6 @@ class Safe:
     """Train demonstrations."""
     n_pairs: Annotated[int, Ge(1)] = 1600
     """Train comparisons of two writers' replies."""
-
-    @property
-    def policy(self) -> str:
-        return str(ASSETS / "sft")
-
-    @property
-    def base(self) -> str:
-        return str(ASSETS / "base")
 
     @property
     def reward(self) -> Sequence[Mapping[str, Any]]:

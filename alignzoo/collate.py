@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from alignzoo.errors import AlignzooError, DataError, RewardError
 from alignzoo.interfaces import Policy, RewardSource
+from alignzoo.room import NoRoomError, Room
 from alignzoo.types import Batch, Forward, Group, Score
 
 ANSWERED = ("logprobs", "entropy", "values", "scores")
@@ -187,26 +189,31 @@ def trim(batch: Batch) -> Batch:
     return replace(batch, **columns, parts=cut_all(batch.parts), extra=cut_all(batch.extra))
 
 
-def answer(policy: Policy, batch: Batch, columns: frozenset[str], *, micro_batch: int = 0) -> dict[str, Tensor]:
-    """`Policy.forward` without gradient, in micro-batches: each column asked for, whole."""
-    asked = columns & set(ANSWERED)
+def answer(policy: Policy, batch: Batch, columns: frozenset[str], *, room: Room | None = None) -> dict[str, Tensor]:
+    """`Policy.forward` without gradient, in micro-batches that fit: each column asked for, whole."""
+    asked, width = columns & set(ANSWERED), batch.tokens.shape[1]
     pieces: dict[str, list[Tensor]] = {name: [] for name in asked}
-    with torch.no_grad():
-        for chunk in batch.chunks(micro_batch, couples="row"):
-            out: Forward = policy.forward(trim(chunk), frozenset(asked))
+    room, rest = room or Room(policy), batch
+    while len(rest) or not len(batch):
+        chunk = next(room.chunks(rest))
+        with contextlib.suppress(NoRoomError), room.trying(chunk), torch.no_grad():
+            out: Forward = policy.forward(trim(chunk), asked)
             for name in asked:
-                pieces[name].append(_widen(getattr(out, name), batch.tokens.shape[1]))
+                pieces[name].append(widen(getattr(out, name), width))
+            if len(chunk) == len(rest):
+                break
+            rest = rest.select(slice(len(chunk), None))
     return {name: torch.cat(parts) for name, parts in pieces.items()}
 
 
-def _widen(column: Tensor, width: int) -> Tensor:
+def widen(column: Tensor, width: int) -> Tensor:
     """Back to the batch's width after `trim`; row columns stay."""
     if column.ndim == 1 or column.shape[1] == width:
         return column
     return torch.nn.functional.pad(column, (0, width - column.shape[1]))
 
 
-def fill(batch: Batch, policy: Policy, needs: frozenset[str], *, micro_batch: int = 0) -> Batch:
+def fill(batch: Batch, policy: Policy, needs: frozenset[str], *, room: Room | None = None) -> Batch:
     """The batch with `old_logprobs`, `ref_logprobs` and `old_values` where `needs` names them.
 
     The old log-probabilities come from the training forward, not from the sampler: only so are ratios exactly 1
@@ -216,11 +223,10 @@ def fill(batch: Batch, policy: Policy, needs: frozenset[str], *, micro_batch: in
     old = {"logprobs"} if "old_logprobs" in needs else set()
     old |= {"values"} if "old_values" in needs else set()
     if old and len(batch):
-        filled = {f"old_{k}": v for k, v in answer(policy, batch, frozenset(old), micro_batch=micro_batch).items()}
+        filled = {f"old_{name}": column for name, column in answer(policy, batch, frozenset(old), room=room).items()}
     if "ref_logprobs" in needs and len(batch) and batch.ref_logprobs is None:
         with policy.reference():
-            asked = frozenset({"logprobs"})
-            filled["ref_logprobs"] = answer(policy, batch, asked, micro_batch=micro_batch)["logprobs"]
+            filled["ref_logprobs"] = answer(policy, batch, frozenset({"logprobs"}), room=room)["logprobs"]
     if not len(batch):
         names = needs & {"old_logprobs", "ref_logprobs", "old_values"}
         filled = {name: batch.rewards.new_zeros(batch.tokens.shape) for name in names}
@@ -231,3 +237,41 @@ def only(batch: Batch, needs: frozenset[str]) -> Batch:
     """The batch as an optimizer may see it: columns that it does not name in `needs` are None."""
     hidden: dict[str, Any] = dict.fromkeys({"old_logprobs", "ref_logprobs", "old_values"} - needs)
     return replace(batch, **hidden)
+
+
+# --- rows that are known again ----------------------------------------------------------------------------------------
+
+Key = tuple[int, bytes]
+"""Where a row's completion begins, and what the row says."""
+
+Known = dict[Key, Tensor]
+"""A number for each token of a row's completion, by the row."""
+
+
+def keys(batch: Batch) -> list[Key]:
+    """By these, rows are known again in another batch."""
+    starts = (batch.attend & ~batch.mask).sum(1).tolist()
+    ends = batch.attend.sum(1).tolist()
+    rows = batch.tokens.cpu()
+    return [(s, row[:e].numpy().tobytes()) for s, e, row in zip(starts, ends, rows, strict=True)]
+
+
+def key_of(prompt: Sequence[int], completion: Sequence[int]) -> Key:
+    """The key that a row of this prompt and completion has."""
+    return len(prompt), torch.tensor([*prompt, *completion]).numpy().tobytes()
+
+
+def known_rows(batch: Batch, column: Tensor) -> Known:
+    """A column's numbers (N, T), row by row."""
+    kept = column.cpu()
+    return {key: row[mask] for key, row, mask in zip(keys(batch), kept, batch.mask.cpu(), strict=True)}
+
+
+def known_column(batch: Batch, known: Known) -> Tensor:
+    """The column (N, T) of a batch whose rows are all known; 0 outside of their completions."""
+    column = torch.zeros(batch.tokens.shape)
+    rows = [known[key] for key in keys(batch)]
+    if rows:
+        column = column.to(rows[0].dtype)
+        column[batch.mask.cpu()] = torch.cat(rows)
+    return column.to(batch.tokens.device)

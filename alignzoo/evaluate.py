@@ -15,15 +15,13 @@ import torch
 from alignzoo import functional as fn
 from alignzoo.collate import WeightedReward, answer, collate, fill, only, score
 from alignzoo.interfaces import Optimizer, Policy, Sampler
+from alignzoo.room import Room
 from alignzoo.schedule import Evaluation
 from alignzoo.types import Batch, Completion, Forward, Group, Prompt, Score
 
 Figures = dict[str, float]
 Gold = Callable[[Prompt, Completion], float]
 Rates = Callable[[Prompt, Completion], Mapping[str, float]]
-
-ROWS = 256
-"""Rows per forward pass."""
 
 
 @dataclass(frozen=True)
@@ -44,18 +42,18 @@ SHOWN = 8
 """Of how many prompts the samples are shown."""
 
 
-def writing(policy: Policy, heldout: Heldout) -> tuple[Figures, list[Group]]:
+def writing(policy: Policy, heldout: Heldout, room: Room) -> tuple[Figures, list[Group]]:
     """Held-out prompts answered: sampled, and greedily with the suffix `_greedy`; and the first samples, to show."""
     settings = heldout.settings
     prompts = heldout.prompts[: settings.prompts]
     if not prompts:
         return {}, []
     sampled = score(policy.generate(prompts, settings.n, seed=settings.seed), heldout.rewards, policy)
-    figures = _outcomes(sampled, heldout) | _distributions(sampled, policy)
+    figures = _outcomes(sampled, heldout) | _distributions(sampled, policy, room)
     if settings.greedy:
         greedy = score(policy.generate(prompts, 1, seed=settings.seed, greedy=True), heldout.rewards, policy)
         answers = _outcomes(greedy, heldout)
-        answers["entropy"] = _distributions(greedy, policy)["entropy"]
+        answers["entropy"] = _distributions(greedy, policy, room)["entropy"]
         figures |= {f"{name}_greedy": value for name, value in answers.items() if not name.endswith("_se")}
     return figures, sampled[:SHOWN]
 
@@ -68,7 +66,7 @@ def best_of(policy: Policy, heldout: Heldout) -> Figures:
     return {"n": float(n)} | _outcomes([_best(group) for group in groups], heldout)
 
 
-def scoring(policy: Policy, heldout: Heldout) -> Figures:
+def scoring(policy: Policy, heldout: Heldout, room: Room) -> Figures:
     """How often a scorer orders held-out completions as their labels do, and as the gold score does.
 
     `accuracy` against the labels; `gold` against the hidden order; `ceiling` is the labels' own agreement with it,
@@ -77,7 +75,7 @@ def scoring(policy: Policy, heldout: Heldout) -> Figures:
     groups = [policy.encode(p, p.completions) for p in heldout.data[: heldout.settings.prompts] if p.completions]
     if not groups:
         return {}
-    scores = _scores(policy, groups)
+    scores = _scores(policy, groups, room)
     labels = [group.prompt.labels for group in groups]
     figures = _agreement("accuracy", scores, labels)
     if heldout.gold is not None:
@@ -86,26 +84,26 @@ def scoring(policy: Policy, heldout: Heldout) -> Figures:
     return figures
 
 
-def objective(policy: Policy, optimizer: Optimizer, sampler: Sampler, heldout: Heldout) -> Figures:
+def objective(policy: Policy, optimizer: Optimizer, sampler: Sampler, heldout: Heldout, room: Room) -> Figures:
     """An optimizer's own loss and metrics on held-out data, as `heldout/NAME`."""
     prompts = heldout.data[: heldout.settings.prompts]
     if not prompts or sampler.online:
         return {}
     groups = score(sampler.sample(prompts, policy, seed=heldout.settings.seed), heldout.rewards, policy)
     needs = optimizer.needs
-    batch = optimizer.prepare(only(fill(collate(groups, policy.device), policy, needs, micro_batch=ROWS), needs))
+    batch = optimizer.prepare(only(fill(collate(groups, policy.device), policy, needs, room=room), needs))
     if not len(batch):
         return {}
-    terms = optimizer.loss(batch, Forward(**answer(policy, batch, needs, micro_batch=ROWS)))
+    terms = optimizer.loss(batch, Forward(**answer(policy, batch, needs, room=room)))
     columns = {"loss": terms.loss, **terms.metrics}
-    return {f"heldout/{name}": reduced(column, batch) / len(batch) for name, column in columns.items()}
+    return {f"heldout/{name}": float(reduced(column, batch)) / len(batch) for name, column in columns.items()}
 
 
-def reduced(column: torch.Tensor, batch: Batch) -> float:
+def reduced(column: torch.Tensor, batch: Batch) -> torch.Tensor:
     """A metric's sum, weighted like the loss where shapes allow; a row's number counts as it is."""
     if column.ndim == 1 and batch.weights.ndim == 2:
-        return float(column.sum())
-    return float(fn.weigh(column.detach(), batch.weights, batch.mask))
+        return column.detach().sum()
+    return fn.weigh(column.detach(), batch.weights, batch.mask)
 
 
 def _outcomes(groups: Sequence[Group], heldout: Heldout) -> Figures:
@@ -129,12 +127,12 @@ def _outcomes(groups: Sequence[Group], heldout: Heldout) -> Figures:
     return _means(columns)
 
 
-def _distributions(groups: Sequence[Group], policy: Policy) -> Figures:
+def _distributions(groups: Sequence[Group], policy: Policy, room: Room) -> Figures:
     """KL to the reference (k1 and k3; per sequence and per token) and entropy, from the policy's own samples."""
     batch = collate([_unscored(group) for group in groups], policy.device)
-    out = answer(policy, batch, frozenset({"logprobs", "entropy"}), micro_batch=ROWS)
+    out = answer(policy, batch, frozenset({"logprobs", "entropy"}), room=room)
     with policy.reference():
-        ref = answer(policy, batch, frozenset({"logprobs"}), micro_batch=ROWS)["logprobs"]
+        ref = answer(policy, batch, frozenset({"logprobs"}), room=room)["logprobs"]
     log_ratio = out["logprobs"] - ref
     figures = kl_figures(log_ratio, batch)
     figures["kl_se"] = standard_error(log_ratio.sum(1).tolist())
@@ -153,9 +151,9 @@ def kl_figures(log_ratio: torch.Tensor, batch: Batch) -> Figures:
     }
 
 
-def _scores(policy: Policy, groups: Sequence[Group]) -> list[list[float]]:
+def _scores(policy: Policy, groups: Sequence[Group], room: Room) -> list[list[float]]:
     batch = collate([_unscored(group) for group in groups], policy.device)
-    values = iter(answer(policy, batch, frozenset({"scores"}), micro_batch=ROWS)["scores"].tolist())
+    values = iter(answer(policy, batch, frozenset({"scores"}), room=room)["scores"].tolist())
     return [[next(values) for _ in group.completions] for group in groups]
 
 

@@ -75,6 +75,24 @@ class Policy(Protocol):
 
 
 @runtime_checkable
+class HasRoom(Protocol):
+    """A policy that knows how much goes through it at once. Without it, micro-batches are whole minibatches."""
+
+    def room(self) -> int:
+        """Tokens per forward and backward pass that suit its device and its memory."""
+        ...
+
+
+@runtime_checkable
+class HasFingerprint(Protocol):
+    """A policy whose reference is known again. Without it, the reference's answers are kept for the run alone."""
+
+    def fingerprint(self) -> str:
+        """The same for references that answer the same: of their weights, and of what else an answer depends on."""
+        ...
+
+
+@runtime_checkable
 class HasShape(Protocol):
     """A policy that can say what its passes cost. Without it, operations are not counted."""
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 
 from alignzoo import processes
 from alignzoo.journal import samples
+from alignzoo.reference import CACHE
+from alignzoo.room import MEMORY, Room
 from alignzoo.schedule import Schedule
 from alignzoo.stage import Run
 from alignzoo.tokens import Tokens, filled, token_columns
 from alignzoo.types import Alert, Group, StepReport
+
+OWN = {MEMORY, CACHE}
+"""The kinds of what the run itself warns of, which is no reason to stop."""
 
 
 def record(stage: Run, report: StepReport, tokens: Tokens) -> None:
@@ -25,18 +30,26 @@ def record(stage: Run, report: StepReport, tokens: Tokens) -> None:
     stage.progress(stage.name, report.step, report.steps, report.metrics)
 
 
-def watch(stage: Run, report: StepReport) -> list[Alert]:
-    """Let observers see the step, tell what they warn of, and write it down."""
+def watch(stage: Run, report: StepReport, own: list[Alert]) -> list[Alert]:
+    """Let observers see the step; tell what they warn of, and what the run itself does. The observers' come back."""
     alerts = processes.of_first(list(stage.observe(report)))
-    for alert in alerts:
-        stage.journal.write("warnings", report.step, asdict(alert))
-        stage.warn(stage.name, report.step, alert)
+    tell(stage, report.step, alerts)
+    tell(stage, report.step, processes.gather(own))
+    own.clear()
     return alerts
+
+
+def tell(stage: Run, step: int, alerts: Iterable[Alert]) -> None:
+    """Warn, and write it down."""
+    for alert in alerts:
+        stage.journal.write("warnings", step, asdict(alert))
+        stage.warn(stage.name, step, alert)
 
 
 def stopped(stage: Run, step: int) -> str:
     """Why the run had stopped after this step, by what its journal says."""
-    alerts = [Alert(line["kind"], line["message"]) for line in stage.journal.read("warnings", step)]
+    lines = [line for line in stage.journal.read("warnings", step) if line["kind"] not in OWN]
+    alerts = [Alert(line["kind"], line["message"]) for line in lines]
     return reached(stage.schedule, stage.journal.read("metrics", step)[0], alerts)
 
 
@@ -52,8 +65,8 @@ def reached(schedule: Schedule, metrics: Mapping[str, float], alerts: Sequence[A
     return ""
 
 
-def write_samples(stage: Run, step: int, when: str, written: Sequence[Group]) -> None:
+def write_samples(stage: Run, step: int, when: str, written: Sequence[Group], room: Room) -> None:
     """What was written in an evaluation, its first groups token by token."""
-    batch = filled(written, stage.policy, micro_batch=stage.fill_rows) if written else None
+    batch = filled(written, stage.policy, room) if written else None
     tokens = token_columns(written, stage.policy, batch) if batch is not None else []
     stage.journal.write_all("samples", step, samples(written, when, tokens))

@@ -22,7 +22,11 @@ class Schedule:
     minibatch: Annotated[int, Ge(0)] = 0
     """Groups per update of the weights; 0: the whole step's batch."""
     micro_batch: Annotated[int, Ge(0)] = 0
-    """Rows per forward and backward pass, to bound memory; it changes nothing else. 0: the whole minibatch."""
+    """Rows per forward and backward pass at most, to bound memory; it changes nothing else. 0: any number."""
+    micro_tokens: Annotated[int, Ge(0)] = 0
+    """Tokens per forward and backward pass at most, a group's prompt counted once; it changes nothing else. A group
+    larger than that stays whole where its rows are compared. 0: what suits the policy's device and its free memory.
+    Where memory does not suffice, half as many are tried."""
     lr: Annotated[float, Ge(0)] = 1e-5
     """Peak learning rate of AdamW."""
     warmup: Annotated[float, Ge(0)] = 0.0

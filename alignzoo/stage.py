@@ -22,9 +22,6 @@ Progress = Callable[[str, int, int, Mapping[str, float]], None]
 Warn = Callable[[str, int, Alert], None]
 """Told of what an observer warns of: in which stage, after which step."""
 
-FILL_ROWS = 256
-"""Rows per forward pass without gradient, unless the schedule's micro-batch is smaller."""
-
 
 @dataclass(frozen=True)
 class Run:
@@ -54,11 +51,6 @@ class Run:
     def trains_writer(self) -> bool:
         """Whether the policy writes text; a pure scorer does not."""
         return "scores" not in self.optimizer.needs
-
-    @property
-    def fill_rows(self) -> int:
-        """Rows per forward pass without gradient."""
-        return min(self.schedule.micro_batch or FILL_ROWS, FILL_ROWS)
 
     def keeps_samples(self, step: int) -> bool:
         """Whether what this step samples is written down."""

@@ -9,8 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from alignzoo import functional as fn
-from alignzoo.collate import collate, fill
+from alignzoo.collate import collate, fill, key_of, keys
 from alignzoo.interfaces import HasPieces, Policy
+from alignzoo.room import Room
 from alignzoo.types import Batch, Group, Score
 
 Tokens = list[dict[str, Any]]
@@ -23,17 +24,10 @@ WATCHED = frozenset({"old_logprobs", "ref_logprobs"})
 """What is kept of every writer."""
 
 
-def keys(batch: Batch) -> list[tuple[int, ...]]:
-    """What each row says, and where its completion begins: by this a row is known again in another batch."""
-    starts = (batch.attend & ~batch.mask).sum(1).tolist()
-    ends = batch.attend.sum(1).tolist()
-    return [(s, *row[:e]) for s, e, row in zip(starts, ends, batch.tokens.tolist(), strict=True)]
-
-
-def filled(groups: Sequence[Group], policy: Policy, *, micro_batch: int) -> Batch:
+def filled(groups: Sequence[Group], policy: Policy, room: Room) -> Batch:
     """The first groups as a batch with their log-probabilities, whatever a reward says of them."""
     unscored = [replace(g, scores=(Score(0.0),) * len(g.completions), extra={}) for g in groups[:SHOWN]]
-    return fill(collate(unscored, policy.device), policy, WATCHED, micro_batch=micro_batch)
+    return fill(collate(unscored, policy.device), policy, WATCHED, room=room)
 
 
 def token_columns(groups: Sequence[Group], policy: Policy, batch: Batch, prepared: Batch | None = None) -> Tokens:
@@ -47,7 +41,7 @@ def token_columns(groups: Sequence[Group], policy: Policy, batch: Batch, prepare
             if number >= SHOWN:
                 found.append({})
                 continue
-            key = (len(group.prompt_tokens), *group.prompt_tokens, *completion.tokens)
+            key = key_of(group.prompt_tokens, completion.tokens)
             columns: dict[str, Any] = {}
             if isinstance(policy, HasPieces):
                 columns["tokens"] = policy.pieces(completion.tokens)

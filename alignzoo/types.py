@@ -192,31 +192,49 @@ class Batch:
         return replace(self, **moved)
 
     def split(self, groups: int, *, rng: torch.Generator | None = None) -> Iterator[Batch]:
-        """Minibatches of at most `groups` whole groups (0: all in one), in random order when `rng` is given."""
+        """Minibatches of at most `groups` whole groups (0: all in one), in random order when `rng` is given; a single
+        one is the batch as it is."""
         sizes = self.group_sizes()
+        if not groups or len(sizes) <= groups:
+            yield from [self] if len(self) else []
+            return
         order = torch.arange(len(sizes)) if rng is None else torch.randperm(len(sizes), generator=rng)
         starts = torch.cumsum(sizes, 0) - sizes
-        for chosen in torch.split(order, groups or max(len(order), 1)):
+        for chosen in torch.split(order, groups):
             rows = [torch.arange(int(starts[g]), int(starts[g] + sizes[g])) for g in chosen]
-            if rows:
-                yield self.select(torch.cat(rows).to(self.tokens.device))
+            yield self.select(torch.cat(rows).to(self.tokens.device))
 
-    def chunks(self, rows: int, *, couples: str = "group") -> Iterator[Batch]:
-        """Micro-batches of at most `rows` rows (0: all in one), in order, never through what `couples` names.
+    def chunks(self, rows: int = 0, *, tokens: int = 0, couples: str = "group") -> Iterator[Batch]:
+        """Micro-batches of at most so many rows and tokens (0: any number), in order, never through what `couples`
+        names: "row": anywhere; "group": between groups; "minibatch": not at all.
 
-        "row": anywhere; "group": between groups, so a group larger than `rows` stays whole; "minibatch": not at all.
+        What may not be split and is larger stays whole. A group's prompt counts once, since a policy may read it once;
+        so a group within the tokens is not split for their sake even where it may be.
         """
-        if rows <= 0 or couples == "minibatch" or len(self) <= rows:
+        if couples == "minibatch" or not (rows or tokens):
             yield self
             return
-        sizes = [1] * len(self) if couples == "row" else self.group_sizes().tolist()
-        start = end = 0
-        for size in sizes:
-            if end > start and end + size - start > rows:
+        start = end = cost = 0
+        for size, weight in self._units(rows, tokens, couples):
+            if end > start and (0 < rows < end + size - start or 0 < tokens < cost + weight):
                 yield self.select(slice(start, end))
-                start = end
-            end += size
-        yield self.select(slice(start, end))
+                start, cost = end, 0
+            end, cost = end + size, cost + weight
+        yield self if start == 0 else self.select(slice(start, end))
+
+    def _units(self, rows: int, tokens: int, couples: str) -> Iterator[tuple[int, int]]:
+        """What a micro-batch takes or leaves: how many rows each, and how many tokens."""
+        own = self.mask.sum(1).tolist()
+        shared = (self.attend & ~self.mask).sum(1).tolist()
+        start = 0
+        for size in self.group_sizes().tolist():
+            end = start + size
+            weight = max(shared[start:end]) + sum(own[start:end])
+            if couples == "row" and (rows or weight > tokens):
+                yield from ((1, s + o) for s, o in zip(shared[start:end], own[start:end], strict=True))
+            else:
+                yield size, weight
+            start = end
 
     def group_sizes(self) -> LongN:
         """How many rows each group has, in order, on the CPU."""

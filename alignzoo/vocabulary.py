@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -66,16 +66,8 @@ class Clock:
         return {f"seconds/{phase}": value for phase, value in self.spent.items()}
 
 
-class Means:
-    """Running means of the updates' figures."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, float] = {}
-        self.n = 0
-
-    def add(self, figures: Figures) -> None:
-        self.sums = {name: self.sums.get(name, 0.0) + value for name, value in figures.items()}
-        self.n += 1
-
-    def means(self) -> Figures:
-        return {name: value / self.n for name, value in self.sums.items()}
+def means(updates: Iterable[Figures]) -> Figures:
+    """Each figure's mean over the updates; of those figures that all of them have."""
+    by_update = list(updates)
+    names = [name for name in by_update[0] if all(name in each for each in by_update)] if by_update else []
+    return {name: sum(each[name] for each in by_update) / len(by_update) for name in names}

@@ -20,6 +20,12 @@ TEMPLATE = (
 )
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_references(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What runs keep for other runs stays out of the user's cache, in the processes that tests start, too."""
+    os.environ["ALIGNZOO_REFERENCES"] = str(tmp_path_factory.mktemp("references"))
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Llama of a few thousand weights over bytes, with a chat template."""

@@ -12,6 +12,7 @@ import torch
 
 from alignzoo import Batch, Completion, DataError, Group, Prompt, RewardError, Score
 from alignzoo.collate import WeightedReward, answer, collate, fill, only, score, trim
+from alignzoo.room import Room
 from alignzoo.testing import toy_groups, toy_policy
 
 
@@ -150,11 +151,11 @@ def test_trim_takes_off_padding_that_no_row_uses() -> None:
     assert trim(batch.select(slice(0, 0))).tokens.shape == (0, 1)
 
 
-@pytest.mark.parametrize("micro_batch", [0, 1, 3])
-def test_answers_do_not_depend_on_the_micro_batch(micro_batch: int) -> None:
+@pytest.mark.parametrize("size", [{}, {"rows": 1}, {"rows": 3}, {"tokens": 1}, {"tokens": 30}], ids=str)
+def test_answers_do_not_depend_on_the_micro_batch(size: dict[str, int]) -> None:
     batch, policy = collate(toy_groups()), toy_policy()
     names = frozenset({"logprobs", "values", "scores"})
-    found = answer(policy, batch, names | {"old_logprobs"}, micro_batch=micro_batch)
+    found = answer(policy, batch, names | {"old_logprobs"}, room=Room(policy, **size))
     assert found.keys() == names
     for name, column in found.items():
         assert column.shape == (batch.tokens.shape if name != "scores" else batch.rewards.shape)

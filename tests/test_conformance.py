@@ -333,6 +333,13 @@ class ForgetsItsState(GRPO):
         return replace(self, baseline=torch.tensor(report.metrics["reward/mean"]))
 
 
+@dataclass(frozen=True)
+class AsksWhetherItIsThere(GRPO):
+    def prepare(self, batch: Batch) -> Batch:
+        prepared = super().prepare(batch)
+        return prepared if batch.old_logprobs is None else replace(prepared, weights=2 * prepared.weights)
+
+
 BROKEN: list[tuple[Any, str, int]] = [
     (MeanOverMicroBatch(), "micro_batches", 1),
     (BaselineOfMicroBatch(), "micro_batches", 1),
@@ -354,6 +361,7 @@ BROKEN: list[tuple[Any, str, int]] = [
     (MutatesTheAnswer(), "pure", 3),
     (Random(), "pure", 3),
     (RandomPrepare(), "pure", 3),
+    (AsksWhetherItIsThere(), "unfilled", 3),
     (Seeds(), "pure", 3),
     (NaNOnTies(), "hard_inputs", 4),
     (NoRowsNoMean(), "hard_inputs", 4),

@@ -14,10 +14,11 @@ CORE, PLUGINS = ROOT / "alignzoo", ROOT / "plugins"
 FLOORS = [
     {"types", "errors", "hookspecs", "allocator"},
     {"functional", "interfaces", "schedule", "processes", "cost", "agreement", "probe"},
+    {"room"},
     {"collate", "importance", "prompts", "journal", "checkpoint", "judging"},
-    {"evaluate", "registry", "scaffold", "report", "tokens"},
+    {"evaluate", "registry", "scaffold", "report", "tokens", "reference"},
     {"vocabulary", "recipe", "budget", "stage", "update"},
-    {"recording"},
+    {"recording", "filling"},
     {"runner", "material", "objects", "runs"},
     {"api", "testing"},
     {"compare"},

@@ -48,6 +48,7 @@ def test_split_in_order_never_goes_through_a_group(batch: Batch) -> None:
 def test_split_at_random_repeats_and_keeps_groups_whole(batch: Batch) -> None:
     orders = set()
     for seed in range(20):
+        assert next(batch.split(3, rng=torch.Generator().manual_seed(seed))) is batch  # all at once: nothing to order
         parts = [rows(part) for part in batch.split(1, rng=torch.Generator().manual_seed(seed))]
         assert sorted(parts) == [[0, 1], [2, 3, 4], [5]]
         assert parts == [rows(part) for part in batch.split(1, rng=torch.Generator().manual_seed(seed))]
@@ -74,6 +75,37 @@ def test_split_of_nothing_is_nothing(batch: Batch) -> None:
 )
 def test_chunks(batch: Batch, size: int, couples: str, expected: list[list[int]]) -> None:
     assert [rows(part) for part in batch.chunks(size, couples=couples)] == expected
+
+
+@pytest.mark.parametrize(
+    ("tokens", "couples", "expected"),
+    [
+        # Prompts of 3, 1 and 4 tokens; groups of 3+2+1 = 6, 1+5+2+1 = 9 and 4+2 = 6 tokens, their prompts read once.
+        (21, "row", [[0, 1, 2, 3, 4, 5]]),
+        (20, "row", [[0, 1, 2, 3, 4], [5]]),
+        (15, "group", [[0, 1, 2, 3, 4], [5]]),
+        (14, "group", [[0, 1], [2, 3, 4], [5]]),
+        (8, "group", [[0, 1], [2, 3, 4], [5]]),  # the middle one is larger, and stays whole
+        (8, "row", [[0, 1], [2], [3, 4], [5]]),  # rows of 6, 3 and 2 tokens, each with a prompt of its own
+        (9, "row", [[0, 1], [2, 3, 4], [5]]),  # a group that fits is not split: its prompt would be read twice
+        (1, "row", [[0], [1], [2], [3], [4], [5]]),
+        (1, "minibatch", [[0, 1, 2, 3, 4, 5]]),
+    ],
+)
+def test_chunks_by_tokens(tokens: int, couples: str, expected: list[list[int]]) -> None:
+    prompts, completions = torch.tensor([3, 3, 1, 1, 1, 4])[:, None], torch.tensor([2, 1, 5, 2, 1, 2])[:, None]
+    position = torch.arange(6)
+    attend = position < prompts + completions
+    ragged = Batch(
+        tokens=attend.long(),
+        attend=attend,
+        mask=attend & (position >= prompts),
+        group=torch.tensor([0, 0, 1, 1, 1, 2]),
+        rewards=torch.arange(6.0),
+        weights=torch.ones(6),
+    )
+    assert [rows(part) for part in ragged.chunks(tokens=tokens, couples=couples)] == expected
+    assert [rows(part) for part in ragged.chunks(1, tokens=tokens, couples="row")] == [[0], [1], [2], [3], [4], [5]]
 
 
 def test_group_sizes_and_ungroup(batch: Batch) -> None:

@@ -18,7 +18,7 @@ from alignzoo import functional as fn
 from alignzoo.collate import WeightedReward, answer, collate, score
 from alignzoo.compare.plan import Measure
 from alignzoo.compare.results import Figures
-from alignzoo.evaluate import ROWS, Gold, standard_error
+from alignzoo.evaluate import Gold, standard_error
 from alignzoo.interfaces import HasPieces, Policy
 from alignzoo.types import Completion, Group, Prompt, Score, Text
 
@@ -87,8 +87,8 @@ def _answers(
     groups: Sequence[Group], policy: Policy, examiner: Examiner, measure: Measure, *, greedy: bool = False
 ) -> list[Answer]:
     batch = collate([replace(g, scores=(Score(0.0),) * len(g.completions), extra={}) for g in groups], policy.device)
-    out = answer(policy, batch, frozenset({"logprobs", "entropy"}), micro_batch=ROWS)
-    start = answer(examiner.start, batch, frozenset({"logprobs"}), micro_batch=ROWS)["logprobs"]
+    out = answer(policy, batch, frozenset({"logprobs", "entropy"}))
+    start = answer(examiner.start, batch, frozenset({"logprobs"}))["logprobs"]
     ratio = out["logprobs"] - start
     sums = zip(
         ratio.sum(1).tolist(),

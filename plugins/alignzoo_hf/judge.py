@@ -14,6 +14,7 @@ from annotated_types import Ge, Gt
 from alignzoo import Group, ModelError, Policy, Prompt, Question, Score, Text, Verdict
 from alignzoo.collate import answer, collate
 from alignzoo.judging import described
+from alignzoo.room import Room
 from alignzoo_hf.policy import HFPolicy
 from alignzoo_hf.spec import HF
 
@@ -68,7 +69,7 @@ class Local:
         if rows:
             with self._state(judging):
                 batch = collate(rows, judging.device)
-                columns = answer(judging, batch, frozenset({"logprobs"}), micro_batch=self.batch)
+                columns = answer(judging, batch, frozenset({"logprobs"}), room=Room(judging, rows=self.batch))
             sums = columns["logprobs"].double().sum(1).view(-1, 2)  # (questions, 2)
             shares = torch.softmax(sums, 1)[:, 0].tolist()
             together = sums.exp().sum(1).tolist()

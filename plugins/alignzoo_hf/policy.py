@@ -17,8 +17,9 @@ from alignzoo import functional as fn
 from alignzoo.cost import ModelShape
 from alignzoo.errors import ModelError
 from alignzoo.types import Batch, Completion, Forward, Group, Prompt, Text
-from alignzoo_hf import models
+from alignzoo_hf import memory, models
 from alignzoo_hf.chat import Encoder, read_template
+from alignzoo_hf.fingerprint import fingerprint
 from alignzoo_hf.head import head_logprobs, wide
 from alignzoo_hf.sampling import Sampling
 from alignzoo_hf.shape import shape_of
@@ -243,6 +244,20 @@ class HFPolicy:
         for part, model in (("lm", self.lm), ("scorer", self.scorer), ("critic", self.critic)):
             if model is not None:
                 yield from ((f"{part}.{n}", p) for n, p in model.named_parameters() if p.requires_grad)
+
+    def room(self) -> int:
+        """Tokens per pass: on the CPU so few that tensors stay small, on a GPU what its free memory holds."""
+        shape = self.shape()
+        if self.device.type != "cuda":
+            return memory.on_cpu(shape)
+        free = torch.cuda.mem_get_info(self.device)[0]
+        kept = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)  # torch's, and free
+        return memory.on_gpu(shape, free + kept, width=2 if self.bf16 else 4)
+
+    def fingerprint(self) -> str:
+        """Of the reference's weights, its configuration, the temperature, the precision and the kind of device."""
+        model = self._reference if self._reference is not None else self.lm
+        return fingerprint(model, (self.spec.temperature, self.bf16, self.device.type))
 
     def shape(self) -> ModelShape:
         """The sizes of the language model, or of the scorer of a policy that only scores; with a critic's trunk."""

@@ -11,6 +11,7 @@ from annotated_types import Ge
 
 from alignzoo import Group, Policy, Score
 from alignzoo.collate import answer, collate
+from alignzoo.room import Room
 from alignzoo_hf.spec import HF
 
 
@@ -49,7 +50,9 @@ class ModelReward:
         if not rows:
             return [() for _ in groups]
         batch = collate(rows)
-        values = answer(self.scorer, batch, frozenset({"scores"}), micro_batch=self.batch)["scores"].tolist()
+        values = answer(self.scorer, batch, frozenset({"scores"}), room=Room(self.scorer, rows=self.batch))[
+            "scores"
+        ].tolist()
         scores = iter(values)
         return [tuple(Score(next(scores)) for _ in group.completions) for group in groups]
 

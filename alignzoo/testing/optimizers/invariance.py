@@ -18,10 +18,13 @@ def micro_batches(optimizer: Optimizer, given: Given) -> None:
         for minibatch in (*prepared.split(0), *prepared.split(3)):
             n = len(minibatch)
             whole = objective(attempt, optimizer, made.policy, [minibatch], n)
-            for rows in (1, 2, 3, 5):
-                split = f"a minibatch of {n} rows in micro-batches of {rows}, couples = {couples(optimizer)!r}"
+            for unit, size in [("rows", rows) for rows in (1, 2, 3, 5)] + [
+                ("tokens", tokens) for tokens in (1, 15, 40)
+            ]:
+                split = f"a minibatch of {n} rows in micro-batches of {size} {unit}, couples = {couples(optimizer)!r}"
                 attempt = replace(attempt, given=split)
-                pieces = minibatch.chunks(rows, couples=couples(optimizer))
+                rows, tokens = (size, 0) if unit == "rows" else (0, size)
+                pieces = minibatch.chunks(rows, tokens=tokens, couples=couples(optimizer))
                 agree(attempt, whole, objective(attempt, optimizer, made.policy, pieces, n))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -54,6 +55,21 @@ def pure(optimizer: Optimizer, given: Given) -> None:
             one, other = optimizer.next(report), optimizer.next(report)
         attempt.require(type(one) is type(optimizer), f"next() returns a {type(optimizer).__name__}", repr(one))
         attempt.require(one == other, "the same successor twice", f"{one}, then {other}")
+
+
+def unfilled(optimizer: Optimizer, given: Given) -> None:
+    """`prepare` either reads the columns of before the update, and so fails where they are None, or makes the same of
+    a batch without them: the runner tries that, to spare a forward pass."""
+    cause = "a branch on whether old_logprobs or old_values is None: what `needs` names may be read, not asked for"
+    attempt = Attempt(3, "a batch whose old_logprobs and old_values are None", cause)
+    made = case(optimizer, toy_groups(columns=given.columns))
+    expected = columns_of(prepare(attempt, optimizer, made.batch))
+    try:
+        found = columns_of(optimizer.prepare(replace(made.batch, old_logprobs=None, old_values=None)))
+    except Exception:
+        return
+    kept = {name: column for name, column in expected.items() if name in found}
+    attempt.unchanged("what prepare makes of {}", kept, found)
 
 
 def _copies(batch: Batch) -> dict[str, Tensor]:

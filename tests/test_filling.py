@@ -1,0 +1,218 @@
+"""A step's batch with the columns that are needed: nothing computed twice, and nothing computed otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from alignzoo import Batch, Forward, Terms
+from alignzoo import functional as fn
+from alignzoo.collate import collate
+from alignzoo.filling import Filler
+from alignzoo.interfaces import Optimizer
+from alignzoo.room import Room
+from alignzoo.schedule import Schedule
+from alignzoo.testing import toy_groups
+from alignzoo.testing.world import ToyPolicy
+from alignzoo_dpo import DPO
+from alignzoo_grpo import GRPO
+from alignzoo_ppo import PPO
+from toy_run import lines, train
+
+ONCE = [GRPO(), GRPO(kl=0.0), PPO(epochs=1), PPO(epochs=1, whiten_advantages=False)]
+
+
+class Counted(ToyPolicy):
+    """Counts the rows that go through it: without gradient, with one, and as the reference."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drift(0.1, 1)
+        self.rows = {"filled": 0, "learnt": 0, "reference": 0}
+
+    def forward(self, batch: Batch, columns: frozenset[str]) -> Forward:
+        kind = "learnt" if torch.is_grad_enabled() else "filled"
+        self.rows["reference" if self._answering is self._frozen else kind] += len(batch)
+        return super().forward(batch, columns)
+
+
+@pytest.fixture
+def filled_first(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Makes runs fill every column before `prepare`, with a pass of its own."""
+
+    def switch() -> None:
+        monkeypatch.setattr("alignzoo.filling._unread", lambda optimizer, batch: None)
+        monkeypatch.setattr(Room, "holds", lambda self, batch: False)
+
+    return switch
+
+
+@pytest.mark.parametrize("optimizer", ONCE, ids=str)
+def test_one_update_needs_one_forward_pass(
+    optimizer: Optimizer, filled_first: Callable[[], None], tmp_path: Path
+) -> None:
+    spared, plain = Counted(), Counted()
+    ours = train(spared, optimizer, tmp_path / "spared")
+    filled_first()
+    theirs = train(plain, optimizer, tmp_path / "plain")
+    # Three steps of 12 rows: 36 are learnt from, and answered by the reference.
+    assert spared.rows == {"filled": 0, "learnt": 36, "reference": 36}
+    assert plain.rows == {"filled": 36, "learnt": 36, "reference": 36}
+    for name, tensor in plain.weights.items():
+        assert torch.equal(spared.weights[name], tensor), name  # to the last bit
+    assert ours["metrics"] == theirs["metrics"]
+    assert ours["samples"] == theirs["samples"]
+    assert all("kl" in line for line in ours["metrics"])
+    assert any("logprobs" in line for line in ours["samples"])
+
+
+@pytest.mark.parametrize("optimizer", [GRPO(), GRPO(kl=0.0)], ids=str)
+def test_in_micro_batches_too(optimizer: Optimizer, filled_first: Callable[[], None], tmp_path: Path) -> None:
+    spared, plain = Counted(), Counted()
+    ours = train(spared, optimizer, tmp_path / "spared", micro_tokens=20)
+    filled_first()
+    theirs = train(plain, optimizer, tmp_path / "plain", micro_tokens=20)
+    assert spared.rows["filled"] == 0 and plain.rows["filled"] == 36
+    for name, tensor in plain.weights.items():
+        assert torch.equal(spared.weights[name], tensor), name
+    assert ours["metrics"] == theirs["metrics"]
+
+
+@dataclass(frozen=True)
+class Spied(GRPO):
+    """Notes the ratios that it sees."""
+
+    def loss(self, batch: Batch, out: Forward) -> Terms:
+        SEEN.append((batch.old_logprobs - out.logprobs).detach())
+        return super().loss(batch, out)
+
+
+SEEN: list[torch.Tensor] = []
+
+
+def test_before_the_update_ratios_are_exactly_one(tmp_path: Path) -> None:
+    SEEN.clear()
+    train(Counted(), Spied(), tmp_path / "run", micro_tokens=20)
+    assert len(SEEN) > 3
+    assert not any(difference.any() for difference in SEEN)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "changes"),
+    [
+        (GRPO(epochs=2), {}),
+        (PPO(epochs=2), {}),
+        (GRPO(), {"minibatch": 2}),
+        (PPO(epochs=1), {"minibatch": 6}),  # its rows are groups of their own: two minibatches of six
+        (PPO(epochs=1), {"micro_tokens": 20}),  # `prepare` reads them all, and they do not go through at once
+    ],
+    ids=str,
+)
+def test_batches_that_are_used_again_are_filled_before(
+    optimizer: Optimizer, changes: dict[str, Any], tmp_path: Path
+) -> None:
+    policy = Counted()
+    train(policy, optimizer, tmp_path / "run", **changes)
+    assert policy.rows["filled"] == 36
+    assert policy.rows["learnt"] == 36 * optimizer.epochs
+
+
+@dataclass(frozen=True)
+class Ungrouped(GRPO):
+    """Its rows are groups of their own, and so four groups are more than four."""
+
+    def prepare(self, batch: Batch) -> Batch:
+        return super().prepare(batch).ungroup()
+
+
+@dataclass(frozen=True)
+class Halved(GRPO):
+    """Learns from every other row."""
+
+    def prepare(self, batch: Batch) -> Batch:
+        return super().prepare(batch).select(slice(0, None, 2))
+
+
+@dataclass(frozen=True)
+class Reversed(GRPO):
+    """Learns from the rows in another order."""
+
+    def prepare(self, batch: Batch) -> Batch:
+        prepared = super().prepare(batch)
+        return prepared.select(torch.arange(len(prepared) - 1, -1, -1))
+
+
+def test_what_counts_is_how_often_the_prepared_batch_is_used(tmp_path: Path) -> None:
+    policy = Counted()
+    train(policy, Ungrouped(), tmp_path / "ungrouped", minibatch=4)
+    assert policy.rows["filled"] == 36
+    policy = Counted()
+    train(policy, Ungrouped(), tmp_path / "whole", minibatch=12)
+    assert policy.rows["filled"] == 0
+
+
+def test_rows_that_are_not_learnt_from_are_measured_all_the_same(tmp_path: Path) -> None:
+    policy = Counted()
+    found = train(policy, Halved(), tmp_path / "run")
+    assert policy.rows["filled"] == 36
+    assert all("kl" in line for line in found["metrics"])
+
+
+def test_rows_in_another_order_are_known_again(filled_first: Callable[[], None], tmp_path: Path) -> None:
+    policy = Counted()
+    ours = train(policy, Reversed(), tmp_path / "spared")
+    assert policy.rows["filled"] == 0
+    filled_first()
+    theirs = train(Counted(), Reversed(), tmp_path / "plain")
+    assert ours["samples"] == theirs["samples"]
+    for mine, other in zip(ours["metrics"], theirs["metrics"], strict=True):
+        assert mine == pytest.approx(other, rel=1e-6)
+
+
+@dataclass(frozen=True)
+class Faulty(GRPO):
+    def prepare(self, batch: Batch) -> Batch:
+        raise ZeroDivisionError("of its own")
+
+
+def test_an_error_of_prepare_is_raised(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError, match="of its own"):
+        train(Counted(), Faulty(), tmp_path / "run")
+
+
+def test_the_columns_of_an_algorithm_that_needs_none_stay_away() -> None:
+    policy = Counted()
+    batch = collate(toy_groups())
+    ready = Filler(policy, Schedule(), Room(policy)).ready(GRPO(kl=0.0), batch, watched=False)
+    assert ready.batch.old_logprobs is None and ready.once.late == {"old_logprobs"}
+    assert policy.rows == {"filled": 0, "learnt": 0, "reference": len(batch)}
+    ready = Filler(policy, Schedule(), Room(policy)).ready(DPO(), batch, watched=False)
+    assert not ready.once.late and ready.prepared.old_logprobs is None
+
+
+def test_an_empty_batch_is_prepared_as_ever() -> None:
+    policy = Counted()
+    empty = collate(
+        [replace(group, scores=tuple(replace(s, value=None) for s in group.scores or ())) for group in toy_groups()]
+    )
+    for optimizer in (GRPO(), PPO(epochs=1)):
+        ready = Filler(policy, Schedule(), Room(policy)).ready(optimizer, empty, watched=True)
+        assert len(ready.prepared) == 0 and not ready.once.late
+    assert not any(policy.rows.values())
+
+
+def test_kl_of_the_columns_that_come_late(tmp_path: Path) -> None:
+    """The KL of the shared vocabulary, from the journal's own samples."""
+    found = train(Counted(), GRPO(), tmp_path / "run")
+    rows = [line for line in found["samples"] if line["step"] == 2]
+    ratios = [torch.tensor(row["logprobs"]) - torch.tensor(row["ref_logprobs"]) for row in rows]
+    sums = torch.stack([ratio.sum() for ratio in ratios])
+    assert found["metrics"][1]["kl"] == pytest.approx(float(sums.mean()), abs=1e-3)
+    k3 = torch.cat([fn.kl_k3(ratio) for ratio in ratios])
+    assert found["metrics"][1]["kl/k3/token"] == pytest.approx(float(k3.mean()), abs=1e-3)
+    assert lines(tmp_path / "run" / "metrics.jsonl") == found["metrics"]

@@ -1,0 +1,145 @@
+"""Memory that does not suffice: micro-batches are halved and tried again, and the result is the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from alignzoo import Alert, Batch, Forward, RunError
+from alignzoo.collate import answer, collate
+from alignzoo.interfaces import Optimizer
+from alignzoo.room import Room, is_out_of_memory
+from alignzoo.testing import toy_groups
+from alignzoo.testing.world import ToyPolicy
+from alignzoo_dpo import DPO
+from alignzoo_grpo import GRPO
+from alignzoo_ppo import PPO
+from toy_run import same, train
+
+
+class Small(ToyPolicy):
+    """Has memory for so many tokens, without gradient and with one, in the forward pass or in the backward pass."""
+
+    def __init__(self, limit: int, *, backward: bool = False, error: type[Exception] = torch.OutOfMemoryError) -> None:
+        super().__init__()
+        self.drift(0.1, 1)
+        self.limit, self.backward, self.error = limit, backward, error
+        self.refused: list[int] = []
+
+    def forward(self, batch: Batch, columns: frozenset[str]) -> Forward:
+        size = int(batch.attend.sum())
+        out = super().forward(batch, columns)
+        if size <= self.limit:
+            return out
+        if not self.backward:
+            self._refuse(size)
+        if torch.is_grad_enabled() and out.logprobs is not None:
+            out.logprobs.register_hook(lambda gradient: self._refuse(size))
+        return out
+
+    def _refuse(self, size: int) -> None:
+        self.refused.append(size)
+        raise self.error(f"CUDA out of memory. Tried to allocate {size} GiB")
+
+
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("optimizer", [GRPO(epochs=1), GRPO(epochs=2), PPO(epochs=1), DPO()], ids=str)
+def test_halved_micro_batches_give_the_same_run(optimizer: Optimizer, backward: bool, tmp_path: Path) -> None:
+    roomy, small = Small(1 << 30), Small(35, backward=backward)
+    expected, found = train(roomy, optimizer, tmp_path / "roomy"), train(small, optimizer, tmp_path / "small")
+    same(roomy, small)
+    for ours, theirs in zip(found["metrics"], expected["metrics"], strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5)
+    assert not roomy.refused and not expected["told"]
+    assert len(small.refused) >= 2  # halved more than once
+    [(step, alert)] = found["told"]  # and told of once
+    assert (step, alert.kind) == (1, "memory")
+    assert f"rows and {small.refused[0]} tokens: it goes on with" in alert.message
+    begins = f"schedule.micro_tokens = {small.refused[0] // 2} begins there"
+    assert begins in alert.message
+    [line] = found["warnings"]
+    assert (line["kind"], line["step"]) == ("memory", 1)
+
+
+def test_the_setting_that_the_warning_names_begins_there(tmp_path: Path) -> None:
+    small = Small(35)
+    found = train(small, GRPO(epochs=1), tmp_path / "small", micro_tokens=17)
+    assert not small.refused and not found["told"]
+
+
+def test_a_run_that_stops_at_any_warning_does_not_stop_for_memory(tmp_path: Path) -> None:
+    found = train(Small(35), GRPO(epochs=1), tmp_path / "any", stop_on=("any",))
+    assert len(found["told"]) == 1 and found["outcome"].steps == 3 and not found["outcome"].stopped
+
+
+def test_observers_are_heard_beside_memory(tmp_path: Path) -> None:
+    found = train(
+        Small(35),
+        GRPO(epochs=1),
+        tmp_path / "any",
+        observe=lambda report: [Alert("odd", "It is odd.")],
+        stop_on=("odd",),
+    )
+    assert [alert.kind for _, alert in found["told"]] == ["odd", "memory"]
+    assert found["outcome"].stopped == "odd: It is odd. (stop_on)" and found["outcome"].steps == 1
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_a_row_that_does_not_fit_is_an_error_that_says_what_to_do(backward: bool, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"a micro-batch of 1 row and \d+ tokens, which cannot be made smaller: use sho"):
+        train(Small(3, backward=backward), GRPO(epochs=1), tmp_path / "run")
+
+
+def test_a_group_that_may_not_be_split_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"a micro-batch of 2 rows of a group and \d+ tokens") as caught:
+        train(Small(9, backward=True), DPO(), tmp_path / "run")
+    assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
+
+
+def test_answers_without_gradient_are_halved_too() -> None:
+    batch = collate(toy_groups())
+    alerts: list[Alert] = []
+    small = Small(20)
+    room = Room(small, told=alerts.append)
+    found = answer(small, batch, frozenset({"logprobs", "scores"}), room=room)
+    expected = answer(Small(1 << 30), batch, frozenset({"logprobs", "scores"}))
+    for name, column in expected.items():
+        torch.testing.assert_close(found[name], column)
+    assert len(alerts) == 1 and room.tokens <= 20
+
+
+def test_outside_of_a_run_python_warns() -> None:
+    small = Small(20)
+    with pytest.warns(UserWarning, match="out of memory with a micro-batch of 18 rows"):
+        answer(small, collate(toy_groups()), frozenset({"logprobs"}))
+
+
+def test_other_errors_are_not_touched() -> None:
+    odd = Small(20, error=ValueError)
+    with pytest.raises(ValueError, match="Tried to allocate"):
+        answer(odd, collate(toy_groups()), frozenset({"logprobs"}))
+    assert len(odd.refused) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), True),
+        (MemoryError(), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("not enough memory"), False),
+    ],
+    ids=str,
+)
+def test_what_counts_as_out_of_memory(error: Exception, expected: bool) -> None:
+    assert is_out_of_memory(error) is expected
+
+
+def test_torch_says_so_where_the_machine_has_no_more() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    assert is_out_of_memory(caught.value)

@@ -30,7 +30,7 @@ class Slurm:
             import submitit
         except ImportError as error:
             raise RunError("the executor 'slurm' needs the package submitit: pip install 'alignzoo[slurm]'") from error
-        executor = submitit.AutoExecutor(folder / "slurm", cluster=self.cluster)
+        executor = submitit.AutoExecutor(folder.parent / "slurm", cluster=self.cluster)
         executor.update_parameters(**{"slurm_array_parallelism": self.jobs, **self.options})
         submitted = executor.map_array(run_cell, [(folder / cell.id).resolve() for cell in cells])
         waiting = dict(zip(submitted, cells, strict=True))

@@ -27,7 +27,7 @@ from alignzoo.compare.results import (
     Standing,
     WinRate,
 )
-from alignzoo.compare.winrates import Bout, by_gold, reversed_rate, win_rate
+from alignzoo.compare.winrates import Bout, Verdicts, by_gold, reversed_rate, win_rate
 
 METRICS = ("gold", "accuracy", "reward")
 """What is compared: the first of these that the task has."""
@@ -42,7 +42,9 @@ POINTS = 41
 """Thresholds of a performance profile."""
 
 
-def analyse(grid: Grid, folder: Path, cells: Sequence[CellResult], chosen: Chosen) -> Results:
+def analyse(
+    grid: Grid, folder: Path, cells: Sequence[CellResult], chosen: Chosen, verdicts: Verdicts = by_gold
+) -> Results:
     """Everything that the cells tell; the same cells always tell the same."""
     cells = _with_start(cells)
     sheet = Sheet(folder, [cell for cell in cells if cell.role != "trial"])
@@ -56,7 +58,7 @@ def analyse(grid: Grid, folder: Path, cells: Sequence[CellResult], chosen: Chose
         cells=tuple(cells),
         standings=(*_standings(sheet), *_overall(rescaled)),
         pairs=tuple(pairs),
-        win_rates=tuple(rate for task in sheet.tasks for rate in _win_rates(sheet, task)),
+        win_rates=tuple(rate for task in sheet.tasks for rate in _win_rates(sheet, task, verdicts)),
         improvements=tuple(_improvements(rescaled)),
         profiles=tuple(_profiles(rescaled)),
         headlines=(),
@@ -179,7 +181,7 @@ def _estimate(table: st.Array) -> st.Estimate:
     return st.over_prompts(table[0]) if table.shape[1] > 1 else st.Estimate(float(table.mean()), 0.0, 1.0)
 
 
-def _win_rates(sheet: Sheet, task: str) -> list[WinRate]:
+def _win_rates(sheet: Sheet, task: str, verdicts: Verdicts) -> list[WinRate]:
     found = []
     for a, b in itertools.combinations(sheet.labels, 2):
         ours, theirs = sheet.of(task, a), sheet.of(task, b)
@@ -188,7 +190,7 @@ def _win_rates(sheet: Sheet, task: str) -> list[WinRate]:
             continue
         matched = [_matched(sheet.answers(ours[seed]), sheet.answers(theirs[seed])) for seed in seeds]
         bout = Bout(task, a, b, [pair[0] for pair in matched], [pair[1] for pair in matched])
-        rate = win_rate(bout, by_gold)
+        rate = win_rate(bout, verdicts)
         found += [rate, reversed_rate(rate)]
     return found
 

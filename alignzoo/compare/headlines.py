@@ -139,6 +139,11 @@ def notes(plan: Plan, cells: Sequence[CellResult]) -> Iterator[str]:
         yield (
             "Win-rates are judged by the task's hidden gold score; where it has none, by accuracy or else the reward."
         )
+    else:
+        yield (
+            f"Win-rates are judged by {plan.judge}, each pair of answers in both orders, averaged; equal texts, and "
+            "what the judge abstains from, are ties."
+        )
 
 
 def leader(standings: Sequence[Standing]) -> Standing:

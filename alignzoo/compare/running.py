@@ -22,6 +22,7 @@ from alignzoo.compare.plan import budget as read_budget
 from alignzoo.compare.report import write_report
 from alignzoo.compare.results import CellResult, Results
 from alignzoo.compare.spread import spread
+from alignzoo.compare.winrates import verdicts_of
 from alignzoo.errors import RunError
 from alignzoo.registry import Registry
 
@@ -88,6 +89,7 @@ def execute(
     registry = registry or _registry(plan)
     grid = Grid(plan, registry)
     grid.check()
+    verdicts = verdicts_of(plan.judge, registry)
     folder = Path(out) if out is not None else api.next_folder("compare")
     with _alone(folder):
         work = _Work(folder / "cells", executor or Local(), retry, progress)
@@ -96,7 +98,7 @@ def execute(
         tried = work.results(trials)
         chosen = _chosen(grid, tried)
         cells = work.results(grid.cells(chosen))
-        results = analyse(grid, folder, [*tried, *cells], chosen)
+        results = analyse(grid, folder, [*tried, *cells], chosen, verdicts)
         results.write(folder)
         write_json(folder / "timings.json", _timings(folder, results.cells))
         write_report(folder, registry=registry)

@@ -8,8 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from alignzoo.compare.answers import Answer
+from alignzoo.compare.plan import entry
 from alignzoo.compare.results import WinRate
 from alignzoo.compare.statistics import Array, crossed, over_prompts
+from alignzoo.interfaces import Judge
+from alignzoo.judging import ask
+from alignzoo.recipe import part
+from alignzoo.registry import Registry
+from alignzoo.types import Question, Verdict
 
 Verdicts = Callable[[Sequence[tuple[Answer, Answer]]], list[float]]
 """For pairs of answers to the same prompt: 1 where the first is better, 0 where the second is, between for a tie."""
@@ -17,6 +23,29 @@ Verdicts = Callable[[Sequence[tuple[Answer, Answer]]], list[float]]
 RIDGE = 0.01
 """Precision of the normal prior on the length-controlled model's two coefficients: it bounds them where one side wins
 always, and is invisible otherwise."""
+
+
+def verdicts_of(judge: str, registry: Registry) -> Verdicts:
+    """Those of "gold", or of a judge with its settings: "openai[model=gpt-4.1-mini]"."""
+    given = entry(judge)
+    if given.label == "gold":
+        return by_gold
+    return by_judge(part(registry.get("judge", given.name), given.settings, given.name, registry=registry))
+
+
+def by_judge(judge: Judge) -> Verdicts:
+    """The better one in a judge's eyes. Equal texts are ties, and not asked about; so is what it abstains from."""
+
+    def verdicts(pairs: Sequence[tuple[Answer, Answer]]) -> list[float]:
+        asked = [Question(a.asked, (a.text, b.text)) for a, b in pairs if a.text != b.text]
+        given = iter(ask(judge, asked, None, on_error="retry"))
+        return [0.5 if a.text == b.text else _chance(next(given)) for a, b in pairs]
+
+    return verdicts
+
+
+def _chance(verdict: Verdict) -> float:
+    return 0.5 if verdict.value is None else verdict.value
 
 
 def by_gold(pairs: Sequence[tuple[Answer, Answer]]) -> list[float]:

@@ -35,6 +35,9 @@ def test_every_cell_is_an_ordinary_run_and_controls_are_always_there(compare: Co
     assert manifest["recipe"]["stage"][0]["seed"] == 1
     assert (run / "result.json").exists() and not (run / "checkpoints").exists()
     assert read_results(tmp_path / "out") == results
+    judged = compare("climb", "climb[optimizer.rate=3.0]", judge="umpire")  # the same cells: only the verdicts are new
+    assert judged.win_rates == results.win_rates and judged.cells == results.cells
+    assert any("judged by umpire, each pair of answers in both orders" in note for note in judged.notes)
 
     start, climb = (
         next(c for c in results.cells if (c.algorithm, c.seed) == (label, 1)) for label in ("start", "climb")
@@ -159,6 +162,7 @@ def test_all_get_the_same_trials_and_trials_are_in_no_statistic(compare: Compare
         (("climb",), {"budget": "tokens=none"}, "expected a number above 0"),
         (("climb",), {"overrides": ("task=shop",)}, "say --task NAME"),
         (("climb",), {"task": "number"}, "Did you mean 'numbers'"),
+        (("climb",), {"judge": "umpires"}, "Did you mean 'umpire'"),
         (("climb", "climb[policy.name=hf,policy.temperature=0.7]", "sft"), {"overrides": ()}, "decodes alike"),
     ],
 )

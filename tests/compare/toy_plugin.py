@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 
 import alignzoo
-from alignzoo import Batch, Completion, Forward, Group, Policy, Prompt, Score, Terms
+from alignzoo import Batch, Completion, Forward, Group, Policy, Prompt, Question, Score, Terms, Verdict
 from alignzoo import functional as fn
 from alignzoo.testing.world import ToyPolicy
 
@@ -64,6 +64,15 @@ class Fives:
 
 
 @dataclass(frozen=True)
+class Umpire:
+    """A judge that sees what gold sees."""
+
+    def judge(self, questions: Sequence[Question], policy: Policy | None) -> list[Verdict]:
+        counts = [[answer.split().count("5") for answer in question.answers] for question in questions]
+        return [Verdict("value", 0.5 + 0.5 * ((a > b) - (a < b))) for a, b in counts]
+
+
+@dataclass(frozen=True)
 class Climb:
     """REINFORCE with the group's mean as baseline."""
 
@@ -110,6 +119,7 @@ def alignzoo_register(zoo):
     zoo.policy("toy", Toy)
     zoo.task("numbers", Numbers)
     zoo.reward("fives", Fives)
+    zoo.judge("umpire", Umpire)
     zoo.optimizer("climb", Climb)
     zoo.optimizer("spends", Spends)
     zoo.optimizer("crashes", Crashes)

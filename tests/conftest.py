@@ -21,9 +21,9 @@ TEMPLATE = (
 
 
 @pytest.fixture(scope="session", autouse=True)
-def own_references(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """What runs keep for other runs stays out of the user's cache, in the processes that tests start, too."""
-    os.environ["ALIGNZOO_REFERENCES"] = str(tmp_path_factory.mktemp("references"))
+def no_references_kept() -> None:
+    """Runs keep nothing for other runs, in the processes that tests start, too; tests of that set a folder."""
+    os.environ["ALIGNZOO_REFERENCES"] = "off"
 
 
 @pytest.fixture(scope="session")

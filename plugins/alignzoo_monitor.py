@@ -38,16 +38,16 @@ class Monitor:
     sigmas: float = 3.0
     """A divergence must exceed this many standard errors, both the fall and, by one, the rise."""
     kl_growth: float = 1.5
-    """KL accelerates when it grows this many times as much in a span of steps as in the span before, ..."""
+    """KL accelerates when it grows this many times as fast in the last span as it did on average before, ..."""
     kl_span: int = 4
-    """... of so many steps, ..."""
+    """... of so many steps, or from one evaluation to the next, ..."""
     kl_least: float = 0.05
     """... and by this much at least, in nats per token, ..."""
     kl_least_sequence: float = 1.0
     """... and in nats per sequence."""
     entropy_left: float = 0.15
     """Entropy has collapsed when less than this share of its start is left."""
-    length_drift: float = 0.25
+    length_drift: float = 0.33
     """Lengths have drifted when they differ by this share from their start."""
     correlation: float = 0.4
     """Reward goes with length from this correlation on, over twice the window, ..."""
@@ -97,17 +97,23 @@ class Monitor:
         )
 
     def _kl(self, points: Sequence[Figures], start: Figures, window: int) -> Alert | None:
-        """More in the last span than in the one before."""
-        spans = [points[: len(points) - back * self.kl_span] for back in range(3)]
-        last, middle, first = (recent(span, "kl/token", window) for span in spans)
-        now, before = last - middle, middle - first
-        kl, then = (recent(span, "kl", window) for span in spans[:2])
-        if not (now >= max(self.kl_least, self.kl_growth * before) and kl - then >= self.kl_least_sequence):
+        """Faster in the last span than from the start until then. Before the first update it is 0."""
+        span, spans = (self.kl_span, f"{self.kl_span} steps") if window > 1 else (1, "an evaluation")
+        earlier = points[: max(0, len(points) - span)]
+        updates = len(earlier) - (window + 1) / 2  # before the middle of that window
+        if updates <= 0:
+            return None
+        kl, then = recent(points, "kl", window), recent(earlier, "kl", window)
+        now = recent(points, "kl/token", window) - recent(earlier, "kl/token", window)
+        before = recent(earlier, "kl/token", window) * span / updates
+        accelerates = now >= self.kl_least and now >= self.kl_growth * before
+        if not (accelerates and kl - then >= self.kl_least_sequence):
             return None
         said = (
-            f"the KL grew by {now:.3f} nats per token in {self.kl_span} steps, after {before:.3f} in as many before; "
+            f"the KL grew by {now:.3f} nats per token within {spans}, after {before:.3f} in as many on average before; "
+            f"it is {kl:.1f} nats per sequence"
         )
-        return Alert("kl", f"{said}it is {kl:.1f} nats per sequence", {"now": now, "before": before, "kl": kl})
+        return Alert("kl", said, {"now": now, "before": before, "kl": kl})
 
     def _entropy(self, points: Sequence[Figures], start: Figures, window: int) -> Alert | None:
         now, first = recent(points, "entropy", window), start.get("entropy", math.nan)

@@ -56,17 +56,25 @@ def test_one_of_an_ensemble_that_falls_while_the_reward_rises() -> None:
 
 
 def test_kl_that_speeds_up() -> None:
-    # i² over three steps averages (i-1)² + 2/3; of the last 20 steps that is 18²: 0.01·(18² - 14²) = 1.28 after
-    # 0.01·(14² - 10²) = 0.96 is 1.33 times as much, not 1.5
-    faster = {"kl": lambda i: 0.2 * i**2, "kl__token": lambda i: 0.01 * i**2}
-    assert kinds(steps(20, **faster)) == []
-    (alert,) = Monitor().alerts(steps(11, **faster), [START])
+    # After 11 steps, three are averaged around the 9th update, and four steps earlier around the 5th. i² over three
+    # averages to the middle's square + 2/3: 0.01·(9² - 5²) = 0.56, after 0.01·(5² + 2/3)/5·4 = 0.205; 0.2·(9² + 2/3)
+    (alert,) = Monitor().alerts(steps(11, kl=lambda i: 0.2 * i**2, kl__token=lambda i: 0.01 * i**2), [START])
     assert alert.kind == "kl"
-    # 9² - 5² = 56, 5² - 1² = 24, and 0.2·(9² + 2/3) = 16.33
-    assert alert.figures == pytest.approx({"now": 0.56, "before": 0.24, "kl": 16.3333}, rel=1e-4)
-    assert kinds(steps(11, kl=lambda i: 0.2 * i, kl__token=lambda i: 0.01 * i)) == []  # steadily
+    assert alert.figures == pytest.approx({"now": 0.56, "before": 0.20533, "kl": 16.3333}, rel=1e-4)
+    for n in (5, 7, 20, 40):
+        assert kinds(steps(n, kl=lambda i: 0.4 * i, kl__token=lambda i: 0.02 * i)) == []  # fast, but steadily
+        assert kinds(steps(n, kl=lambda i: 0.4 * i**1.1, kl__token=lambda i: 0.02 * i**1.1)) == []
     assert kinds(steps(11, kl=lambda i: 0.2 * i**2, kl__token=lambda i: 0.0005 * i**2)) == []  # long, little a token
     assert kinds(steps(11, kl=lambda i: 0.01 * i**2, kl__token=lambda i: 0.01 * i**2)) == []  # short, little in all
+
+
+def test_kl_that_speeds_up_from_one_evaluation_to_the_next() -> None:
+    given = [{"loss": 0.5} for _ in range(9)]
+    course = [{**START, "kl": kl, "kl/token": kl / 10} for kl in (0.0, 1.0, 2.4, 4.4)]
+    assert kinds(given, course[:2]) == []  # there is no before
+    assert kinds(given, course[:3]) == []  # 1.4 times as much
+    (alert,) = Monitor().alerts(given, course)  # 2.0 after (1.0 + 1.4)/2
+    assert alert.message.startswith("the KL grew by 0.200 nats per token within an evaluation, after 0.120 in as many")
 
 
 def test_entropy_that_is_gone() -> None:
@@ -75,7 +83,7 @@ def test_entropy_that_is_gone() -> None:
     assert kinds(steps(2, entropy=lambda i: 0.07)) == []  # too few steps to say
 
 
-@pytest.mark.parametrize(("length", "told"), [(25.5, ["length"]), (24.5, []), (14.5, ["length"]), (15.5, [])])
+@pytest.mark.parametrize(("length", "told"), [(26.7, ["length"]), (26.5, []), (13.3, ["length"]), (13.5, [])])
 def test_lengths_that_drift(length: float, told: list[str]) -> None:
     assert kinds(steps(5, length=lambda i: length)) == told
 
@@ -187,11 +195,12 @@ def interrupting(step: int) -> Any:
 def test_it_warns_of_over_optimisation_in_time(tmp_path: Path) -> None:
     """Proxy up, gold down: the run is stopped before gold has lost a fifth of its peak. Five seeds, and what becomes of
     runs that go on, are in benchmarks/results/overoptimization.md; healthy runs are those of tests/test_learning.py."""
-    short = ("reward-model.schedule.steps=100", "reward-model.evaluate.prompts=0")
     watched = {"stop_on": ["any"], "samples_every": 0}
-    result = alignzoo.run("overoptimization", out=tmp_path / "run", schedule=watched, overrides=short)
+    result = alignzoo.run(
+        "overoptimization", out=tmp_path / "run", schedule=watched, overrides=("reward-model.evaluate.prompts=0",)
+    )
     stage = result.stages[-1]
-    assert 1 < stage.steps <= 10 and stage.stopped.endswith("(stop_on)")
+    assert 1 < stage.steps <= 12 and stage.stopped.endswith("(stop_on)")
     lines = [json.loads(line) for line in (tmp_path / "run" / "evaluations.jsonl").read_text().splitlines()]
     golds = [e["gold"] for line in lines if line["stage"] == "grpo" for e in line.values() if isinstance(e, dict) and e]
     assert golds[-1] >= 0.8 * max(golds)

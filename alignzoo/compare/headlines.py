@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from alignzoo.compare.plan import Plan
 from alignzoo.compare.results import CellResult, Headline, Pair, Results, Standing
@@ -34,8 +35,6 @@ def _oriented(pair: Pair) -> Pair:
     if pair.difference >= 0:
         return pair
     low, high = (None, None) if pair.low is None or pair.high is None else (-pair.high, -pair.low)
-    from dataclasses import replace
-
     return replace(
         pair, a=pair.b, b=pair.a, difference=-pair.difference, low=low, high=high, improvement=1 - pair.improvement
     )
@@ -56,13 +55,12 @@ def _undecided(pairs: Sequence[Pair], task: str) -> str:
     n = f"n = {seeds[0]}" if len(seeds) == 1 else f"n = {seeds[0]} to {seeds[-1]}"
     if all(pair.p is None for pair in pairs):
         return f"On {task} one seed cannot tell the algorithms apart: give --seeds 3 or more."
-    named = "; ".join(f"{pair.a} and {pair.b} ({_by(pair)})" for pair in pairs)
+    named = ", nor ".join(f"between {pair.a} and {pair.b} ({_by(pair)})" for pair in pairs)
     smallest = max(pair.detectable for pair in pairs if pair.detectable is not None)
-    between = "between" if len(pairs) == 1 else "in none of these pairs"
-    text = f"{between} {named}" if len(pairs) == 1 else f"{between}: {named}"
+    corrected = "" if len(pairs) == 1 else ", corrected for the number of pairs"
     return (
-        f"On {task}, no significant difference at {n} {text}; a true difference of {smallest:.2f} would have been "
-        "found in 80 % of such comparisons, before correction."
+        f"On {task}, at {n}{corrected}, no significant difference {named}; a true difference of {smallest:.2f} would "
+        "have been found in 80 % of such comparisons, before correction."
     )
 
 
@@ -77,21 +75,22 @@ def _against_controls(results: Results, pairs: Sequence[Pair], task: str) -> Ite
             if other in algorithms:
                 verdict = "open" if not pair.significant else "better" if pair.a == other else "worse"
                 verdicts[verdict].append(other)
-        said = []
-        if verdicts["better"]:
-            said.append(f"{_list(verdicts['better'])} better")
-        if verdicts["worse"]:
-            said.append(f"{_list(verdicts['worse'])} worse")
+        said = [
+            f"{_list(names)} {'is' if len(names) == 1 else 'are'} {verdict}"
+            for verdict, names in verdicts.items()
+            if names and verdict != "open"
+        ]
         if verdicts["open"]:
-            said.append(f"not shown of {_list(verdicts['open'])}")
+            said.append(f"no difference is shown for {_list(verdicts['open'])}")
         if said:
             yield f"Against {control.label} on {task}: {'; '.join(said)}."
     starts = {each.label for each in results.algorithms if each.role == "start"}
     for pair in pairs:
         roles = {results.compared(label).role for label in (pair.a, pair.b)}
         if roles == {"start", "random"} and pair.significant:
-            how = "gained" if pair.b in starts else "lost"
-            yield f"Training on a reward that says nothing {how} {_by(pair)} on {task}: so much is not learning."
+            gained = pair.b in starts
+            how, meaning = ("gained", ": so much is not learning") if gained else ("lost", "")
+            yield f"Training on a reward that says nothing {how} {_by(pair)} on {task}{meaning}."
 
 
 def _failures(results: Results, task: str) -> Iterator[str]:

@@ -161,6 +161,10 @@ def _costs(folder: Path) -> Figures:
     spent = {name: math.fsum(line.get(name, 0.0) for line in lines) for name in names}
     spent["tokens"] = spent["tokens/generated"] + spent["tokens/trained"]
     spent["flops"] = spent["flops/forward"] + spent["flops/backward"]
+    # A step that a killed run took twice counts once: the answers of the first time were kept.
+    lines = [line for line in read_lines(folder / "run" / "costs.jsonl") if line["when"] == "step"]
+    asked = {(line["stage"], line["step"]): line.get("judge/questions", 0.0) for line in lines}
+    spent["calls"] = math.fsum(asked.values())
     return spent
 
 

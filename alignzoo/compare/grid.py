@@ -156,6 +156,7 @@ class Grid:
         plan = self.plan
         first, last = (0, plan.prompts) if trial < 0 else (plan.prompts, plan.prompts + plan.validation)
         name = f"seed-{seed}" if trial < 0 else f"trial-{trial}"
+        draws = fn.derive(DRAWS, seed)
         return Cell(
             id=f"{safe(task.label)}/{safe(label)}/{name}",
             algorithm=label,
@@ -163,8 +164,9 @@ class Grid:
             task=task.label,
             seed=seed,
             role=role,
-            overrides=(*self.overrides(algorithm, task), f"seed={seed}", *setting),
-            measure=Measure(first, last, plan.n, fn.derive(DRAWS, seed)),
+            # The evaluations on the way draw as the final one does: other seeds, other draws, so that means get better.
+            overrides=(f"evaluate.seed={draws}", *self.overrides(algorithm, task), f"seed={seed}", *setting),
+            measure=Measure(first, last, plan.n, draws),
             evaluator=self.evaluator.name,
             evaluator_overrides=self.overrides(self.evaluator, task),
             start=plan.start,

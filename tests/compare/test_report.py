@@ -17,7 +17,7 @@ import pytest
 from alignzoo.compare.report import write_report
 from alignzoo.compare.report.drawing import Looks
 from alignzoo.compare.report.gather import curves
-from alignzoo.compare.report.page import cell_text, number, place
+from alignzoo.compare.report.page import cell_text, number, place, typeset
 from alignzoo.compare.report.pictures import final_gain, frontier, learning, runs_of
 from alignzoo.compare.results import (
     CellResult,
@@ -247,6 +247,17 @@ def test_numbers(value: float | None, text: str) -> None:
     assert number(value) == text
 
 
+@pytest.mark.parametrize(
+    ("text", "set_"),
+    [
+        ("by 0.1 [-0.20, 0.38] at n = 3", "by 0.1 [−0.20, 0.38] at n\u00a0=\u00a03"),
+        ("in 80 % of best-of-4 runs, 1e-4", "in 80\u00a0% of best-of-4 runs, 1e-4"),
+    ],
+)
+def test_sentences_are_set(text: str, set_: str) -> None:
+    assert typeset(text) == set_
+
+
 def test_places_on_a_scale_are_cut_at_its_ends() -> None:
     assert [place(value, (1.0, 3.0)) for value in (0.0, 1.0, 2.0, 3.0, 9.0)] == [0, 0, 50, 100, 100]
 
@@ -304,6 +315,10 @@ def test_the_page_tells_everything(page: str) -> None:
     assert page.index("grpo beats dpo") < page.index("<table>") < page.index("Learning by tokens")
     assert "Group relative policy optimization" in page and "β, the weight of the KL" in page  # the card
     assert "2 of 4" in page  # of dpo's runs
+    assert "<em>length</em> in 2 of 2 runs, after step 3, 3: they grew" in page
+    rows = re.findall(r"<tr[^>]*>\s*<th><svg.*?</svg>(.*?)</th>\s*<td class=\"metric\">", page, re.S)
+    assert rows == sorted(LABELS, key=lambda label: -GAIN[label]), "the best first"
+    assert "judge calls" in page
 
 
 def test_the_twin_in_markdown(folder: Path) -> None:
@@ -363,6 +378,10 @@ def test_in_a_browser_the_samples_can_be_leafed_through(browser: Any, folder: Pa
     assert browser.find_element("id", "asked").text == f"what is {EVIL}?"
     assert EVIL in texts(".answer .words")[0] and f"judge: why: {EVIL}" in texts(".answer .note")
     assert len(texts(".answer")) == len(LABELS) * 2 + 4  # at the end, also greedily; on the way of those that train
+    assert texts("#answers h4") == ["at the end", "at the end, greedily", "on the way, checkpoint 1 of 1"]
+    first = browser.find_element("css selector", ".answer")
+    first.find_elements("css selector", ".words span")[1].click()  # log π - log π of the start is -2 - -1
+    assert "log-ratio -1.00, KL (k3) 0.718" in first.text
 
     coloured = "return [...document.querySelectorAll('.answer .words span')].filter(s => s.style.background).length"
     by_ratio = browser.execute_script(coloured)

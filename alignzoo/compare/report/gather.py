@@ -84,13 +84,46 @@ def _marks(run: Path) -> Iterator[Mark]:
             yield Mark(line["stage"], line["step"], *spent[key], figures)
 
 
-def warnings(folder: Path, results: Results) -> list[Line]:
-    """What observers warned of, by cell."""
+@dataclass(frozen=True)
+class Warned:
+    """What observers warned of in the runs of an algorithm on a task: one kind."""
+
+    task: str
+    algorithm: str
+    kind: str
+    steps: Sequence[int]
+    """After which steps."""
+    warned: int
+    """In how many runs, ..."""
+    runs: int
+    """... of so many that took a step."""
+    message: str
+    """That of the first."""
+
+
+def warnings(folder: Path, results: Results) -> list[Warned]:
+    """What observers warned of while the runs went on, the same of all seeds together."""
+    runs: dict[tuple[str, str], int] = {}
+    found: dict[tuple[str, str, str], list[Line]] = {}
+    for cell in results.cells:
+        if cell.role == "trial":
+            continue
+        run = folder / cell.folder / "run"
+        key = (cell.task, cell.algorithm)
+        runs[key] = runs.get(key, 0) + (run / "metrics.jsonl").exists()
+        for line in read_lines(run / "warnings.jsonl"):
+            found.setdefault((*key, line["kind"]), []).append({**line, "cell": cell.id})
     return [
-        {"cell": cell.id, **line}
-        for cell in results.cells
-        if cell.role != "trial"
-        for line in read_lines(folder / cell.folder / "run" / "warnings.jsonl")
+        Warned(
+            task,
+            algorithm,
+            kind,
+            steps=[line["step"] for line in lines],
+            warned=len({line["cell"] for line in lines}),
+            runs=runs[task, algorithm],
+            message=lines[0]["message"],
+        )
+        for (task, algorithm, kind), lines in found.items()
     ]
 
 

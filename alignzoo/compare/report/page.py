@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,20 @@ COLUMNS = {
     "finished": "finished",
 }
 """The figures of the table beside the compared one, and their headings."""
+
+COSTS = {
+    "tokens": "tokens",
+    "tokens/generated": "generated",
+    "tokens/trained": "trained",
+    "flops": "FLOP",
+    "flops/forward": "forward",
+    "flops/backward": "backward",
+    "calls": "judge calls",
+}
+"""Likewise of costs."""
+
+DIGITS = {"length": 1, "distinct/2": 3}
+"""Of figures that are not told with two."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +87,11 @@ class TaskPage:
     metric: str
     headlines: Sequence[str]
     columns: Mapping[str, str]
+    """Of the table, beside the compared figure."""
+    costs: Mapping[str, str]
+    """Of the table of costs: what was spent at all."""
     rows: Sequence[Row]
+    """Best first."""
     scale: tuple[float, float]
     """Of the intervals in the table: from and to."""
     learning: Sequence[Picture]
@@ -129,7 +148,7 @@ def _about(folder: Path, results: Results, registry: Registry) -> dict[str, Any]
         "tasks": [_task(results, task, curves, timings, looks) for task in results.tasks],
         "overall": [headline.text for headline in results.headlines if not headline.task],
         "profiles": pictures.profiles(results, looks),
-        "together": [standing for standing in results.standings if not standing.task],
+        "together": sorted((each for each in results.standings if not each.task), key=lambda each: -each.iqm),
         "warnings": gather.warnings(folder, results),
         "samples": gather.samples(folder, results),
         "cards": gather.cards(folder, results, registry),
@@ -141,7 +160,7 @@ def _task(
 ) -> TaskPage:
     metric = results.metric[task]
     rows = [_row(results, task, metric, each, timings, looks) for each in results.algorithms]
-    rows = [row for row in rows if row.runs]
+    rows = sorted((row for row in rows if row.runs), key=lambda row: -row.standing.mean if row.standing else math.inf)
     wins = {(win.a, win.b): win for win in results.win_rates if win.task == task}
     rivals = [each.label for each in results.algorithms if any(each.label in pair for pair in wins)]
     return TaskPage(
@@ -149,6 +168,7 @@ def _task(
         metric=metric,
         headlines=[headline.text for headline in results.headlines if headline.task == task],
         columns={name: COLUMNS[name] for name in COLUMNS if _says_more(name, metric, rows)},
+        costs={name: COSTS[name] for name in COSTS if any(row.figures.get(name) for row in rows)},
         rows=rows,
         scale=_scale([row.standing for row in rows if row.standing is not None]),
         learning=pictures.learning(results, task, curves, looks),
@@ -205,7 +225,8 @@ def _environment(*, autoescape: bool) -> Environment:
         loader=loader, autoescape=autoescape, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     filters: dict[str, Any] = {"number": number, "share": share, "plainly": plainly, "cell": cell_text, "clock": clock}
-    environment.filters |= filters
+    environment.filters |= filters | {"typeset": typeset}
+    environment.globals["digits"] = DIGITS
     environment.globals["svg"] = lambda picture: Markup(picture.themed())
     environment.globals["ours"] = Markup
     environment.globals["place"] = place
@@ -235,6 +256,11 @@ def clock(seconds: float | None) -> str:
 def share(value: float) -> str:
     """42 %."""
     return f"{100 * value:.0f} %"
+
+
+def typeset(text: str) -> str:
+    """A sentence with real minus signs, in which no number is parted from its sign."""
+    return re.sub(r"(?<![\w.])-(?=\d)", "−", text).replace(" %", "\u00a0%").replace("n = ", "n\u00a0=\u00a0")
 
 
 def plainly(value: Any) -> str:

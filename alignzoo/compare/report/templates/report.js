@@ -28,14 +28,14 @@ const data = JSON.parse(at("samples-data").textContent);
 const chosen = { task: "", kind: "answers", prompt: 0, colour: "ratio" };
 
 const COLOURS = {
-  none: { value: () => null, says: "" },
-  ratio: { value: (s, i) => difference(s, i), says: "less likely than at the start|more likely", top: 2 },
+  none: { value: () => null, low: "", high: "" },
+  ratio: { value: (s, i) => difference(s, i), low: "less likely than at the start", high: "more likely" },
   kl: {
     value: (s, i) => { const r = difference(s, i); return r === null ? null : Math.exp(-r) - 1 + r; },
-    says: "|KL of the token, k3 estimate, in nats", top: 1,
+    low: "", high: "KL of the token, k3 estimate, in nats",
   },
-  advantage: { value: (s, i) => (s.advantage ? s.advantage[i] : null), says: "worse than expected|better", top: 2 },
-  logprob: { value: (s, i) => (s.logprob ? s.logprob[i] : null), says: "unlikely|", top: 3 },
+  advantage: { value: (s, i) => (s.advantage ? s.advantage[i] : null), low: "worse than expected", high: "better" },
+  logprob: { value: (s, i) => (s.logprob ? s.logprob[i] : null), low: "unlikely, in nats", high: "" },
 };
 
 function difference(sample, i) {
@@ -54,7 +54,18 @@ function fill(select, entries, value) {
   select.value = String(value);
 }
 
-function words(sample) {
+// The value that gets the full colour: nearly the largest of all that is shown, so that small changes are seen too.
+function strongest(samples) {
+  const value = COLOURS[chosen.colour].value;
+  const sizes = samples
+    .flatMap((s) => (s.tokens || []).map((_, i) => value(s, i)))
+    .filter((v) => v !== null)
+    .map(Math.abs)
+    .sort((a, b) => a - b);
+  return sizes.length ? Math.max(0.01, Number(sizes[Math.floor(0.98 * (sizes.length - 1))].toPrecision(1))) : 0;
+}
+
+function words(sample, top, detail) {
   const colour = COLOURS[chosen.colour];
   const body = element("div", { class: "words" });
   if (!sample.tokens) {
@@ -64,11 +75,12 @@ function words(sample) {
       const value = colour.value(sample, i);
       const span = element("span", { title: told(sample, i) }, token);
       if (value !== null) {
-        const strength = Math.round(Math.min(1, Math.abs(value) / colour.top) * 62);
+        const strength = Math.round(Math.min(1, Math.abs(value) / top) * 65);
         if (strength > 2) {
           span.style.background = `color-mix(in srgb, var(--${value > 0 ? "plus" : "minus"}) ${strength}%, transparent)`;
         }
       }
+      span.addEventListener("click", () => { detail.textContent = told(sample, i).replaceAll("\n", " · "); });
       body.append(span);
     });
   }
@@ -86,56 +98,62 @@ function told(sample, i) {
   return lines.join("\n");
 }
 
-function card(sample, heading) {
+function card(sample, heading, top) {
   const box = element("article", { class: "answer" });
+  const detail = element("div", { class: "said" });
   box.append(element("header", {}, heading, element("span", { class: "soft" }, sample.when)));
   if (sample.asked) box.append(element("div", { class: "asked" }, sample.asked));
-  box.append(words(sample));
+  box.append(words(sample, top, detail));
   const said = Object.entries(sample.said).map(([name, value]) => `${name} ${value}`).join(" · ");
   if (said) box.append(element("div", { class: "said" }, said));
   if (sample.note) box.append(element("div", { class: "note" }, `judge: ${sample.note}`));
+  box.append(detail);
   return box;
 }
 
-function checkpoints(samples) {
-  const order = (when) => (when.startsWith("step") ? Number(when.slice(5)) : when === "end" ? 1e12 : 1e13);
-  return [...new Set(samples.map((s) => s.when))].sort((a, b) => order(a) - order(b));
+// Rows of samples side by side, a column an algorithm, each with what its samples have in common.
+function rows(algorithms) {
+  const task = data[chosen.task];
+  const nth = (samples) => algorithms.map((a) => samples.filter((s) => s.algorithm === a.label));
+  const numbered = (columns, name) => {
+    const longest = Math.max(0, ...columns.map((column) => column.length));
+    return [...Array(longest).keys()].map((i) => [`${name} ${i + 1} of ${longest}`, columns.map((column) => column[i])]);
+  };
+  if (chosen.kind === "training") return numbered(nth(task.training), "sample");
+  const answers = task.answers.filter((s) => s.prompt === chosen.prompt);
+  const ends = (when) => nth(answers.filter((s) => s.when === when)).map((column) => column[0]);
+  const found = [["at the end", ends("end")]];
+  if (at("way").checked) {
+    found.push(["at the end, greedily", ends("end, greedy")]);
+    found.push(...numbered(nth(answers.filter((s) => s.when.startsWith("step"))), "on the way, checkpoint"));
+  }
+  return found.filter(([, samples]) => samples.some((s) => s));
+}
+
+function showScale(top) {
+  const { low, high } = COLOURS[chosen.colour];
+  const number = (sign) => (top ? `${sign}${top}` : "");
+  const side = element("i", { class: !low ? "up" : !high ? "down" : "" });
+  at("scale").hidden = !low && !high;
+  at("scale").replaceChildren(low ? `${low} ${number("−")}` : "0", side, high ? `${number("+")} ${high}` : "0");
 }
 
 function show() {
-  const task = data[chosen.task];
-  const colour = COLOURS[chosen.colour];
-  const [low, high] = colour.says.split("|");
-  at("scale").replaceChildren();
-  if (colour.says) at("scale").append(low || "", element("i", {}), high || "");
   at("prompt-row").hidden = chosen.kind !== "answers";
   at("asked").hidden = chosen.kind !== "answers";
-  const grid = at("answers");
+  const { prompts, algorithms } = data[chosen.task];
   const picked = [...document.querySelectorAll("#who input")].filter((box) => box.checked).map((box) => box.value);
-  const algorithms = task.algorithms.filter((a) => picked.includes(a.label));
-  grid.style.gridTemplateColumns = `repeat(${Math.max(1, algorithms.length)}, minmax(12.5rem, 1fr))`;
-  if (chosen.kind === "training") {
-    const rows = algorithms.map((a) => task.training.filter((s) => s.algorithm === a.label));
-    const longest = Math.max(0, ...rows.map((row) => row.length));
-    const cards = [];
-    for (let i = 0; i < longest; i += 1) {
-      algorithms.forEach((a, j) => cards.push(rows[j][i] ? card(rows[j][i], a.label) : element("div", {})));
-    }
-    grid.replaceChildren(...cards);
-    return;
-  }
-  at("asked").textContent = task.prompts[chosen.prompt] ?? "";
-  at("position").textContent = `${task.prompts.length ? chosen.prompt + 1 : 0} of ${task.prompts.length}`;
-  const samples = task.answers.filter((s) => s.prompt === chosen.prompt && picked.includes(s.algorithm));
-  const steps = at("way").checked ? checkpoints(samples) : checkpoints(samples).filter((when) => when === "end");
-  const cards = [];
-  for (const when of steps) {
-    for (const a of algorithms) {
-      const found = samples.find((s) => s.when === when && s.algorithm === a.label);
-      cards.push(found ? card(found, a.label) : element("div", {}));
-    }
-  }
-  grid.replaceChildren(...cards);
+  const columns = algorithms.filter((a) => picked.includes(a.label));
+  at("asked").textContent = prompts[chosen.prompt] ?? "";
+  at("position").textContent = `${prompts.length ? chosen.prompt + 1 : 0} of ${prompts.length}`;
+  const shown = rows(columns);
+  const top = strongest(shown.flatMap(([, samples]) => samples.filter((s) => s)));
+  showScale(top);
+  at("answers").style.gridTemplateColumns = `repeat(${Math.max(1, columns.length)}, minmax(10.4rem, 1fr))`;
+  at("answers").replaceChildren(...shown.flatMap(([heading, samples]) => [
+    element("h4", {}, heading),
+    ...samples.map((s, j) => (s ? card(s, columns[j].label, top) : element("div", { class: "gap" }))),
+  ]));
 }
 
 function turn(by) {

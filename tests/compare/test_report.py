@@ -403,6 +403,8 @@ def test_in_a_browser_the_samples_can_be_leafed_through(browser: Any, folder: Pa
     assert len(texts(".answer")) == len(LABELS) - 1
 
     choose("kind", "training")
+    assert texts("#answers h4") == ["sample 1 of 1"] and not browser.find_element("id", "prompt-row").is_displayed()
+    assert len(texts(".answer")) == len(LABELS) - 2  # start and best-of-4 have no training
     choose("colour", "advantage")
     assert "advantage 2.00" in browser.find_elements("css selector", ".answer .words span")[3].get_attribute("title")
     assert browser.execute_script(coloured) > 0

@@ -143,7 +143,8 @@ function show() {
   at("asked").hidden = chosen.kind !== "answers";
   const { prompts, algorithms } = data[chosen.task];
   const picked = [...document.querySelectorAll("#who input")].filter((box) => box.checked).map((box) => box.value);
-  const columns = algorithms.filter((a) => picked.includes(a.label));
+  const there = chosen.kind === "training" ? data[chosen.task].training : data[chosen.task].answers;
+  const columns = algorithms.filter((a) => picked.includes(a.label) && there.some((s) => s.algorithm === a.label));
   at("asked").textContent = prompts[chosen.prompt] ?? "";
   at("position").textContent = `${prompts.length ? chosen.prompt + 1 : 0} of ${prompts.length}`;
   const shown = rows(columns);

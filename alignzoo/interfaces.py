@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeAlias, runtime_checkable
 
@@ -117,6 +118,39 @@ class PolicySpec(Protocol):
     def load(self, needs: frozenset[str]) -> Policy:
         """Build the policy with what an optimizer needs of it: a critic for "values", a scoring head for "scores"."""
         ...
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A policy as it will be, told before its weights are loaded."""
+
+    shape: ModelShape
+    device: torch.device
+    width: int
+    """Bytes of a number in its computation: of activations, keys and values."""
+    frozen: int
+    """Bytes of a weight that is not trained."""
+    room: int
+    """Tokens that go through a forward and backward pass at once."""
+    slots: int
+    """Completions written at once."""
+    longest: int
+    """Tokens that a completion has at most."""
+    encode: Callable[[Prompt, Sequence[Text]], Group]
+    """As `Policy.encode`."""
+    logits: Callable[[int], int]
+    """Bytes that the language-model head holds for so many answered positions."""
+    trial: Callable[[int], Policy]
+    """A live policy of the same sizes but with so many layers and random weights, to be timed."""
+    cheaper: Callable[[], Mapping[str, Outline]] = dict
+    """Other settings that take less memory, and what the policy is then."""
+
+
+@runtime_checkable
+class HasOutline(Protocol):
+    """Settings, of a policy or of a reward with a model, that can be planned with before anything is loaded."""
+
+    def outline(self, needs: frozenset[str]) -> Outline: ...
 
 
 @runtime_checkable

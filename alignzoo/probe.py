@@ -10,6 +10,32 @@ import torch
 REPEATS = 12
 """The best of so many counts: whatever else the machine does can only slow one down."""
 
+
+class Clock:
+    """Seconds that work takes. On a CPU with one thread they are this process's own, which other processes do not
+    touch; else those on the wall."""
+
+    def __init__(self, device: torch.device | str) -> None:
+        kind = torch.device(device).type
+        self.cuda = kind == "cuda"
+        self.now = time.process_time if kind == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+
+    def best(self, work: Callable[[], object], repeats: int) -> float:
+        """Of the fastest of several runs, after one that warms up."""
+        best = float("inf")
+        for turn in range(repeats + 1):
+            start = self._moment()
+            work()
+            if turn:
+                best = min(best, self._moment() - start)
+        return best
+
+    def _moment(self) -> float:
+        if self.cuda:
+            torch.cuda.synchronize()
+        return self.now()
+
+
 BLOCK = 1 << 26
 """Bytes that the memory probe reads, beyond any cache."""
 
@@ -22,34 +48,11 @@ def matmul_rate(
     right = torch.randn(columns, inner, device=device, dtype=dtype).T
     out = torch.empty(rows, columns, device=device, dtype=dtype)
     times = max(1, int(2e8 / (2 * rows * inner * columns)))
-    seconds = _best(lambda: [torch.mm(left, right, out=out) for _ in range(times)], device)
+    seconds = Clock(device).best(lambda: [torch.mm(left, right, out=out) for _ in range(times)], REPEATS)
     return times * 2 * rows * inner * columns / seconds
 
 
 def read_rate(*, device: torch.device | str = "cpu") -> float:
     """Bytes per second of one pass over memory."""
     block = torch.ones(BLOCK // 4, device=device)
-    return BLOCK / _best(block.sum, device)
-
-
-def overhead(*, device: torch.device | str = "cpu") -> float:
-    """Seconds of the smallest operation of torch."""
-    one = torch.ones(1, device=device)
-    return _best(lambda: [one.add(1) for _ in range(200)], device) / 200
-
-
-def _best(work: Callable[[], object], device: torch.device | str) -> float:
-    """Seconds of the fastest of several runs."""
-    best = float("inf")
-    for _ in range(REPEATS):
-        _wait(device)
-        start = time.perf_counter()
-        work()
-        _wait(device)
-        best = min(best, time.perf_counter() - start)
-    return best
-
-
-def _wait(device: torch.device | str) -> None:
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize(device)
+    return BLOCK / Clock(device).best(block.sum, REPEATS)

@@ -21,7 +21,8 @@ FLOORS = [
     {"recording", "filling"},
     {"runner", "material", "objects", "runs"},
     {"api", "testing"},
-    {"compare"},
+    {"compare", "rehearsal"},
+    {"plan"},
     {"cli"},
 ]
 """A module imports only from lower floors; the parts of a package are one floor."""

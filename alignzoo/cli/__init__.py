@@ -11,6 +11,7 @@ from alignzoo.cli.examining import judge_report
 from alignzoo.cli.generating import generate
 from alignzoo.cli.listing import list_plugins
 from alignzoo.cli.making import new
+from alignzoo.cli.planning import plan
 from alignzoo.cli.running import run
 from alignzoo.cli.showing import show
 
@@ -26,6 +27,7 @@ app.command("show")(show)
 app.command("check")(check)
 app.command("doctor")(doctor)
 app.command("new")(new)
+app.command("plan")(plan)
 app.command("run")(run)
 app.command("compare")(compare)
 app.command("generate")(generate)

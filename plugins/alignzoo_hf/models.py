@@ -112,6 +112,23 @@ def tokenizer(spec: HF) -> Any:
     return _load(AutoTokenizer, source, trust_remote_code=spec.trust_remote_code)
 
 
+def config(spec: HF) -> Any:
+    """The configuration of the model that the recipe names."""
+    if not isinstance(spec.model, str):
+        return spec.model.config
+    return _load(AutoConfig, spec.model, trust_remote_code=spec.trust_remote_code)
+
+
+def is_scorer(config: Any) -> bool:
+    """Whether a directory holds a sequence-classification model."""
+    return any("SequenceClassification" in name for name in config.architectures or [])
+
+
+def only_scores(needs: frozenset[str]) -> bool:
+    """Whether a policy that an optimizer needs so much of has no language-model head. Who needs nothing only writes."""
+    return "scores" in needs and not needs & {"logprobs", "entropy", "old_logprobs"}
+
+
 def causal_lm(spec: HF, frozen: torch.dtype) -> Any:
     """The language model: every weight trained in float32, or a LoRA adapter on frozen weights."""
     if isinstance(spec.model, str):
@@ -125,14 +142,14 @@ def causal_lm(spec: HF, frozen: torch.dtype) -> Any:
         model = spec.model.to(_dtype(spec, frozen))
     model.eval()
     _check_head(model)
-    return _adapted(model, spec, "CAUSAL_LM") if spec.lora_rank else model.requires_grad_(True)
+    return adapted(model, spec, "CAUSAL_LM") if spec.lora_rank else model.requires_grad_(True)
 
 
 def scorer(spec: HF, source: Any, frozen: torch.dtype) -> Any:
     """A sequence-classification model: a reward model, or a critic's start. A causal model's trunk gets a head at 0."""
     model = _loaded_scorer(spec, source, frozen) if isinstance(source, str) else _scorer_on(source, spec, frozen)
     model.eval()
-    return _adapted(model, spec, "SEQ_CLS") if spec.lora_rank else model.requires_grad_(True)
+    return adapted(model, spec, "SEQ_CLS") if spec.lora_rank else model.requires_grad_(True)
 
 
 def _scorer_on(source: Any, spec: HF, frozen: torch.dtype) -> Any:
@@ -149,7 +166,7 @@ def _scorer_on(source: Any, spec: HF, frozen: torch.dtype) -> Any:
 
 def _loaded_scorer(spec: HF, source: str, frozen: torch.dtype) -> Any:
     config = _load(AutoConfig, source, trust_remote_code=spec.trust_remote_code)
-    trained = any("SequenceClassification" in name for name in config.architectures or [])
+    trained = is_scorer(config)
     if not trained:
         config.num_labels = 1
     if spec.score_label >= config.num_labels:
@@ -198,7 +215,8 @@ def _dtype(spec: HF, frozen: torch.dtype) -> torch.dtype:
     return frozen if spec.lora_rank else torch.float32
 
 
-def _adapted(model: Any, spec: HF, task: str) -> Any:
+def adapted(model: Any, spec: HF, task: str) -> Any:
+    """The model with a LoRA adapter, which alone is trained, in float32."""
     from peft import LoraConfig, get_peft_model
 
     targets: Any = spec.lora_targets

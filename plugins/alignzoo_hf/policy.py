@@ -18,7 +18,7 @@ from alignzoo.cost import ModelShape
 from alignzoo.errors import ModelError
 from alignzoo.types import Batch, Completion, Forward, Group, Prompt, Text
 from alignzoo_hf import memory, models
-from alignzoo_hf.chat import Encoder, read_template
+from alignzoo_hf.encoding import encoder
 from alignzoo_hf.fingerprint import fingerprint
 from alignzoo_hf.head import head_logprobs, wide
 from alignzoo_hf.sampling import Sampling
@@ -41,7 +41,7 @@ class HFPolicy:
         self.bf16 = models.wants_bf16(spec, self.device)
         self.tokenizer = models.tokenizer(spec)
         frozen = torch.bfloat16 if self.bf16 else torch.float32
-        writes = not needs or bool(needs & {"logprobs", "entropy", "old_logprobs"}) or "scores" not in needs
+        writes = not models.only_scores(needs)
         self.scorer: Any = None
         if "scores" in needs:
             self.scorer = models.scorer(spec, spec.model, frozen).to(self.device)
@@ -58,7 +58,8 @@ class HFPolicy:
             self._reference = copy.deepcopy(self.lm).requires_grad_(False)
         self._answering: Any = self.lm
         self._packable: dict[type, bool] = {}
-        self.encoder = self._build_encoder()
+        model = self.lm if self.lm is not None else self.scorer
+        self.encoder = encoder(spec, model, self.tokenizer, writes=self.lm is not None)
 
     # --- building ------------------------------------------------------------------------------------------------
 
@@ -71,34 +72,6 @@ class HFPolicy:
         critic = models.scorer(self.spec, self.spec.critic_model or self.spec.model, frozen)
         torch.nn.init.zeros_(models.score_head(critic).weight)  # the value starts at 0, whatever the trunk scored
         return critic.to(self.device)
-
-    def _build_encoder(self) -> Encoder:
-        model = self.lm if self.lm is not None else self.scorer
-        stop_ids = models.stop_ids(model, self.tokenizer)
-        context = models.context(model)
-        if self.spec.max_length > context:
-            raise ModelError(
-                f"policy.max_length is {self.spec.max_length}, but the model's context is {context} tokens"
-            )
-        max_length = self.spec.max_length or context
-        if self.spec.max_new_tokens >= max_length:
-            raise ModelError(
-                f"policy.max_new_tokens is {self.spec.max_new_tokens}, which leaves no room for a prompt in "
-                f"{max_length} tokens: lower it" + (" or raise policy.max_length" if self.spec.max_length else "")
-            )
-        eos = self.tokenizer.eos_token_id
-        if eos is None and self.lm is None:
-            eos = self.tokenizer.sep_token_id  # encoders' tokenizers end a text with a separator
-        if not stop_ids and self.lm is not None:
-            raise ModelError("neither generation_config.json nor the tokenizer names an end-of-sequence token")
-        return Encoder(
-            tokenizer=self.tokenizer,
-            stop_ids=stop_ids,
-            eos_id=min(stop_ids, default=None) if eos is None else eos,
-            template=read_template(self.spec.chat_template),
-            max_length=max_length,
-            max_new_tokens=self.spec.max_new_tokens,
-        )
 
     # --- writing -------------------------------------------------------------------------------------------------
 

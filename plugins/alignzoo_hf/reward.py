@@ -11,7 +11,9 @@ from annotated_types import Ge
 
 from alignzoo import Group, Policy, Score
 from alignzoo.collate import answer, collate
+from alignzoo.interfaces import Outline
 from alignzoo.room import Room
+from alignzoo_hf.outline import outline
 from alignzoo_hf.spec import HF
 
 
@@ -35,7 +37,14 @@ class ModelReward:
     @cached_property
     def scorer(self) -> Policy:
         """The model, loaded when it is first asked."""
-        spec = HF(
+        return self._settings().load(frozenset({"scores"}))
+
+    def outline(self, needs: frozenset[str]) -> Outline:
+        """What `scorer` would be, without its weights."""
+        return outline(self._settings(), frozenset({"scores"}))
+
+    def _settings(self) -> HF:
+        return HF(
             model=self.model,
             max_new_tokens=1,
             chat_template=self.chat_template,
@@ -43,7 +52,6 @@ class ModelReward:
             dtype=self.dtype,
             score_label=self.label,
         )
-        return spec.load(frozenset({"scores"}))
 
     def score(self, groups: Sequence[Group], policy: Policy) -> list[tuple[Score, ...]]:
         rows = [self._encoded(group, i) for group in groups for i in range(len(group.completions))]

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le
 
-from alignzoo.interfaces import Policy
+from alignzoo.interfaces import Outline, Policy
 
 
 @dataclass(frozen=True)
@@ -63,3 +63,9 @@ class HF:
         from alignzoo_hf.policy import HFPolicy
 
         return HFPolicy(self, needs)
+
+    def outline(self, needs: frozenset[str]) -> Outline:
+        """What `load` would build, without its weights."""
+        from alignzoo_hf.outline import outline
+
+        return outline(self, needs)

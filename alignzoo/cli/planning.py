@@ -1,0 +1,109 @@
+"""`alignzoo plan`: what a run will take, before it is run."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from alignzoo.cli.common import AsJson, Debug, Plugins, console, registry, told
+
+if TYPE_CHECKING:
+    from alignzoo.plan import StagePlan
+
+
+@told
+def plan(
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A recipe, an algorithm, a TOML file, or a manifest.json.")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="As in task=sort, schedule.steps=20.")
+    ] = None,
+    length: Annotated[
+        int, typer.Option(min=0, metavar="TOKENS", help="Length of a written completion; default: its limit.")
+    ] = 0,
+    time: Annotated[bool, typer.Option("--time/--no-time", help="Time a small model on this machine.")] = True,
+    as_json: AsJson = False,
+    plugin: Plugins = None,
+    debug: Debug = False,
+) -> None:
+    """Say what a run will take: bytes by part, whether they fit, operations, and seconds per step."""
+    zoo = registry(plugin)
+    zoo.load_all()
+    from alignzoo.plan import plan as plan_recipe
+    from alignzoo.recipe import load
+
+    plans = plan_recipe(load(recipe, overrides or (), registry=zoo), length=length, timed=time)
+    if as_json:
+        told_plans = [asdict(each) | {"fits": each.fits} for each in plans]
+        sys.stdout.write(json.dumps({"stages": told_plans}, indent=2) + "\n")
+        return
+    for each in plans:
+        _print(each)
+
+
+def _print(plan: StagePlan) -> None:
+    from rich.table import Table
+
+    out = console()
+    shape = plan.shape
+    out.print(f"[bold]{plan.name}[/bold]  ({plan.optimizer}, {plan.steps} steps, on {plan.device})")
+    head = "tied head" if shape.tied else "head of its own"
+    out.print(
+        f"{_count(shape.parameters)} parameters, {_count(shape.trained)} trained; {shape.layers} layers of "
+        f"{shape.hidden}, {shape.heads} heads ({shape.kv_heads} for keys), vocabulary {shape.vocab}, {head}"
+    )
+    written = f"{plan.generated:,} tokens written and " if plan.generated else ""
+    out.print(f"a step: {written}{plan.trained:,} tokens learned from\n")
+    rows = Table(box=None, pad_edge=False, header_style="bold")
+    rows.add_column("memory")
+    rows.add_column("MB", justify="right")
+    for name, size in plan.bytes.items():
+        if size:
+            rows.add_row(name, f"{size / 1e6:,.0f}")
+    rows.add_row("[bold]at most at once[/bold]", f"[bold]{plan.peak / 1e6:,.0f}[/bold]")
+    rows.add_row("available", f"{plan.available / 1e6:,.0f}")
+    out.print(rows)
+    out.print()
+    phases = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("a step", "GFLOP", "seconds", "GFLOP/s"):
+        phases.add_column(title, justify="left" if title == "a step" else "right")
+    for phase, count in plan.operations.items():
+        phases.add_row(phase, *_cells(count, plan.seconds.get(phase)))
+    total = sum(plan.seconds.values()) if plan.seconds else None
+    phases.add_row("[bold]whole[/bold]", *_cells(sum(plan.operations.values()), total))
+    out.print(phases)
+    if total:
+        out.print(f"\nabout {_duration(total * plan.steps)} for {plan.steps} steps, evaluation not counted")
+    if plan.fits:
+        out.print("It fits.\n")
+        return
+    out.print("[bold red]It does not fit.[/bold red] What would take less:")
+    for each in plan.advice:
+        out.print(f"  {each}")
+    if not plan.advice:
+        out.print("  a smaller model, or shorter texts")
+    out.print()
+
+
+def _cells(count: int, seconds: float | None) -> tuple[str, str, str]:
+    if not seconds:
+        return f"{count / 1e9:,.2f}", "", ""
+    return f"{count / 1e9:,.2f}", f"{seconds:,.3f}", f"{count / seconds / 1e9:,.1f}"
+
+
+def _count(number: int) -> str:
+    for limit, unit in ((1e9, " billion"), (1e6, " million"), (1e3, " thousand")):
+        if number >= limit:
+            return f"{number / limit:.3g}{unit}"
+    return str(number)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"

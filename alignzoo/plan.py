@@ -1,0 +1,168 @@
+"""Before a run: how many bytes each stage takes, whether they fit, how many operations, and how long a step lasts.
+
+Bytes and operations are arithmetic (`alignzoo.cost`) on what a first step would do: the data's own lengths, and
+completions of the length that is asked about. Seconds are those of a policy of the same widths with a few layers, which
+is timed on this machine for a moment; each further layer costs what the layers between two such trials cost.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alignzoo import cost
+from alignzoo.cost import ModelShape
+from alignzoo.interfaces import Outline
+from alignzoo.recipe import Recipe
+from alignzoo.rehearsal import Rehearsal
+
+LEAST = 64
+"""Tokens that go through at once, below which no micro-batch is proposed."""
+
+Parts = Mapping[str, int]
+"""Bytes by what takes them."""
+
+LEARNING = ("activations", "logits")
+"""Gone when the policy writes, as the key-value cache is when it learns."""
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What a stage will take."""
+
+    name: str
+    optimizer: str
+    device: str
+    shape: ModelShape
+    steps: int
+    generated: int
+    """Tokens written in a step."""
+    trained: int
+    """Tokens learned from in a step, epochs counted."""
+    bytes: Parts
+    """By part; `LEARNING` and the key-value cache are not held at the same time."""
+    peak: int
+    available: int
+    operations: Mapping[str, int]
+    """Of a step, by phase."""
+    seconds: Mapping[str, float]
+    """Of a step, by phase; empty where it was not timed, or there was no room to."""
+    advice: tuple[str, ...]
+    """What to change if it does not fit."""
+
+    @property
+    def fits(self) -> bool:
+        return self.peak <= self.available
+
+
+def plan(recipe: Recipe, *, length: int = 0, timed: bool = True) -> list[StagePlan]:
+    """Every stage of a recipe. `length` is that of a written completion; 0: the limit, so that it takes no more.
+
+    A later stage's model is taken to be like the earlier stage's whose output it is.
+    """
+    models: dict[str, Any] = {}
+    plans: list[StagePlan] = []
+    program = 0
+    for each in recipe.stages:
+        stage = each.with_outputs(models)
+        models[stage.name] = getattr(stage.policy, "model", "")
+        step = Rehearsal(stage, length)
+        program = program or _resident()  # with all that is imported, and before anything is tried
+        plans.append(_planned(step, program, timed))
+    return plans
+
+
+def _planned(step: Rehearsal, program: int, timed: bool) -> StagePlan:
+    outline, optimizer = step.outline, step.stage.optimizer
+    cpu = outline.device.type == "cpu"
+    own = {"program": program} if cpu else {}
+    parts, available = own | bytes_of(step, outline), _available(outline.device)
+    fits = peak(parts) <= available
+    return StagePlan(
+        name=step.stage.name,
+        optimizer=type(optimizer).__name__,
+        device=str(outline.device),
+        shape=outline.shape,
+        steps=step.steps,
+        generated=step.writer.tokens,
+        trained=int(step.prepared.attend.sum()) * optimizer.epochs,
+        bytes=parts,
+        peak=peak(parts),
+        available=available,
+        operations={phase: count(outline.shape) for phase, count in step.work().items()},
+        seconds=step.seconds() if timed and fits else {},
+        advice=() if fits else tuple(_advice(step, own, available)),
+    )
+
+
+def bytes_of(step: Rehearsal, outline: Outline, room: int = 0) -> dict[str, int]:
+    """By part."""
+    shape = outline.shape
+    tokens, answers = step.at_once(room or step.stage.schedule.micro_tokens or outline.room)
+    activations = cost.activation_bytes(shape, tokens, outline.width)
+    if "values" in step.needs and shape.critic is not None:
+        activations += cost.activation_bytes(shape.critic, tokens, outline.width)
+    rows = min(step.writer.rows, outline.slots)
+    cached = step.writer.cached * rows // max(1, step.writer.rows)
+    sampled = 3 * cost.FLOAT32 * rows * shape.vocab  # logits, probabilities, and their sums
+    return {
+        "weights": cost.weight_bytes(shape, outline.frozen),
+        "reference": cost.reference_bytes(shape) if "scores" not in step.needs else 0,
+        "gradients": cost.gradient_bytes(shape),
+        "adamw": cost.adamw_bytes(shape),
+        "reward models": sum(cost.weight_bytes(each.shape, each.frozen) for each in step.rewards),
+        "activations": activations,
+        "logits": outline.logits(answers) if step.needs & cost.LOGPROBS else 0,
+        "key-value cache": cost.cache_bytes(shape, cached, outline.width) + sampled,
+    }
+
+
+def peak(parts: Parts) -> int:
+    """At most at once."""
+    learning, writing = sum(parts[name] for name in LEARNING), parts["key-value cache"]
+    return sum(parts.values()) - min(learning, writing)
+
+
+def _advice(step: Rehearsal, own: Parts, available: int) -> Iterator[str]:
+    """Settings that would take less, those first that suffice."""
+    outline, now = step.outline, peak(bytes_of(step, step.outline))
+    found, spare = [], available - sum(own.values())
+    room = step.at_once()[0]
+    while room > LEAST:
+        room //= 2
+        found.append((f"schedule.micro_tokens={room}", peak(bytes_of(step, outline, room))))
+        if found[-1][1] <= spare:
+            break
+    if step.writer.rows > LEAST:
+        fewer = min(step.writer.rows, outline.slots) // 4
+        found.append((f"policy.generate_batch={fewer}", peak(bytes_of(step, replace(outline, slots=fewer)))))
+    found += [(settings, peak(bytes_of(step, other))) for settings, other in outline.cheaper().items()]
+    for settings, most in sorted(found, key=lambda each: each[1] > spare):
+        if most < now:
+            total = f"{settings} takes {(most + sum(own.values())) / 1e9:.2f} GB"
+            yield total + (" and fits" if most <= spare else ", still too much")
+
+
+def _available(device: torch.device) -> int:
+    """Bytes of the GPU, or of the machine's memory that is not in use, with what this process holds already."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    info = Path("/proc/meminfo")
+    if info.exists():
+        lines = dict(line.split(":") for line in info.read_text().splitlines())
+        return int(lines["MemAvailable"].split()[0]) * 1024 + _resident()
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _resident() -> int:
+    """Bytes that the program itself takes: Python, torch and transformers, as they are now."""
+    status = Path("/proc/self/statm")
+    if status.exists():
+        return int(status.read_text().split()[1]) * resource.getpagesize()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,0 +1,106 @@
+"""What policy `hf` will be, without its weights: for `alignzoo plan`."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from alignzoo import cost
+from alignzoo.cost import ModelShape
+from alignzoo.interfaces import Outline, Policy
+from alignzoo_hf import head, memory, models
+from alignzoo_hf.encoding import encoder
+from alignzoo_hf.shape import shape_of
+from alignzoo_hf.spec import HF
+
+RANK = 16
+"""Of the adapter that is proposed where memory does not suffice."""
+
+TRIAL_TOKENS = 24
+"""Tokens that a trial writes of each completion."""
+
+
+def outline(spec: HF, needs: frozenset[str]) -> Outline:
+    """The sizes of everything that `load` would build, from configurations alone."""
+    place = models.device(spec)
+    bf16 = models.wants_bf16(spec, place)
+    config = models.config(spec)
+    only_scores = models.only_scores(needs)
+    with torch.device("meta"):
+        main = _model(AutoModelForSequenceClassification if only_scores else AutoModelForCausalLM, config, spec)
+        own_critic = "values" in needs and spec.critic == "separate"
+        critic = _model(AutoModelForSequenceClassification, config, spec) if own_critic else None
+    shape = shape_of(main, None if critic is None else shape_of(critic))
+    tokenizer = models.tokenizer(spec)
+    width = 2 if bf16 else 4
+
+    def logits(positions: int) -> int:
+        kept = positions * shape.vocab
+        return 4 * (kept if kept <= head.KEPT else min(kept, max(head.TILE, shape.vocab)))
+
+    def trial(layers: int) -> Policy:
+        return _trial(spec, config, tokenizer, layers, needs)
+
+    return Outline(
+        shape=shape,
+        device=place,
+        width=width,
+        frozen=width,
+        room=_room(shape, place, width),
+        slots=spec.generate_batch,
+        longest=spec.max_new_tokens,
+        encode=encoder(spec, main, tokenizer, writes=not only_scores).group,
+        logits=logits,
+        trial=trial,
+        cheaper=lambda: _cheaper(spec, needs),
+    )
+
+
+def _cheaper(spec: HF, needs: frozenset[str]) -> Mapping[str, Outline]:
+    """An adapter, and the same with frozen weights in bf16."""
+    others = {}
+    if not spec.lora_rank:
+        others[f"policy.lora_rank={RANK}"] = replace(spec, lora_rank=RANK)
+        others[f"policy.lora_rank={RANK} policy.dtype=bf16"] = replace(spec, lora_rank=RANK, dtype="bf16")
+    elif spec.dtype != "bf16":
+        others["policy.dtype=bf16"] = replace(spec, dtype="bf16")
+    return {settings: outline(other, needs) for settings, other in others.items()}
+
+
+def _model(auto: Any, config: Any, spec: HF) -> Any:
+    """A model without weights, its adapter put in."""
+    config = copy.deepcopy(config)
+    if auto is AutoModelForSequenceClassification and not models.is_scorer(config):
+        config.num_labels = 1
+    model = auto.from_config(config, trust_remote_code=spec.trust_remote_code)
+    task = "SEQ_CLS" if auto is AutoModelForSequenceClassification else "CAUSAL_LM"
+    return models.adapted(model, spec, task) if spec.lora_rank else model.requires_grad_(True)
+
+
+def _trial(spec: HF, config: Any, tokenizer: Any, layers: int, needs: frozenset[str]) -> Policy:
+    """A policy of the same widths with so many layers and random weights."""
+    config = copy.deepcopy(config)
+    text = config.get_text_config()
+    text.num_hidden_layers = layers
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[:layers]
+    auto = AutoModelForSequenceClassification if models.only_scores(needs) else AutoModelForCausalLM
+    with torch.random.fork_rng(), torch.device(models.device(spec)):
+        torch.manual_seed(0)
+        model: nn.Module = auto.from_config(config, attn_implementation="sdpa")
+    room = {"max_new_tokens": min(TRIAL_TOKENS, spec.max_new_tokens)}
+    return replace(spec, model=model, tokenizer=tokenizer, critic_model="", **room).load(needs)
+
+
+def _room(shape: ModelShape, place: torch.device, width: int) -> int:
+    """As the policy's own, once its weights are there."""
+    if place.type != "cuda":
+        return memory.on_cpu(shape)
+    weights = cost.weight_bytes(shape, width) + cost.reference_bytes(shape)
+    return memory.on_gpu(shape, torch.cuda.mem_get_info(place)[0] - weights, width)

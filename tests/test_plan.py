@@ -1,0 +1,150 @@
+"""The plan's arithmetic on shapes small enough to count by hand, and what it says where memory does not suffice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoConfig
+
+import alignzoo.plan
+import alignzoo.rehearsal
+from alignzoo.errors import RunError
+from alignzoo.plan import StagePlan, plan
+from alignzoo.recipe import load
+from alignzoo.registry import Registry
+
+LAYER = 4 * 16 * 16 + 3 * 16 * 32  # queries, keys, values, output; gate, up, down
+WRITING = {"schedule__prompts": 2, "sampler__n": 4, "optimizer__epochs": 1, "reward": [{"name": "length"}]}
+VOCAB = 261
+PARAMETERS = VOCAB * 16 * 2 + LAYER + 3 * 16  # embedding and head; one layer; three norms
+
+
+def rows_of(folder: Path, rows: list[dict[str, str]]) -> str:
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def planned(recipe: str, model: Path, data: str, length: int = 0, timed: bool = False, **more: Any) -> StagePlan:
+    keys = {"policy.model": str(model), "data.path": data, "data.heldout": 0, "policy.device": "cpu"}
+    keys |= {key.replace("__", "."): value for key, value in more.items()}
+    (stage,) = plan(load(recipe, list(keys.items()), registry=Registry()), length=length, timed=timed)
+    return stage
+
+
+def test_sft_by_hand(plain_model: Path, tmp_path: Path) -> None:
+    # one row of 4 + 3 bytes and its end: 8 tokens, of which the last is read by nobody's prediction but counted
+    data = rows_of(tmp_path, [{"prompt": "abcd", "completion": "efg"}])
+    said = planned("sft", plain_model, data, schedule__prompts=1)
+    assert said.shape.parameters == said.shape.trained == PARAMETERS
+    assert (said.generated, said.trained) == (0, 8)
+    assert said.bytes["weights"] == said.bytes["reference"] == said.bytes["gradients"] == 4 * PARAMETERS
+    assert said.bytes["adamw"] == 8 * PARAMETERS
+    assert said.bytes["logits"] == 4 * 4 * VOCAB  # of the four positions that are answered
+    assert said.bytes["key-value cache"] == 0
+    pairs = 8 * 9 // 2
+    forward = 2 * LAYER * 8 + 4 * 16 * pairs + 2 * 16 * VOCAB * 4
+    assert said.operations == {"update": 3 * forward}
+    assert said.peak == sum(said.bytes.values()) and said.fits
+
+
+def test_a_rollout_by_hand(plain_model: Path, tmp_path: Path) -> None:
+    data = rows_of(tmp_path, [{"prompt": "abcd"}, {"prompt": "efgh"}])
+    more = WRITING | {"policy__max_new_tokens": 10}
+    said = planned("grpo", plain_model, data, length=6, **more)
+    assert (said.generated, said.trained) == (2 * 4 * 6, 2 * 4 * (4 + 6))
+    cache = 2 * 16 * 4 * (2 * 4 * (4 + 10))  # keys and values of 16 numbers, with room up to the limit
+    assert said.bytes["key-value cache"] == cache + 3 * 4 * 8 * VOCAB
+    one = 4 * 5 // 2 + 4 * (5 * 4 + 5 * 6 // 2)  # the prompt once; the last token of an answer is never read
+    written = 2 * (2 * LAYER * (4 + 4 * 5) + 4 * 16 * one + 2 * 16 * VOCAB * (1 + 4 * 5))
+    assert said.operations["sample"] == written
+    learning = said.bytes["activations"] + said.bytes["logits"]
+    assert said.peak == sum(said.bytes.values()) - min(learning, said.bytes["key-value cache"])
+
+
+def test_a_longer_completion_takes_more(plain_model: Path, tmp_path: Path) -> None:
+    data = rows_of(tmp_path, [{"prompt": "abcd"}, {"prompt": "efgh"}])
+    more = WRITING | {"policy__max_new_tokens": 100}
+    short, long = (planned("grpo", plain_model, data, length=length, **more) for length in (10, 0))
+    assert long.generated == 2 * 4 * 100 > short.generated
+    assert all(long.operations[phase] > short.operations[phase] for phase in ("sample", "fill", "update"))
+
+
+def test_a_large_model_needs_no_weights_to_be_planned(plain_model: Path, tmp_path: Path) -> None:
+    """And what would fit is said, those settings first that do."""
+    large = tmp_path / "large"
+    large.mkdir()
+    for path in plain_model.iterdir():
+        if "safetensors" not in path.name:
+            (large / path.name).write_bytes(path.read_bytes())
+    config = AutoConfig.from_pretrained(plain_model)
+    sizes = {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32}
+    config.update(sizes | {"num_key_value_heads": 8, "head_dim": 128, "vocab_size": 128256})
+    config.save_pretrained(large)
+    data = rows_of(tmp_path, [{"prompt": "ab " * 40, "completion": "cd " * 40}])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(alignzoo.plan, "_available", lambda device: 60 * 10**9)
+        said = planned("sft", large, data, schedule__prompts=1, timed=True)
+    assert said.shape.parameters == 8_030_261_248  # Llama 3 8B's
+    assert said.bytes["weights"] == 4 * said.shape.parameters
+    assert not said.fits and not said.seconds
+    assert said.advice[0].startswith("policy.lora_rank=16") and said.advice[0].endswith("and fits")
+    fitting = [each.endswith("and fits") for each in said.advice]
+    assert fitting == sorted(fitting, reverse=True)
+
+
+def test_seconds_are_drawn_out_over_layers(plain_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deep = tmp_path / "deep"
+    deep.mkdir()
+    for path in plain_model.iterdir():
+        if "safetensors" not in path.name:
+            (deep / path.name).write_bytes(path.read_bytes())
+    config = AutoConfig.from_pretrained(plain_model)
+    config.update({"num_hidden_layers": 12})
+    config.save_pretrained(deep)
+    data = rows_of(tmp_path, [{"prompt": "abcd", "completion": "efg"}])
+    timed: list[int] = []
+
+    def seconds(self: Any) -> dict[str, float]:
+        layers = self.policy.shape().layers
+        timed.append(layers)
+        return {"update": 1.0 + 0.5 * layers}
+
+    monkeypatch.setattr(alignzoo.rehearsal._Trial, "seconds", seconds)
+    said = planned("sft", deep, data, schedule__prompts=1, timed=True)
+    assert timed == [2, 4]
+    assert said.seconds == {"update": pytest.approx(1.0 + 0.5 * 12)}
+
+
+def test_every_phase_is_timed(plain_model: Path, tmp_path: Path) -> None:
+    data = rows_of(tmp_path, [{"prompt": "abcd"}, {"prompt": "efgh"}])
+    reward = [{"name": "model", "model": str(plain_model)}]
+    more = {"schedule__prompts": 2, "policy__max_new_tokens": 8, "reward": reward}
+    said = planned("ppo", plain_model, data, timed=True, **more)
+    assert said.seconds.keys() == said.operations.keys() == {"sample", "score", "fill", "update"}
+    assert all(value > 0 for value in said.seconds.values())
+    assert said.shape.critic is not None and said.bytes["reward models"] > 0
+
+
+def test_a_policy_without_an_outline(plain_model: Path, tmp_path: Path) -> None:
+    data = rows_of(tmp_path, [{"prompt": "abcd", "completion": "efg"}])
+    recipe = load("sft", [f"policy.model={plain_model}", f"data.path={data}"], registry=Registry())
+    (stage,) = recipe.stages
+
+    class Bare:
+        def load(self, needs: frozenset[str]) -> Any: ...
+
+    object.__setattr__(stage, "policy", Bare())
+    with pytest.raises(RunError, match="Bare cannot be planned with: it has no `outline`"):
+        plan(recipe, timed=False)
+
+
+def test_the_command(alignzoo: Any) -> None:
+    said = alignzoo("plan", "rlhf", "--no-time")
+    assert said.code == 0 and said.out.count("It fits.") == 3
+    assert "403 thousand parameters" in said.out and "at most at once" in said.out
+    stages = json.loads(alignzoo("plan", "sft", "--no-time", "--json").out)["stages"]
+    assert [stage["name"] for stage in stages] == ["sft"] and stages[0]["fits"] is True

@@ -61,7 +61,7 @@ def measure(case: Case, repeat: Repeat, *, full: bool, core: int | None = None) 
     sizes = workload.SIZES[case.size]
     rates: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
-        workload.make(Path(folder), case.size, ends=ENDS[case.lengths])
+        workload.make(Path(folder), sizes, ends=ENDS[case.lengths])
         with peers.running(case.method, Path(folder), full=full, core=core) as sides:
 
             def turn() -> None:
@@ -73,7 +73,7 @@ def measure(case: Case, repeat: Repeat, *, full: bool, core: int | None = None) 
             for side in sides:
                 side.end()
         length = statistics.mean(step["length"] for step in sides[0].steps[1:])
-        operations = floor.operations(case.method, case.size, Path(folder), length)
+        operations = floor.operations(case.method, sizes, Path(folder), length)
     figures = {side.system.name: side.figures() for side in sides}
     return {
         "method": case.method,

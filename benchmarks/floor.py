@@ -18,15 +18,15 @@ from alignzoo_hf.shape import shape_of
 LOGPROBS, SCORES, VALUES = frozenset({"logprobs"}), frozenset({"scores"}), frozenset({"values"})
 
 
-def shape(name: str) -> ModelShape:
+def shape(size: workload.Size) -> ModelShape:
     """A size's shape, without its weights; with a critic of the same size."""
-    config = workload.config(workload.SIZES[name], num_labels=1)
+    config = workload.config(size, num_labels=1)
     with torch.device("meta"):
         critic = shape_of(AutoModelForSequenceClassification.from_config(config))
         return shape_of(AutoModelForCausalLM.from_config(config), critic)
 
 
-def operations(method: str, size: str, folder: Path, length: float = 0.0) -> dict[str, int]:
+def operations(method: str, size: workload.Size, folder: Path, length: float = 0.0, group: int = 8) -> dict[str, int]:
     """Operations of a step by phase. Rollouts are counted with completions of their mean `length` each."""
     sizes = shape(size)
     kind = {"sft": "sft", "reward-model": "pairs", "dpo": "pairs", "ppo": "many"}.get(method, "prompts")
@@ -36,7 +36,7 @@ def operations(method: str, size: str, folder: Path, length: float = 0.0) -> dic
         answers = [[1 + len(text.split()) for side, text in row.items() if side != "prompt"] for row in rows]
         columns = SCORES if method == "reward-model" else LOGPROBS
         return {"update": _both(replace(sizes, critic=None), _reading(prompts, answers), columns)}
-    n = 1 if method == "ppo" else 8
+    n = 1 if method == "ppo" else group
     answers = [[round(length)] * n for _ in prompts]
     reading = _reading(prompts, answers)
     sampled = cost.decode(sizes, sum((cost.writing(p, a) for p, a in zip(prompts, answers, strict=True)), Work()))

@@ -1,111 +1,259 @@
-"""The pipeline and a large model on a GPU: `python benchmarks/gpu.py`, under ten minutes on one device.
+"""A large model on one GPU, in at most ten minutes: `python benchmarks/gpu.py`.
 
-Runs `rlhf` on the embedded world, then GRPO steps of a randomly initialised model of Qwen2.5-0.5B's shape in bf16,
-and writes benchmarks/results/gpu.json and gpu.md. With `--small` the same script tries itself out on a laptop.
+Random weights of Qwen2.5-0.5B's sizes, computing in bf16: how many tokens a second each engine decodes at 256 at once,
+beside what the machine's memory and matrix products allow; whole steps of SFT, DPO and GRPO beside TRL's, with its
+default generation and with transformers' continuous batching, where TRL is installed; the share of the matrix products'
+rate that our update reaches (MFU), and peak memory. Then `alignzoo run rlhf`, while time is left. The model is a Llama,
+so without Qwen's biases: a Qwen2 directory gets its own tokenizer from transformers, not that of one token a word.
+
+Writes benchmarks/results/gpu.json and gpu.md. With `--small` all of it runs on a laptop, and nothing is written.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
+import subprocess
+import sys
 import tempfile
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import floor
+import peers
 import torch
+import workload
 from machine import RESULTS, heading, machine
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 import alignzoo
+from alignzoo import Prompt, cost, probe
+from alignzoo_hf.spec import HF
 
-SHAPE = {
-    "vocab_size": 151_936,
-    "hidden_size": 896,
-    "intermediate_size": 4864,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 14,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 4096,
-    "tie_word_embeddings": True,
+Figures = dict[str, Any]
+LAST_START = 0.85
+"""Of the minutes that may have passed when a part begins."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How much there is to do."""
+
+    size: workload.Size
+    rows: workload.Rows
+    cap: int
+    n: int
+    at_once: int
+    """Rows that TRL takes in a pass."""
+    bf16: bool = True
+    steps: int = 2
+    product: int = 8192
+    """Of the matrices by which the machine's rate is found."""
+
+    @property
+    def batch(self) -> int:
+        return self.rows.questions * self.n
+
+
+FULL = Setting(
+    workload.Size(896, 24, 4864, 14, 2, 151_936), workload.Rows(64, 32, 32, 0, 768), cap=512, n=8, at_once=16
+)
+SMALL = Setting(workload.Size(64, 2, 128, 4, 2, 512), workload.Rows(4, 4, 2, 0, 48), 16, 4, 4, bf16=False, product=512)
+DECODERS = ("alignzoo", "generate", "continuous")
+TRL = "trl_now.py"
+STEPS = {
+    "sft": (peers.System("TRL", TRL),),
+    "dpo": (peers.System("TRL precompute", TRL, "precompute"),),
+    "grpo": (peers.System("TRL generate", TRL), peers.System("TRL continuous", TRL, "continuous")),
 }
-SMALL = SHAPE | {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
 
 
-def random_model(path: Path, shape: dict[str, Any]) -> int:
-    """A random model with a byte-level tokenizer, as a transformers directory. Returns its number of parameters."""
-    vocabulary = {token: i for i, token in enumerate(["<|end|>", *sorted(pre_tokenizers.ByteLevel.alphabet())])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|end|>")
-    torch.manual_seed(0)
-    model = Qwen2ForCausalLM(Qwen2Config(**shape, eos_token_id=0, bos_token_id=None, pad_token_id=0))
-    model.to(torch.bfloat16).save_pretrained(path)
-    fast.save_pretrained(path)
-    return sum(parameter.numel() for parameter in model.parameters())
+class Time:
+    """What is left of it."""
+
+    def __init__(self, minutes: float) -> None:
+        self.start, self.seconds = time.monotonic(), 60 * minutes
+
+    def enough(self) -> bool:
+        return time.monotonic() - self.start < LAST_START * self.seconds
+
+    def left(self) -> float:
+        return max(30.0, self.seconds - (time.monotonic() - self.start))
 
 
-def spread(completions: list[str], **_: Any) -> list[float]:
-    """A reward that a random model can have: the share of different characters."""
-    return [len(set(text)) / max(1, len(text)) for text in completions]
+def made(folder: Path, setting: Setting, device: str) -> None:
+    """Weights, texts, and what every side has to know of them."""
+    workload.make(folder, setting.size, ends=0.0, rows=setting.rows)
+    job = {"device": device, "bf16": setting.bf16, "cap": setting.cap, "n": setting.n, "rows": setting.at_once}
+    (folder / "job.json").write_text(json.dumps(job))
 
 
-def grpo(folder: Path, shape: dict[str, Any], prompts: int, tokens: int) -> dict[str, Any]:
-    """Three GRPO steps, 8 completions a prompt; figures of the last, when everything is warm."""
-    parameters = random_model(folder / "model", shape)
-    rows = [{"prompt": f"Tell me about the number {i}."} for i in range(prompts)]
-    alignzoo.run(
-        "grpo",
-        policy={"model": str(folder / "model"), "max_new_tokens": tokens, "dtype": "bf16"},
-        data=[*rows, {"prompt": "One prompt more, to be held out."}],
-        reward=spread,
-        out=folder / "run",
-        schedule={"steps": 3, "prompts": prompts, "minibatch": 0, "micro_batch": 16, "lr": 1e-6},
-        evaluate={"prompts": 0},
-    )
-    metrics = json.loads((folder / "run" / "metrics.jsonl").read_text().splitlines()[-1])
-    seconds = json.loads((folder / "run" / "seconds.jsonl").read_text().splitlines()[-1])
+def ceilings(setting: Setting, device: str) -> Figures:
+    """The rates of this machine: a large matrix product, and one pass over memory."""
+    dtype, size = torch.bfloat16 if setting.bf16 else torch.float32, setting.product
     return {
-        "parameters": parameters,
-        "completions": metrics["completions"],
-        "tokens generated": metrics["tokens/generated"],
-        "tokens generated per second": round(metrics["tokens/generated"] / seconds["seconds/sample"]),
-        "tokens trained per second": round(metrics["tokens/trained"] / seconds["seconds/update"]),
-        "peak memory, GB": round(seconds["memory"] / 1e9, 2),
-        "loss": metrics["loss"],
-        "kl": metrics["kl"],
-    } | {name: round(value, 3) for name, value in seconds.items() if name.startswith("seconds/")}
+        "tflops": probe.matmul_rate(size, size, size, device=device, dtype=dtype) / 1e12,
+        "gb_per_second": probe.read_rate(device=device) / 1e9,
+    }
 
 
-def pipeline(folder: Path) -> dict[str, Any]:
-    """`alignzoo run rlhf` on this machine's device."""
-    start = time.perf_counter()
-    result = alignzoo.run("rlhf", out=folder / "rlhf")
-    figures = {name: round(result.after[name], 3) for name in ("gold", "reward", "kl", "entropy")}
-    return {"seconds": round(time.perf_counter() - start, 1), "gold before": round(result.before["gold"], 3), **figures}
+def roofline(setting: Setting, prompts: list[int], rates: Figures) -> float:
+    """Tokens a second that decoding could reach: each step reads the weights and the cache once, or is bound by its
+    products, whichever takes longer."""
+    shape, width = floor.shape(setting.size), 2 if setting.bf16 else 4
+    context = statistics.mean(prompts) + setting.cap / 2
+    read = width * (shape.trunk + shape.head) + cost.cache_bytes(shape, int(setting.batch * context), width)
+    products = 2 * (shape.trunk + shape.head) * setting.batch
+    return setting.batch / max(read / (1e9 * rates["gb_per_second"]), products / (1e12 * rates["tflops"]))
 
 
-def main() -> None:
+def decode(folder: Path, engine: str) -> Figures:
+    """Every row to the cap, the second time: the first one makes graphs and finds its buffers."""
+    job = json.loads((folder / "job.json").read_text())
+    dtype = "bf16" if job["bf16"] else "fp32"
+    spec = HF(str(folder / "writer"), max_new_tokens=job["cap"], device=job["device"], dtype=dtype, engine=engine)
+    policy = spec.load(frozenset())
+    prompts = [Prompt(json.loads(line)["prompt"]) for line in (folder / "prompts.jsonl").read_text().splitlines()]
+    for turn in range(2):
+        start = time.perf_counter()
+        groups = policy.generate(prompts, job["n"], seed=turn)  # what it returns is on the CPU: the GPU is done
+        seconds = time.perf_counter() - start
+    tokens = sum(len(each.tokens) for group in groups for each in group.completions)
+    return {"tokens_per_second": tokens / seconds, "seconds": seconds, "peak_bytes": torch.cuda.max_memory_allocated()}
+
+
+def decoders(folder: Path, clock: Time) -> Figures:
+    """Each engine in a process of its own, so that none has another's memory."""
+    found: Figures = {}
+    for engine in DECODERS:
+        if not clock.enough():
+            found[engine] = {"left out": "no time"}
+            continue
+        command = [sys.executable, __file__, "--decode", engine, str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=clock.left(), check=False)
+        last = (done.stdout.strip() or "nothing").splitlines()[-1]
+        found[engine] = json.loads(last) if done.returncode == 0 else {"left out": done.stderr.strip()[-300:]}
+        print(f"decode, {engine}: {found[engine]}", flush=True)
+    return found
+
+
+def compared(method: str, setting: Setting, folder: Path, rates: Figures) -> Figures:
+    """Whole steps in turn: seconds on the wall, peak memory, and of our own update the share of the products' rate."""
+    reason = peers.missing(method)
+    if reason:
+        print(f"{method}: {reason}", flush=True)
+    chosen = [peers.System("alignzoo", "ours.py"), *(() if reason else STEPS[method])]
+    sides: list[peers.Side] = []
+    try:
+        peers.start(sides, folder, method, chosen)
+        for _ in range(1 + setting.steps):
+            for side in sides:
+                side.step()
+        for side in sides:
+            side.end()
+    finally:
+        for side in sides:
+            side.close()
+    found: Figures = {"left out": reason} if reason else {}
+    for side in sides:
+        told = side.figures()
+        found[side.system.name] = {
+            "seconds": told["wall_seconds"],
+            "tokens_per_second": statistics.median(step["tokens"] / step["wall"] for step in side.steps[1:]),
+            "peak_bytes": told["peak_bytes"],
+        } | ({"phases": told["phases"]} if "phases" in told else {})
+    ours = found["alignzoo"]
+    update = floor.operations(method, setting.size, folder, setting.cap, setting.n)["update"]
+    ours["mfu"] = update / ours["phases"]["update"] / (1e12 * rates["tflops"])
+    ours["trained_tokens_per_second"] = sides[0].steps[-1]["trained"] / ours["phases"]["update"]
+    return found
+
+
+def measured(setting: Setting, device: str, clock: Time, *, pipeline: bool) -> Figures:
+    """All parts, while there is time."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        made(folder, setting, device)
+        rates = ceilings(setting, device)
+        texts = [json.loads(line)["prompt"] for line in (folder / "prompts.jsonl").read_text().splitlines()]
+        bound = roofline(setting, [len(text.split()) for text in texts], rates)
+        found: Figures = {"setting": asdict(setting), "ceilings": rates, "roofline_tokens_per_second": bound}
+        found["decode"] = decoders(folder, clock)
+        found["steps"] = {}
+        for method in STEPS:
+            if clock.enough():
+                found["steps"][method] = compared(method, setting, folder, rates)
+            else:
+                found["steps"][method] = {"left out": "no time"}
+            print(f"{method}: {found['steps'][method]}", flush=True)
+        if pipeline and clock.enough():
+            start = time.perf_counter()
+            result = alignzoo.run("rlhf", out=folder / "rlhf")
+            gold = {"gold before": result.before["gold"], "gold after": result.after["gold"]}
+            found["rlhf"] = {"seconds": time.perf_counter() - start, **gold}
+    return found
+
+
+def render(facts: dict[str, str], found: Figures) -> str:
+    """Markdown."""
+    rates, bound = found["ceilings"], found["roofline_tokens_per_second"]
+    size = found["setting"]["size"]
+    lines = ["# On a GPU", "", heading(facts) + ".", ""]
+    lines += [
+        f"{size['layers']} layers of {size['hidden']}, vocabulary {size['vocab']}. Matrix products "
+        f"{rates['tflops']:.1f} TFLOP/s, memory {rates['gb_per_second']:,.0f} GB/s; decoding could reach {bound:,.0f} "
+        "tokens a second by them.",
+        "",
+        "| engine | tokens a second | of the roofline | peak GB |",
+        "|---|---|---|---|",
+    ]
+    for engine, told in found["decode"].items():
+        if "left out" in told:
+            lines.append(f"| {engine} | {told['left out']} | | |")
+            continue
+        rate = told["tokens_per_second"]
+        lines.append(f"| {engine} | {rate:,.0f} | {rate / bound:.0%} | {told['peak_bytes'] / 1e9:.1f} |")
+    lines += ["", "| step | system | seconds | tokens a second | times ours | MFU of the update | peak GB |"]
+    lines += ["|---" * 7 + "|"]
+    for method, systems in found["steps"].items():
+        if "left out" in systems:
+            lines.append(f"| {method} | peers left out: {systems['left out']} | | | | | |")
+        for name, told in systems.items():
+            if name == "left out":
+                continue
+            times = f"{told['seconds'] / systems['alignzoo']['seconds']:.1f}"
+            mfu = f"{told['mfu']:.0%}" if "mfu" in told else ""
+            cells = [method, name, f"{told['seconds']:.2f}", f"{told['tokens_per_second']:,.0f}", times, mfu]
+            lines.append("| " + " | ".join([*cells, f"{told['peak_bytes'] / 1e9:.1f}"]) + " |")
+    if "rlhf" in found:
+        lines += ["", "`rlhf`: " + ", ".join(f"{name} {value:.2f}" for name, value in found["rlhf"].items()) + "."]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--small", action="store_true", help="a small model and no results written: to try the script")
-    small = parser.parse_args().small
-    with tempfile.TemporaryDirectory() as folder:
-        shape, prompts, tokens = (SMALL, 2, 16) if small else (SHAPE, 16, 256)
-        found = {"grpo step": grpo(Path(folder), shape, prompts, tokens)}
-        if not small:
-            found["rlhf"] = pipeline(Path(folder))
-    facts = machine()
-    lines = ["# On a GPU", "", heading(facts) + ".", ""]
-    for title, figures in found.items():
-        lines += [f"## {title}", "", "| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in figures.items()), ""]
-    print("\n".join(lines))
-    if not small:
+    parser.add_argument("--small", action="store_true", help="a small model on the CPU, and no results written")
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--decode", nargs=2, metavar=("ENGINE", "FOLDER"), help="one engine alone: used by the script")
+    asked = parser.parse_args()
+    if asked.decode:
+        print(json.dumps(decode(Path(asked.decode[1]), asked.decode[0])))
+        return 0
+    if not asked.small and not torch.cuda.is_available():
+        print("there is no GPU here: --small tries the script on the CPU", file=sys.stderr)
+        return 1
+    setting, device = (SMALL, "cpu") if asked.small else (FULL, "cuda")
+    facts, found = machine(), measured(setting, device, Time(asked.minutes), pipeline=not asked.small)
+    table = render(facts, found)
+    print("\n" + table)
+    if not asked.small:
         (RESULTS / "gpu.json").write_text(json.dumps({"machine": facts, **found}, indent=1) + "\n")
-        (RESULTS / "gpu.md").write_text("\n".join(lines))
+        (RESULTS / "gpu.md").write_text(table)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

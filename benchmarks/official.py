@@ -25,7 +25,7 @@ README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- speed -->\n", "<!-- end of speed -->\n"
 COSTS = {"ppo": 170, "rloo": 73, "grpo": 51, "dpo": 29, "sft": 14, "reward-model": 13}
 """Seconds of a turn of all systems at M, on the machine of the first measurement: who costs most begins first."""
-SIZES = {"S": 0.07, "M": 1.0, "V": 1.5}
+SHARES = {"S": 0.07, "M": 1.0, "V": 1.5}
 SHARE = 0.9
 """Of the time that may have passed when a comparison begins."""
 
@@ -73,7 +73,7 @@ class Official:
 
 
 def cost(case: Case) -> float:
-    return COSTS[case.method] * SIZES[case.size]
+    return COSTS[case.method] * SHARES[case.size]
 
 
 def chosen(only: list[str], sizes: str) -> tuple[list[Case], list[str]]:

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import peer_report
+import plan_report
 from machine import RESULTS, machine
 
 Row = dict[str, Any]
 Render = Callable[[list[Row], Path], str]
 RENDERERS: dict[str, Render] = {
     "peers": peer_report.render,
+    "plan": plan_report.render,
 }
 
 

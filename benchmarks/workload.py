@@ -7,6 +7,7 @@ either side. Lengths are those of real answers: log-normal, with a few that are 
 from __future__ import annotations
 
 import json
+import math
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,9 +76,19 @@ def config(size: Size, **options: Any) -> LlamaConfig:
     )
 
 
-def make(folder: Path, name: str, *, ends: float, seed: int = 0) -> None:
+@dataclass(frozen=True)
+class Rows:
+    """How many of each kind of text, and how long a completion may be."""
+
+    demonstrations: int = 16
+    pairs: int = 8
+    questions: int = 8
+    many: int = 32
+    longest: int = 256
+
+
+def make(folder: Path, size: Size, *, ends: float, rows: Rows = Rows(), seed: int = 0) -> None:
     """The models, and the data of every method, in a folder. A rollout ends at each token with probability `ends`."""
-    size = SIZES[name]
     words = tokenizer(size.vocab)
     torch.manual_seed(seed)
     writer = AutoModelForCausalLM.from_config(config(size))
@@ -86,23 +97,25 @@ def make(folder: Path, name: str, *, ends: float, seed: int = 0) -> None:
     for part, model in (("writer", writer), ("scorer", scorer)):
         model.save_pretrained(folder / part)
         words.save_pretrained(folder / part)
-    texts = _Texts(size.vocab, seed)
-    demonstrations = [{"prompt": texts.prompt(), "completion": " " + texts.completion()} for _ in range(16)]
+    texts = _Texts(size.vocab, rows.longest, seed)
+    demonstrations = [
+        {"prompt": texts.prompt(), "completion": " " + texts.completion()} for _ in range(rows.demonstrations)
+    ]
     pairs = [
         {"prompt": texts.prompt(), "chosen": " " + texts.completion(), "rejected": " " + texts.completion()}
-        for _ in range(8)
+        for _ in range(rows.pairs)
     ]
-    questions = [{"prompt": texts.prompt()} for _ in range(8)]
-    many = [{"prompt": texts.prompt()} for _ in range(32)]
-    for kind, rows in (("sft", demonstrations), ("pairs", pairs), ("prompts", questions), ("many", many)):
-        (folder / f"{kind}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    questions = [{"prompt": texts.prompt()} for _ in range(rows.questions)]
+    many = [{"prompt": texts.prompt()} for _ in range(rows.many)]
+    for kind, made in (("sft", demonstrations), ("pairs", pairs), ("prompts", questions), ("many", many)):
+        (folder / f"{kind}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
 
 
 class _Texts:
     """Random words."""
 
-    def __init__(self, vocab: int, seed: int) -> None:
-        self.rng, self.vocab = random.Random(seed), vocab
+    def __init__(self, vocab: int, longest: int, seed: int) -> None:
+        self.rng, self.vocab, self.longest = random.Random(seed), vocab, longest
 
     def words(self, n: int) -> str:
         return " ".join(f"w{self.rng.randrange(3, self.vocab)}" for _ in range(n))
@@ -111,7 +124,7 @@ class _Texts:
         return self.words(self.rng.randint(16, 64))
 
     def completion(self) -> str:
-        return self.words(int(min(256, max(16, self.rng.lognormvariate(4.382, 0.7)))))  # median 80
+        return self.words(int(min(self.longest, max(16, self.rng.lognormvariate(math.log(self.longest / 3.2), 0.7)))))
 
 
 def let_end(model: Any, ends: float, rows: int = 128) -> None:

@@ -4,36 +4,29 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from turns import Turns, distinct
+from turns import Turns, distinct, job
 
 import alignzoo
 from alignzoo import Batch, Completion, Group, Prompt, Score, allocator
 from alignzoo.collate import answer, collate
+from alignzoo.plan import plan
+from alignzoo.recipe import load
 from alignzoo.registry import Registry
 
 STEPS = 1000
 SCHEDULE = {"steps": STEPS, "lr": 1e-6, "warmup": 0.0, "decay": "constant", "save_every": 0, "samples_every": 0}
 METHODS: dict[str, dict[str, Any]] = {
-    "sft": {"data": "sft", "schedule": {"prompts": 16}},
-    "reward-model": {"data": "pairs", "schedule": {"prompts": 8}, "optimizer": {"centring": 0.0}},
-    "dpo": {"data": "pairs", "schedule": {"prompts": 8}, "optimizer": {"beta": 0.1}},
-    "grpo": {
-        "data": "prompts",
-        "schedule": {"prompts": 8, "minibatch": 0},
-        "optimizer": {"kl": 0.0, "epochs": 1},
-        "sampler": {"n": 8},
-    },
-    "rloo": {"data": "prompts", "schedule": {"prompts": 8, "minibatch": 0}, "sampler": {"n": 8}},
-    "ppo": {
-        "data": "many",
-        "schedule": {"prompts": 32, "minibatch": 0},
-        "optimizer": {"kl": 0.05, "epochs": 4},
-        "sampler": {"n": 1},
-    },
+    "sft": {"data": "sft"},
+    "reward-model": {"data": "pairs", "optimizer": {"centring": 0.0}},
+    "dpo": {"data": "pairs", "optimizer": {"beta": 0.1}},
+    "grpo": {"data": "prompts", "optimizer": {"kl": 0.0, "epochs": 1}},
+    "rloo": {"data": "prompts", "optimizer": {"kl": 0.05, "epochs": 1}},
+    "ppo": {"data": "many", "optimizer": {"kl": 0.05, "epochs": 4}, "sampler": {"n": 1}},
 }
 
 
@@ -67,16 +60,19 @@ class Observer:
 
 def settings_of(method: str, folder: Path) -> dict[str, Any]:
     """The recipe's keys."""
-    settings = {key: dict(value) if isinstance(value, dict) else value for key, value in METHODS[method].items()}
+    settings, asked = dict(METHODS[method]), job(folder)
     source = "scorer" if method == "reward-model" else "writer"
-    policy = {"model": str(folder / source), "max_new_tokens": 128, "device": "cpu", "dtype": "fp32"}
+    dtype = "bf16" if asked["bf16"] else "fp32"
+    policy = {"model": str(folder / source), "max_new_tokens": asked["cap"], "device": asked["device"], "dtype": dtype}
     if method == "ppo":
         settings["reward"] = [{"name": "model", "model": str(folder / "scorer")}]
         policy["critic_model"] = str(folder / "scorer")
     elif method in ("grpo", "rloo"):
         settings["reward"] = [{"name": "python", "function": distinct}]
-    settings["data"] = {"path": str(folder / f"{settings['data']}.jsonl"), "heldout": 0}
-    settings["schedule"] = SCHEDULE | settings["schedule"]
+        settings["sampler"] = {"n": asked["n"]}
+    data = folder / f"{settings['data']}.jsonl"
+    settings["data"] = {"path": str(data), "heldout": 0}
+    settings["schedule"] = SCHEDULE | {"prompts": len(data.read_text().splitlines()), "minibatch": 0}
     return settings | {"policy": policy, "evaluate": {"prompts": 0}}
 
 
@@ -84,6 +80,21 @@ def run(method: str, folder: Path, turns: Turns, out: Path) -> None:
     registry = Registry()
     registry.add(Observer(turns), name="turns")
     alignzoo.run(method, out=out, registry=registry, **settings_of(method, folder))
+
+
+def planned(method: str, folder: Path, length: int) -> dict[str, Any]:
+    """What `alignzoo plan` says of the same run."""
+    settings = settings_of(method, folder)
+    keys = {
+        f"{key}.{name}": each
+        for key, value in settings.items()
+        for name, each in (value.items() if isinstance(value, dict) else [])
+    }
+    keys |= {key: value for key, value in settings.items() if not isinstance(value, dict)}
+    registry = Registry()
+    registry.load_all()
+    (stage,) = plan(load(method, list(keys.items()), registry=registry), length=length)
+    return asdict(stage)
 
 
 def logprobs(folder: Path) -> list[float]:
@@ -106,7 +117,10 @@ def main() -> None:
     method, folder, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
     torch.set_num_threads(1)
     allocator.keep_freed_memory()  # as `alignzoo run` does
-    turns = Turns()
+    turns = Turns(torch.cuda.max_memory_allocated)
+    if method.startswith("plan-"):
+        turns.tell(plan=planned(method.removeprefix("plan-"), folder, int(sys.argv[4] or 0)))
+        return
     if method == "logprobs":
         turns.tell(logprobs=logprobs(folder))
         return

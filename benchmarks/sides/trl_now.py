@@ -18,7 +18,7 @@ import datasets
 import torch
 import transformers
 import trl
-from turns import Turns, distinct
+from turns import Turns, distinct, job
 
 COMMON: dict[str, Any] = {
     "max_steps": 1000,
@@ -27,8 +27,6 @@ COMMON: dict[str, Any] = {
     "weight_decay": 0.0,
     "max_grad_norm": 1.0,
     "logging_steps": 1,
-    "use_cpu": True,
-    "bf16": False,
     "gradient_checkpointing": False,
     "report_to": "none",
     "save_strategy": "no",
@@ -75,26 +73,31 @@ def rows(folder: Path, kind: str) -> list[dict[str, str]]:
 
 def trainer(method: str, folder: Path, out: Path, variant: str, turns: Turns) -> Any:
     words = transformers.AutoTokenizer.from_pretrained(folder / "writer")
-    options: dict[str, Any] = {"output_dir": str(out)} | COMMON
+    asked = job(folder)
+    options: dict[str, Any] = {"output_dir": str(out), "use_cpu": asked["device"] == "cpu", "bf16": asked["bf16"]}
+    options |= COMMON
 
     def writer() -> Any:
         return transformers.AutoModelForCausalLM.from_pretrained(folder / "writer", dtype=torch.float32)
 
-    if method == "grpo":
-        counted = Counted()
-        return trl.GRPOTrainer(
+    if method in ("grpo", "rloo"):
+        counted, questions = Counted(), rows(folder, "prompts")
+        options |= {
+            "per_device_train_batch_size": asked["rows"],
+            "gradient_accumulation_steps": len(questions) * asked["n"] // asked["rows"],
+            "num_generations": asked["n"],
+            "max_completion_length": asked["cap"],
+            "use_transformers_continuous_batching": variant == "continuous",
+        }
+        if method == "grpo":
+            kind, config = trl.GRPOTrainer, trl.GRPOConfig(loss_type="grpo", beta=0.0, **options)
+        else:
+            kind, config = trl.RLOOTrainer, trl.RLOOConfig(beta=0.05, **options)
+        return kind(
             model=writer(),
             reward_funcs=counted,
-            args=trl.GRPOConfig(
-                per_device_train_batch_size=16,
-                gradient_accumulation_steps=4,
-                num_generations=8,
-                max_completion_length=128,
-                loss_type="grpo",
-                beta=0.0,
-                **options,
-            ),
-            train_dataset=datasets.Dataset.from_list(rows(folder, "prompts")),
+            args=config,
+            train_dataset=datasets.Dataset.from_list(questions),
             processing_class=words,
             callbacks=[Callback(turns, counted.tokens)],
         )
@@ -103,16 +106,18 @@ def trainer(method: str, folder: Path, out: Path, variant: str, turns: Turns) ->
     lengths = [1 + len(row[c].split()) + len(row["prompt"].split()) for row in given for c in row if c != "prompt"]
     callbacks = [Callback(turns, lambda: sum(lengths))]
     data = {"train_dataset": datasets.Dataset.from_list(given), "processing_class": words, "callbacks": callbacks}
+    at_once = min(asked["rows"], len(given))
+    options |= {"per_device_train_batch_size": at_once, "gradient_accumulation_steps": len(given) // at_once}
     if method == "sft":
-        return trl.SFTTrainer(model=writer(), args=trl.SFTConfig(per_device_train_batch_size=16, **options), **data)
+        return trl.SFTTrainer(model=writer(), args=trl.SFTConfig(**options), **data)
     if method == "dpo":
         once = variant == "precompute"
-        config = trl.DPOConfig(per_device_train_batch_size=8, precompute_ref_log_probs=once, beta=0.1, **options)
+        config = trl.DPOConfig(precompute_ref_log_probs=once, beta=0.1, **options)
         return trl.DPOTrainer(model=writer(), args=config, **data)
     scorer = transformers.AutoModelForSequenceClassification.from_pretrained(folder / "scorer", dtype=torch.float32)
     merged = [{side: row["prompt"] + row[side] for side in ("chosen", "rejected")} for row in given]
     data["train_dataset"] = datasets.Dataset.from_list(merged)
-    return trl.RewardTrainer(model=scorer, args=trl.RewardConfig(per_device_train_batch_size=8, **options), **data)
+    return trl.RewardTrainer(model=scorer, args=trl.RewardConfig(**options), **data)
 
 
 def logprobs(folder: Path, out: Path, turns: Turns) -> list[float]:
@@ -133,7 +138,7 @@ def logprobs(folder: Path, out: Path, turns: Turns) -> list[float]:
 def main() -> None:
     method, folder, out, variant = (*sys.argv[1:], "")[:4]
     torch.set_num_threads(1)
-    turns = Turns()
+    turns = Turns(torch.cuda.max_memory_allocated)
     if method == "logprobs":
         turns.tell(logprobs=logprobs(Path(folder), Path(out), turns))
         return

@@ -10,13 +10,28 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
+
+JOB: dict[str, Any] = {"device": "cpu", "bf16": False, "cap": 128, "n": 8, "rows": 16}
+"""What a comparison is run on and with, where its folder's job.json does not say otherwise: the tokens that a rollout
+may have, completions of a prompt, and rows that the peer takes at once."""
+
+
+def job(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    path = os.path.join(folder, "job.json")
+    if not os.path.exists(path):
+        return JOB
+    with open(path) as file:
+        return JOB | json.load(file)
 
 
 class Turns:
     """The side's end of the pipe. Whatever libraries print goes to the standard error."""
 
-    def __init__(self) -> None:
+    def __init__(self, accelerator: Callable[[], int] = lambda: 0) -> None:
+        """`accelerator` tells the most bytes that a GPU has held; 0 where there is none."""
+        self._accelerator = accelerator
         self._out = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)
         self._mark = (0.0, 0.0, 0.0)
@@ -29,7 +44,7 @@ class Turns:
         """Until the next step is asked for. "end" ends the process, with its peak memory as the last word."""
         if sys.stdin.readline().strip() != "step":
             usage = resource.getrusage(resource.RUSAGE_SELF)
-            self.tell(peak=usage.ru_maxrss * 1024)
+            self.tell(peak=self._accelerator() or usage.ru_maxrss * 1024)
             os._exit(0)
         self._mark = self._clocks()
 

@@ -1,4 +1,4 @@
-"""Checkpoints: the trained weights, adamw, the optimizer's own fields and the step. Nothing random is saved.
+"""Checkpoints: the trained weights, adamw, the step, and the fields of parts with a successor. Nothing random.
 
 Every draw's seed is derived from (run seed, step, use), so step k can be made again alone. A checkpoint is written to
 a temporary name, synced and renamed: it is there whole, or not at all.
@@ -10,17 +10,22 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Mapping
+import typing
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from pydantic import TypeAdapter
+from pydantic.errors import PydanticSchemaGenerationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from alignzoo.errors import RunError
-from alignzoo.interfaces import Optimizer, Policy
+from alignzoo.interfaces import HasNext, Optimizer, Policy, Sampler
+
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
@@ -30,21 +35,30 @@ class Checkpoint:
     step: int
     path: Path
 
-    def restore(self, policy: Policy, adamw: torch.optim.Optimizer, optimizer: Optimizer) -> Optimizer:
-        """Put weights and adamw back where they were; the optimizer's successor of that step comes back."""
+    def restore(
+        self, policy: Policy, adamw: torch.optim.Optimizer, optimizer: Optimizer, sampler: Sampler
+    ) -> tuple[Optimizer, Sampler]:
+        """Put weights and adamw back where they were; the successors of that step come back."""
         try:
             policy.restore(load_file(self.path / "weights.safetensors"))
             adamw.load_state_dict(torch.load(self.path / "adamw.pt", weights_only=True))
-            fields = json.loads((self.path / "state.json").read_text())["optimizer"]
+            state = json.loads((self.path / "state.json").read_text())
+            return restored(optimizer, state["optimizer"]), restored(sampler, state["sampler"])
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise RunError(
                 f"the checkpoint {self.path} cannot be read: {error}. Delete that folder to resume from the one before"
             ) from error
-        return _with_fields(optimizer, fields)
 
 
 def save(
-    folder: Path, step: int, policy: Policy, adamw: torch.optim.Optimizer, optimizer: Optimizer, *, keep: int
+    folder: Path,
+    step: int,
+    policy: Policy,
+    adamw: torch.optim.Optimizer,
+    optimizer: Optimizer,
+    sampler: Sampler,
+    *,
+    keep: int,
 ) -> Checkpoint:
     """Write the checkpoint of a step, then drop all but the newest `keep`."""
     final = folder / f"step-{step:06d}"
@@ -54,7 +68,7 @@ def save(
     weights: dict[str, Tensor] = {name: tensor.contiguous().cpu() for name, tensor in policy.state().items()}
     save_file(weights, partial / "weights.safetensors")
     torch.save(adamw.state_dict(), partial / "adamw.pt")
-    write_json(partial / "state.json", {"step": step, "optimizer": _fields(optimizer)})
+    write_json(partial / "state.json", {"step": step, "optimizer": state_of(optimizer), "sampler": state_of(sampler)})
     for path in [*partial.iterdir(), partial]:
         _sync(path)
     if final.exists():
@@ -78,28 +92,37 @@ def _all(folder: Path) -> list[Checkpoint]:
     )
 
 
-def _fields(optimizer: Optimizer) -> dict[str, Any]:
-    """The optimizer's fields, which are its whole state; those that JSON cannot hold do not change in a run."""
-    if not dataclasses.is_dataclass(optimizer):
-        return {}
-    values = {f.name: getattr(optimizer, f.name) for f in dataclasses.fields(optimizer)}
-    return {name: value for name, value in values.items() if _is_plain(value)}
+def state_of(part: object) -> dict[str, Any]:
+    """The fields of a part with a successor, as JSON has them; what only Python can hold does not change in a run."""
+    found = {}
+    for name, adapter in _adapters(part):
+        try:
+            found[name] = adapter.dump_python(getattr(part, name), mode="json", warnings="error")
+        except ValueError as error:
+            raise RunError(
+                f"{type(part).__name__}.{name} cannot be written to a checkpoint: {error}. The fields of a part with "
+                "next() are its state: numbers, texts, tuples and dataclasses of these, annotated as what they are"
+            ) from error
+    return found
 
 
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, bool | int | float | str)
+def restored(part: Part, fields: Mapping[str, Any]) -> Part:
+    """The part with the state that `state_of` gave."""
+    values = {name: adapter.validate_python(fields[name]) for name, adapter in _adapters(part)}
+    return dataclasses.replace(part, **values) if values else part  # type: ignore[type-var]
 
 
-def _with_fields(optimizer: Optimizer, fields: Mapping[str, Any]) -> Optimizer:
-    if not dataclasses.is_dataclass(optimizer):
-        return optimizer
-    as_before = {
-        name: tuple(value) if isinstance(getattr(optimizer, name), tuple) else value for name, value in fields.items()
-    }
-    restored: Optimizer = dataclasses.replace(optimizer, **as_before)
-    return restored
+def _adapters(part: object) -> Iterator[tuple[str, TypeAdapter[Any]]]:
+    """What turns each field into JSON and back, by its annotation; none for what no JSON can hold."""
+    if not dataclasses.is_dataclass(part) or not isinstance(part, HasNext):
+        return
+    hints = typing.get_type_hints(type(part), include_extras=True)
+    for field in dataclasses.fields(part):
+        try:
+            adapter: TypeAdapter[Any] = TypeAdapter(hints[field.name])
+        except PydanticSchemaGenerationError:
+            continue
+        yield field.name, adapter
 
 
 def write_json(path: Path, value: Any) -> None:

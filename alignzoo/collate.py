@@ -163,6 +163,7 @@ def _extra(rows: Sequence[tuple[int, Group, int]]) -> dict[str, Tensor]:
     if written and all(each is not None for each in written):
         columns["sampled_logprobs"] = _sampled(rows)
     columns["finished"] = torch.tensor([float(group.completions[i].finished) for _, group, i in rows])
+    columns["age"] = torch.tensor([float(group.completions[i].age) for _, group, i in rows])
     return columns
 
 

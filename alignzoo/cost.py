@@ -123,10 +123,10 @@ def reading_batch(batch: Batch) -> Work:
 
 
 def writing_groups(groups: Iterable[Group]) -> Work:
-    """Decoding the completions of groups that were sampled from a policy; texts that nobody sampled are free."""
+    """Decoding the completions that a policy has written now; texts of the data and of earlier steps are free."""
     work = Work()
     for group in groups:
-        lengths = [len(each.tokens) for each in group.completions if each.logprobs is not None]
+        lengths = [len(each.tokens) for each in group.completions if each.logprobs is not None and not each.age]
         if lengths:
             work += writing(len(group.prompt_tokens), lengths)
     return work

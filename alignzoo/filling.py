@@ -92,7 +92,7 @@ class Filler:
 
 
 def written_by_policy(groups: Sequence[Group]) -> bool:
-    """Whether the policy itself has just written all of it, so that a KL of it is the policy's."""
+    """Whether the policy itself has written all of it, so that a KL of what is new is the policy's."""
     return all(completion.logprobs is not None for group in groups for completion in group.completions)
 
 

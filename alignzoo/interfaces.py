@@ -160,7 +160,23 @@ class Sampler(Protocol):
     online: ClassVar[bool]
     """True when the policy writes; False when the same prompts always bring the same groups."""
 
-    def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seed: int) -> list[Group]: ...
+    def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seed: int) -> list[Group]:
+        """A group for each prompt, and any others to learn from. Groups that come with scores are not scored again."""
+        ...
+
+
+@runtime_checkable
+class Selects(Protocol):
+    """A sampler that looks at the scores before they are learnt from: rejection, filtering, dynamic sampling."""
+
+    @property
+    def attempts(self) -> int:
+        """How often a step may ask, 1 or more: again, with other prompts, for as many groups as were not selected."""
+        ...
+
+    def select(self, groups: Sequence[Group]) -> list[Group]:
+        """Pure: which of these scored groups to learn from, whole or with some of their completions."""
+        ...
 
 
 @runtime_checkable
@@ -233,7 +249,7 @@ class Optimizer(Protocol):
 
 @runtime_checkable
 class HasNext(Protocol):
-    """An optimizer with a successor."""
+    """An optimizer or a sampler with a successor for the following step; its fields are its state, and checkpointed."""
 
     def next(self, report: StepReport) -> Self: ...
 

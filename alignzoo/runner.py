@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import torch
 
@@ -18,12 +19,15 @@ from alignzoo.filling import Filler, written_by_policy
 from alignzoo.interfaces import HasNext, Optimizer
 from alignzoo.journal import Ledger
 from alignzoo.reference import GROUPS, reference_of
+from alignzoo.rollout import rollout
 from alignzoo.room import Room
-from alignzoo.stage import Run, prompts_of
+from alignzoo.stage import Run
 from alignzoo.tokens import Tokens, token_columns
 from alignzoo.types import Alert, Batch, Group, StepReport
 from alignzoo.update import Updated, adamw_of, update
-from alignzoo.vocabulary import Clock, means, memory, shared
+from alignzoo.vocabulary import Clock, means, memory, selection, shared
+
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ def run(stage: Run, *, resume: bool = False) -> Outcome:
 def _run(stage: Run, ledger: Ledger, resume: bool) -> Outcome:
     schedule = stage.schedule
     adamw = adamw_of(stage.policy, schedule)
-    optimizer, start = _started(stage, adamw, resume)
+    stage, optimizer, start = _started(stage, adamw, resume)
     own: list[Alert] = []
     filler = _filler(stage, own.append)
     before, baseline = _before(stage, start, filler.room)
@@ -65,7 +69,7 @@ def _run(stage: Run, ledger: Ledger, resume: bool) -> Outcome:
         (report, tokens), share = _step(stage, optimizer, adamw, step, filler, meter.total), meter.share
         step = report.step
         report = replace(report, costs=ledger.write(step, "step"))
-        optimizer = optimizer.next(report) if isinstance(optimizer, HasNext) else optimizer
+        optimizer, stage = _next(optimizer, report), replace(stage, sampler=_next(stage.sampler, report))
         recording.record(stage, report, tokens)
         meter.add(report.metrics)
         every = schedule.eval_every and step % schedule.eval_every == 0 and step < stage.steps
@@ -85,12 +89,8 @@ def _step(
 ) -> tuple[StepReport, Tokens]:
     """Sample, score, fill, prepare, update. Where samples are to be kept, their tokens' columns come along."""
     schedule, clock = stage.schedule, Clock()
-    seed = fn.derive(stage.seed, step, "sample", processes.index())
-    with clock("sample"):
-        chosen = processes.dealt(prompts_of(stage, step))
-        groups = stage.sampler.sample(chosen, stage.policy, seed=seed)
-    with clock("score"):
-        groups = processes.gather(score(groups, stage.rewards, stage.policy))
+    rolled = rollout(stage, step, clock)
+    groups, brought = rolled.groups, rolled.brought
     with clock("fill"):
         watched = stage.trains_writer and written_by_policy(groups)
         ready = filler.ready(optimizer, collate(groups, stage.policy.device), watched=watched)
@@ -102,16 +102,17 @@ def _step(
             for minibatch in ready.prepared.split(schedule.minibatch, rng=rng):
                 done.append(update(stage.policy, optimizer, minibatch, adamw, lr, schedule, filler.room, ready.once))
     batch, prepared = ready.after(done), ready.prepared
-    metrics = shared(groups, batch, prepared, optimizer.epochs) | means(each.figures for each in done)
-    metrics |= work(stage.policy, groups, ready.batch, prepared, needs=optimizer.needs, epochs=optimizer.epochs)
+    metrics = shared(groups, batch, prepared, optimizer.epochs) | selection(groups, brought)
+    metrics |= means(each.figures for each in done)
+    metrics |= work(stage.policy, brought, ready.batch, prepared, needs=optimizer.needs, epochs=optimizer.epochs)
     metrics |= {"lr": lr} | clock.seconds() | memory(stage.policy)
     if not math.isfinite(metrics.get("loss", 0.0)) or not math.isfinite(metrics.get("grad_norm", 0.0)):
         raise DivergedError(
             f"{stage.name}: the loss or its gradient is not finite in step {step + 1} (loss {metrics.get('loss')}, "
             f"gradient norm {metrics.get('grad_norm')}): a smaller schedule.lr or a larger KL weight keeps a run stable"
         )
-    tokens = token_columns(groups, stage.policy, batch, prepared) if stage.keeps_samples(step + 1) else []
-    return StepReport(step + 1, max(steps, step + 1), metrics, tuple(groups)), tokens
+    tokens = token_columns(brought, stage.policy, batch, prepared) if stage.keeps_samples(step + 1) else []
+    return StepReport(step + 1, max(steps, step + 1), metrics, tuple(brought)), tokens
 
 
 def measure(stage: Run, optimizer: Optimizer, room: Room) -> tuple[Figures, list[Group]]:
@@ -133,12 +134,18 @@ def measure(stage: Run, optimizer: Optimizer, room: Room) -> tuple[Figures, list
 # --- the loop's parts -------------------------------------------------------------------------------------------------
 
 
-def _started(stage: Run, adamw: torch.optim.Optimizer, resume: bool) -> tuple[Optimizer, int]:
+def _started(stage: Run, adamw: torch.optim.Optimizer, resume: bool) -> tuple[Run, Optimizer, int]:
     found = checkpoint.latest(stage.checkpoints) if resume else None
     stage.journal.rewind(found.step if found else -1)
     if found is None:
-        return stage.optimizer, 0
-    return found.restore(stage.policy, adamw, stage.optimizer), found.step
+        return stage, stage.optimizer, 0
+    optimizer, sampler = found.restore(stage.policy, adamw, stage.optimizer, stage.sampler)
+    return replace(stage, sampler=sampler), optimizer, found.step
+
+
+def _next(part: Part, report: StepReport) -> Part:
+    """The part's successor, where it has one."""
+    return part.next(report) if isinstance(part, HasNext) else part
 
 
 def _before(stage: Run, start: int, room: Room) -> tuple[Figures, Figures]:
@@ -190,6 +197,7 @@ def _save(stage: Run, step: int, adamw: torch.optim.Optimizer, optimizer: Optimi
     due = stopped or (stage.schedule.save_every and step % stage.schedule.save_every == 0)
     interrupted = stage.interrupted()
     if (due or interrupted) and processes.index() == 0:
-        checkpoint.save(stage.checkpoints, step, stage.policy, adamw, optimizer, keep=stage.schedule.keep)
+        parts = (optimizer, stage.sampler)
+        checkpoint.save(stage.checkpoints, step, stage.policy, adamw, *parts, keep=stage.schedule.keep)
     if interrupted:
         raise Interrupted(f"{stage.name}: stopped after step {step} of {stage.steps}")

@@ -69,3 +69,10 @@ def prompts_of(stage: Run, step: int) -> list[Prompt]:
             orders[turn] = torch.randperm(n, generator=rng).tolist()
         chosen.append(stage.prompts[orders[turn][position % n]])
     return chosen
+
+
+def other_prompts(stage: Run, step: int, attempt: int, n: int) -> list[Prompt]:
+    """Prompts in the place of n that came to nothing: a draw of the step's own, so that it depends on no other step."""
+    rng = torch.Generator().manual_seed(fn.derive(stage.seed, "again", step, attempt))
+    order = torch.randperm(len(stage.prompts), generator=rng).tolist()
+    return [stage.prompts[i] for i in order[:n]]

@@ -53,6 +53,8 @@ class Completion:
     """Log-probability of each token when it was sampled; None for text that no policy of this run wrote."""
     trail: Mapping[str, str] = field(default_factory=dict)
     """How it came about, in a sampler's own words, for samples.jsonl: which principle, what critique."""
+    age: int = 0
+    """Steps since it was written: 0 where it is of this step, more where a sampler brings it again."""
 
 
 @dataclass(frozen=True)

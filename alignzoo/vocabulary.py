@@ -26,14 +26,31 @@ def shared(groups: Sequence[Group], batch: Batch, prepared: Batch, epochs: int) 
     abstained = len(completions) - len(batch)
     if abstained:
         figures["reward/abstained"] = float(abstained)
-    if len(batch) and batch.old_logprobs is not None and batch.ref_logprobs is not None:
-        figures |= kl_figures(batch.old_logprobs - batch.ref_logprobs, batch)
+    fresh = batch.select(batch.extra["age"] == 0)  # what an earlier policy wrote says nothing of this one's KL
+    if len(fresh) and fresh.old_logprobs is not None and fresh.ref_logprobs is not None:
+        figures |= kl_figures(fresh.old_logprobs - fresh.ref_logprobs, fresh)
     if completions:
         figures["length"] = sum(len(c.tokens) for c in completions) / len(completions)
         figures["finished"] = sum(c.finished for c in completions) / len(completions)
-    figures["tokens/generated"] = float(sum(len(c.tokens) for c in completions if c.logprobs is not None))
+    figures["tokens/generated"] = generated(groups)
     figures["tokens/trained"] = float(prepared.attend.sum()) * epochs
     return figures
+
+
+def generated(groups: Sequence[Group]) -> float:
+    """Tokens that a policy has written for this step."""
+    completions = (completion for group in groups for completion in group.completions)
+    return float(sum(len(c.tokens) for c in completions if c.logprobs is not None and not c.age))
+
+
+def selection(chosen: Sequence[Group], brought: Sequence[Group]) -> Figures:
+    """What it took to find the groups to learn from; nothing where all that were brought are learnt from."""
+    if len(chosen) == len(brought) and all(a is b for a, b in zip(chosen, brought, strict=True)):
+        return {}
+    figures = {"groups/brought": float(len(brought)), "groups/chosen": float(len(chosen))}
+    values = [s.value for group in brought for s in group.scores or () if s.value is not None]
+    mean = {"reward/brought": sum(values) / len(values)} if values else {}
+    return figures | mean | {"tokens/generated": generated(brought)}
 
 
 def _correlated(name: str, xs: FloatN, ys: FloatN) -> Figures:

@@ -50,7 +50,7 @@ class REINFORCE:
         """With this step's mean of R in the baseline."""
         if "reward/mean" not in report.metrics:
             return self
-        mean = report.metrics["reward/mean"] - self.kl * report.metrics["kl"]
+        mean = report.metrics["reward/mean"] - self.kl * report.metrics.get("kl", 0.0)
         weight = self.decay * self.weight + 1
         return replace(self, baseline=self.baseline + (mean - self.baseline) / weight, weight=weight)
 

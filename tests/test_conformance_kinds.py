@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from alignzoo import Batch, Completion, Forward, Group, Policy, Prompt
+from alignzoo import Batch, Completion, Forward, Group, Policy, Prompt, StepReport
 from alignzoo.testing import (
     POLICY_CHECKS,
     SAMPLER_CHECKS,
@@ -27,7 +27,9 @@ from alignzoo.testing import (
     kind_of,
     parametrize_with_checks,
 )
+from alignzoo_dynamic import DynamicSampler
 from alignzoo_hf.spec import HF
+from alignzoo_replay import ReplaySampler
 from alignzoo_samplers import DatasetSampler, PolicySampler
 from alignzoo_tiny.tasks import Safe, Shop, Sort
 
@@ -44,7 +46,7 @@ class Toy:
         return policy
 
 
-@parametrize_with_checks(DatasetSampler(), PolicySampler(n=2))
+@parametrize_with_checks(DatasetSampler(), PolicySampler(n=2), DynamicSampler(n=2), ReplaySampler(n=2, capacity=4))
 def test_first_party_samplers_conform(check: Check, part: Any) -> None:
     check(part)
 
@@ -136,6 +138,57 @@ class CutsTheText(PolicySampler):
         return [replace(group, completions=tuple(map(cut, group.completions))) for group in groups]
 
 
+@dataclass(frozen=True)
+class NeverAsks(DynamicSampler):
+    attempts: int = 0
+
+
+@dataclass(frozen=True)
+class CentresTheScores(DynamicSampler):
+    def select(self, groups: Sequence[Group]) -> list[Group]:
+        return [replace(g, scores=tuple(replace(s, value=0.0) for s in g.scores or ())) for g in groups]
+
+
+@dataclass(frozen=True)
+class CoinsInSelect(DynamicSampler):
+    def select(self, groups: Sequence[Group]) -> list[Group]:
+        return [group for group in groups if float(torch.rand(())) > 0.5]
+
+
+@dataclass(frozen=True)
+class RemembersElsewhere(ReplaySampler):
+    seen: ClassVar[list[int]] = []
+
+    def next(self, report: StepReport) -> ReplaySampler:
+        self.seen.append(report.step)
+        return replace(self, capacity=len(self.seen))
+
+
+@dataclass(frozen=True)
+class WritesMoreEachTime(PolicySampler):
+    asked: ClassVar[list[int]] = []
+
+    def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seed: int) -> list[Group]:
+        self.asked.append(seed)
+        return policy.generate(prompts, 1 + len(self.asked), seed=seed)
+
+
+@dataclass(frozen=True)
+class NotWhatItIsAnnotated(PolicySampler):
+    state: tuple[str, ...] = ()
+
+    def next(self, report: StepReport) -> Any:
+        return replace(self, state=report.groups)
+
+
+@dataclass(frozen=True)
+class TuplesAsAnything(PolicySampler):
+    state: Any = ()
+
+    def next(self, report: StepReport) -> Any:
+        return replace(self, state=(*self.state, report.step))
+
+
 BROKEN_SAMPLERS: list[tuple[Any, str, int]] = [
     (OnlineIsAField(), "contract", 11),
     (DropsTheLast(), "groups", 11),
@@ -147,6 +200,13 @@ BROKEN_SAMPLERS: list[tuple[Any, str, int]] = [
     (OneGroupPerText(), "hard_inputs", 4),
     (LongestOfAll(), "hard_inputs", 4),
     (CutsTheText(), "written", 5),
+    (NeverAsks(), "selects", 3),
+    (CentresTheScores(), "selects", 3),
+    (CoinsInSelect(), "selects", 3),
+    (RemembersElsewhere(), "successor", 7),
+    (NotWhatItIsAnnotated(), "successor", 7),
+    (WritesMoreEachTime(), "resume", 7),
+    (TuplesAsAnything(), "successor", 7),
 ]
 
 

@@ -18,7 +18,7 @@ FLOORS = [
     {"collate", "importance", "prompts", "journal", "checkpoint", "judging"},
     {"evaluate", "registry", "scaffold", "report", "tokens", "reference"},
     {"vocabulary", "recipe", "budget", "stage", "update"},
-    {"recording", "filling"},
+    {"recording", "filling", "rollout"},
     {"runner", "material", "objects", "runs"},
     {"api", "testing"},
     {"compare", "rehearsal"},

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 
+from alignzoo import checkpoint
+from alignzoo import functional as fn
 from alignzoo.collate import answer, collate
-from alignzoo.interfaces import Policy, Sampler
+from alignzoo.interfaces import HasNext, Policy, Sampler, Selects
 from alignzoo.testing.laws import Attempt, Checks, Given, checks, is_a_spec
-from alignzoo.testing.world import toy_policy, toy_prompts
-from alignzoo.types import Group, Prompt, Score
+from alignzoo.testing.stopping import resumes
+from alignzoo.testing.world import toy_groups, toy_policy, toy_prompts
+from alignzoo.types import Batch, Forward, Group, Prompt, Score, StepReport, Terms
+
+STATE = "state outside of the fields (a global, a cache), or in a field that is not what it is annotated as"
 
 
 def _prompts(given: Given) -> list[Prompt]:
@@ -141,7 +147,78 @@ def written(sampler: Sampler, given: Given) -> None:
         attempt.near("log-probabilities", said[row][rows.mask[row]], told, 1e-3)
 
 
+def selects(sampler: Sampler, given: Given) -> None:
+    """A sampler that selects does so purely, among the groups that it is given, and asks at least once."""
+    if not isinstance(sampler, Selects):
+        return
+    cause = "a group made up, scored anew or changed in select(), or randomness there"
+    attempt = Attempt(3, "scored groups: mixed, all alike, and none", cause)
+    attempt.require(sampler.attempts >= 1, "attempts of at least 1", repr(sampler.attempts))
+    for groups in (toy_groups(), [_alike(group) for group in toy_groups()], []):
+        before = pickle.dumps(groups)
+        with attempt.runs("select()"):
+            kept, again = sampler.select(groups), sampler.select(groups)
+        attempt.require(kept == again, "the same groups twice", "others")
+        attempt.require(pickle.dumps(groups) == before, "the groups as they were", "changed ones")
+        known = [(g.prompt, each) for g in groups for each in zip(g.completions, g.scores or (), strict=True)]
+        for group in kept:
+            own = [(group.prompt, each) for each in zip(group.completions, group.scores or (), strict=True)]
+            attempt.require(all(each in known for each in own), "completions and scores as they were", "other ones")
+
+
+def _alike(group: Group) -> Group:
+    return replace(group, scores=(Score(1.0),) * len(group.completions))
+
+
+def successor(sampler: Sampler, given: Given) -> None:
+    """A sampler's successor is a pure function of the step, and a checkpoint brings it back whole."""
+    if not isinstance(sampler, HasNext):
+        return
+    attempt = Attempt(7, "two steps, then a checkpoint", STATE)
+    prompts, policy = _prompts(given), _policy(given)
+    later: Any = sampler
+    for step in (1, 2):
+        groups = [_alike(group) for group in _sample(attempt, later, prompts, policy, step)]
+        report = StepReport(step, 3, {"completions": float(len(groups)), "reward/mean": 1.0}, tuple(groups))
+        with attempt.runs("next()"):
+            later, again = later.next(report), later.next(report)
+        attempt.require(later == again, "the same successor twice", "another one")
+    with attempt.runs("a checkpoint"):
+        restored = checkpoint.restored(sampler, json.loads(json.dumps(checkpoint.state_of(later))))
+    attempt.require(restored == later, f"a successor like {str(later)[:160]}", str(restored)[:160])
+
+
+def resume(sampler: Sampler, given: Given) -> None:
+    """Stopped after two of four steps and resumed in fresh objects, a run writes the same to the byte."""
+    if given.policy is None:
+        resumes(STATE, ToyOptimizer(), sampler, _prompts(given))
+
+
+@dataclass(frozen=True)
+class ToyOptimizer:
+    """More of what is better than the rest of its group."""
+
+    epochs: int = 1
+    needs: ClassVar[frozenset[str]] = frozenset({"logprobs"})
+
+    def prepare(self, batch: Batch) -> Batch:
+        return replace(batch, advantages=batch.rewards - fn.group_mean(batch.rewards, batch.group))
+
+    def loss(self, batch: Batch, out: Forward) -> Terms:
+        assert batch.advantages is not None and out.logprobs is not None
+        return Terms(-out.logprobs * fn.token_column(batch.advantages, batch.mask))
+
+
 SAMPLER_CHECKS: Checks = checks(
-    (3, contract), (11, groups), (11, batch), (3, seeds), (3, pure), (4, hard_inputs), (5, written)
+    (3, contract),
+    (11, groups),
+    (11, batch),
+    (3, seeds),
+    (3, pure),
+    (4, hard_inputs),
+    (5, written),
+    (3, selects),
+    (7, successor),
+    (7, resume),
 )
 """Every check of a sampler by name, in the order in which they are made."""

@@ -1,0 +1,52 @@
+"""The groups of a step: brought by the sampler, scored, and chosen where the sampler looks at the scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from alignzoo import functional as fn
+from alignzoo import processes
+from alignzoo.collate import score
+from alignzoo.interfaces import Selects
+from alignzoo.stage import Run, other_prompts, prompts_of
+from alignzoo.types import Group
+from alignzoo.vocabulary import Clock
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """What a step has to learn from."""
+
+    groups: list[Group]
+    """To learn from."""
+    brought: list[Group]
+    """All that were brought and scored, those among them that the sampler has then dropped."""
+
+
+def rollout(stage: Run, step: int, clock: Clock) -> Rollout:
+    """Sample and score; a sampler that drops groups is asked again, with other prompts, for as many as it lacks."""
+    sampler = stage.sampler
+    chosen: list[Group] = []
+    brought: list[Group] = []
+    for attempt in range(sampler.attempts if isinstance(sampler, Selects) else 1):
+        again = (attempt,) if attempt else ()
+        seed = fn.derive(stage.seed, step, "sample", processes.index(), *again)
+        missing = stage.schedule.prompts - len(chosen)
+        prompts = other_prompts(stage, step, attempt, missing) if attempt else prompts_of(stage, step)
+        with clock("sample"):
+            groups = sampler.sample(processes.dealt(prompts), stage.policy, seed=seed)
+        with clock("score"):
+            groups = processes.gather(_scored(stage, groups))
+        brought += groups
+        chosen += sampler.select(groups) if isinstance(sampler, Selects) else groups
+        if len(chosen) >= stage.schedule.prompts:
+            break
+    return Rollout(chosen, brought)
+
+
+def _scored(stage: Run, groups: Sequence[Group]) -> list[Group]:
+    """The groups with scores; those that the sampler brings with scores keep them."""
+    new = [group for group in groups if group.scores is None]
+    scored = iter(score(new, stage.rewards, stage.policy) if new else ())
+    return [next(scored) if group.scores is None else group for group in groups]

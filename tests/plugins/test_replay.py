@@ -1,0 +1,99 @@
+"""The sampler with a buffer, by itself and in the loop."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import alignzoo
+from alignzoo import Completion, Group, Prompt, Score, StepReport
+from alignzoo.runner import Interrupted
+from alignzoo.testing import toy_policy
+from alignzoo_replay import ReplaySampler
+
+
+def group(name: str, age: int = 0) -> Group:
+    return Group(Prompt(name, info={"key": 3}), (2,), (Completion((3,), name, age=age),), (Score(1.0),))
+
+
+def report(*groups: Group) -> StepReport:
+    return StepReport(1, 9, {}, groups)
+
+
+def names(sampler: ReplaySampler) -> list[tuple[str, int]]:
+    return [(each.prompt.messages, each.completions[0].age) for each in sampler.buffer]
+
+
+def test_new_groups_come_in_and_the_oldest_leave() -> None:
+    sampler = ReplaySampler(capacity=3).next(report(group("a"), group("b")))
+    assert names(sampler) == [("a", 1), ("b", 1)]
+    sampler = sampler.next(report(group("c"), group("d"), *sampler.buffer))  # what came from the buffer is in it
+    assert names(sampler) == [("b", 2), ("c", 1), ("d", 1)]
+    assert sampler.buffer[0].scores == (Score(1.0),) and not sampler.buffer[0].prompt.info
+
+
+@pytest.mark.parametrize(("replayed", "n"), [(0.0, 0), (0.5, 1), (1.0, 2), (9.0, 3)])
+def test_as_many_as_asked_for_are_drawn(replayed: float, n: int) -> None:
+    sampler = ReplaySampler(n=2, replayed=replayed, buffer=tuple(group(name, 1) for name in "abc"))
+    found = sampler.sample([Prompt("x"), Prompt("y")], toy_policy(), seed=0)
+    assert [each.prompt.messages for each in found[:2]] == ["x", "y"]
+    drawn = [each.prompt.messages for each in found[2:]]
+    assert len(drawn) == len(set(drawn)) == n
+
+
+SETTINGS: dict[str, Any] = {
+    "schedule": {"steps": 4, "prompts": 2, "minibatch": 2, "samples_every": 1},
+    "sampler": {"n": 4, "capacity": 3},
+    "evaluate": {"prompts": 4, "best_of": 0, "greedy": False},
+}
+
+
+def test_old_groups_are_learnt_from_but_neither_written_nor_scored_again(tmp_path: Path) -> None:
+    scored: list[int] = []
+
+    def count(completions: list[Any], **_: Any) -> list[float]:
+        scored.append(len(completions))
+        return [float(len(scored) % 3 + i % 2) for i in range(len(completions))]
+
+    settings = SETTINGS | {"evaluate": {"prompts": 0}}
+    alignzoo.run("replay", reward=count, out=tmp_path / "run", **settings)
+    assert scored == [8] * 4
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["rows"] for line in lines] == [8, 16, 16, 16]
+    written = [json.loads(line) for line in (tmp_path / "run" / "samples.jsonl").read_text().splitlines()]
+    for step, line in enumerate(lines, 1):
+        mine = [s for s in written if s["step"] == step]
+        assert len(mine) == line["completions"] == line["rows"]
+        whole = round(line["length"] * line["completions"])
+        assert line["tokens/generated"] == whole if step == 1 else line["tokens/generated"] < 0.75 * whole
+        assert "kl" in line
+    assert lines[0]["importance"] == pytest.approx(1.0, abs=1e-4)  # all of them are the policy's own
+    assert abs(lines[-1]["importance"] - 1) > 1e-4  # an earlier policy's
+
+
+def test_a_run_that_is_stopped_goes_on_with_its_buffer(tmp_path: Path) -> None:
+    def stop(label: str, done: int, total: int, figures: Any) -> None:
+        if ":" not in label and done == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    alignzoo.run("replay", out=tmp_path / "whole", **SETTINGS)
+    with pytest.raises(Interrupted):
+        alignzoo.run("replay", out=tmp_path / "cut", progress=stop, **SETTINGS)
+    state = json.loads(next((tmp_path / "cut").rglob("state.json")).read_text())
+    assert len(state["sampler"]["buffer"]) == 3 and state["optimizer"] == {}
+    alignzoo.run("replay", out=tmp_path / "cut", resume=True, **SETTINGS)
+    for name in ("metrics.jsonl", "samples.jsonl", "evaluations.jsonl", "models/replay/model.safetensors"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+def test_state_that_no_checkpoint_can_hold_is_an_error_and_not_lost(tmp_path: Path) -> None:
+    from alignzoo import checkpoint
+
+    sampler = ReplaySampler(buffer=(3,))  # type: ignore[arg-type]
+    with pytest.raises(alignzoo.RunError, match=r"ReplaySampler\.buffer cannot be written to a checkpoint"):
+        checkpoint.state_of(sampler)

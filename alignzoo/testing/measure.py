@@ -15,7 +15,7 @@ from alignzoo.collate import collate, fill, only, trim
 from alignzoo.interfaces import Optimizer
 from alignzoo.testing.laws import Attempt, Given
 from alignzoo.testing.world import ToyPolicy, toy_groups, toy_policy
-from alignzoo.types import Batch, Forward, Group, Terms
+from alignzoo.types import Batch, Forward, Group, StepReport, Terms
 
 ANSWERS = frozenset({"logprobs", "entropy", "values", "scores"})
 FILLED = ("old_logprobs", "ref_logprobs", "old_values")
@@ -134,6 +134,17 @@ def answers_of(out: Forward) -> dict[str, Tensor]:
 def leaves(out: Forward) -> Forward:
     """The same answers, cut off from the policy and waiting for a gradient."""
     return Forward(**{n: column.detach().clone().requires_grad_(True) for n, column in answers_of(out).items()})
+
+
+REPORTED = ("kl", "kl/token", "kl/k3", "entropy", "reward/std", "length", "finished", "loss", "grad_norm")
+"""What every report of a step has, beside the number of completions and their mean reward."""
+
+
+def reports(terms: Terms) -> list[StepReport]:
+    """Of steps as a run might report them, the method's own metrics among their figures: all small, and ever larger."""
+    names = (*REPORTED, *terms.metrics)
+    whole = {"completions": 8.0, "reward/mean": 1.0}
+    return [StepReport(1, 10, dict.fromkeys(names, level) | whole) for level in (1e-4, 0.01, 0.3, 1.0, 5.0)]
 
 
 def pull(attempt: Attempt, optimizer: Optimizer, batch: Batch, out: Forward) -> dict[str, Tensor]:

@@ -20,10 +20,11 @@ from alignzoo.testing.measure import (
     prepare,
     pull,
     ragged,
+    reports,
     with_columns,
 )
 from alignzoo.testing.world import toy_groups
-from alignzoo.types import Batch, Forward, StepReport
+from alignzoo.types import Batch, Forward
 
 
 def pure(optimizer: Optimizer, given: Given) -> None:
@@ -50,11 +51,11 @@ def pure(optimizer: Optimizer, given: Given) -> None:
         attempt.unchanged("torch's global {}", {"seed": randomness}, {"seed": torch.get_rng_state()})
         attempt.require(pickle.dumps(optimizer) == known, "the optimizer itself unchanged", repr(optimizer))
     if isinstance(optimizer, HasNext):
-        report = StepReport(1, 10, {"kl": 0.5, "completions": 8.0, "reward/mean": 1.0})
-        with attempt.runs("next()"):
-            one, other = optimizer.next(report), optimizer.next(report)
-        attempt.require(type(one) is type(optimizer), f"next() returns a {type(optimizer).__name__}", repr(one))
-        attempt.require(one == other, "the same successor twice", f"{one}, then {other}")
+        for report in reports(loss(attempt, optimizer, prepared, out)):
+            with attempt.runs("next()"):
+                one, other = optimizer.next(report), optimizer.next(report)
+            attempt.require(type(one) is type(optimizer), f"next() returns a {type(optimizer).__name__}", repr(one))
+            attempt.require(one == other, "the same successor twice", f"{one}, then {other}")
 
 
 def unfilled(optimizer: Optimizer, given: Given) -> None:

@@ -12,14 +12,12 @@ from torch import Tensor
 
 from alignzoo.interfaces import HasNext, Optimizer
 from alignzoo.testing.laws import Attempt, ConformanceError, Given
-from alignzoo.testing.measure import answer, case, leaves, loss, prepare, pull
+from alignzoo.testing.measure import answer, case, leaves, loss, prepare, pull, reports
 from alignzoo.testing.world import toy_groups
-from alignzoo.types import Batch, StepReport
+from alignzoo.types import Batch
 
 RUNNERS = ("epochs",)
 """Fields that the runner reads."""
-
-REPORTS = tuple(StepReport(1, 10, {"kl": kl, "completions": 8.0, "reward/mean": 1.0}) for kl in (0.01, 0.3, 1.0, 5.0))
 
 
 def settings(optimizer: Optimizer, given: Given) -> None:
@@ -60,10 +58,11 @@ def _effects(attempt: Attempt, optimizer: Any, policy: Any, batch: Batch) -> Ite
     """Everything by which an optimizer can show a setting."""
     prepared = prepare(attempt, optimizer, batch)
     out = answer(optimizer, policy, prepared)
-    yield from (prepared.weights, loss(attempt, optimizer, prepared, out).loss.detach())
+    terms = loss(attempt, optimizer, prepared, out)
+    yield from (prepared.weights, terms.loss.detach())
     yield from pull(attempt, optimizer, prepared, leaves(out)).values()
     names = [f.name for f in dataclasses.fields(optimizer)]
-    for report in REPORTS if isinstance(optimizer, HasNext) else ():
+    for report in reports(terms) if isinstance(optimizer, HasNext) else ():
         successor = optimizer.next(report)
         # The setting itself stays in the successor: only what it does to the others is an effect.
         changed = [getattr(successor, n) for n in names if getattr(successor, n) != getattr(optimizer, n)]

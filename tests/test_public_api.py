@@ -1,0 +1,106 @@
+"""Algorithms of other shapes, each a plugin file that knows only what `alignzoo` and `alignzoo.functional` name.
+
+An adaptive KL penalty with a critic, steered by the method's own metric; rewards for single tokens with a credit that
+is each token's own. Those with a moving baseline, a resampling or a buffer are plugins of the house.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import alignzoo
+from alignzoo import Completion, Forward, Group, Prompt, StepReport
+from alignzoo import functional as fn
+from alignzoo.registry import Registry
+from alignzoo.testing import check_optimizer, toy_batch
+
+FILES = sorted((Path(__file__).parent / "public_api").glob("*.py"))
+
+
+@pytest.fixture(scope="module")
+def zoo() -> Registry:
+    registry = Registry()
+    for path in FILES:
+        registry.add_file(path)
+    return registry
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_it_knows_public_names_alone(path: Path) -> None:
+    found = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = {f"{node.module}.{a.name}" for node in found if isinstance(node, ast.ImportFrom) for a in node.names}
+    ours = {name for name in names if name.startswith("alignzoo")}
+    assert ours and ours <= {f"alignzoo.{name}" for name in alignzoo.__all__}
+
+
+@pytest.mark.parametrize("name", ["adaptive-kl", "reward-to-go"])
+def test_it_keeps_the_contract(zoo: Registry, name: str) -> None:
+    check_optimizer(zoo.get("optimizer", name)())
+
+
+def test_beta_follows_the_target(zoo: Registry) -> None:
+    def after(moved: float) -> float:
+        return float(zoo.get("optimizer", "adaptive-kl")().next(StepReport(1, 9, {"approx_kl": moved})).beta)
+
+    # target 0.01: above 0.015 twice as much, below 0.00667 half
+    assert [after(moved) for moved in (0.016, 0.014, 0.007, 0.006)] == [2.0, 1.0, 1.0, 0.5]
+
+
+def test_the_penalty_stands_in_place_of_the_clip(zoo: Registry) -> None:
+    # ρ = e^0.5 = 1.648721: the KL is k3 with x = -0.5, e^0.5 - 1 - 0.5 = 0.148721; A = 2, β = 3, V = R:
+    # -1.648721·2 + 3·0.148721 = -2.851279
+    optimizer = replace(zoo.get("optimizer", "adaptive-kl")(), beta=3.0)
+    batch = toy_batch([1], group=[0], rewards=[0.0])
+    column = batch.mask.float()
+    batch = replace(batch, old_logprobs=-1.0 * column, advantages=2.0 * column, returns=column)
+    terms = optimizer.loss(batch, Forward(logprobs=-0.5 * column, values=column))
+    assert float(terms.loss.sum()) == pytest.approx(-2.851279, rel=1e-5)
+    assert float(terms.metrics["approx_kl"].sum()) == pytest.approx(0.148721, rel=1e-5)
+
+
+def test_each_token_is_credited_with_what_follows(zoo: Registry) -> None:
+    # γ = 0.5; rows of 3 and 2 tokens, dense (1, 0, 2) and (0, 4), scores 1 and 0 at the end:
+    # G = (1 + 0.5·1.5, 0 + 0.5·3, 3) = (1.75, 1.5, 3) and (0 + 0.5·4, 4) = (2, 4)
+    # means by place: 1.875, 2.75, 3 (alone)
+    batch = toy_batch([3, 2], group=[0, 0], rewards=[1.0, 0.0])
+    batch = replace(batch, token_rewards=fn.scatter(torch.tensor([1.0, 0.0, 2.0, 0.0, 4.0]), batch.mask))
+    prepared = replace(zoo.get("optimizer", "reward-to-go")(), gamma=0.5).prepare(batch)
+    expected = torch.tensor([[0.0, -0.125, -1.25, 0.0], [0.0, 0.125, 1.25, 0.0]])
+    torch.testing.assert_close(prepared.advantages, expected)
+
+
+def test_a_reward_sees_what_each_token_is(zoo: Registry) -> None:
+    class Speaks:
+        def pieces(self, tokens: Any) -> list[str]:
+            return [" " + "=bacx"[token] if token < 5 else "<end>" for token in tokens]
+
+    completions = [Completion(tokens, "") for tokens in ((0, 2, 1, 3, 9), (0, 1, 2, 3, 9), (0, 2))]
+    group = Group(Prompt("", info={"answer": "= a b c"}), (1,), tuple(completions))
+    (scores,) = zoo.get("reward", "placed")().score([group], Speaks())
+    assert [s.tokens for s in scores] == [(1, 1, 1, 1, 0), (1, 0, 0, 1, 0), (1, 1)]
+    assert [s.value for s in scores] == [1.0, 0.0, 0.0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["adaptive-kl", "reward-to-go"])
+def test_it_learns(zoo: Registry, name: str, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {
+        "schedule": {"steps": 20},
+        "evaluate": {"prompts": 128, "best_of": 0, "greedy": False},
+        "policy": {"critic_lr": 2.0},
+    }
+    settings |= {"reward": {"name": "placed"}} if name == "reward-to-go" else {"optimizer": {"epochs": 2}}
+    result = alignzoo.run(name, task="sort", registry=zoo, out=tmp_path / "run", **settings)
+    assert 0.2 <= result.before["gold"] <= 0.45
+    assert result.after["gold"] >= result.before["gold"] + 0.15
+    if name == "adaptive-kl":
+        lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+        moved = sum(line["approx_kl"] for line in lines[10:]) / len(lines[10:])
+        assert 0.003 < moved < 0.03  # the target is 0.01

@@ -25,8 +25,11 @@ def derive(seed: int, *uses: int | str) -> int:
 
 
 def token_logprobs(logits: Tensor, targets: LongN) -> tuple[FloatN, FloatN]:
-    """log softmax(z)_y and the entropy -Σ p log p of each row of `logits` (M, V), in float32; both (M,)."""
-    logits = logits.float()
+    """log softmax(z)_y and the entropy -Σ p log p of each row of `logits` (M, V), in float32; both (M,).
+
+    Float64 stays float64.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     normaliser = torch.logsumexp(logits, -1)  # (M,)
     logprobs = logits.gather(-1, targets[:, None]).squeeze(-1) - normaliser
     entropy = normaliser - (torch.softmax(logits, -1) * logits).sum(-1)

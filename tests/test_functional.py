@@ -49,6 +49,7 @@ def test_token_logprobs_of_large_logits_are_finite_and_of_half_precision_are_flo
     close(logprobs, [0.0])
     close(entropy, [0.0])
     assert fn.token_logprobs(torch.zeros(1, 2, dtype=torch.bfloat16), torch.tensor([0]))[0].dtype == torch.float32
+    assert fn.token_logprobs(torch.zeros(1, 2, dtype=torch.float64), torch.tensor([0]))[0].dtype == torch.float64
 
 
 def test_shifted_logprobs_read_the_position_before() -> None:

@@ -132,9 +132,9 @@ def only_scores(needs: frozenset[str]) -> bool:
 def causal_lm(spec: HF, frozen: torch.dtype) -> Any:
     """The language model: every weight trained in float32, or a LoRA adapter on frozen weights."""
     if isinstance(spec.model, str):
-        options = {"attn_implementation": "sdpa" if spec.attention == "auto" else spec.attention}
-        options |= {"trust_remote_code": spec.trust_remote_code}
-        _check_writes(_load(AutoConfig, spec.model, trust_remote_code=spec.trust_remote_code), spec.model)
+        config = _load(AutoConfig, spec.model, trust_remote_code=spec.trust_remote_code)
+        _check_writes(config, spec.model)
+        options = _attention(spec, config) | {"trust_remote_code": spec.trust_remote_code}
         options |= {"dtype": _dtype(spec, frozen), "output_loading_info": True}
         model, loading = _load(AutoModelForCausalLM, spec.model, **options)
         _check_whole(loading, spec.model)
@@ -173,8 +173,7 @@ def _loaded_scorer(spec: HF, source: str, frozen: torch.dtype) -> Any:
         raise ModelError(
             f"score_label is {spec.score_label}, but {source} has {config.num_labels} outputs, counted from 0"
         )
-    options = {"attn_implementation": "sdpa" if spec.attention == "auto" else spec.attention}
-    options |= {"trust_remote_code": spec.trust_remote_code}
+    options = _attention(spec, config) | {"trust_remote_code": spec.trust_remote_code}
     model = _load(AutoModelForSequenceClassification, source, config=config, dtype=_dtype(spec, frozen), **options)
     if not trained:
         nn.init.zeros_(score_head(model).weight)
@@ -209,6 +208,15 @@ def score_head(model: Any) -> Any:
             "a reward model or start a critic; a causal model's directory can"
         )
     return bare(model).score
+
+
+def _attention(spec: HF, config: Any) -> dict[str, Any]:
+    """How the padded path attends: as the recipe says, otherwise as transformers chooses; but some of its versions
+    choose sdpa where it drops the cap on a model's scores."""
+    if spec.attention != "auto":
+        return {"attn_implementation": spec.attention}
+    capped = getattr(config.get_text_config(), "attn_logit_softcapping", None)
+    return {"attn_implementation": "eager"} if capped else {}
 
 
 def _dtype(spec: HF, frozen: torch.dtype) -> torch.dtype:

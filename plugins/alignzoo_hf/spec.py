@@ -36,7 +36,8 @@ class HF:
     dtype: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of the computation; trained weights stay in fp32. auto: bf16 on CUDA, fp32 elsewhere."""
     attention: str = "auto"
-    """transformers' attention implementation (sdpa, eager, flash_attention_2...); auto: sdpa."""
+    """transformers' attention implementation (sdpa, eager, flash_attention_2...); auto: packed, without padding,
+    where the model allows it."""
     lora_rank: Annotated[int, Ge(0)] = 0
     """Rank of a LoRA adapter; 0: train every weight."""
     lora_alpha: Annotated[float, Gt(0)] = 32.0

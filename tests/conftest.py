@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib
 import json
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import printed
 from judge_server import KEY, JudgeServer
 
 TEMPLATE = (
@@ -174,3 +176,21 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
     for name in set(sys.modules) - before:
         if str(getattr(sys.modules[name], "__file__", "") or "").startswith(str(tmp_path)):
             del sys.modules[name]
+
+
+STRANGERS = Path(__file__).parent / "third_party"
+
+
+@pytest.fixture(scope="session")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `lent`, all installed packages but alignzoo, and `wheels`, of this checkout and of the strangers'
+    packages: made once, whichever of the test processes comes first."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "workshop"
+    with (folder.parent / "workshop.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "made").exists():
+            printed.lent(folder / "lent")
+            printed.wheels(folder / "wheels", *sorted(path.parent for path in STRANGERS.glob("*/pyproject.toml")))
+            (folder / "made").touch()
+    return folder

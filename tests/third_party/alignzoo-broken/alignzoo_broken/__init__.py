@@ -1,0 +1,1 @@
+"""Each module is a plugin, and each is broken in a way of its own."""

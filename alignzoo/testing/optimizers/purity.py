@@ -59,8 +59,10 @@ def pure(optimizer: Optimizer, given: Given) -> None:
 
 
 def unfilled(optimizer: Optimizer, given: Given) -> None:
-    """`prepare` either reads the columns of before the update, and so fails where they are None, or makes the same of
-    a batch without them: the runner tries that, to spare a forward pass."""
+    """`prepare` fails without the columns of before the update, or makes the same of the batch without them.
+
+    The runner tries that, to spare a forward pass.
+    """
     cause = "a branch on whether old_logprobs or old_values is None: what `needs` names may be read, not asked for"
     attempt = Attempt(3, "a batch whose old_logprobs and old_values are None", cause)
     made = case(optimizer, toy_groups(columns=given.columns))

@@ -97,7 +97,7 @@ def _print(out: Console, results: Results, folder: Path, quiet: bool) -> None:
     from alignzoo.compare.table import tables
 
     if not quiet:
-        for each in tables(results):
+        for each in tables(results, folder):
             out.print(each)
         out.print()
     for name, file in (("results:", "results.json"), ("report:", "report.html")):

@@ -1,8 +1,11 @@
-"""A comparison on the terminal: a table for each task, and the sentences that the data bear."""
+"""A comparison on the terminal: tables of each task, the sentences that the data bear, and what it all has cost."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from alignzoo.compare.results import CellResult, Compared, Results
@@ -15,15 +18,31 @@ FIGURES = {
     "reward": "reward",
     "accuracy": "accuracy",
     "kl": "KL",
+    "kl/token": "KL/token",
     "entropy": "entropy",
+    "distinct/2": "distinct-2",
     "length": "length",
     "finished": "finished",
 }
 """Of the final policies, besides the figure that is compared, and their headings."""
 
+DIGITS = {"length": 1, "kl/token": 3}
+"""After the point, where they are not two."""
 
-def tables(results: Results) -> Iterator[RenderableType]:
-    """Every task, then all together where there are several."""
+COSTS = {
+    "tokens/generated": "tokens\nwritten",
+    "tokens/trained": "tokens\ntrained",
+    "flops/forward": "FLOP\nforward",
+    "flops/backward": "FLOP\nbackward",
+    "calls": "judge\ncalls",
+    "seconds": "seconds",
+    "memory": "memory",
+}
+"""Of one run, and their headings."""
+
+
+def tables(results: Results, folder: Path) -> Iterator[RenderableType]:
+    """Every task, then all together where there are several, then the costs; `folder` is the comparison's."""
     for task in results.tasks:
         yield _of_task(results, task)
         yield _besides(results, task)
@@ -34,13 +53,14 @@ def tables(results: Results) -> Iterator[RenderableType]:
                 yield Text(f"  • {headline.text}")
     if len(results.tasks) > 1:
         yield _overall(results)
+    yield _costs(results, json.loads((folder / "timings.json").read_text(encoding="utf-8")))
 
 
 def _of_task(results: Results, task: str) -> Table:
     """The figure that is compared, and what it has cost."""
     metric = results.metric[task]
     rows = _table(f"{task}: {metric} on held-out prompts")
-    for heading in (metric, "95 %", "wins", "tokens"):
+    for heading in (metric, "95 %", "wins", "at equal\nlength", "tokens"):
         rows.add_column(heading, justify="right", no_wrap=True)
     rows.add_column("ended", no_wrap=True)
     for each in _ranked(results, task):
@@ -51,14 +71,16 @@ def _of_task(results: Results, task: str) -> Table:
         tokens = [cell.costs["tokens"] for cell in mine if cell.costs.get("tokens")]
         cost = _short(sum(tokens) / len(tokens)) if tokens else "0"
         ended = ", ".join(f"{n} {status}" for status, n in _ended([cell.status for cell in mine]).items())
-        _add(rows, each, value, interval, _wins(results, task, each.label), cost, ended)
+        _add(rows, each, value, interval, *_wins(results, task, each.label), cost, ended)
     return rows
 
 
 def _besides(results: Results, task: str) -> Table:
     """The other figures of the final policies."""
     every = [cell for each in results.algorithms for cell in _cells(results, task, each)]
-    shown = [name for name in FIGURES if name != results.metric[task] and any(name in cell.after for cell in every)]
+    known = [cell.after for cell in every if cell.has_figures]
+    metric = results.metric[task]  # the reward may be the same by another name
+    shown = [name for name in FIGURES if any(name in each and each[name] != each.get(metric) for each in known)]
     rows = _table(f"{task}: besides")
     for name in shown:
         rows.add_column(FIGURES[name], justify="right", no_wrap=True)
@@ -67,7 +89,7 @@ def _besides(results: Results, task: str) -> Table:
         for name in shown:
             after = [cell.after for cell in _cells(results, task, each) if cell.has_figures]
             values = [figures[name] for figures in after if name in figures]
-            figures.append(f"{sum(values) / len(values):.{1 if name == 'length' else 2}f}" if values else "")
+            figures.append(f"{fmean(values):.{DIGITS.get(name, 2)}f}" if values else "")
         _add(rows, each, *figures)
     return rows
 
@@ -96,12 +118,25 @@ def _overall(results: Results) -> Table:
     return rows
 
 
+def _costs(results: Results, timings: Mapping[str, Mapping[str, float]]) -> Table:
+    """Of training, all tasks together; what the controls do without is empty."""
+    rows = _table("What a run has cost, on the average")
+    for heading in COSTS.values():
+        rows.add_column(heading, justify="right", no_wrap=True)
+    for each in results.algorithms:
+        mine = [c for c in results.cells if c.algorithm == each.label and c.role != "trial"]
+        spent = [{**cell.costs, **timings.get(cell.id, {})} for cell in mine]
+        means = [fmean(one.get(name, 0.0) for one in spent) for name in COSTS]
+        _add(rows, each, *(_short(mean) if mean else "" for mean in means))
+    return rows
+
+
 def _table(title: str) -> Table:
     from rich import box
     from rich.table import Table
 
     rows = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", padding=(0, 1))
-    rows.add_column("")
+    rows.add_column("", overflow="fold")
     return rows
 
 
@@ -123,11 +158,13 @@ def _standing(results: Results, task: str, label: str) -> tuple[float, float, fl
     return None
 
 
-def _wins(results: Results, task: str, label: str) -> str:
-    """Against the start."""
+def _wins(results: Results, task: str, label: str) -> tuple[str, str]:
+    """Against the start, as it is and at equal length."""
     starts = {each.label for each in results.algorithms if each.role == "start"}
-    rates = [each.rate for each in results.win_rates if (each.task, each.a) == (task, label) and each.b in starts]
-    return f"{rates[0]:.0%}" if rates else ""
+    for each in results.win_rates:
+        if (each.task, each.a) == (task, label) and each.b in starts:
+            return f"{each.rate:.0%}", f"{each.length_controlled:.0%}"
+    return "", ""
 
 
 def _ended(statuses: list[str]) -> dict[str, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -53,19 +54,22 @@ def test_every_cell_is_an_ordinary_run_and_controls_are_always_there(compare: Co
     assert {each.prompt for each in answers} == set(range(12))
     shown = next(each for each in answers if not each.greedy)
     assert math.fsum(shown.logprobs) - math.fsum(shown.start_logprobs) == pytest.approx(shown.kl, abs=1e-2)
-    assert_nothing_is_cut_off(results)
+    assert_nothing_is_cut_off(results, tmp_path / "out")
 
 
-def assert_nothing_is_cut_off(results: Results) -> None:
+def printed(results: Results, folder: Path) -> str:
     """On a log's hundred columns."""
-    console = Console(width=100, file=io.StringIO())
-    for table in tables(results):
-        console.print(table)
-    assert isinstance(console.file, io.StringIO)
-    printed = console.file.getvalue()
-    assert "…" not in printed
+    file = io.StringIO()
+    for table in tables(results, folder):
+        Console(width=100, file=file).print(table)
+    return file.getvalue()
+
+
+def assert_nothing_is_cut_off(results: Results, folder: Path) -> None:
+    shown = printed(results, folder)
+    assert "…" not in shown
     for label in (each.label for each in results.algorithms):
-        assert printed.count(f"\n  {label} ") == 2  # once with what is compared, once with the rest
+        assert shown.count(f"\n  {label} ") == 3  # with what is compared, with the rest, with the costs
 
 
 def test_a_comparison_goes_on_where_it_was_and_never_runs_a_finished_cell_again(
@@ -108,6 +112,14 @@ def test_what_fails_diverges_or_spends_too_much_is_counted_and_shown(compare: Co
         assert sentence in told
     compared = {each.a for each in results.pairs} | {each.b for each in results.pairs}
     assert {"climb", "spends"} <= compared and not {"crashes", "dies", "explodes"} & compared
+    shown = printed(results, tmp_path / "out")
+    for label, ended in {
+        "climb": "2 ok",
+        "dies": "2 failed",
+        "explodes": "2 diverged",
+        "spends": "2 over-budget",
+    }.items():
+        assert re.search(rf"  {label} .*  {ended} ", shown)
     log = (tmp_path / "out" / "cells" / "numbers" / "crashes" / "seed-0" / "log.txt").read_text()
     assert "Traceback" in log
 

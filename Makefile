@@ -6,7 +6,8 @@ export OMP_NUM_THREADS ?= 1
 .PHONY: demo test bench assets clean
 
 demo: $(VENV)/installed
-	$(BIN)/alignzoo run rlhf
+	$(BIN)/alignzoo compare sft dpo ppo grpo rlaif-grpo --task shop --task sort --task safe \
+		--seeds 3 --budget tokens=80000 --prompts 320 --jobs 2
 
 test: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -40,6 +40,9 @@ def operations(method: str, size: workload.Size, folder: Path, length: float = 0
     answers = [[round(length)] * n for _ in prompts]
     reading = _reading(prompts, answers)
     sampled = cost.decode(sizes, sum((cost.writing(p, a) for p, a in zip(prompts, answers, strict=True)), Work()))
+    if method == "rloo":
+        fill = cost.forward(sizes, reading, LOGPROBS)  # the reference
+        return {"sample": sampled, "fill": fill, "update": _both(replace(sizes, critic=None), reading, LOGPROBS)}
     if method != "ppo":
         return {"sample": sampled, "update": _both(replace(sizes, critic=None), reading, LOGPROBS)}
     score = cost.forward(sizes, reading, SCORES)

@@ -48,6 +48,8 @@ class Setting:
     at_once: int
     """Rows that TRL takes in a pass."""
     bf16: bool = True
+    continuous: bool = True
+    """Whether TRL is also timed with continuous batching, which takes most of a machine's memory."""
     steps: int = 2
     product: int = 8192
     """Of the matrices by which the machine's rate is found."""
@@ -60,7 +62,16 @@ class Setting:
 FULL = Setting(
     workload.Size(896, 24, 4864, 14, 2, 151_936), workload.Rows(64, 32, 32, 0, 768), cap=512, n=8, at_once=16
 )
-SMALL = Setting(workload.Size(64, 2, 128, 4, 2, 512), workload.Rows(4, 4, 2, 0, 48), 16, 4, 4, bf16=False, product=512)
+SMALL = Setting(
+    workload.Size(64, 2, 128, 4, 2, 512),
+    workload.Rows(4, 4, 2, 0, 48),
+    16,
+    4,
+    4,
+    bf16=False,
+    continuous=False,
+    product=512,
+)
 DECODERS = ("alignzoo", "generate", "continuous")
 TRL = "trl_now.py"
 STEPS = {
@@ -144,7 +155,8 @@ def compared(method: str, setting: Setting, folder: Path, rates: Figures) -> Fig
     reason = peers.missing(method)
     if reason:
         print(f"{method}: {reason}", flush=True)
-    chosen = [peers.System("alignzoo", "ours.py"), *(() if reason else STEPS[method])]
+    others = [each for each in STEPS[method] if setting.continuous or each.variant != "continuous"]
+    chosen = [peers.System("alignzoo", "ours.py"), *([] if reason else others)]
     sides: list[peers.Side] = []
     try:
         peers.start(sides, folder, method, chosen)

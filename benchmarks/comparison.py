@@ -44,7 +44,7 @@ CASES += [Case(method, "V") for method in ("sft", "dpo", "grpo")]
 CASES += [Case("grpo", size, "cap") for size in "SM"]
 
 
-def until(steps: int, deadline: float = float("inf"), least: int = 2) -> Repeat:
+def until(steps: int, deadline: float = float("inf"), least: int = 3) -> Repeat:
     """So many turns, or fewer if time is up, but `least`."""
 
     def repeat(turn: Callable[[], object]) -> None:

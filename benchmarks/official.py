@@ -76,13 +76,18 @@ def cost(case: Case) -> float:
     return COSTS[case.method] * SHARES[case.size]
 
 
+def is_extra(case: Case) -> bool:
+    """What is measured while time is left."""
+    return case.lengths == "cap" or (case.size == "V" and case.method == "sft")
+
+
 def chosen(only: list[str], sizes: str) -> tuple[list[Case], list[str]]:
-    """The cases that can be measured here, the dearest first, and why the others cannot."""
+    """The cases that can be measured here, the dearest first and what may be missed last, and why the others cannot."""
     reasons = {method: peers.missing(method) for method in {case.method for case in CASES}}
     wanted = [case for case in CASES if case.size in sizes and (not only or case.key in only or case.method in only)]
     left_out = sorted({f"{case.method}: {reasons[case.method]}" for case in wanted if reasons[case.method]})
     there = [case for case in wanted if not reasons[case.method]]
-    return sorted(there, key=cost, reverse=True), left_out
+    return sorted(there, key=lambda case: (is_extra(case), -cost(case))), left_out
 
 
 def into_readme(table: str) -> None:

@@ -12,15 +12,17 @@ NAMES = {"geometric": "", "cap": ", all at the cap"}
 
 
 def best_peer(row: dict[str, Any]) -> str:
-    """The fastest of the peer's settings."""
-    rates = {name: each["tokens_per_cpu_second"] for name, each in row["systems"].items() if name != "alignzoo"}
+    """The fastest of the peer's settings, of those that were timed to the end."""
+    whole = row["systems"]["alignzoo"]["steps"]
+    peers = {name: each for name, each in row["systems"].items() if name != "alignzoo" and each["steps"] == whole}
+    rates = {name: each["tokens_per_cpu_second"] for name, each in peers.items()}
     return max(rates, key=lambda name: rates[name])
 
 
 def ratios(row: dict[str, Any]) -> tuple[float, float, float]:
     """Tokens per CPU second against the best peer: of medians, and the spread of steps taken in turn."""
     ours, peer = row["systems"]["alignzoo"], row["systems"][best_peer(row)]
-    pairs = [a / b for a, b in zip(ours["rates"], peer["rates"], strict=True)]  # the best is timed to the end
+    pairs = [a / b for a, b in zip(ours["rates"], peer["rates"], strict=True)]
     return ours["tokens_per_cpu_second"] / peer["tokens_per_cpu_second"], min(pairs), max(pairs)
 
 

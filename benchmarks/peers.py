@@ -24,8 +24,9 @@ MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(
 OLD = "ALIGNZOO_TRL112_PYTHON"
 """The variable that names the Python of an environment with TRL 1.12."""
 ONLINE = ("grpo", "rloo", "ppo")
-SCREENED, CLOSE = 2, 0.9
-"""After so many timed steps a peer's setting that is slower than this share of the best one is timed no further."""
+SCREENED, LONG, CLOSE = 2, 10.0, 0.9
+"""After so many timed steps, or a first step of so many CPU seconds, a peer's setting that is slower than this share of
+the best one is timed no further."""
 
 
 @dataclass(frozen=True)
@@ -120,12 +121,16 @@ class Side:
                 stream.close()
 
     def rate(self) -> float:
-        """Tokens per CPU second, the median of the steps after the first."""
-        return statistics.median(step["tokens"] / step["cpu"] for step in self.steps[1:])
+        """Tokens per CPU second, the median of the steps after the first, where there are any."""
+        return statistics.median(step["tokens"] / step["cpu"] for step in self.steps[1:] or self.steps)
+
+    def is_known(self) -> bool:
+        """Whether enough of it has been seen to compare it with other settings of the same system."""
+        return len(self.steps) > SCREENED or self.steps[0]["cpu"] > LONG
 
     def figures(self) -> dict[str, Any]:
-        """Medians over all steps but the first."""
-        timed = self.steps[1:]
+        """Medians over all steps but the first; of a setting that was given up after it, over that."""
+        timed = self.steps[1:] or self.steps
         rates = [step["tokens"] / step["cpu"] for step in timed]
         return {
             "cpu_seconds": statistics.median(step["cpu"] for step in timed),
@@ -135,7 +140,7 @@ class Side:
             "rates": rates,
             "tokens": statistics.mean(step["tokens"] for step in timed),
             "peak_bytes": self.peak,
-            "steps": len(timed),
+            "steps": len(self.steps) - 1,
         } | ({"phases": _phases(timed)} if "phases" in timed[0] else {})
 
 
@@ -146,7 +151,8 @@ def _phases(steps: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 def check_logprobs(folder: Path, scratch: Path, others: Sequence[System]) -> None:
     """Every system gives the same log-probabilities to the same texts."""
     told = {}
-    for system in (System("alignzoo", "ours.py"), *others):
+    distinct = {(system.script, system.python): system for system in others}  # settings do not change what is computed
+    for system in (System("alignzoo", "ours.py"), *distinct.values()):
         told[system.name] = Side(system, "logprobs", folder, scratch).told()["logprobs"]
     mine = told.pop("alignzoo")
     for name, theirs in told.items():
@@ -194,7 +200,7 @@ def running(method: str, folder: Path, *, full: bool, core: int | None = None) -
 def in_contention(sides: Sequence[Side]) -> list[Side]:
     """Ourselves, and the peers that may still turn out to be the fastest: the others need not be timed on."""
     ours, *others = sides
-    if len(ours.steps) <= SCREENED:
+    if not all(side.is_known() for side in others):
         return list(sides)
     best = max(side.rate() for side in others)
     return [ours, *(side for side in others if side.rate() >= CLOSE * best)]

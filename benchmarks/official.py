@@ -92,8 +92,10 @@ def chosen(only: list[str], sizes: str) -> tuple[list[Case], list[str]]:
 
 def into_readme(table: str) -> None:
     """Put the table where the README has its place for it."""
-    before, _, rest = README.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
+    before, begin, rest = README.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise RuntimeError(f"README.md has no place for the table: {BEGIN.strip()} and {END.strip()}")
     README.write_text(before + BEGIN + table + END + after)
 
 

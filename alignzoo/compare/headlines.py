@@ -8,6 +8,9 @@ from dataclasses import replace
 from alignzoo.compare.plan import Plan
 from alignzoo.compare.results import CellResult, Headline, Pair, Results, Standing
 
+NAMED = 3
+"""So many undecided pairs are named in a sentence; of more, the largest differences, and the table has them all."""
+
 
 def headlines(results: Results) -> Iterator[Headline]:
     """A sentence or several for each task, then of all tasks together."""
@@ -55,12 +58,14 @@ def _undecided(pairs: Sequence[Pair], task: str) -> str:
     n = f"n = {seeds[0]}" if len(seeds) == 1 else f"n = {seeds[0]} to {seeds[-1]}"
     if all(pair.p is None for pair in pairs):
         return f"On {task} one seed cannot tell the algorithms apart: give --seeds 3 or more."
-    named = ", nor ".join(f"between {pair.a} and {pair.b} ({_by(pair)})" for pair in pairs)
+    shown = pairs if len(pairs) <= NAMED else pairs[: NAMED - 1]
+    named = [f"between {pair.a} and {pair.b} ({_by(pair)})" for pair in shown]
+    named += [f"in {len(pairs) - len(shown)} other pairs"] if len(pairs) > len(shown) else []
     smallest = max(pair.detectable for pair in pairs if pair.detectable is not None)
     corrected = "" if len(pairs) == 1 else ", corrected for the number of pairs"
     return (
-        f"On {task}, at {n}{corrected}, no significant difference {named}; a true difference of {smallest:.2f} would "
-        "have been found in 80 % of such comparisons, before correction."
+        f"On {task}, at {n}{corrected}, no significant difference {', nor '.join(named)}; a true difference of "
+        f"{smallest:.2f} would have been found in 80 % of such comparisons, before correction."
     )
 
 

@@ -47,6 +47,10 @@ def test_what_the_data_do_not_show() -> None:
         f"On t, at n = 3, corrected for the number of pairs, no significant difference {both}; {found}"
     ]
 
+    many = said(*(pair("a", "b", 0.1 * i, 0.3) for i in range(1, 6)))
+    assert "between a and b (0.50" in many[0] and "(0.40" in many[0] and ", nor in 3 other pairs; a true" in many[0]
+    assert "(0.30" not in many[0]
+
 
 def test_against_controls() -> None:
     controls = [

@@ -41,7 +41,7 @@ def show(
 
 
 def find(zoo: Registry, name: str) -> Registration:
-    """What a name means. Of an algorithm and its recipe of the same name, the algorithm."""
+    """What a name means. Of a part and its recipe of the same name, the part."""
     kind, colon, rest = name.partition(":")
     kinds = [kind] if colon else list(KINDS)
     rest = rest if colon else name
@@ -50,10 +50,11 @@ def find(zoo: Registry, name: str) -> Registration:
     holding = [kind for kind in kinds if zoo.has(kind, rest)]
     if not holding:
         raise PluginError(zoo.unknown(kinds, rest))
-    if len(holding) > 1 and set(holding) != {"optimizer", "recipe"}:
-        choices = " or ".join(f"{kind}:{rest}" for kind in holding)
-        raise PluginError(f"{rest!r} is registered as {' and '.join(holding)}: say which, {choices}")
-    return zoo.registration(holding[0], rest)
+    parts = [kind for kind in holding if kind != "recipe"]
+    if len(parts) > 1:
+        choices = " or ".join(f"{kind}:{rest}" for kind in parts)
+        raise PluginError(f"{rest!r} is registered as {' and '.join(parts)}: say which, {choices}")
+    return zoo.registration((parts or holding)[0], rest)
 
 
 def part_facts(zoo: Registry, found: Registration) -> dict[str, Any]:

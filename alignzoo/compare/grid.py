@@ -74,7 +74,8 @@ class Grid:
         of_task = [f"task={task.name}", *(f"task.{each}" for each in task.settings)] if self._is_task(task) else []
         common = [each for each in plan.overrides if not each.startswith("policy.model=")]
         small = [f"evaluate.prompts={CURVE_PROMPTS}", "evaluate.n=1", "evaluate.greedy=false", "evaluate.best_of=0"]
-        small += ["schedule.samples_every=5"]  # a budget may end a run after few steps
+        # A budget may end a run after few steps, and the last ones are of interest.
+        small += ["schedule.samples_every=5"]
         points = [f"schedule.evaluations={plan.points}"] if plan.points else []
         budget = plan.budget.overrides if plan.budget else ()
         return (*of_task, f"policy.model={plan.start}", *small, *points, *budget, *common, *algorithm.settings)

@@ -13,7 +13,7 @@ def render(rows: list[dict[str, Any]], folder: Path) -> str:
     lines = [
         "# `alignzoo plan` beside what was measured",
         "",
-        "CPU seconds of a step on one core, the median of five, and the peak memory of the process.",
+        "CPU seconds of a step on one core, the median of three, and the peak memory of the process.",
         "",
         "| method | model | planned s | measured s | off by | planned MB | measured MB | off by |",
         "|---|---|---|---|---|---|---|---|",

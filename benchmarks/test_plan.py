@@ -11,7 +11,7 @@ import peers
 import pytest
 import workload
 
-STEPS = 5
+STEPS = 3
 OURS = peers.System("alignzoo", "ours.py")
 
 

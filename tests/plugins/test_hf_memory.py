@@ -27,7 +27,15 @@ GIB = 1 << 30
     ],
 )
 def test_on_the_cpu_the_widest_tensor_of_a_layer_stays_small(width: int, expected: int) -> None:
-    assert memory.on_cpu(replace(SHAPE, intermediate=width)) == min(expected, 2048)
+    assert memory.on_cpu(replace(SHAPE, layers=1, intermediate=width)) == min(expected, 2048)
+
+
+def test_on_the_cpu_activations_are_bounded_and_the_heads_probabilities_kept() -> None:
+    # A token of 6 layers keeps 4 · (6 · 10240 + 3 · 512) = 251904 bytes, so 400 MB hold 1587; of 12 layers 803.
+    assert memory.on_cpu(replace(SHAPE, layers=6)) == 1024
+    assert memory.on_cpu(SHAPE) == 512
+    assert memory.on_cpu(replace(SHAPE, layers=48)) == 512  # no fewer for that
+    assert memory.on_cpu(replace(SHAPE, layers=1, vocab=50_000)) == 1024  # 2^26 / 50000 = 1342
 
 
 def test_on_a_gpu_free_memory_is_for_gradients_moments_and_then_activations() -> None:

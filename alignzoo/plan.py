@@ -105,9 +105,9 @@ def bytes_of(step: Rehearsal, outline: Outline, room: int = 0) -> dict[str, int]
     """By part."""
     shape = outline.shape
     tokens, answers = step.at_once(room or step.stage.schedule.micro_tokens or outline.room)
-    activations = cost.activation_bytes(shape, tokens, outline.width)
-    if "values" in step.needs and shape.critic is not None:
-        activations += cost.activation_bytes(shape.critic, tokens, outline.width)
+    trunks = [shape, shape.critic] if "values" in step.needs and shape.critic is not None else [shape]
+    kept = [cost.activation_bytes(trunk, tokens, outline.width) for trunk in trunks]
+    working = max(each // trunk.layers for each, trunk in zip(kept, trunks, strict=True))
     rows = min(step.writer.rows, outline.slots)
     cached = step.writer.cached * rows // max(1, step.writer.rows)
     sampled = 3 * cost.FLOAT32 * rows * shape.vocab  # logits, probabilities, and their sums
@@ -117,7 +117,7 @@ def bytes_of(step: Rehearsal, outline: Outline, room: int = 0) -> dict[str, int]
         "gradients": cost.gradient_bytes(shape),
         "adamw": cost.adamw_bytes(shape),
         "reward models": sum(cost.weight_bytes(each.shape, each.frozen) for each in step.rewards),
-        "activations": activations,
+        "activations": sum(kept) + working,  # on the way back, the gradients of one layer's are there too
         "logits": outline.logits(answers) if step.needs & cost.LOGPROBS else 0,
         "key-value cache": cost.cache_bytes(shape, cached, outline.width) + sampled,
     }

@@ -43,7 +43,7 @@ def test_sft_by_hand(plain_model: Path, tmp_path: Path) -> None:
     assert (said.generated, said.trained) == (0, 8)
     assert said.bytes["weights"] == said.bytes["reference"] == said.bytes["gradients"] == 4 * PARAMETERS
     assert said.bytes["adamw"] == 8 * PARAMETERS
-    assert said.bytes["logits"] == 4 * 4 * VOCAB  # of the four positions that are answered
+    assert said.bytes["logits"] == 2 * 4 * 4 * VOCAB  # of the four positions that are answered: at work, and kept
     assert said.bytes["key-value cache"] == 0
     pairs = 8 * 9 // 2
     forward = 2 * LAYER * 8 + 4 * 16 * pairs + 2 * 16 * VOCAB * 4

@@ -41,8 +41,8 @@ def outline(spec: HF, needs: frozenset[str]) -> Outline:
     width = 2 if bf16 else 4
 
     def logits(positions: int) -> int:
-        kept = positions * shape.vocab
-        return 4 * (kept if kept <= head.KEPT else min(kept, max(head.TILE, shape.vocab)))
+        kept, tile = positions * shape.vocab, max(head.TILE, shape.vocab)
+        return 4 * (min(kept, tile) + (kept if kept <= head.KEPT else 0))  # a tile at work, and what is kept
 
     def trial(layers: int) -> Policy:
         return _trial(spec, config, tokenizer, layers, needs)

@@ -15,7 +15,7 @@ from alignzoo import functional as fn
 
 @dataclass(frozen=True)
 class BOND:
-    """Best-of-n distillation: one sample of the policy becomes as good as the best of n of the policy that it was.
+    """Best-of-n distillation: one sample becomes as good as the best of n.
 
     (1-β)·KL(π_n ‖ π) + β·KL(π ‖ π_n), with π_n the best of a group of n; summed over tokens, averaged over groups:
     (1-β)·(-log π(best)) + β·(-min(ρ·A, clip(ρ, 1±ε)·A)), A = R - group mean, R = (n-1)·log p̂ - γ·log(π_old/π_ref).

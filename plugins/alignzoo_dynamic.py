@@ -14,7 +14,7 @@ from alignzoo import Group, Policy, Prompt
 
 @dataclass(frozen=True)
 class DynamicSampler:
-    """The policy writes n completions of each prompt; where all of them score alike, another prompt takes its place.
+    """The policy writes n completions of each prompt; groups that score alike give way to others.
 
     Keep a group only if 0 < |{y : r(y) = max r}| < n: DAPO's dynamic sampling, Yu et al. 2025 (arXiv:2503.14476)
     eq. 11. Theirs samples whole batches until one is full; ours asks for as many groups as are still missing, and

@@ -15,7 +15,7 @@ from alignzoo import functional as fn
 
 @dataclass(frozen=True)
 class GMPO:
-    """Geometric-mean policy optimization: GRPO with a completion's ratios multiplied, not added up.
+    """Geometric-mean policy optimization: GRPO whose ratios are multiplied.
 
     -A·( Π_t ρ̂_t )^(1/|y|) + β·mean_t k3(π ‖ π_ref), averaged over completions; ρ̂ is ρ cut at e^ε where A > 0 and at
     e^-ε where A < 0, A = (r - group mean) / (group sd + 1e-4).

@@ -14,7 +14,7 @@ from alignzoo import functional as fn
 
 @dataclass(frozen=True)
 class REINFORCE:
-    """REINFORCE with a moving baseline: one completion per prompt, no critic and no group.
+    """REINFORCE with a moving baseline: no critic, no group.
 
     -(R - b)·log π(y|x), averaged over completions; R = r - β·Σ_t (log π_old - log π_ref), b the mean R of the steps
     before, each step weighing λ times the one after it.

@@ -15,7 +15,7 @@ from alignzoo import Group, Policy, Prompt, StepReport
 
 @dataclass(frozen=True)
 class ReplaySampler:
-    """The policy writes n completions of each prompt, and beside them come groups that it wrote in earlier steps.
+    """The policy writes n completions of each prompt; groups of earlier steps come in again.
 
     Experience replay (Lin 1992), as RePO does it for language models: Li et al. 2025 (arXiv:2506.09340). A buffer of
     the newest groups, drawn from at random, with the scores that they had. What an earlier policy wrote is off-policy:

@@ -14,7 +14,7 @@ from alignzoo import functional as fn
 
 @dataclass(frozen=True)
 class RLOO:
-    """REINFORCE leave-one-out: each completion's baseline is the mean reward of the others in its group.
+    """REINFORCE leave-one-out: the others in the group are the baseline.
 
     -min(ρ·A, clip(ρ, 1±ε)·A), ρ = π(y|x)/π_old(y|x) of the whole completion, averaged over completions;
     A_i = R_i - 1/(k-1)·Σ_{j≠i} R_j and R = r - β·Σ_t (log π_old - log π_ref).

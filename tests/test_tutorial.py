@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import printed
+from conftest import STRANGERS
 
 DOCS = printed.ROOT / "docs"
 PAGES = [page for page in sorted(DOCS.rglob("*.md")) if "```console\n" in page.read_text(encoding="utf-8")]
@@ -21,6 +22,12 @@ def test_a_page_does_what_it_says(page: Path, workshop: Path, tmp_path: Path) ->
         printed.check(text, session)
     finally:
         session.close()
+
+
+def test_the_sampler_of_the_tutorial_is_the_stranger_that_is_installed_elsewhere() -> None:
+    page = (DOCS / "tutorials" / "sampler.md").read_text(encoding="utf-8")
+    (module,) = [block for block in printed.blocks(page) if block.title == "alignzoo_varied.py"]
+    assert module.body == (STRANGERS / "alignzoo-varied" / module.title).read_text(encoding="utf-8")
 
 
 PAGE = """

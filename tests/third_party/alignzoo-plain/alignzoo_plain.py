@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-from annotated_types import Gt
-from reading_ease import ease
-
 import alignzoo
 from alignzoo import Group, Policy, Score
 from alignzoo.registry import Registrar
+from annotated_types import Gt
+from reading_ease import ease
 
 api = ">=1,<2"
 

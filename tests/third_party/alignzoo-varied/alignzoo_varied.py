@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
-from annotated_types import Ge
-
 import alignzoo
 from alignzoo import Completion, Group, Policy, Prompt
 from alignzoo.registry import Registrar
+from annotated_types import Ge
 
 api = ">=1,<2"
 

@@ -26,10 +26,12 @@ Compare = Callable[..., Results]
 
 
 @pytest.fixture
-def compare(tmp_path: Path) -> Compare:
-    """`alignzoo.compare` with small settings, into `out`."""
+def compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Compare:
+    """`alignzoo.compare` with small settings, into `out`; its pictures, the dearest part, only if asked for."""
 
-    def run(*names: str, **settings: Any) -> Results:
+    def run(*names: str, report: bool = False, **settings: Any) -> Results:
+        if not report:
+            monkeypatch.setattr("alignzoo.compare.running.write_report", lambda *folder, **registry: None)
         return alignzoo.compare(*names, **{**CLIMB, "out": tmp_path / "out", **settings})
 
     return run

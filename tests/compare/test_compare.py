@@ -20,7 +20,8 @@ from .conftest import Compare
 
 
 def test_every_cell_is_an_ordinary_run_and_controls_are_always_there(compare: Compare, tmp_path: Path) -> None:
-    results = compare("climb", "climb[optimizer.rate=3.0]")
+    results = compare("climb", "climb[optimizer.rate=3.0]", report=True)
+    assert all(label in (tmp_path / "out" / "report.md").read_text() for label in ("best-of-4", "climb", "start"))
     labels = {each.label: each.role for each in results.algorithms}
     assert labels == {
         "start": "start",

@@ -42,7 +42,7 @@ def test_killed_at_three_random_times_and_run_again(compare: Compare, tmp_path: 
 
     rng = random.Random(4)
     for _ in range(3):
-        at = rng.randint(1, 5), rng.uniform(0, 0.05)
+        at = rng.randint(1, 4), rng.uniform(0, 0.05)
         assert kill_after(*at, killed, lambda: compare("climb", out=killed, **settings)), "it had come to its end"
         assert not (killed / "results.json").exists()
     again = compare("climb", out=killed, **settings)

@@ -210,6 +210,25 @@ def test_kl_to_a_later_stages_own_start_is_none_to_the_start_of_all(folder: Path
     assert [len(points) for points in found] == [1, 4]
 
 
+def test_a_reward_of_ones_own_is_not_drawn_beside_the_tasks(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    made = results()
+    for cell in made.cells:
+        if cell.role == "algorithm" and cell.has_figures:
+            name = "dpo" if cell.algorithm == "dpo" else "grpo"
+            plan = {"recipe": name, "evaluator": "grpo", "role": "algorithm"}
+            (copy / cell.folder / "plan.json").write_text(json.dumps(plan))
+            reward = [{"name": f"of {name}"}]
+            manifest = {"recipe": {"stage": [{"name": "rl", "optimizer": {"name": name}, "reward": reward}]}}
+            (copy / cell.folder / "run" / "manifest.json").write_text(json.dumps(manifest))
+    mine = curves(copy, made)
+    assert {curve.algorithm for curve in mine if curve.own_reward} == {"dpo"}
+    points = {metric: runs_of(made, mine, "shop", metric)["dpo"] for metric in ("reward", "gold")}
+    assert [len(run) for run in points["reward"]] == [1, 1]  # the end, as the comparison measures it
+    assert [len(run) for run in points["gold"]] == [4, 4]
+
+
 def test_an_algorithm_looks_the_same_in_every_picture(folder: Path) -> None:
     made = results()
     looks = Looks(made)

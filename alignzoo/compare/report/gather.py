@@ -40,6 +40,8 @@ class Curve:
 
     cell: CellResult
     marks: tuple[Mark, ...]
+    own_reward: bool = False
+    """Whether its recipe brings a reward of its own, by which it is measured on the way, and not by the task's."""
 
     @property
     def algorithm(self) -> str:
@@ -59,12 +61,30 @@ class Curve:
 def curves(folder: Path, results: Results) -> list[Curve]:
     """Of every cell that trained; of the stages that write, over what all stages before have spent."""
     found = []
+    rewards = {cell.id: _reward(folder / cell.folder) for cell in results.cells}
+    tasks_own = {cell.task: reward for cell in results.cells if (reward := rewards[cell.id])[0] == "evaluator"}
     for cell in results.cells:
         if cell.role in ("algorithm", "random"):
             marks = tuple(_marks(folder / cell.folder / "run"))
+            whose, reward = rewards[cell.id]
             if marks:
-                found.append(Curve(cell, marks))
+                own = whose == "online" and reward != tasks_own.get(cell.task, ("", reward))[1]
+                found.append(Curve(cell, marks, own))
     return found
+
+
+def _reward(cell: Path) -> tuple[str, Any]:
+    """The reward of a cell's last stage, and who it is: the recipe that measures all cells, another that writes, or one
+    that learns from given answers."""
+    plan, manifest = cell / "plan.json", cell / "run" / "manifest.json"
+    if not (plan.exists() and manifest.exists()):
+        return "", None
+    cells_plan, stages = (json.loads(path.read_text(encoding="utf-8")) for path in (plan, manifest))
+    reward = stages["recipe"]["stage"][-1].get("reward")
+    if cells_plan["recipe"] == cells_plan["evaluator"] and cells_plan["role"] == "algorithm":
+        return "evaluator", reward
+    lines = read_lines(cell / "run" / "metrics.jsonl")
+    return "online" if lines and lines[-1].get("tokens/generated") else "given", reward
 
 
 def _marks(run: Path) -> Iterator[Mark]:

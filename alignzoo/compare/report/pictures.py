@@ -95,7 +95,7 @@ def runs_of(results: Results, curves: Sequence[Curve], task: str, metric: str) -
 
 def _path(curve: Curve, metric: str) -> list[Point]:
     """Where a run came along: KL and gain."""
-    if not curve.from_the_start:
+    if not curve.from_the_start or (metric == "reward" and curve.own_reward):
         return []
     return [(max(m.figures["kl"], 0.0), gain) for m, gain in curve.gains(metric) if "kl" in m.figures]
 

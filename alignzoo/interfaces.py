@@ -80,7 +80,7 @@ class HasRoom(Protocol):
     """A policy that knows how much goes through it at once. Without it, micro-batches are whole minibatches."""
 
     def room(self) -> int:
-        """Tokens per forward and backward pass that suit its device and its memory."""
+        """Tokens per forward and backward pass that suit its device and its memory; 0: as many as there are."""
         ...
 
 

@@ -57,7 +57,7 @@ def reference_of(
     known: Known = {}
     for number, batch in enumerate(kept):
         progress(number)
-        share = batch.select(slice(processes.index(), None, processes.count()))
+        share = batch.select(slice(processes.index(), None, processes.count())).to(policy.device)
         filled = processes.same_columns(batch, fill(share, policy, frozenset({"ref_logprobs"}), room=room))
         assert filled.ref_logprobs is not None
         known |= known_rows(batch, filled.ref_logprobs)

@@ -184,7 +184,7 @@ def _filler(stage: Run, told: Callable[[Alert], None]) -> Filler:
     def batches() -> Iterator[Batch]:
         for start in range(0, n, GROUPS):
             groups = stage.sampler.sample(stage.prompts[start : start + GROUPS], stage.policy, seed=0)
-            yield collate(score(groups, stage.rewards, stage.policy), stage.policy.device)
+            yield collate(score(groups, stage.rewards, stage.policy))  # all at once, and so not on a GPU
 
     def progress(batch: int) -> None:
         stage.progress(f"{stage.name}: reference", batch * GROUPS, n, {})

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from alignzoo import cost
 from alignzoo.cost import ModelShape
+from alignzoo.interfaces import HasRoom
+from alignzoo.room import Room
 from alignzoo_hf import memory
+from alignzoo_hf.spec import HF
 
 SHAPE = ModelShape(
     layers=12, hidden=512, heads=8, kv_heads=4, head_dim=64, intermediate=1408, gated=True, vocab=8192,
@@ -50,3 +54,10 @@ def test_on_a_gpu_free_memory_is_for_gradients_moments_and_then_activations() ->
 
 def test_a_gpu_that_is_nearly_full_is_tried_with_a_few() -> None:
     assert memory.on_gpu(SHAPE, 0, width=2) == 1024
+
+
+def test_a_policy_says_what_suits_it(plain_model: Path) -> None:
+    policy = HF(model=str(plain_model), device="cpu").load(frozenset({"logprobs"}))
+    assert isinstance(policy, HasRoom)
+    assert policy.room() == 2048  # of a tiny model: more would gain nothing
+    assert Room(policy).tokens == 2048 and Room(policy, tokens=7).tokens == 7

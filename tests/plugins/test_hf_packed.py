@@ -331,6 +331,7 @@ def test_a_model_of_another_kind_is_padded_with_one_line(tokenizer: Any, caplog:
         "MambaForCausalLM cannot be packed, so padding is computed with its rows, exactly but more s"
     )
     assert "\n" not in line
+    assert policy.room() == 0  # nothing is known of its sizes, and so it takes what comes
 
 
 def test_an_attention_of_its_own_is_found_out(caplog: pytest.LogCaptureFixture) -> None:

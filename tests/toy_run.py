@@ -16,7 +16,8 @@ from alignzoo.interfaces import Optimizer
 from alignzoo.journal import Journal
 from alignzoo.schedule import Evaluation, Schedule
 from alignzoo.stage import Run
-from alignzoo.testing.optimizers.resume import ToyReward, ToySampler
+from alignzoo.testing.optimizers.resume import ToySampler
+from alignzoo.testing.stopping import ToyReward
 from alignzoo.testing.world import ToyPolicy
 
 

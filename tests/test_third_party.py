@@ -50,7 +50,9 @@ def test_it_is_listed_and_trained_by_its_name(tmp_path: Path) -> None:
 # --- installed, as a user would ---------------------------------------------------------------------------------------
 
 GOOD = {"optimizer": "simpo", "reward": "plain", "sampler": "varied"}
-SMALL = "sampler='{name=\"varied\", n=2, tries=3}' reward=plain schedule.prompts=4 schedule.minibatch=0"
+SMALL = (
+    "sampler='{name=\"varied\", n=2, tries=3}' reward=plain schedule.steps=2 schedule.prompts=4 schedule.minibatch=0"
+)
 
 
 class Users:
@@ -102,7 +104,7 @@ def test_strangers_are_installed_listed_checked_trained_and_compared(users: Call
         told = here.tells(f"alignzoo check {kind}:{name} --json")
         assert told["ok"] and len(told["checks"]) >= 7
 
-    here.says(f"alignzoo run simpo {SMALL} schedule.steps=2 evaluate.prompts=4 --out run --quiet")
+    here.says(f"alignzoo run simpo task=sort {SMALL} evaluate.prompts=4 --out run --quiet")
     (stage,) = json.loads((here.folder / "run" / "result.json").read_text())["stages"]
     manifest = json.loads((here.folder / "run" / "manifest.json").read_text())
     (asked,) = manifest["recipe"]["stage"]
@@ -110,10 +112,10 @@ def test_strangers_are_installed_listed_checked_trained_and_compared(users: Call
     assert asked["sampler"] == {"name": "varied", "n": 2, "tries": 3} and asked["reward"][0]["name"] == "plain"
     assert manifest["plugins"]["plain"]["version"] == "0.3" and len(manifest["plugins"]["varied"]["sha256"]) == 64
 
-    here.says(f"alignzoo compare simpo grpo {SMALL} --seeds 2 --budget tokens=2000 --prompts 4 --jobs 2 --out duel")
+    here.says(f"alignzoo compare simpo grpo {SMALL} --task sort --seeds 1 --prompts 4 --jobs 2 --out duel")
     results = json.loads((here.folder / "duel" / "results.json").read_text())
     ended = {(cell["algorithm"], cell["seed"]): cell["status"] for cell in results["cells"]}
-    assert ended["simpo", 0] == ended["simpo", 1] == ended["grpo", 1] == "ok"
+    assert ended["simpo", 0] == ended["grpo", 0] == "ok"
 
 
 CURES = {
@@ -143,7 +145,7 @@ def test_a_broken_package_breaks_nothing_but_itself(users: Callable[..., Users])
     (shadowed,) = told["names"]
     assert (shadowed["name"], shadowed["cure"]) == ("length", "Write 'taken/length', or uninstall one of them")
 
-    said = here.says(f"alignzoo run simpo {SMALL} schedule.steps=2 evaluate.prompts=4 --out run --quiet")
+    said = here.says(f"alignzoo run simpo task=sort {SMALL} evaluate.prompts=4 --out run --quiet")
     assert said.count("plugin 'observer' (alignzoo-broken 0.9) raised in") == 1
     assert "no longer watches the run" in said and (here.folder / "run" / "result.json").exists()
     for name, (cause, _) in CURES.items():

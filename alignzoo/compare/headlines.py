@@ -86,7 +86,8 @@ def _against_controls(results: Results, pairs: Sequence[Pair], task: str) -> Ite
             if names and verdict != "open"
         ]
         if verdicts["open"]:
-            said.append(f"no difference is shown for {_list(verdicts['open'])}")
+            all_of_many = set(verdicts["open"]) == set(algorithms) and len(algorithms) > NAMED
+            said.append(f"no difference is shown for {'any algorithm' if all_of_many else _list(verdicts['open'])}")
         if said:
             yield f"Against {control.label} on {task}: {'; '.join(said)}."
     starts = {each.label for each in results.algorithms if each.role == "start"}

@@ -63,6 +63,10 @@ def lines(path: Path) -> list[Row]:
 def markdown(facts: dict[str, str], rows: list[Row]) -> str:
     """The results as tables, one line a run."""
     found = ["# Over-optimisation, and the monitor", "", heading(facts) + ".", ""]
+    found += [
+        "The recipe `overoptimization`, and the same with honest raters, a KL penalty and the ordinary rate; each run"
+    ]
+    found += ["is measured every second step and goes on to its end, whatever the monitor says.", ""]
     found += ["![gold and proxy against √KL](overoptimization.svg)", ""]
     for kind in KINDS:
         mine = [row for row in rows if row["kind"] == kind]
@@ -78,10 +82,11 @@ def markdown(facts: dict[str, str], rows: list[Row]) -> str:
             cells += [f"by step {row['lost a fifth']}" if row["lost a fifth"] else "no"]
             cells += [", ".join(f"{line['kind']} at {line['step']}" for line in row["warnings"]) or "no"]
             found.append("| " + " | ".join(map(str, cells)) + " |")
-        warned, timely = sum(bool(row["warnings"]) for row in mine), sum(row["in time"] for row in mine)
+        warned, lost = sum(bool(row["warnings"]) for row in mine), sum(bool(row["lost a fifth"]) for row in mine)
+        timely = f"; warned before that in {sum(row['in time'] for row in mine)}" if lost else ""
         found += [
             "",
-            f"Warned in {warned} of {len(mine)} runs; in {timely} before gold had lost a fifth of its peak.",
+            f"Of {len(mine)} runs, {warned} were warned of. Gold lost a fifth of its peak in {lost}{timely}.",
             "",
         ]
     return "\n".join(found)

@@ -48,12 +48,21 @@ def measure(kind: str, seed: int) -> Row:
 
 
 def judged(points: list[Row], said: list[Row]) -> Row:
-    """When gold was best, when it had first lost a fifth of that, and whether the first warning came before."""
+    """When gold was best, when it was first seen to have lost a fifth of that, from when on for good, and whether the
+    first warning came before it was first seen."""
     peak = max(points, key=lambda point: point["gold"])
     lost = [p["step"] for p in points if p["step"] > peak["step"] and p["gold"] < 0.8 * peak["gold"]]
+    kept = max(p["step"] for p in points if p["gold"] >= 0.8 * peak["gold"])
+    for_good = [step for step in lost if step > kept]
     first = min((line["step"] for line in said), default=None)
     in_time = first is not None and bool(lost) and first < lost[0]
-    return {"peak": peak, "lost a fifth": lost[0] if lost else None, "first warning": first, "in time": in_time}
+    return {
+        "peak": peak,
+        "lost a fifth": lost[0] if lost else None,
+        "for good": for_good[0] if for_good else None,
+        "first warning": first,
+        "in time": in_time,
+    }
 
 
 def lines(path: Path) -> list[Row]:
@@ -79,11 +88,16 @@ def markdown(facts: dict[str, str], rows: list[Row]) -> str:
             start, end, peak = row["evaluations"][0], row["evaluations"][-1], row["peak"]
             cells = [row["seed"], f"{start['gold']:.2f}", f"{peak['gold']:.2f} ({peak['step']})", f"{end['gold']:.2f}"]
             cells += [f"{start['reward']:.2f} → {end['reward']:.2f}", f"{end['kl']:.1f}"]
-            cells += [f"by step {row['lost a fifth']}" if row["lost a fifth"] else "no"]
+            lost = f"by step {row['lost a fifth']}, for good by {row['for good'] or 'no step'}"
+            cells += [lost if row["lost a fifth"] else "no"]
             cells += [", ".join(f"{line['kind']} at {line['step']}" for line in row["warnings"]) or "no"]
             found.append("| " + " | ".join(map(str, cells)) + " |")
-        warned, lost = sum(bool(row["warnings"]) for row in mine), sum(bool(row["lost a fifth"]) for row in mine)
-        timely = f"; warned before that in {sum(row['in time'] for row in mine)}" if lost else ""
+        warned, lost = (sum(bool(row[name]) for row in mine) for name in ("warnings", "lost a fifth"))
+        before = sum(
+            bool(row["for good"]) and row["first warning"] < row["for good"] for row in mine if row["warnings"]
+        )
+        timely = f": warned before this was first seen in {sum(row['in time'] for row in mine)}" if lost else ""
+        timely += f", before it had for good in {before}" if lost else ""
         found += [
             "",
             f"Of {len(mine)} runs, {warned} were warned of. Gold lost a fifth of its peak in {lost}{timely}.",

@@ -17,7 +17,8 @@ from machine import RESULTS, heading, machine
 
 import alignzoo
 
-CELLS = (("ppo", "sort"), ("grpo", "sort"), ("ppo", "shop"), ("grpo", "shop"), ("dpo", "shop"), ("rlhf", "shop"))
+ONLINE = ("ppo", "grpo", "rloo", "reinforce", "gmpo", "bond", "dapo")
+CELLS = (*((recipe, task) for task in ("sort", "shop") for recipe in ONLINE), ("dpo", "shop"), ("rlhf", "shop"))
 COLUMNS = ("gold", "gold_greedy", "reward", "kl", "entropy", "length")
 
 

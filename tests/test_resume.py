@@ -28,11 +28,14 @@ def train(name: str, out: Path, resume: bool, **schedule: float) -> None:
     alignzoo.run(name, out=out, resume=resume, **every, **SHORT, **SETTINGS[name])
 
 
-def attempt(name: str, out: Path, seconds: float | None) -> bool:
-    """Train in a process of its own and, if a time is given, kill it then. Whether it came to its end."""
+def attempt(name: str, out: Path, steps: int = 0, wait: float = 0.0) -> bool:
+    """Train in a process of its own; kill it some seconds after so many steps. Whether it came to its end."""
     process = multiprocessing.get_context("fork").Process(target=train, args=(name, out, True))
     process.start()
-    process.join(seconds)
+    metrics = out / "metrics.jsonl"
+    while steps and process.is_alive() and (not metrics.exists() or metrics.read_text().count("\n") < steps):
+        time.sleep(0.002)
+    process.join(wait if steps else None)
     if process.is_alive():
         process.kill()
         process.join()
@@ -41,16 +44,11 @@ def attempt(name: str, out: Path, seconds: float | None) -> bool:
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_killed_run_resumes_bit_for_bit(name: str, tmp_path: Path) -> None:
-    start = time.perf_counter()
-    assert attempt(name, tmp_path / "whole", None)
-    whole = time.perf_counter() - start
-
+    assert attempt(name, tmp_path / "whole")
     rng = random.Random(name)
-    kills = 0
-    for _ in range(3):
-        kills += not attempt(name, tmp_path / "killed", rng.uniform(0.35, 0.95) * whole)
-    assert kills, "no attempt was killed before its end"
-    assert attempt(name, tmp_path / "killed", None)
+    ends = [attempt(name, tmp_path / "killed", steps, wait=rng.uniform(0, 0.05)) for steps in (1, 2, 4)]
+    assert not all(ends), "no attempt was killed before its end"
+    assert attempt(name, tmp_path / "killed")
 
     for file in FILES:
         assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file

@@ -7,8 +7,8 @@ need share no file system, but must have alignzoo and the plugins. A cell whose 
 from __future__ import annotations
 
 import io
-import tarfile
 import tempfile
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -62,15 +62,13 @@ def _on_node(plan: dict[str, Any]) -> bytes:
         cell_from(plan).write(folder)
         run_cell(folder)
         packed = io.BytesIO()
-        with tarfile.open(fileobj=packed, mode="w") as archive:
-            for path in sorted(folder.iterdir()):
-                archive.add(path, path.name)
+        with zipfile.ZipFile(packed, "w") as archive:
+            for path in sorted(folder.rglob("*")):
+                archive.write(path, path.relative_to(folder))
         return packed.getvalue()
 
 
 def _unpack(packed: bytes, folder: Path) -> None:
     """Into the comparison's folder; cell.json last, for it says that the cell is finished."""
-    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
-        members = archive.getmembers()
-        members.sort(key=lambda member: member.name == "cell.json")
-        archive.extractall(folder, members, filter="data")
+    with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+        archive.extractall(folder, sorted(archive.namelist(), key=lambda name: name == "cell.json"))

@@ -35,9 +35,9 @@ def test_other_settings_stay_and_the_weights_own_is_varied() -> None:
 
 
 def test_several_tasks_have_the_weights_of_all() -> None:
-    found = labels("grpo", "dpo", tasks=("shop", "sort"))  # grpo's recipe has 0.01 on sort
+    found = labels("grpo", "dpo", tasks=("shop", "sort"))  # the recipes have 0.01 and 0.5 on sort
     assert found[4:8] == [f"grpo[optimizer.kl={weight}]" for weight in ("0.001", "0.003", "0.01", "0.03")]
-    assert len(found) == 8 + 4
+    assert len(found) == 8 + 8
 
 
 def test_one_without_a_weight_is_left_as_it_is() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 PLUGIN = """
@@ -70,16 +69,11 @@ def test_a_plugin_that_cannot_be_read_is_shown_with_its_cure(alignzoo, tmp_path:
     assert "pip uninstall broken-zoo" in said.out
 
 
-def test_it_imports_no_torch_and_answers_at_once() -> None:
+def test_it_imports_no_torch() -> None:
     code = (
         "import sys; sys.argv[1:] = ['list']\n"
         "from alignzoo.cli import app\n"
         "app(standalone_mode=False)\n"
         "assert not {'torch', 'transformers', 'matplotlib', 'pygments'} & sys.modules.keys(), 'heavy import'\n"
     )
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 1.5  # 0.35 on an idle machine; tests share theirs
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)

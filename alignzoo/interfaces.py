@@ -230,8 +230,10 @@ class Optimizer(Protocol):
     `kl_weight: ClassVar[str]` names the field that weighs the KL to the reference: what `compare --frontier` varies.
     """
 
-    needs: ClassVar[frozenset[str]]
-    """Which of `COLUMNS` it reads; the others are None."""
+    @property
+    def needs(self) -> frozenset[str]:
+        """Which of `COLUMNS` it reads; the others are None. A class attribute, or a property where settings decide."""
+        ...
 
     @property
     def epochs(self) -> int:

@@ -124,8 +124,9 @@ class Rehearsal:
         """The passes without gradient: the reference, but for data whose answers are kept; and the policy as it was
         before the update, which the update's own pass tells where there is only one."""
         schedule, optimizer = self.stage.schedule, self.stage.optimizer
-        online = bool(self.writer.tokens) and "scores" not in self.needs
-        anew = "ref_logprobs" in self.needs and self.steps * schedule.prompts < self.whole
+        referred = "ref_logprobs" in self.needs
+        online = bool(self.writer.tokens) and "scores" not in self.needs and (referred or schedule.kl_every == 1)
+        anew = referred and self.steps * schedule.prompts < self.whole
         passes = [frozenset({"logprobs"})] if online or anew else []
         once = optimizer.epochs == 1 and (not schedule.minibatch or len(self.groups) <= schedule.minibatch)
         old = frozenset(name.removeprefix("old_") for name in self.needs if name.startswith("old_"))

@@ -92,7 +92,8 @@ def _step(
     rolled = rollout(stage, step, clock)
     groups, brought = rolled.groups, rolled.brought
     with clock("fill"):
-        watched = stage.trains_writer and written_by_policy(groups)
+        measures = schedule.measures_kl(step + 1) or stage.keeps_samples(step + 1)
+        watched = measures and stage.trains_writer and written_by_policy(groups)
         ready = filler.ready(optimizer, collate(groups, stage.policy.device), watched=watched)
     with clock("update"):
         lr = schedule.rate(step, steps)

@@ -63,8 +63,11 @@ class Schedule:
     budget_seconds: Annotated[float, Ge(0)] = 0.0
     """The same in seconds of sampling, scoring and updating; the one budget by which runs do not repeat exactly. 0: no
     such budget."""
+    kl_every: Annotated[int, Ge(0)] = 1
+    """Measure the KL to the reference every so many steps, and where samples are kept, though the algorithm does
+    without the reference: a forward pass more. 0: only in evaluations."""
     kl_stop: Annotated[float, Ge(0)] = 0.0
-    """Stop once the KL to the reference, in nats per sequence, reaches this; 0: never."""
+    """Stop once the KL to the reference, in nats per sequence, reaches this in a step that measures it; 0: never."""
     reward_stop: float = math.inf
     """Stop once the mean reward of a step reaches this."""
     stop_on: tuple[str, ...] = ()
@@ -74,6 +77,10 @@ class Schedule:
     def has_budget(self) -> bool:
         """Whether what is spent says when to stop."""
         return bool(self.budget_tokens or self.budget_flops or self.budget_seconds)
+
+    def measures_kl(self, step: int) -> bool:
+        """Whether the KL to the reference is measured in step 1, 2, ..., whoever needs it."""
+        return bool(self.kl_every) and step % self.kl_every == 0
 
     def total(self, n_prompts: int) -> int:
         """The number of steps for so many training prompts."""

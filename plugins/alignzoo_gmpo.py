@@ -30,9 +30,12 @@ class GMPO:
     """β, the weight of the KL to the reference in the loss, in nats per token."""
     epochs: Annotated[int, Ge(1)] = 1
     """Passes over each batch of groups."""
-    needs: ClassVar[frozenset[str]] = frozenset({"logprobs", "old_logprobs", "ref_logprobs"})
     kl_weight: ClassVar[str] = "kl"
     couples: ClassVar[str] = "row"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"logprobs", "old_logprobs"} | ({"ref_logprobs"} if self.kl else set()))
 
     def prepare(self, batch: Batch) -> Batch:
         return replace(batch, advantages=fn.group_advantages(batch))
@@ -43,8 +46,12 @@ class GMPO:
         cut = torch.where(better, log_ratio.clamp(max=self.clip), log_ratio.clamp(min=-self.clip))
         mean = fn.sequence_mean(batch.mask)
         cost = -batch.advantages * (cut * mean).sum(1).exp()  # (N,), the geometric mean
-        kl = (fn.kl_k3(fn.log_ratio(out.logprobs, batch.ref_logprobs, batch.mask)) * mean).sum(1)
-        return Terms(cost + self.kl * kl, {"clip_fraction": ((cut != log_ratio) * mean).sum(1), "loss/kl": kl})
+        metrics = {"clip_fraction": ((cut != log_ratio) * mean).sum(1)}
+        if self.kl:
+            kl = fn.kl_k3(fn.log_ratio(out.logprobs, batch.ref_logprobs, batch.mask))
+            metrics["loss/kl"] = (kl * mean).sum(1)
+            cost = cost + self.kl * metrics["loss/kl"]
+        return Terms(cost, metrics)
 
 
 @alignzoo.hookimpl

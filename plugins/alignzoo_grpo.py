@@ -35,9 +35,12 @@ class GRPO:
     """Multiply the KL estimate by ρ, which makes its gradient unbiased off-policy (TRL's default since 1.10)."""
     epochs: Annotated[int, Ge(1)] = 1
     """Passes over each batch of groups."""
-    needs: ClassVar[frozenset[str]] = frozenset({"logprobs", "old_logprobs", "ref_logprobs"})
     kl_weight: ClassVar[str] = "kl"
     couples: ClassVar[str] = "row"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"logprobs", "old_logprobs"} | ({"ref_logprobs"} if self.kl else set()))
 
     def prepare(self, batch: Batch) -> Batch:
         weigh = fn.sequence_mean if self.reduction == "sequence" else fn.token_mean
@@ -47,9 +50,13 @@ class GRPO:
         ratio = fn.log_ratio(out.logprobs, batch.old_logprobs, batch.mask).exp()
         advantages = fn.token_column(batch.advantages, batch.mask)
         cost = fn.clipped_surrogate(ratio, advantages, low=self.clip, high=self.clip_high or self.clip)
-        kl = fn.kl_k3(fn.log_ratio(out.logprobs, batch.ref_logprobs, batch.mask)) * (ratio if self.unbiased_kl else 1)
         clipped = (ratio < 1 - self.clip) | (ratio > 1 + (self.clip_high or self.clip))
-        return Terms(cost + self.kl * kl, {"clip_fraction": clipped.float(), "loss/kl": kl})
+        metrics = {"clip_fraction": clipped.float()}
+        if self.kl:
+            kl = fn.kl_k3(fn.log_ratio(out.logprobs, batch.ref_logprobs, batch.mask))
+            metrics["loss/kl"] = kl * ratio if self.unbiased_kl else kl
+            cost = cost + self.kl * metrics["loss/kl"]
+        return Terms(cost, metrics)
 
 
 @alignzoo.hookimpl

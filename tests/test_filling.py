@@ -190,9 +190,29 @@ def test_the_columns_of_an_algorithm_that_needs_none_stay_away() -> None:
     batch = collate(toy_groups())
     ready = Filler(policy, Schedule(), Room(policy)).ready(GRPO(kl=0.0), batch, watched=False)
     assert ready.batch.old_logprobs is None and ready.once.late == {"old_logprobs"}
-    assert policy.rows == {"filled": 0, "learnt": 0, "reference": len(batch)}
+    assert not any(policy.rows.values())
     ready = Filler(policy, Schedule(), Room(policy)).ready(DPO(), batch, watched=False)
     assert not ready.once.late and ready.prepared.old_logprobs is None
+
+
+@pytest.mark.parametrize(("every", "asked", "told"), [(1, 36, [1, 2, 3]), (2, 12, [2]), (0, 0, [])])
+def test_how_often_the_kl_is_measured(every: int, asked: int, told: list[int], tmp_path: Path) -> None:
+    plain, policy = Counted(), Counted()
+    train(plain, GRPO(kl=0.0), tmp_path / "plain")
+    found = train(policy, GRPO(kl=0.0), tmp_path / "run", kl_every=every, samples_every=0)
+    assert policy.rows == {"filled": 0, "learnt": 36, "reference": asked}
+    assert [line["step"] for line in found["metrics"] if "kl" in line] == told
+    for name, tensor in plain.weights.items():
+        assert torch.equal(policy.weights[name], tensor), name  # it is only watched
+    needed = Counted()
+    train(needed, GRPO(), tmp_path / "needed", kl_every=every, samples_every=0)
+    assert needed.rows["reference"] == 36  # an algorithm that learns from it has it in every step
+
+
+def test_where_samples_are_kept_the_reference_is_asked(tmp_path: Path) -> None:
+    found = train(Counted(), GRPO(kl=0.0), tmp_path / "run", kl_every=0, samples_every=2)
+    assert [line["step"] for line in found["metrics"] if "kl" in line] == [1, 2, 3]  # the first, each second, the last
+    assert all("ref_logprobs" in line for line in found["samples"])
 
 
 def test_an_empty_batch_is_prepared_as_ever() -> None:

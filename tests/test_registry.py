@@ -422,6 +422,20 @@ FAILURES = {
         ["needs is None, expected frozenset"],
     ),
     "needs that are no set": (SIMPO.replace('frozenset({"logprobs"})', '"logprobs"'), ["needs is 'logprobs'"]),
+    "needs by settings that have no default": (
+        SIMPO.replace(
+            'needs: ClassVar[frozenset[str]] = frozenset({"logprobs"})',
+            'needs = property(lambda self: frozenset({"logprobs"}))',
+        ).replace("beta: float = 2.0", "beta: float"),
+        ["needs is a property, so every field must have a default", "'beta'"],
+    ),
+    "an unknown column by settings": (
+        SIMPO.replace(
+            'needs: ClassVar[frozenset[str]] = frozenset({"logprobs"})',
+            'needs = property(lambda self: frozenset({"logprob"}))',
+        ),
+        ["needs 'logprob'", "'logprobs'"],
+    ),
     "a field called name": (SIMPO.replace("beta: float = 2.0", "name: str = ''"), ["a field called 'name'"]),
     "a recipe that is not there": (SIMPO + "    zoo.recipe('y', 'y.toml')\n", ["there is no file", "y.toml"]),
     "a recipe that is no path": (SIMPO + "    zoo.recipe('y', 3)\n", ["a recipe is the path"]),

@@ -11,7 +11,7 @@ import typer
 
 from alignzoo.cli.common import AsJson, Debug, NoPlugins, Plugins, console, registry, told
 from alignzoo.errors import PluginError
-from alignzoo.registry.registrar import KINDS
+from alignzoo.registry.registrar import KINDS, needs_of
 
 if TYPE_CHECKING:
     from alignzoo.registry import Registry
@@ -66,7 +66,7 @@ def part_facts(zoo: Registry, found: Registration) -> dict[str, Any]:
     cls = part if isinstance(part, type) else type(part)
     facts = _facts(found) | {"target": found.target, "doc": paragraphs(cls.__doc__ or "")}
     if found.kind == "optimizer":
-        facts |= {"needs": sorted(part.needs), "couples": getattr(part, "couples", "group")}
+        facts |= {"needs": sorted(needs_of(part)), "couples": getattr(part, "couples", "group")}
     if found.kind == "sampler":
         facts |= {"online": bool(part.online)}
     settable = isinstance(part, type) and is_dataclass(part)

@@ -5,6 +5,7 @@ Importing this imports no torch; nothing here imports a plugin.
 
 from __future__ import annotations
 
+import inspect
 import re
 import tomllib
 from collections.abc import Callable
@@ -175,7 +176,13 @@ def check_part(kind: str, name: str, part: Any) -> None:
     for taken in sorted(settings & reserved):
         raise PluginError(f"{kind} {name!r}: a field called {taken!r} would be hidden by the recipe's own key")
     if kind == "optimizer":
-        _check_needs(name, getattr(part, "needs", None))
+        _check_needs(name, part)
+
+
+def needs_of(optimizer: Any) -> Any:
+    """The columns that an optimizer needs; of a class whose settings decide that, as its defaults have it."""
+    decided = isinstance(optimizer, type) and isinstance(inspect.getattr_static(optimizer, "needs", None), property)
+    return getattr(optimizer() if decided else optimizer, "needs", None)
 
 
 def first_line(part: object) -> str:
@@ -193,9 +200,14 @@ def description(recipe: Path) -> str:
         return ""
 
 
-def _check_needs(name: str, needs: object) -> None:
+def _check_needs(name: str, optimizer: Any) -> None:
     from alignzoo.interfaces import COLUMNS  # imports torch, which an optimizer has done by now
 
+    try:
+        needs = needs_of(optimizer)
+    except TypeError as error:
+        reason = "needs is a property, so every field must have a default"
+        raise PluginError(f"optimizer {name!r}: {reason}: {error}") from None
     if not isinstance(needs, set | frozenset):
         raise PluginError(f"optimizer {name!r}: needs is {needs!r}, expected frozenset({{...}}) of column names")
     for column in needs - COLUMNS:

@@ -20,6 +20,7 @@ from alignzoo.registry import Registry
 
 STEPS = 1000
 SCHEDULE = {"steps": STEPS, "lr": 1e-6, "warmup": 0.0, "decay": "constant", "save_every": 0, "samples_every": 0}
+SCHEDULE |= {"kl_every": 0}  # where the peer makes no pass of the reference to watch a KL, neither do we
 METHODS: dict[str, dict[str, Any]] = {
     "sft": {"data": "sft"},
     "reward-model": {"data": "pairs", "optimizer": {"centring": 0.0}},

@@ -121,7 +121,7 @@ def test_gmpo(writer: str, tokenizer: Any, tmp_path: Path, kl: float) -> None:
     inputs = written(trainer)
     policy, optimizer = policy_of(writer, tokenizer), GMPO(kl=kl, clip=0.05)
     trainer.epsilon_low = trainer.epsilon_high = optimizer.clip
-    batch = fill(collate(groups_of(inputs)), policy, GMPO.needs)
+    batch = fill(collate(groups_of(inputs)), policy, GMPO(kl=1.0).needs)
     kept = inputs["completion_mask"].bool()
     old = torch.zeros(kept.shape).masked_scatter(kept, batch.old_logprobs[batch.mask])
     compare(trainer, inputs | {"old_per_token_logps": old}, optimizer, policy)

@@ -314,9 +314,9 @@ def test_grpo_through_the_model(
     """TRL pads prompts on the left and we do not, so the model itself rounds differently: 1e-5 for its weights."""
     rollout = rollouts(loss_type, scale, unbiased)
     optimizer = _grpo(loss_type, scale, unbiased)
-    policy: Any = HF(model=writer, tokenizer=tokenizer, device="cpu", max_new_tokens=8).load(GRPO.needs)
+    policy: Any = HF(model=writer, tokenizer=tokenizer, device="cpu", max_new_tokens=8).load(GRPO().needs)
     move(policy.lm, seed=2)
-    batch = optimizer.prepare(only(fill(collate(rollout.groups), policy, GRPO.needs), GRPO.needs))
+    batch = optimizer.prepare(only(fill(collate(rollout.groups), policy, GRPO().needs), GRPO().needs))
     move(policy.lm, seed=3)  # now ratios are spread around 1, and some are clipped
     kept = rollout.inputs["completion_mask"].bool()
     old = torch.zeros(kept.shape).masked_scatter(kept, batch.old_logprobs[batch.mask])

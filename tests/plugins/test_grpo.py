@@ -12,6 +12,7 @@ import torch
 from alignzoo import Batch, Forward
 from alignzoo import functional as fn
 from alignzoo.testing import toy_batch
+from alignzoo_gmpo import GMPO
 from alignzoo_grpo import GRPO
 
 
@@ -61,6 +62,11 @@ def test_the_ratio_is_clipped_above_for_the_better_and_below_for_the_worse() -> 
     assert objective(optimizer, batch, [down, up]) == pytest.approx(0.5, rel=1e-4)
     # clip-higher: better up to 1.28: (-1.28 + 0.8) / 2 = -0.24
     assert objective(replace(optimizer, clip_high=0.28), batch, [up, down]) == pytest.approx(-0.24, rel=1e-4)
+
+
+@pytest.mark.parametrize("part", [GRPO, GMPO])
+def test_without_a_kl_in_the_loss_the_reference_is_not_needed(part: Any) -> None:
+    assert "ref_logprobs" in part(kl=0.1).needs and "ref_logprobs" not in part(kl=0.0).needs
 
 
 def test_the_kl_in_the_loss_and_its_unbiased_variant() -> None:

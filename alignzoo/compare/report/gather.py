@@ -13,6 +13,7 @@ from alignzoo.errors import PluginError
 from alignzoo.journal import read_lines
 from alignzoo.recipe.fields import fields_of, paragraphs
 from alignzoo.registry import Registry
+from alignzoo.registry.registrar import needs_of
 
 Line = dict[str, Any]
 
@@ -296,4 +297,4 @@ def _card(compared: Compared, manifest: Mapping[str, Any], registry: Registry) -
         {"name": f.name, "value": settings.get(f.name, f.default), "default": f.default, "meaning": f.meaning}
         for f in fields_of(cls)
     ]
-    return Card(compared, name, owner, paragraphs(cls.__doc__ or ""), sorted(cls.needs), rows, rest)
+    return Card(compared, name, owner, paragraphs(cls.__doc__ or ""), sorted(needs_of(cls)), rows, rest)

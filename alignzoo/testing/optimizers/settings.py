@@ -12,9 +12,8 @@ from torch import Tensor
 
 from alignzoo.interfaces import HasNext, Optimizer
 from alignzoo.testing.laws import Attempt, ConformanceError, Given
-from alignzoo.testing.measure import answer, case, leaves, loss, prepare, pull, reports
+from alignzoo.testing.measure import Case, answer, case, leaves, loss, prepare, pull, reports
 from alignzoo.testing.world import toy_groups
-from alignzoo.types import Batch
 
 RUNNERS = ("epochs",)
 """Fields that the runner reads."""
@@ -26,13 +25,13 @@ def settings(optimizer: Optimizer, given: Given) -> None:
         return
     cause = "a term of the loss that was left out, or weights that prepare() computes and then does not set"
     changes = {f.name: list(_other_values(optimizer, f)) for f in dataclasses.fields(optimizer) if f.init}
-    batches = [case(optimizer, toy_groups(seed, columns=given.columns, dense=bool(seed))) for seed in (0, 1)]
+    batches = [toy_groups(seed, columns=given.columns, dense=bool(seed)) for seed in (0, 1)]
 
     for name, values in changes.items():
         attempt = Attempt(13, f"{type(optimizer).__name__}.{name}, in all others' company", cause)
 
         def effect(variant: Any, attempt: Attempt = attempt) -> list[Tensor]:
-            return [each for made in batches for each in _effects(attempt, variant, made.policy, made.batch)]
+            return [each for groups in batches for each in _effects(attempt, variant, case(variant, groups))]
 
         if name in RUNNERS or not values:
             continue
@@ -54,10 +53,10 @@ def _differ(effect: Any, optimizer: Any, one: dict[str, Any], other: dict[str, A
     )
 
 
-def _effects(attempt: Attempt, optimizer: Any, policy: Any, batch: Batch) -> Iterator[Tensor]:
+def _effects(attempt: Attempt, optimizer: Any, made: Case) -> Iterator[Tensor]:
     """Everything by which an optimizer can show a setting."""
-    prepared = prepare(attempt, optimizer, batch)
-    out = answer(optimizer, policy, prepared)
+    prepared = prepare(attempt, optimizer, made.batch)
+    out = answer(optimizer, made.policy, prepared)
     terms = loss(attempt, optimizer, prepared, out)
     yield from (prepared.weights, terms.loss.detach())
     yield from pull(attempt, optimizer, prepared, leaves(out)).values()

@@ -18,8 +18,8 @@ PAPER = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
 
 SYMBOLS = (
     "F a forward pass over the step's batch (a backward pass is about 2 F), E the epochs, W the policy's weights; "
-    "F' and W' are the critic's. Where the policy writes, both log-probabilities are there in every step in which the KL "
-    "is watched (`schedule.kl_every`)."
+    "F' and W' are the critic's. Where the policy writes, both log-probabilities are there in every step in which "
+    "the KL is watched (`schedule.kl_every`)."
 )
 
 

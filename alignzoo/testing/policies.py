@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -193,7 +193,7 @@ def seeds(spec: PolicySpec, given: Given) -> None:
     attempt.require(wrote(0, greedy=True) == wrote(1, greedy=True), "one greedy text, whatever the seed", "two")
 
 
-@contextmanager
+@contextlib.contextmanager
 def _moved(policy: Policy) -> Iterator[None]:
     """Inside, every trained weight is another; afterwards as before."""
     state = {name: tensor.clone() for name, tensor in policy.state().items()}
@@ -222,11 +222,8 @@ def reference(spec: PolicySpec, given: Given) -> None:
         attempt.require(not torch.equal(now["logprobs"], start["logprobs"]), "other answers after a move", "the same")
         with policy.reference():
             attempt.unchanged("the reference's {} after a move", start, _answers(attempt, policy, batch, asked))
-        try:
-            with policy.reference():
-                raise KeyError("on purpose")
-        except KeyError:
-            pass
+        with contextlib.suppress(KeyError), policy.reference():
+            raise KeyError("on purpose")
         attempt.unchanged("the policy's {} after reference()", now, _answers(attempt, policy, batch, asked))
 
 

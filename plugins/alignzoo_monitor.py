@@ -49,9 +49,11 @@ class Monitor:
     """Entropy has collapsed when less than this share of its start is left."""
     length_drift: float = 0.33
     """Lengths have drifted when they differ by this share from their start."""
-    correlation: float = 0.4
-    """Reward goes with length from this correlation on, over twice the window, ..."""
-    following: float = 0.1
+    correlation: float = 0.25
+    """Reward goes with length from this correlation on, ..."""
+    correlation_span: int = 4
+    """... as the mean over so many steps; of 64 completions each, chance alone gives 0.06 (one standard error), ..."""
+    following: float = 0.15
     """... and lengths follow it when they have drifted by this share in its direction."""
 
     def alerts(self, steps: Sequence[Figures], evaluations: Sequence[Figures]) -> list[Alert]:
@@ -130,7 +132,7 @@ class Monitor:
         return Alert("length", said, {"now": now, "start": first})
 
     def _correlation(self, points: Sequence[Figures], start: Figures, window: int) -> Alert | None:
-        r = recent(points, "length/reward", 2 * window)
+        r = recent(points, "length/reward", self.correlation_span)
         now, first = recent(points, "length", window), start.get("length", math.nan)
         drift = (now - first) / first if first else math.nan
         if not (abs(r) >= self.correlation and drift * math.copysign(1, r) >= self.following):

@@ -23,6 +23,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from alignzoo.errors import ModelError
+from alignzoo_hf import layers
 from alignzoo_hf.head import Head
 from alignzoo_hf.spec import HF
 
@@ -140,7 +141,7 @@ def causal_lm(spec: HF, frozen: torch.dtype) -> Any:
         _check_whole(loading, spec.model)
     else:
         model = spec.model.to(_dtype(spec, frozen))
-    model.eval()
+    _ready(model, spec)
     _check_head(model)
     return adapted(model, spec, "CAUSAL_LM") if spec.lora_rank else model.requires_grad_(True)
 
@@ -148,8 +149,14 @@ def causal_lm(spec: HF, frozen: torch.dtype) -> Any:
 def scorer(spec: HF, source: Any, frozen: torch.dtype) -> Any:
     """A sequence-classification model: a reward model, or a critic's start. A causal model's trunk gets a head at 0."""
     model = _loaded_scorer(spec, source, frozen) if isinstance(source, str) else _scorer_on(source, spec, frozen)
-    model.eval()
+    _ready(model, spec)
     return adapted(model, spec, "SEQ_CLS") if spec.lora_rank else model.requires_grad_(True)
+
+
+def _ready(model: Any, spec: HF) -> None:
+    model.eval()
+    if spec.attention == "auto":
+        layers.exchange(model)
 
 
 def _scorer_on(source: Any, spec: HF, frozen: torch.dtype) -> Any:

@@ -89,11 +89,15 @@ def test_lengths_that_drift(length: float, told: list[str]) -> None:
 
 
 def test_a_reward_that_goes_with_length() -> None:
-    assert kinds(steps(6, length__reward=lambda i: 0.5, length=lambda i: 23.0)) == ["length-reward"]
-    assert kinds(steps(6, length__reward=lambda i: -0.5, length=lambda i: 17.0)) == ["length-reward"]
-    assert kinds(steps(6, length__reward=lambda i: 0.5, length=lambda i: 17.0)) == []  # lengths go the other way
-    assert kinds(steps(6, length__reward=lambda i: 0.5)) == []  # and here they stay
-    assert kinds(steps(6, length__reward=lambda i: (-1) ** i, length=lambda i: 23.0)) == []
+    # The start has 20 tokens: 15 % more are 23.
+    assert kinds(steps(4, length__reward=lambda i: 0.26, length=lambda i: 23.1)) == ["length-reward"]
+    assert kinds(steps(4, length__reward=lambda i: -0.26, length=lambda i: 16.9)) == ["length-reward"]
+    assert kinds(steps(3, length__reward=lambda i: 0.26, length=lambda i: 23.1)) == []  # too few steps to say
+    assert kinds(steps(4, length__reward=lambda i: 0.24, length=lambda i: 23.1)) == []
+    assert kinds(steps(4, length__reward=lambda i: 0.26, length=lambda i: 22.9)) == []
+    assert kinds(steps(4, length__reward=lambda i: 0.5, length=lambda i: 16.0)) == []  # lengths go the other way
+    assert kinds(steps(4, length__reward=lambda i: 0.5)) == []  # and here they stay
+    assert kinds(steps(4, length__reward=lambda i: (-1) ** i, length=lambda i: 24.0)) == []
 
 
 def test_of_a_method_that_learns_from_given_answers_the_evaluations_are_watched() -> None:

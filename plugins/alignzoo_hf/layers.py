@@ -1,0 +1,143 @@
+"""RMS norms and gated feed-forwards with their gradients written down: fewer passes over memory, fewer tensors kept.
+
+The modules stay transformers' own; only their `forward` is exchanged, on a CPU, and only after it was seen to say the
+same. Measured on one core with 25 million weights: 5 % of an update's time and 6 % of its memory.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import silu
+
+EXACT = (torch.float32, torch.float64)
+"""Precisions in which a norm's formula is computed as it stands; in others its own forward says where it rounds."""
+
+FORMULA = "_alignzoo_formula"
+"""Where a norm keeps its ε, and what its family adds to the weight."""
+
+
+def exchange(model: nn.Module) -> None:
+    """Give the norms and feed-forwards of a model in a CPU's memory these forwards, where they are what they had."""
+    for module in model.modules():
+        if type(module).__name__.endswith("RMSNorm") and (found := _formula(module)) is not None:
+            setattr(module, FORMULA, found)
+            module.forward = functools.partial(norm, module)  # copies of the module get their own
+        elif _is_gated(module):
+            module.forward = functools.partial(feed_forward, module)
+
+
+# --- RMS norms --------------------------------------------------------------------------------------------------------
+
+
+def norm(self: Any, x: Tensor) -> Tensor:
+    """An RMS norm's forward."""
+    weight, (epsilon, shift) = self.weight, getattr(self, FORMULA)
+    if x.dtype not in EXACT or x.dtype != weight.dtype or x.device.type != "cpu":
+        own: Tensor = type(self).forward(self, x)
+        return own
+    weight = weight + shift if shift else weight
+    if not torch.is_grad_enabled():
+        return normed(x, weight, epsilon)[0]
+    y: Tensor = RMSNorm.apply(x, weight, epsilon)
+    return y
+
+
+def normed(x: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    """y, and r (..., 1). The same to the bit with and without a gradient: ratios must start at 1."""
+    r = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
+    return (x * r).mul_(weight), r
+
+
+class RMSNorm(torch.autograd.Function):
+    """y = w·x̂ with x̂ = x·r, r = 1/√(mean x² + ε), over the last dimension (Zhang & Sennrich 2019, arXiv:1910.07467).
+
+    ∂x = r·(g - x̂·mean(g·x̂)) with g = w·∂y. The kernel of LayerNorm's gradient, told that the mean is 0 and the scale r,
+    answers that less r·mean(g), which is added again.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        y, r = normed(x, weight, epsilon)
+        ctx.save_for_backward(x, weight, r)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        x, weight, r = ctx.saved_tensors
+        by_x, by_weight, _ = ctx.needs_input_grad
+        size, wanted = [x.shape[-1]], [by_x, by_weight, False]
+        d_x, d_weight, _ = torch.ops.aten.native_layer_norm_backward(
+            upstream, x, size, torch.zeros_like(r), r, weight, None, wanted
+        )
+        if by_x:
+            d_x += (upstream @ weight).unsqueeze(-1) * (r / x.shape[-1])
+        return d_x, d_weight, None
+
+
+@torch.no_grad()
+def _formula(module: Any) -> tuple[float, float] | None:
+    """A norm's ε, and 1 where its weight is what it adds to 1, as Gemma's; None for one that does something else."""
+    weight, epsilon = getattr(module, "weight", None), getattr(module, "variance_epsilon", getattr(module, "eps", None))
+    if not isinstance(weight, Tensor) or weight.ndim != 1 or weight.device.type != "cpu" or epsilon is None:
+        return None
+    x = torch.linspace(-1.0, 2.0, 3 * len(weight)).view(3, -1) * torch.tensor([[1e-3], [1.0], [30.0]])
+    own = type(module).forward(module, x.to(weight.dtype)).float()
+    near = 1e-5 if weight.dtype in EXACT else 1e-2
+    for shift in (0.0, 1.0):
+        y = normed(x.to(weight.dtype).float(), weight.float() + shift, float(epsilon))[0]
+        if torch.allclose(y, own, rtol=near, atol=near):
+            return float(epsilon), shift
+    return None
+
+
+# --- gated feed-forwards ----------------------------------------------------------------------------------------------
+
+
+def feed_forward(self: Any, x: Tensor) -> Tensor:
+    """A gated feed-forward's forward."""
+    gate, up = self.gate_proj(x), self.up_proj(x)
+    if not torch.is_grad_enabled():
+        inner = silu(gate, inplace=True).mul_(up)
+    else:
+        inner = SwiGLU.apply(gate, up) if gate.device.type == "cpu" else silu(gate) * up
+    out: Tensor = self.down_proj(inner)
+    return out
+
+
+class SwiGLU(torch.autograd.Function):
+    """silu(gate)·up, silu(z) = z·σ(z) (Shazeer 2020, arXiv:2002.05202), which keeps its two inputs and nothing else."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        return silu(gate).mul_(up)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor]:
+        gate, up = ctx.saved_tensors
+        d_up = silu(gate).mul_(upstream)
+        d_gate = upstream * up
+        torch.ops.aten.silu_backward.grad_input(d_gate, gate, grad_input=d_gate)
+        return d_gate, d_up
+
+
+@torch.no_grad()
+def _is_gated(module: Any) -> bool:
+    """Whether a module is down(silu(gate(x))·up(x))."""
+    parts = [getattr(module, name, None) for name in ("gate_proj", "up_proj", "down_proj")]
+    if not all(isinstance(part, nn.Linear) and part.weight.device.type == "cpu" for part in parts):
+        return False
+    weight = module.gate_proj.weight
+    x = torch.linspace(-3.0, 3.0, 2 * weight.shape[1], dtype=weight.dtype).view(2, -1)
+    try:
+        own = type(module).forward(module, x)
+    except TypeError:  # it takes more than a tensor, and so does more
+        return False
+    return torch.equal(feed_forward(module, x), own)

@@ -1,0 +1,170 @@
+"""The exchanged norms and feed-forwards against transformers' own, and their gradients against autograd's."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import Tensor, nn
+from torch.nn.functional import silu
+from transformers import AutoModelForCausalLM
+
+from alignzoo_hf import layers
+
+SIZES = {"vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "pad_token_id": 0}
+WIDE = SIZES | {"intermediate_size": 48, "num_key_value_heads": 2}
+EXCHANGED = {
+    # norms, feed-forwards
+    "Llama": (WIDE, 3, 1),
+    "Qwen2": (WIDE, 3, 1),
+    "Qwen3": (WIDE | {"head_dim": 8}, 5, 1),  # queries and keys have norms of their own
+    "Mistral": (WIDE, 3, 1),
+    "Gemma": (WIDE | {"head_dim": 8}, 3, 0),  # its gate is another
+    "Gemma2": (WIDE | {"head_dim": 8}, 5, 0),
+    "Granite": (WIDE, 3, 1),
+    "Phi": (WIDE, 0, 0),
+    "Cohere": (WIDE, 0, 1),
+    "GPTNeoX": (SIZES | {"intermediate_size": 48}, 0, 0),
+}
+
+
+def model_of(family: str) -> Any:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = getattr(transformers, f"{family}Config")(**EXCHANGED[family][0], bos_token_id=None, eos_token_id=1)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight += 0.2 * torch.randn(weight.shape)
+    return model
+
+
+def exchanged(model: Any) -> dict[str, list[nn.Module]]:
+    found: dict[str, list[nn.Module]] = {"norm": [], "feed_forward": []}
+    for module in model.modules():
+        if "forward" in vars(module):
+            found[module.forward.func.__name__].append(module)
+    return found
+
+
+def answers(model: Any) -> tuple[Tensor, list[Tensor]]:
+    model.zero_grad()
+    logits = model(torch.arange(2, 22).view(2, 10)).logits
+    (logits * torch.linspace(-1, 1, logits.numel()).view(logits.shape)).sum().backward()
+    return logits.detach(), [p.grad for p in model.parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize("family", EXCHANGED)
+def test_a_family_says_and_learns_what_it_did(family: str) -> None:
+    model = model_of(family)
+    expected, expected_gradients = answers(model)
+    layers.exchange(model)
+    found = exchanged(model)
+    assert (len(found["norm"]), len(found["feed_forward"])) == EXCHANGED[family][1:]
+    logits, gradients = answers(model)
+    torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+    for ours, theirs in zip(gradients, expected_gradients, strict=True):
+        assert float((ours - theirs).norm() / theirs.norm().clamp(min=1e-12)) < 1e-5
+
+
+def by_formula(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    return x / torch.sqrt(x.square().mean(-1, keepdim=True) + epsilon) * weight
+
+
+@pytest.mark.parametrize("shape", [(3, 8), (1, 5, 8), (2, 3, 2, 8)])
+def test_the_norms_gradient_is_the_formulas(shape: tuple[int, ...]) -> None:
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(shape, generator=rng, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(8, generator=rng, dtype=torch.float64, requires_grad=True)
+    upstream = torch.randn(shape, generator=rng, dtype=torch.float64)
+    for epsilon in (1e-6, 0.5):
+        ours, theirs = layers.RMSNorm.apply(x, weight, epsilon), by_formula(x, weight, epsilon)
+        torch.testing.assert_close(ours, theirs, rtol=1e-13, atol=1e-13)
+        found = torch.autograd.grad(ours, [x, weight], upstream)
+        torch.testing.assert_close(found, torch.autograd.grad(theirs, [x, weight], upstream), rtol=1e-12, atol=1e-12)
+        assert torch.autograd.gradcheck(lambda x, w, e=epsilon: layers.RMSNorm.apply(x, w, e), (x, weight))
+    frozen = layers.RMSNorm.apply(x, weight.detach(), 1e-6)
+    torch.testing.assert_close(
+        torch.autograd.grad(frozen, x, upstream), torch.autograd.grad(by_formula(x, weight, 1e-6), x, upstream)
+    )
+
+
+def test_the_norm_by_hand() -> None:
+    # mean of 3², 4², 0, 5² = 12.5: 3/√12.5 = 0.848528, times the weight
+    y, r = layers.normed(torch.tensor([[3.0, 4.0, 0.0, 5.0]]), torch.tensor([1.0, 2.0, 1.0, -1.0]), 0.0)
+    assert y.tolist() == [pytest.approx([0.848528, 2.262742, 0.0, -1.414214], rel=1e-6)]
+    assert float(r) == pytest.approx(0.282843, rel=1e-6)
+
+
+def test_the_gates_gradient_is_autograds() -> None:
+    rng = torch.Generator().manual_seed(0)
+    gate, up, upstream = (torch.randn(3, 7, generator=rng, dtype=torch.float64) * 3 for _ in range(3))
+    gate.requires_grad_(), up.requires_grad_()
+    found = torch.autograd.grad(layers.SwiGLU.apply(gate, up), [gate, up], upstream)
+    torch.testing.assert_close(found, torch.autograd.grad(silu(gate) * up, [gate, up], upstream))
+    assert torch.autograd.gradcheck(layers.SwiGLU.apply, (gate, up))
+
+
+def test_with_and_without_a_gradient_it_is_the_same_to_the_bit() -> None:
+    model = model_of("Qwen3")
+    layers.exchange(model)
+    tokens = torch.arange(2, 22).view(2, 10)
+    learnt = model(tokens).logits
+    with torch.no_grad():
+        assert torch.equal(model(tokens).logits, learnt)
+
+
+def test_copies_and_pickles_have_their_own_weights() -> None:
+    model = model_of("Llama")
+    layers.exchange(model)
+    before = answers(model)[0]
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        with torch.no_grad():
+            for weight in other.parameters():
+                weight.zero_()
+        assert not answers(other)[0].any()
+        assert torch.equal(answers(model)[0], before)
+
+
+class OtherRMSNorm(nn.Module):
+    """Says by its name that it is what it is not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.ones(8)), 1e-6
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight * x / x.abs().mean(-1, keepdim=True)
+
+
+class OtherGate(nn.Module):
+    def __init__(self, *, asks: bool) -> None:
+        super().__init__()
+        self.gate_proj, self.up_proj, self.down_proj = (nn.Linear(8, 8) for _ in range(3))
+        self.asks = asks
+
+    def forward(self, x: Tensor, *experts: Tensor) -> Tensor:
+        if self.asks and not experts:
+            raise TypeError("forward() lacks experts")
+        out: Tensor = self.down_proj(torch.relu(self.gate_proj(x)) * self.up_proj(x))
+        return out
+
+
+@pytest.mark.parametrize("module", [OtherRMSNorm(), OtherGate(asks=False), OtherGate(asks=True)], ids=str)
+def test_what_is_something_else_stays(module: nn.Module) -> None:
+    layers.exchange(module)
+    assert "forward" not in vars(module)
+
+
+def test_in_bf16_a_norm_is_transformers_own() -> None:
+    model = model_of("Llama").to(torch.bfloat16)
+    tokens = torch.arange(2, 22).view(2, 10)
+    with torch.no_grad():
+        expected = model(tokens).logits
+        layers.exchange(model)
+        assert len(exchanged(model)["norm"]) == 3
+        assert torch.equal(model(tokens).logits, expected)

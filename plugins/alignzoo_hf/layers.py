@@ -1,7 +1,7 @@
 """RMS norms and gated feed-forwards with their gradients written down: fewer passes over memory, fewer tensors kept.
 
 The modules stay transformers' own; only their `forward` is exchanged, on a CPU, and only after it was seen to say the
-same. Measured on one core with 25 million weights: 5 % of an update's time and 6 % of its memory.
+same. Measured on one core with 25 million weights: 4 % of an update's time and 5 % of its memory.
 """
 
 from __future__ import annotations

@@ -24,14 +24,15 @@ GIB = 1 << 30
 @pytest.mark.parametrize(
     ("width", "expected"),
     [
-        (1408, 4096),  # 2^25 bytes / (4 · 1408) = 5957 tokens, the power of two below; more than 2048, see below
+        (1408, 1024),  # 2^25 bytes / (4 · 1408) = 5957 tokens: more would gain nothing
         (8192, 1024),  # 2^25 / (4 · 8192) = 1024
+        (12_000, 512),  # 699, the power of two below
         (30_000, 256),  # 279
         (500_000, 256),  # 16, but never so few that matrix products suffer
     ],
 )
 def test_on_the_cpu_the_widest_tensor_of_a_layer_stays_small(width: int, expected: int) -> None:
-    assert memory.on_cpu(replace(SHAPE, layers=1, intermediate=width)) == min(expected, 2048)
+    assert memory.on_cpu(replace(SHAPE, layers=1, intermediate=width)) == expected
 
 
 def test_on_the_cpu_activations_are_bounded_and_the_heads_probabilities_kept() -> None:
@@ -39,7 +40,7 @@ def test_on_the_cpu_activations_are_bounded_and_the_heads_probabilities_kept() -
     assert memory.on_cpu(replace(SHAPE, layers=6)) == 1024
     assert memory.on_cpu(SHAPE) == 512
     assert memory.on_cpu(replace(SHAPE, layers=48)) == 512  # no fewer for that
-    assert memory.on_cpu(replace(SHAPE, layers=1, vocab=50_000)) == 1024  # 2^26 / 50000 = 1342
+    assert memory.on_cpu(replace(SHAPE, layers=1, vocab=100_000)) == 512  # 2^26 / 100000 = 671
 
 
 def test_on_a_gpu_free_memory_is_for_gradients_moments_and_then_activations() -> None:
@@ -59,5 +60,5 @@ def test_a_gpu_that_is_nearly_full_is_tried_with_a_few() -> None:
 def test_a_policy_says_what_suits_it(plain_model: Path) -> None:
     policy = HF(model=str(plain_model), device="cpu").load(frozenset({"logprobs"}))
     assert isinstance(policy, HasRoom)
-    assert policy.room() == 2048  # of a tiny model: more would gain nothing
-    assert Room(policy).tokens == 2048 and Room(policy, tokens=7).tokens == 7
+    assert policy.room() == 1024  # of a tiny model: more would gain nothing
+    assert Room(policy).tokens == 1024 and Room(policy, tokens=7).tokens == 7

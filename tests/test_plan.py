@@ -129,6 +129,15 @@ def test_every_phase_is_timed(plain_model: Path, tmp_path: Path) -> None:
     assert said.shape.critic is not None and said.bytes["reward models"] > 0
 
 
+@pytest.mark.parametrize(("kl", "every", "fills"), [(0.1, 0, True), (0.0, 1, True), (0.0, 5, False), (0.0, 0, False)])
+def test_the_reference_is_asked_where_it_is_learnt_from_or_watched_in_every_step(
+    kl: float, every: int, fills: bool, plain_model: Path, tmp_path: Path
+) -> None:
+    data = rows_of(tmp_path, [{"prompt": "abcd"}, {"prompt": "efgh"}])
+    more = WRITING | {"policy__max_new_tokens": 8, "optimizer__kl": kl, "schedule__kl_every": every}
+    assert ("fill" in planned("grpo", plain_model, data, **more).operations) == fills
+
+
 def test_a_policy_without_an_outline(plain_model: Path, tmp_path: Path) -> None:
     data = rows_of(tmp_path, [{"prompt": "abcd", "completion": "efg"}])
     recipe = load("sft", [f"policy.model={plain_model}", f"data.path={data}"], registry=Registry())

@@ -15,7 +15,7 @@ from alignzoo import api
 from alignzoo.compare import headlines
 from alignzoo.compare import statistics as st
 from alignzoo.compare.answers import Answer, by_prompt, read_answers
-from alignzoo.compare.grid import RANDOM, START, Chosen, Grid
+from alignzoo.compare.grid import CURVE_PROMPTS, RANDOM, START, Chosen, Grid
 from alignzoo.compare.results import (
     CellResult,
     Compared,
@@ -349,7 +349,12 @@ def _settings(grid: Grid) -> dict[str, Any]:
         "start": plan.start,
         "best_of": plan.best_of,
         "judge": plan.judge,
-        "evaluation": {"prompts": plan.prompts, "n": plan.n, "validation prompts": plan.validation},
+        "evaluation": {
+            "prompts": plan.prompts,
+            "n": plan.n,
+            "validation prompts": plan.validation,
+            "curve prompts": CURVE_PROMPTS,
+        },
         "overrides": list(plan.overrides),
         "bootstrap": {"resamples": REPS, "seed": DICE},
     }

@@ -77,7 +77,7 @@ def results() -> Results:
     pair = Pair("shop", LABELS[4], "dpo", "gold", 0.3, 0.1, 0.5, 0.01, 0.03, "algorithms", 0.9, 0.2, 2, 64)
     return Results(
         command="alignzoo compare 'grpo[optimizer.kl=0.1]' dpo --task shop",
-        settings={"tasks": ["shop"]},
+        settings={"tasks": ["shop"], "evaluation": {"prompts": 256, "curve prompts": 64}},
         metric={"shop": "gold"},
         algorithms=tuple(map(compared, LABELS, ROLES)),
         cells=tuple(cells()),
@@ -338,6 +338,7 @@ def test_the_page_tells_everything(page: str) -> None:
     rows = re.findall(r"<tr[^>]*>\s*<th><svg.*?</svg>(.*?)</th>\s*<td class=\"metric\">", page, re.S)
     assert rows == sorted(LABELS, key=lambda label: -GAIN[label]), "the best first"
     assert "judge calls" in page
+    assert "on the way 64 held-out prompts are answered, in the table 256" in page  # as the curves' captions say
 
 
 def test_the_twin_in_markdown(folder: Path) -> None:

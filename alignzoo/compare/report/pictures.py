@@ -61,7 +61,15 @@ def _learning(results: Results, task: str, metric: str, curves: Sequence[Curve],
 
     says = f"What is gained of {metric} on {task}, by {label}: the mean over seeds, and from the lowest to the highest"
     says += "; the dashed level is choosing without training" if chosen else ""
+    says += _on_the_way(results)
     return Picture(slug(task, "learning", unit), f"Learning by {unit}", f"{says}.", draw, [*chosen, *shown])
+
+
+def _on_the_way(results: Results) -> str:
+    """How many prompts stand behind a curve, where that is not as many as behind the table."""
+    evaluation = results.settings["evaluation"]
+    few, all_ = evaluation.get("curve prompts", evaluation["prompts"]), evaluation["prompts"]
+    return f"; on the way {few} held-out prompts are answered, in the table {all_}" if few != all_ else ""
 
 
 def _band(axes: Any, curves: Sequence[Curve], metric: str, spent: Callable[[Mark], float], look: Look) -> None:
@@ -142,6 +150,7 @@ def _distance(results: Results, task: str, metric: str, curves: Sequence[Curve],
         f"{NAMES[metric]} on {task} against the distance from the start: marks are finished runs, thin lines their way"
     )
     says += ", broad lines the fit of each method, a ring where it turns over" if fitted else ""
+    says += _on_the_way(results)
     return Picture(slug(task, "distance", metric), NAMES[metric], f"{says}.", draw, shown)
 
 

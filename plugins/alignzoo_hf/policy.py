@@ -220,10 +220,7 @@ class HFPolicy:
 
     def room(self) -> int:
         """Tokens per pass: on the CPU so few that tensors stay small, on a GPU what its free memory holds."""
-        try:
-            shape = self.shape()
-        except AttributeError:  # no transformer: its configuration tells no such sizes
-            return 0
+        shape = self.shape()
         if self.device.type != "cuda":
             return memory.on_cpu(shape)
         free = torch.cuda.mem_get_info(self.device)[0]

@@ -18,9 +18,10 @@ def shape_of(model: Any, critic: ModelShape | None = None) -> ModelShape:
     """The sizes of a language model or a scorer, on any device, the meta device too."""
     inner = models.bare(model)
     config = inner.config.get_text_config()
-    layers, hidden, heads = config.num_hidden_layers, config.hidden_size, config.num_attention_heads
+    layers, hidden = config.num_hidden_layers, config.hidden_size
+    heads = getattr(config, "num_attention_heads", 0)  # a state space model has none, and its recurrence is not counted
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
-    head_dim = getattr(config, "head_dim", None) or hidden // heads
+    head_dim = getattr(config, "head_dim", None) or (hidden // heads if heads else 0)
     parameters = list(model.parameters())
     bare, trunk = (_multiplied(inner.base_model, adapters=adapters) for adapters in (False, True))
     feed_forward = bare / layers - 2 * hidden * head_dim * (heads + kv_heads)

@@ -11,6 +11,7 @@ import transformers
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
+import alignzoo
 from alignzoo import cost
 from alignzoo.cost import ModelShape, Work
 from alignzoo.interfaces import HasShape
@@ -78,6 +79,35 @@ def test_the_shape_is_read_from_any_family_on_the_meta_device(family: str) -> No
     if family != "Mixtral":  # whose router is counted, too
         sizes = (shape.layers, shape.hidden, shape.heads, shape.kv_heads, shape.head_dim, shape.intermediate)
         assert shape.trunk == cost.dense_trunk(*sizes, gated=gated)
+
+
+def state_space() -> Any:
+    sizes = {"vocab_size": 261, "hidden_size": 16, "num_hidden_layers": 2, "state_size": 4, "time_step_rank": 2}
+    return AutoModelForCausalLM.from_config(transformers.MambaConfig(**sizes, **IDS)).eval()
+
+
+def test_a_model_without_attention_has_no_heads_and_is_trained(plain_model: Path, tmp_path: Path) -> None:
+    model = state_space()
+    shape = shape_of(model)
+    assert (shape.heads, shape.kv_heads, shape.head_dim, shape.layers) == (0, 0, 0, 2)
+    linear = [each for each in model.backbone.modules() if isinstance(each, torch.nn.Linear)]
+    assert shape.trunk == sum(each.weight.numel() for each in linear)
+    assert shape.parameters == sum(each.numel() for each in model.parameters())
+
+    model.save_pretrained(tmp_path / "model")
+    transformers.AutoTokenizer.from_pretrained(plain_model).save_pretrained(tmp_path / "model")
+    data = tmp_path / "rows.jsonl"
+    data.write_text('{"prompt": "abc", "completion": "def"}\n' * 4)
+    result = alignzoo.run(
+        "sft",
+        out=tmp_path / "run",
+        policy={"model": str(tmp_path / "model"), "device": "cpu", "max_new_tokens": 4},
+        data={"path": str(data), "heldout": 0},
+        schedule={"steps": 2, "prompts": 2},
+        evaluate={"prompts": 0},
+    )
+    (stage,) = result.stages
+    assert stage.steps == 2
 
 
 def test_adapters_save_what_the_formula_says() -> None:

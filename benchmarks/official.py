@@ -1,7 +1,7 @@
 """The measurement beside peers, whole, in one command: `python benchmarks/official.py`, or `make bench`.
 
 Writes benchmarks/results/peers.json, .md and .svg, and the table of README's section "Speed". Two comparisons run at
-once where there are two cores, each on a core of its own. It takes so many minutes at most, and about 25: a comparison that
+once where there are two cores, each on a core of its own. It takes about 25 minutes, and no more than asked: one that
 begins late takes fewer steps, and one that would begin too late is left out and named. It wants a machine with nothing
 else to do.
 """

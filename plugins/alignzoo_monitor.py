@@ -54,7 +54,8 @@ class Monitor:
     correlation_span: int = 4
     """... as the mean over so many steps; of 64 completions each, chance alone gives 0.06 (one standard error), ..."""
     following: float = 0.15
-    """... and lengths follow it when they have drifted by this share in its direction."""
+    """... and lengths follow it when they have drifted by this share in its direction; where gold is known, it has not
+    risen with them."""
 
     def alerts(self, steps: Sequence[Figures], evaluations: Sequence[Figures]) -> list[Alert]:
         """What is to be said after the last of these steps. `evaluations` begin with the one before training.
@@ -64,7 +65,8 @@ class Monitor:
         online = any(step.get("tokens/generated") for step in steps)
         points, window = (list(steps), self.window) if online else (list(evaluations), 1)
         start = evaluations[0] if evaluations else points[0] if points else {}
-        checks = (self._kl, self._entropy, self._length, self._correlation)
+        checks = [self._kl, self._entropy, self._length]
+        checks += [] if self._gold_has_risen(evaluations) else [self._correlation]  # then longer is better indeed
         found = [*self._divergences(steps if online else (), evaluations)]
         found += [alert for check in checks if (alert := check(points, start, window))]
         return found
@@ -97,6 +99,12 @@ class Monitor:
             f"while {proxy_name} rose from {proxy[best].value:.2f} to {proxy[-1].value:.2f}",
             figures,
         )
+
+    def _gold_has_risen(self, evaluations: Sequence[Figures]) -> bool:
+        """From the first evaluation to the last, beyond chance."""
+        gold = [Point(e["gold"], e.get("gold_se", 0.0)) for e in evaluations if "gold" in e]
+        rise = gold[0].less(gold[-1]) if gold else Point(0.0, 0.0)
+        return rise.value > self.sigmas * rise.error
 
     def _kl(self, points: Sequence[Figures], start: Figures, window: int) -> Alert | None:
         """Faster in the last span than from the start until then. Before the first update it is 0."""

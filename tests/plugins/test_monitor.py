@@ -100,6 +100,13 @@ def test_a_reward_that_goes_with_length() -> None:
     assert kinds(steps(4, length__reward=lambda i: (-1) ** i, length=lambda i: 24.0)) == []
 
 
+@pytest.mark.parametrize(("gold", "told"), [(1.4, ["length-reward"]), (1.5, []), (0.9, ["length-reward"])])
+def test_that_longer_answers_are_better_is_no_fault_of_the_reward(gold: float, told: list[str]) -> None:
+    longer = steps(4, length__reward=lambda i: 0.5, length=lambda i: 24.0)
+    course = [{**START, "gold": 1.0, "gold_se": 0.1}, {**START, "gold": gold, "gold_se": 0.1}]
+    assert kinds(longer, course) == told  # three errors of a difference are 3·0.1·√2 = 0.42
+
+
 def test_of_a_method_that_learns_from_given_answers_the_evaluations_are_watched() -> None:
     given = [{"length": 99.0, "entropy": 0.01} for _ in range(5)]  # of the data, which no training moves
     assert kinds(given) == []

@@ -24,6 +24,8 @@ FORMULA = "_alignzoo_formula"
 def exchange(model: nn.Module) -> None:
     """Give the norms and feed-forwards of a model in a CPU's memory these forwards, where they are what they had."""
     for module in model.modules():
+        if "forward" in vars(module):
+            continue  # somebody has exchanged it before: a hook that loads weights, or we ourselves
         if type(module).__name__.endswith("RMSNorm") and (found := _formula(module)) is not None:
             setattr(module, FORMULA, found)
             module.forward = functools.partial(norm, module)  # copies of the module get their own

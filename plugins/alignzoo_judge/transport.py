@@ -250,9 +250,9 @@ def check_url(url: str) -> None:
 def retry_after(headers: Mapping[str, str]) -> float:
     """Seconds to wait by the header Retry-After, a number or a date; 0 where there is none, or nonsense."""
     value = headers.get("retry-after", "")
+    if date := email.utils.parsedate_tz(value):
+        return max(0.0, email.utils.mktime_tz(date) - time.time())
     try:
         return max(0.0, float(value))
     except ValueError:
-        pass
-    date = email.utils.parsedate_tz(value)
-    return max(0.0, email.utils.mktime_tz(date) - time.time()) if date else 0.0
+        return 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import pickle
 from typing import Any
 
@@ -158,6 +159,18 @@ class OtherGate(nn.Module):
 def test_what_is_something_else_stays(module: nn.Module) -> None:
     layers.exchange(module)
     assert "forward" not in vars(module)
+
+
+def test_a_forward_that_somebody_has_exchanged_stays() -> None:
+    model = model_of("Llama")
+    first, gated = model.model.norm, model.model.layers[0].mlp
+    hooks = {module: functools.partial(type(module).forward, module) for module in (first, gated)}
+    for module, hook in hooks.items():
+        module.forward = hook
+    for _ in range(2):  # the second time, our own are there
+        layers.exchange(model)
+        assert all(module.forward is hook for module, hook in hooks.items())
+    assert sum("forward" in vars(module) for module in model.modules()) == 2 + 2  # and the two norms of the layer
 
 
 def test_in_bf16_a_norm_is_transformers_own() -> None:

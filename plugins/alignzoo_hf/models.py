@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import copy
 import difflib
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,10 +33,20 @@ from alignzoo_hf.spec import HF
 def device(spec: HF) -> torch.device:
     """The recipe's device, or the one that accelerate finds."""
     if spec.device == "auto":
-        return torch.device(PartialState().device)
+        return _place()
     if spec.device == "cuda" and not torch.cuda.is_available():
         raise ModelError("policy.device is 'cuda' but no CUDA device is available: use 'auto' or 'cpu'")
     return torch.device(spec.device)
+
+
+@functools.cache
+def _place() -> torch.device:
+    """The device that accelerate finds. Processes that were launched together are joined by that; they part in order
+    when they end, as a thread of the group that outlives its interpreter aborts the process now and then."""
+    state = PartialState()
+    if state.num_processes > 1:
+        atexit.register(state.destroy_process_group)
+    return torch.device(state.device)
 
 
 def wants_bf16(spec: HF, place: torch.device) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from alignzoo_hf import slots
 from alignzoo_hf.graphs import Graphs
 from alignzoo_hf.models import bare
+from alignzoo_hf.rotary import rotating
 from alignzoo_hf.sampling import Sampling, draw, uniforms
 from alignzoo_hf.slots import Pack, SlotCache, Step
+from alignzoo_hf.unread import left_out
 
 PACK = 2048
 """Prompt tokens that are computed at once."""
@@ -71,12 +73,13 @@ class Engine:
 
     def write(self, prompts: Sequence[Tokens], n: int, settings: Sampling, *, seed: int, slots: int) -> Written:
         """`n` completions of each prompt, at most `slots` of them at once."""
-        with torch.inference_mode(), attention(self.model), column_major(self.model):
+        with torch.inference_mode(), attention(self.model), column_major(self.model), rotating(self.model):
             return _Writing(self, prompts, n, settings, seed, slots).run()
 
     def logits(self, what: Pack | Step, cache: SlotCache, tokens: Tensor, keep: int | Tensor) -> Tensor:
         """One forward pass."""
-        with slots.during(what):
+        reading = left_out(self.model.base_model, what.last) if isinstance(what, Pack) else nullcontext()
+        with slots.during(what), reading:
             positions = what.positions if isinstance(what, Pack) else what.positions[:, None]
             out = self.model(tokens, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=keep)
         return out.logits.flatten(0, 1)

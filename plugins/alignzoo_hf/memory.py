@@ -9,13 +9,14 @@ from alignzoo_hf import head
 SMALL = 1 << 25
 """Bytes from where on the C library maps every new tensor's pages afresh, which costs more than computing it."""
 
-ON_CPU = (256, 1024)
-"""Tokens at least, for matrix products to be efficient, and at most, beyond which nothing is gained: of a million
-weights, 1024 and 2048 tokens at once took the same time, and 535 and 605 MB."""
+ON_CPU = (256, 1024, 2048)
+"""Tokens at least, for matrix products to be efficient; at most; and at most where gradients are so large that adding
+up those of one micro-batch more is felt. Of a million weights, 1024 and 2048 tokens at once took the same time, and 535
+and 605 MB; of 25 million, 512, 1024 and 2048 took 1.79, 1.70 and 1.66 s for an update by dpo, and 1.09, 1.17 and 1.34
+GB."""
 
-HELD, ENOUGH = 400_000_000, 512
-"""Bytes of activations beyond which time is hardly gained for memory, and tokens that suffice for that to be so: of 25
-million weights, 512, 1024 and 2048 tokens at once took 2.46, 2.38 and 2.40 s a step, and 1.13, 1.37 and 1.65 GB."""
+HELD, ENOUGH = 640_000_000, 512
+"""Bytes of activations beyond which time is hardly gained for memory, and tokens that suffice for that to be so."""
 
 ON_GPU = (1024, 65_536)
 """The same for a GPU."""
@@ -29,7 +30,9 @@ def on_cpu(shape: ModelShape) -> int:
     probabilities so few that they are kept rather than computed twice."""
     widest = max(shape.intermediate, shape.hidden, shape.heads * shape.head_dim)
     held = max(ENOUGH, HELD // cost.activation_bytes(shape, 1))
-    return _within(min(SMALL // (cost.FLOAT32 * widest), held, head.KEPT // shape.vocab), *ON_CPU)
+    least, most, more = ON_CPU
+    most = more if cost.gradient_bytes(shape) > SMALL else most
+    return _within(min(SMALL // (cost.FLOAT32 * widest), held, head.KEPT // shape.vocab), least, most)
 
 
 def on_gpu(shape: ModelShape, free: int, width: int) -> int:

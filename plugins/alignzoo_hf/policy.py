@@ -113,15 +113,15 @@ class HFPolicy:
             if columns & {"logprobs", "entropy"} or ("values" in columns and self.spec.critic == "shared"):
                 answers |= self._language(batch, columns)
             if "values" in columns and self.spec.critic == "separate":
-                states = self._states(self.critic, batch, _read(batch))
+                states = self._states(self.critic, batch, *_predicting(batch))
                 answers["values"] = self._values(models.score_head(self.critic), states, batch)
             if "scores" in columns:
                 answers["scores"] = self._scores(batch)
         return Forward(**{name: column for name, column in answers.items() if name in columns})
 
-    def _states(self, model: Any, batch: Batch, used: Tensor) -> States:
-        """A model's states of the used tokens: packed, or padded where its attention is its own."""
-        return packed(model, batch, used) if self._packs(model) else padded(model, batch.tokens)
+    def _states(self, model: Any, batch: Batch, used: Tensor, read: Tensor) -> States:
+        """A model's states where they are read: of the used tokens packed, or padded where its attention is its own."""
+        return packed(model, batch, used, read) if self._packs(model) else padded(model, batch.tokens)
 
     def _packs(self, model: Any) -> bool:
         """Whether a model can be packed, found out when it is first asked."""
@@ -134,7 +134,7 @@ class HFPolicy:
     def _language(self, batch: Batch, columns: frozenset[str]) -> dict[str, Tensor]:
         if self._answering is None:
             raise ModelError("this policy only scores: it has no language-model head to answer log-probabilities")
-        states = self._states(self._answering, batch, _read(batch))
+        states = self._states(self._answering, batch, *_predicting(batch))
         answers = {}
         if columns & {"logprobs", "entropy"}:
             where = fn.predicted(batch.mask)
@@ -167,7 +167,9 @@ class HFPolicy:
             return scores.float()
         last = models.read_at(self.scorer, batch.tokens, batch.attend)
         rows = torch.arange(len(batch), device=last.device)
-        states = self._states(self.scorer, batch, batch.attend)
+        read = torch.zeros_like(batch.attend)
+        read[rows, last] = True
+        states = self._states(self.scorer, batch, batch.attend, read)
         scores = models.score_head(self.scorer)(states.hidden[states.place[rows, last]])[:, label]
         return scores.to(wide(scores.dtype))
 
@@ -248,7 +250,8 @@ class HFPolicy:
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
 
-def _read(batch: Batch) -> Tensor:
-    """The tokens whose states predict a completion token, and those before them: all but the last, as a rule."""
+def _predicting(batch: Batch) -> tuple[Tensor, Tensor]:
+    """The tokens whose states predict a completion token, with those before them (all but the last, as a rule), and
+    these alone; (N, T) each."""
     after = batch.mask.flip(1).long().cumsum(1).flip(1) - batch.mask.long()  # completion tokens that are still to come
-    return batch.attend & (after > 0)
+    return batch.attend & (after > 0), torch.nn.functional.pad(fn.predicted(batch.mask), (0, 1))

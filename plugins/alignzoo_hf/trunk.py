@@ -12,6 +12,8 @@ from torch import Tensor
 from alignzoo.types import Batch
 from alignzoo_hf import models
 from alignzoo_hf.packed import Packing, attending, pack
+from alignzoo_hf.rotary import rotating
+from alignzoo_hf.unread import left_out
 
 log = logging.getLogger("alignzoo")
 
@@ -24,7 +26,7 @@ class States:
     """Last hidden states, and where each token's lie."""
 
     hidden: Tensor
-    """(P, H)."""
+    """(P, H); of a token whose state nobody asked for, without meaning."""
     place: Tensor
     """(N, T): the line of `hidden` that belongs to a row's token."""
 
@@ -36,15 +38,16 @@ def padded(model: Any, tokens: Tensor) -> States:
     return States(hidden.flatten(0, 1), place)
 
 
-def packed(model: Any, batch: Batch, used: Tensor) -> States:
-    """The used tokens alone, with what the rows of a group begin with computed once."""
+def packed(model: Any, batch: Batch, used: Tensor, read: Tensor) -> States:
+    """The used tokens alone, with what the rows of a group begin with computed once; states where `read` (N, T)."""
     packing = pack(batch.tokens, used, batch.group)
-    return States(_through(model, packing), packing.place)
+    return States(_through(model, packing, read), packing.place)
 
 
-def _through(model: Any, packing: Packing) -> Tensor:
+def _through(model: Any, packing: Packing, read: Tensor) -> Tensor:
     base = models.bare(model).base_model
-    with attending(base.config.get_text_config(), packing):
+    read_in_line = packing.place[read].unique()
+    with attending(base.config.get_text_config(), packing), left_out(base, read_in_line), rotating(base):
         out = base(packing.tokens, position_ids=packing.positions, use_cache=False)
     hidden: Tensor = out.last_hidden_state[0]
     return hidden
@@ -82,7 +85,8 @@ def _difference(model: Any) -> str:
     used = torch.arange(14) < torch.tensor([14, 9, 6, 11, 3])[:, None]
     tokens, used = tokens.to(device), used.to(device)
     packing = pack(tokens, used, torch.tensor([0, 0, 0, 1, 2], device=device))
-    ours, theirs = _through(model, packing)[packing.place[used]], models.states(model, tokens)[used]
+    read = used & (torch.arange(14, device=device) >= 5)
+    ours, theirs = _through(model, packing, read)[packing.place[read]], models.states(model, tokens)[read]
     if not packing.windows:
         return "its attention is its own, not one that transformers can exchange"
     expected = set(windows(config))

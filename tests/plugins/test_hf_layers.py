@@ -101,13 +101,40 @@ def test_the_norm_by_hand() -> None:
     assert float(r) == pytest.approx(0.282843, rel=1e-6)
 
 
-def test_the_gates_gradient_is_autograds() -> None:
+def gated(x: Tensor, w_gate: Tensor, w_up: Tensor, w_down: Tensor) -> Tensor:
+    return (silu(x @ w_gate.T) * (x @ w_up.T)) @ w_down.T
+
+
+@pytest.mark.parametrize("frozen", [(), (0,), (1, 3), (1, 2, 3)], ids=str)
+def test_the_feed_forwards_gradient_is_autograds(frozen: tuple[int, ...]) -> None:
     rng = torch.Generator().manual_seed(0)
-    gate, up, upstream = (torch.randn(3, 7, generator=rng, dtype=torch.float64) * 3 for _ in range(3))
-    gate.requires_grad_(), up.requires_grad_()
-    found = torch.autograd.grad(layers.SwiGLU.apply(gate, up), [gate, up], upstream)
-    torch.testing.assert_close(found, torch.autograd.grad(silu(gate) * up, [gate, up], upstream))
-    assert torch.autograd.gradcheck(layers.SwiGLU.apply, (gate, up))
+    shapes = [(2, 3, 4), (7, 4), (7, 4), (4, 7)]
+    given = [torch.randn(shape, generator=rng, dtype=torch.float64) for shape in shapes]
+    learnt = [each.requires_grad_() for i, each in enumerate(given) if i not in frozen]
+    ours, theirs = layers.Gated.apply(*given), gated(*given)
+    torch.testing.assert_close(ours, theirs, rtol=1e-13, atol=1e-13)
+    upstream = torch.randn(theirs.shape, generator=rng, dtype=torch.float64)
+    expected = torch.autograd.grad(theirs, learnt, upstream)
+    torch.testing.assert_close(torch.autograd.grad(ours, learnt, upstream), expected, rtol=1e-12, atol=1e-12)
+    assert torch.autograd.gradcheck(layers.Gated.apply, tuple(given))
+
+
+def test_the_feed_forward_by_hand() -> None:
+    # g = 2 and u = 3: silu(2) = 2 / (1 + e^-2) = 1.761594, times 3, times 0.5
+    out = layers.Gated.apply(torch.tensor([[1.0]]), *(torch.tensor([[w]]) for w in (2.0, 3.0, 0.5)))
+    assert float(out) == pytest.approx(2.642391, rel=1e-6)
+
+
+def test_what_hangs_on_a_linear_layer_is_not_passed_by() -> None:
+    model = model_of("Llama")
+    layers.exchange(model)
+    part, x = model.model.layers[0].mlp, torch.linspace(-1, 1, 64).view(1, 2, 32)
+    plain = part(x)
+    hook = part.up_proj.register_forward_hook(lambda module, given, out: 2 * out)
+    torch.testing.assert_close(part(x), 2 * plain)
+    hook.remove()
+    part.down_proj = nn.Linear(48, 32)
+    torch.testing.assert_close(part(x), part.down_proj(silu(part.gate_proj(x)) * part.up_proj(x)))
 
 
 def test_with_and_without_a_gradient_it_is_the_same_to_the_bit() -> None:

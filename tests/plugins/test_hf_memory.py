@@ -24,7 +24,7 @@ GIB = 1 << 30
 @pytest.mark.parametrize(
     ("width", "expected"),
     [
-        (1408, 1024),  # 2^25 bytes / (4 · 1408) = 5957 tokens: more would gain nothing
+        (1408, 2048),  # 2^25 bytes / (4 · 1408) = 5957 tokens: more would gain nothing
         (8192, 1024),  # 2^25 / (4 · 8192) = 1024
         (12_000, 512),  # 699, the power of two below
         (30_000, 256),  # 279
@@ -36,11 +36,18 @@ def test_on_the_cpu_the_widest_tensor_of_a_layer_stays_small(width: int, expecte
 
 
 def test_on_the_cpu_activations_are_bounded_and_the_heads_probabilities_kept() -> None:
-    # A token of 6 layers keeps 4 · (6 · 10240 + 3 · 512) = 251904 bytes, so 400 MB hold 1587; of 12 layers 803.
-    assert memory.on_cpu(replace(SHAPE, layers=6)) == 1024
-    assert memory.on_cpu(SHAPE) == 512
+    # A token of 6 layers keeps 4 · (6 · 10240 + 3 · 512) = 251904 bytes, so 640 MB hold 2540; of 12 layers 1286, of
+    # 24 layers 647.
+    assert memory.on_cpu(replace(SHAPE, layers=6)) == 2048
+    assert memory.on_cpu(SHAPE) == 1024
+    assert memory.on_cpu(replace(SHAPE, layers=24)) == 512
     assert memory.on_cpu(replace(SHAPE, layers=48)) == 512  # no fewer for that
     assert memory.on_cpu(replace(SHAPE, layers=1, vocab=100_000)) == 512  # 2^26 / 100000 = 671
+
+
+def test_on_the_cpu_gradients_that_take_long_to_add_up_are_added_up_less_often() -> None:
+    assert memory.on_cpu(replace(SHAPE, layers=1, trained=8_388_609)) == 2048  # of 4 bytes each, just above 2^25
+    assert memory.on_cpu(replace(SHAPE, layers=1, trained=8_388_608)) == 1024
 
 
 def test_on_a_gpu_free_memory_is_for_gradients_moments_and_then_activations() -> None:

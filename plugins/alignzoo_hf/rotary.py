@@ -1,0 +1,86 @@
+"""Rotary position embeddings in half the passes over memory, with their gradient written down.
+
+transformers' attention modules look their `apply_rotary_pos_emb` up in the file that they are defined in. Where that
+function is the common one, ours stands in its place while a model of ours is run, and no longer.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache, partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+NAME = "apply_rotary_pos_emb"
+
+Rotate = Callable[..., tuple[Tensor, Tensor]]
+
+
+@contextmanager
+def rotating(model: nn.Module) -> Iterator[None]:
+    """Inside, queries and keys of a model in a CPU's memory are turned by `Rotation`."""
+    files = {type(module).__module__ for module in model.modules()}
+    former = {file: own for file in files if (own := getattr(sys.modules[file], NAME, None)) and _is_common(own)}
+    for file, own in former.items():
+        setattr(sys.modules[file], NAME, partial(_rotate, own))
+    try:
+        yield
+    finally:
+        for file, own in former.items():
+            setattr(sys.modules[file], NAME, own)
+
+
+def _rotate(own: Rotate, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *more: Any, **named: Any) -> Any:
+    """As transformers calls it: queries and keys (N, H, T, D), cosines and sines (N, T, D)."""
+    plain = q.device.type == "cpu" and q.dtype == cos.dtype and q.shape[-1] == cos.shape[-1]
+    if more or named or not plain:
+        return own(q, k, cos, sin, *more, **named)
+    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
+    turn = Rotation.apply if torch.is_grad_enabled() else turned
+    return turn(q, cos, sin), turn(k, cos, sin)
+
+
+def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """y = x·cos + (-x₂, x₁)·sin, with x₁ and x₂ the halves of x (Su et al. 2021, arXiv:2104.09864, eq. 34)."""
+    half = x.shape[-1] // 2
+    y = x * cos
+    y[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-1)
+    y[..., half:].addcmul_(x[..., :half], sin[..., half:])
+    return y
+
+
+class Rotation(torch.autograd.Function):
+    """`turned`; the gradient is turned back: ∂x = ∂y·cos + (∂y₂·sin₂, -∂y₁·sin₁)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return turned(x, cos, sin)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        half = upstream.shape[-1] // 2
+        d_x = upstream * cos
+        d_x[..., :half].addcmul_(upstream[..., half:], sin[..., half:])
+        d_x[..., half:].addcmul_(upstream[..., :half], sin[..., :half], value=-1)
+        return d_x, None, None
+
+
+@cache
+@torch.no_grad()
+def _is_common(own: Rotate) -> bool:
+    """Whether a function of transformers computes that formula: some families pair neighbours instead of halves."""
+    q, k, cos, sin = (torch.linspace(-1.0, 1.0 + i, 24).view(1, 3, 8) for i in range(4))
+    q, k = q.unsqueeze(1), k.unsqueeze(1)
+    try:
+        theirs = own(q, k, cos, sin)
+    except (TypeError, ValueError, RuntimeError):  # it is given something else
+        return False
+    return all(torch.allclose(a, b) for a, b in zip(_rotate(own, q, k, cos, sin), theirs, strict=True))

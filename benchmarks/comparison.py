@@ -14,8 +14,6 @@ import floor
 import peers
 import workload
 
-from alignzoo import probe
-
 STEPS = 5
 """Timed steps of each system, after one that warms up."""
 ENDS = {"geometric": 1 / 64, "cap": 0.0}
@@ -57,31 +55,40 @@ def until(steps: int, deadline: float = float("inf"), least: int = 3) -> Repeat:
 
 
 def measure(case: Case, repeat: Repeat, *, full: bool, core: int | None = None) -> Row:
-    """Steps in turn, as often as `repeat` calls for, with the floor that the machine allows in the same moments."""
+    """Steps in turn, as often as `repeat` calls for, with the machine's pace just before and after each of ours."""
     sizes = workload.SIZES[case.size]
-    rates: list[float] = []
+    paces: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         workload.make(Path(folder), sizes, ends=ENDS[case.lengths])
         with peers.running(case.method, Path(folder), full=full, core=core) as sides:
 
             def turn() -> None:
-                rates.append(probe.matmul_rate(1024, sizes.hidden, sizes.intermediate))
-                for side in peers.in_contention(sides):
+                ours, *others = peers.in_contention(sides)
+                before = floor.pace(sizes)
+                ours.step()
+                paces.append((before + floor.pace(sizes)) / 2)
+                for side in others:
                     side.step()
 
             repeat(turn)
             for side in sides:
                 side.end()
-        length = statistics.mean(step["length"] for step in sides[0].steps[1:])
-        operations = floor.operations(case.method, sizes, Path(folder), length)
-    figures = {side.system.name: side.figures() for side in sides}
+        steps = sides[0].steps[1:]
+        least = [floor.operations(case.method, sizes, Path(folder), step["length"]) for step in steps]
+    whole = [sum(each.values()) / pace / step["cpu"] for each, pace, step in zip(least, paces, steps, strict=True)]
     return {
         "method": case.method,
         "size": case.size,
         "lengths": case.lengths,
-        "length": length,
-        "systems": figures,
-        "gflops_per_second": max(rates) / 1e9,
-        "gflops": {phase: count / 1e9 for phase, count in operations.items()},
-        "floor_share": sum(operations.values()) / max(rates) / figures["alignzoo"]["cpu_seconds"],
+        "length": statistics.mean(step["length"] for step in steps),
+        "systems": {side.system.name: side.figures() for side in sides},
+        "gflops_per_second": [pace / 1e9 for pace in paces],
+        "gflops": {phase: statistics.mean(each[phase] for each in least) / 1e9 for phase in least[0]},
+        "floor_share": statistics.median(whole),
+        "floor_shares": {
+            phase: statistics.median(
+                each[phase] / pace / step["phases"][phase] for each, pace, step in zip(least, paces, steps, strict=True)
+            )
+            for phase in least[0]
+        },
     }

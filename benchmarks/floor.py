@@ -1,8 +1,12 @@
-"""The least that a step must cost: its operations, by `alignzoo.cost`, at the machine's rate of matrix products."""
+"""The least that a step must cost: its operations, by `alignzoo.cost`, at the machine's rate of matrix products.
+
+Every layer is counted for every token, also where a system finds that it can do without.
+"""
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +19,23 @@ from alignzoo import cost
 from alignzoo.cost import ModelShape, Work
 from alignzoo_hf.shape import shape_of
 
+TOKENS, WHILE = 1024, 0.5
+"""Rows of the product that is timed, and for how many seconds."""
+
 LOGPROBS, SCORES, VALUES = frozenset({"logprobs"}), frozenset({"scores"}), frozenset({"values"})
+
+
+def pace(size: workload.Size) -> float:
+    """Operations of a model's widest product per CPU second of this thread, on one core: the mean over a while, as the
+    seconds of a step are a sum over a while in which the core is now faster and now slower."""
+    torch.set_num_threads(1)
+    left, right = torch.randn(TOKENS, size.hidden), torch.randn(size.intermediate, size.hidden).T
+    out, done = torch.mm(left, right), 0
+    start = time.thread_time()
+    while (passed := time.thread_time() - start) < WHILE:
+        torch.mm(left, right, out=out)
+        done += 1
+    return done * 2 * TOKENS * size.hidden * size.intermediate / passed
 
 
 def shape(size: workload.Size) -> ModelShape:

@@ -42,8 +42,9 @@ class Official:
     start: float = field(default_factory=time.monotonic)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def lane(self, core: int | None) -> None:
-        """One comparison after another, on one core."""
+    def lane(self, core: int) -> None:
+        """One comparison after another, on one core: the systems, and the thread that measures the core's pace."""
+        os.sched_setaffinity(0, {core})
         while True:
             with self.lock:
                 if not self.todo:
@@ -54,7 +55,7 @@ class Official:
             else:
                 self.measure(case, core)
 
-    def measure(self, case: Case, core: int | None) -> None:
+    def measure(self, case: Case, core: int) -> None:
         repeat = until(self.steps, self.start + 60 * SHARE * self.minutes)
         try:
             row = measure(case, repeat, full=True, core=core)

@@ -38,8 +38,14 @@ def short(rows: list[dict[str, Any]]) -> str:
         name, (ratio, low, high) = best_peer(row), ratios(row)
         memory = row["systems"]["alignzoo"]["peak_bytes"] / row["systems"][name]["peak_bytes"]
         cells = [row["method"] + NAMES[row["lengths"]], row["size"], f"**{ratio:.1f}** ({low:.1f}–{high:.1f})"]
-        lines.append("| " + " | ".join([*cells, f"{memory:.2f}", f"{row['floor_share']:.0%}"]) + " |")
+        lines.append("| " + " | ".join([*cells, f"{memory:.2f}", share(row)]) + " |")
     return "\n".join([*lines, "", *sorted({f"Measured on: {heading(row['machine'])}." for row in rows})]) + "\n"
+
+
+def share(row: dict[str, Any]) -> str:
+    """Of the floor, the step; and decoding, where there is some."""
+    decode = row.get("floor_shares", {}).get("sample")
+    return f"{row['floor_share']:.0%}" + (f" (decode {decode:.0%})" if decode else "")
 
 
 def render(rows: list[dict[str, Any]], folder: Path) -> str:
@@ -52,7 +58,8 @@ def render(rows: list[dict[str, Any]], folder: Path) -> str:
         "",
         "Tokens per CPU second on one core in float32, steps taken in turn by processes of their own; medians, and in "
         "brackets the range over pairs of steps. The peer is the fastest of TRL's settings that were run. Of the "
-        "matrix products that the step cannot do without, at the rate at which this machine does them: the floor. "
+        "matrix products that the step cannot do without, at the rate at which this core does them just before and "
+        "after it: the floor. "
         "System: the share of CPU time in the kernel, ours and the peer's; page faults for the most part.",
         "",
         "| method | model | alignzoo tok/s | peer tok/s | peer | ratio | steps | memory | of the floor | system |",
@@ -70,7 +77,7 @@ def render(rows: list[dict[str, Any]], folder: Path) -> str:
             f"**{ratio:.2f}** ({low:.2f}–{high:.2f})",
             str(ours["steps"]),
             f"{ours['peak_bytes'] / peer['peak_bytes']:.2f}× ({ours['peak_bytes'] / 1e6:,.0f} MB)",
-            f"{row['floor_share']:.0%}",
+            share(row),
             f"{ours['system_share']:.0%} / {peer['system_share']:.0%}",
         ]
         lines.append("| " + " | ".join(cells) + " |")

@@ -1,4 +1,4 @@
-"""Rotary position embeddings in half the passes over memory, with their gradient written down.
+"""Rotary position embeddings in fewer passes over memory, with their gradient written down.
 
 transformers' attention modules look their `apply_rotary_pos_emb` up in the file that they are defined in. Where that
 function is the common one, ours stands in its place while a model of ours is run, and no longer.
@@ -46,11 +46,14 @@ def _rotate(own: Rotate, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *more: 
 
 
 def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """y = x·cos + (-x₂, x₁)·sin, with x₁ and x₂ the halves of x (Su et al. 2021, arXiv:2104.09864, eq. 34)."""
+    """y = x·cos + (-x₂, x₁)·sin, with x₁ and x₂ the halves of x (Su et al. 2021, arXiv:2104.09864, eq. 34).
+
+    Rounded as transformers rounds it, to the bit.
+    """
     half = x.shape[-1] // 2
     y = x * cos
-    y[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-1)
-    y[..., half:].addcmul_(x[..., :half], sin[..., half:])
+    y[..., :half] -= x[..., half:] * sin[..., :half]
+    y[..., half:] += x[..., :half] * sin[..., half:]
     return y
 
 
@@ -68,8 +71,8 @@ class Rotation(torch.autograd.Function):
         cos, sin = ctx.saved_tensors
         half = upstream.shape[-1] // 2
         d_x = upstream * cos
-        d_x[..., :half].addcmul_(upstream[..., half:], sin[..., half:])
-        d_x[..., half:].addcmul_(upstream[..., :half], sin[..., :half], value=-1)
+        d_x[..., :half] += upstream[..., half:] * sin[..., half:]
+        d_x[..., half:] -= upstream[..., :half] * sin[..., :half]
         return d_x, None, None
 
 
@@ -83,4 +86,4 @@ def _is_common(own: Rotate) -> bool:
         theirs = own(q, k, cos, sin)
     except (TypeError, ValueError, RuntimeError):  # it is given something else
         return False
-    return all(torch.allclose(a, b) for a, b in zip(_rotate(own, q, k, cos, sin), theirs, strict=True))
+    return all(torch.equal(a, b) for a, b in zip(_rotate(own, q, k, cos, sin), theirs, strict=True))

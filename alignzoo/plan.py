@@ -106,7 +106,7 @@ def bytes_of(step: Rehearsal, outline: Outline, room: int = 0) -> dict[str, int]
     shape = outline.shape
     tokens, answers = step.at_once(room or step.stage.schedule.micro_tokens or outline.room)
     trunks = [shape, shape.critic] if "values" in step.needs and shape.critic is not None else [shape]
-    kept = [cost.activation_bytes(trunk, tokens, outline.width) for trunk in trunks]
+    kept = [round(outline.kept * cost.activation_bytes(trunk, tokens, outline.width)) for trunk in trunks]
     working = max(each // trunk.layers for each, trunk in zip(kept, trunks, strict=True))
     rows = min(step.writer.rows, outline.slots)
     cached = step.writer.cached * rows // max(1, step.writer.rows)

@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import silu
 
+from alignzoo import cost
+from alignzoo.cost import ModelShape
+
 EXACT = (torch.float32, torch.float64)
 """Precisions in which a norm's formula is computed as it stands; in others its own forward says where it rounds."""
 
@@ -31,6 +34,15 @@ def exchange(model: nn.Module) -> None:
             module.forward = functools.partial(norm, module)  # copies of the module get their own
         elif _is_gated(module):
             module.forward = functools.partial(feed_forward, module)
+
+
+def kept(config: Any, shape: ModelShape) -> float:
+    """Of the activations of a stock forward pass, those that these keep: of a norm two tensors instead of three, and of
+    a gated feed-forward two instead of four, where a family has them in this form."""
+    if not (shape.gated and hasattr(config, "rms_norm_eps") and getattr(config, "hidden_act", "") == "silu"):
+        return 1.0
+    spared = 2 * (shape.hidden + shape.intermediate) * shape.layers * cost.FLOAT32
+    return 1 - spared / cost.activation_bytes(shape, 1)
 
 
 # --- RMS norms --------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from alignzoo import cost
 from alignzoo.cost import ModelShape
 from alignzoo.interfaces import Outline, Policy
-from alignzoo_hf import head, memory, models
+from alignzoo_hf import head, layers, memory, models
 from alignzoo_hf.encoding import encoder
 from alignzoo_hf.shape import shape_of
 from alignzoo_hf.spec import HF
@@ -58,6 +58,7 @@ def outline(spec: HF, needs: frozenset[str]) -> Outline:
         encode=encoder(spec, main, tokenizer, writes=not only_scores).group,
         logits=logits,
         trial=trial,
+        kept=1.0 if bf16 or place.type != "cpu" or spec.lora_rank else layers.kept(config.get_text_config(), shape),
         cheaper=lambda: _cheaper(spec, needs),
     )
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alignzoo import cost
 from alignzoo import functional as fn
 from alignzoo.cost import ModelShape
 from alignzoo.errors import ModelError
@@ -52,10 +53,10 @@ class HFPolicy:
         self.lm = models.causal_lm(spec, frozen).to(self.device) if writes else None
         if "values" in needs and spec.critic == "shared":
             self.critic = self._shared_critic()
-        self._reference: Any = None
-        if self.lm is not None and needs and not spec.lora_rank:  # who needs nothing only writes
-            # In the trained weights' own precision: rounded to bf16, it would not answer as the policy does at first.
-            self._reference = copy.deepcopy(self.lm).requires_grad_(False)
+        self._trains = self.lm is not None and bool(needs)  # who needs nothing only writes
+        self._copied: Any = None
+        if self._trains and not spec.lora_rank and not isinstance(spec.model, str):
+            self._copied = copy.deepcopy(self.lm).requires_grad_(False)  # a live model's first weights lie nowhere else
         self._answering: Any = self.lm
         self._packable: dict[type, bool] = {}
         model = self.lm if self.lm is not None else self.scorer
@@ -178,9 +179,9 @@ class HFPolicy:
         """Inside, the language model answers as it did before training: adapters off, or the frozen copy."""
         if self.lm is None:
             raise ModelError("this policy only scores: it has no reference")
-        if self._reference is None and not self.spec.lora_rank:
+        if not self._trains and not self.spec.lora_rank:
             raise ModelError("this policy was loaded for writing only: it has no reference")
-        if self._reference is None:
+        if self.spec.lora_rank:
             with self.lm.disable_adapter():
                 yield
             return
@@ -189,6 +190,14 @@ class HFPolicy:
             yield
         finally:
             self._answering = former
+
+    @property
+    def _reference(self) -> Any:
+        """The frozen copy, loaded when it is first asked; in the trained weights' own precision, as one rounded to bf16
+        would not answer as the policy does at first."""
+        if self._copied is None:
+            self._copied = models.causal_lm(self.spec, torch.float32).to(self.device).requires_grad_(False)
+        return self._copied
 
     # --- training ------------------------------------------------------------------------------------------------
 
@@ -226,12 +235,13 @@ class HFPolicy:
         if self.device.type != "cuda":
             return memory.on_cpu(shape)
         free = torch.cuda.mem_get_info(self.device)[0]
+        free -= cost.reference_bytes(shape) if self._trains and self._copied is None else 0  # it may still come
         kept = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)  # torch's, and free
         return memory.on_gpu(shape, free + kept, width=2 if self.bf16 else 4)
 
     def fingerprint(self) -> str:
         """Of the reference's weights, its configuration, the temperature, the precision and the kind of device."""
-        model = self._reference if self._reference is not None else self.lm
+        model = self._reference if self._trains and not self.spec.lora_rank else self.lm
         return fingerprint(model, (self.spec.temperature, self.bf16, self.device.type))
 
     def shape(self) -> ModelShape:

@@ -348,6 +348,23 @@ def test_the_reference_stays_where_training_began(load: Any, rank: int) -> None:
     assert not torch.equal(logprobs(policy, batch), before)
 
 
+def test_the_reference_is_loaded_when_it_is_first_asked(plain_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded, own = [], models.causal_lm
+    monkeypatch.setattr(models, "causal_lm", lambda *given: loaded.append(1) or own(*given))
+    policy: Any = HF(model=str(plain_model), device="cpu").load(WRITES)
+    step(policy, batch_of(policy))
+    assert len(loaded) == 1
+    for _ in range(2):
+        with policy.reference():
+            assert len(loaded) == 2
+    live: Any = HF(model=own(policy.spec, torch.float32), tokenizer=policy.tokenizer, device="cpu").load(WRITES)
+    batch = batch_of(live)
+    before = logprobs(live, batch).detach()
+    step(live, batch)
+    with torch.no_grad(), live.reference():  # whose first weights lie in no file
+        assert torch.equal(logprobs(live, batch), before)
+
+
 def test_the_reference_ends_with_its_block_even_after_an_error(load: Any) -> None:
     policy = load()
     batch = batch_of(policy)

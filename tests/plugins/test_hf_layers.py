@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 from transformers import AutoModelForCausalLM
 
+from alignzoo import cost
 from alignzoo_hf import layers
+from alignzoo_hf.shape import shape_of
 
 SIZES = {"vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "pad_token_id": 0}
 WIDE = SIZES | {"intermediate_size": 48, "num_key_value_heads": 2}
@@ -208,3 +210,23 @@ def test_in_bf16_a_norm_is_transformers_own() -> None:
         layers.exchange(model)
         assert len(exchanged(model)["norm"]) == 3
         assert torch.equal(model(tokens).logits, expected)
+
+
+def test_what_is_kept_is_what_autograd_keeps() -> None:
+    alive: dict[int, Tensor] = {}
+    model = model_of("Llama")
+    model.set_attn_implementation("sdpa")
+    layers.exchange(model)
+    weights = {each.untyped_storage().data_ptr() for each in model.parameters()}
+
+    def keep(tensor: Tensor) -> Tensor:
+        alive[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model.base_model(torch.arange(200)[None] % 40, use_cache=False)
+    found = sum(each.untyped_storage().nbytes() for place, each in alive.items() if place not in weights)
+    shape = shape_of(model)
+    assert layers.kept(model.config, shape) * cost.activation_bytes(shape, 200) == pytest.approx(found, rel=0.15)
+    assert layers.kept(model_of("GPTNeoX").config, shape_of(model_of("GPTNeoX"))) == 1.0
+    assert layers.kept(model_of("Gemma").config, shape_of(model_of("Gemma"))) == 1.0  # its gate is another

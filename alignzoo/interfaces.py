@@ -142,10 +142,10 @@ class Outline:
     """Bytes that the language-model head holds for so many answered positions."""
     trial: Callable[[int], Policy]
     """A live policy of the same sizes but with so many layers and random weights, to be timed."""
-    kept: float = 1.0
-    """Of `cost.activation_bytes`, what its forward pass keeps for the backward pass."""
     cheaper: Callable[[], Mapping[str, Outline]] = dict
     """Other settings that take less memory, and what the policy is then."""
+    kept: float = 1.0
+    """Of `cost.activation_bytes`, what its forward pass keeps for the backward pass."""
 
 
 @runtime_checkable

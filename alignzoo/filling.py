@@ -9,7 +9,7 @@ import torch
 
 from alignzoo import processes
 from alignzoo.collate import Known, fill, keys, known_column, only, trim
-from alignzoo.interfaces import Optimizer, Policy
+from alignzoo.interfaces import HasExactSamples, Optimizer, Policy
 from alignzoo.room import NoRoomError, Room
 from alignzoo.schedule import Schedule
 from alignzoo.tokens import WATCHED
@@ -50,8 +50,9 @@ class Filler:
 
         Where a batch is used for one update, what the policy says before it is what the update's own forward pass says:
         a pass of its own would compute the same again. Where `prepare` does not read these columns, it is shown the
-        batch without them. Where it does, and the batch is computed in one piece, the update's forward pass is computed
-        first. All else is filled before.
+        batch without them. Where it reads the log-probabilities alone, it is shown what the policy recorded as it
+        wrote, if that is the same. Where neither helps, and the batch is computed in one piece, the update's forward
+        pass is computed first. All else is filled before.
         """
         needs, wanted = optimizer.needs, optimizer.needs | (WATCHED if watched else NONE)
         if self.reference and len(batch):
@@ -60,6 +61,8 @@ class Filler:
         if late and len(batch) and optimizer.epochs == 1:
             batch = self.filled(batch, wanted - late)
             prepared = _unread(optimizer, batch)
+            if prepared is None:
+                prepared = self._recorded(optimizer, batch, late)
             if prepared is not None and self._once(prepared) and sorted(keys(prepared)) == sorted(keys(batch)):
                 return Ready(batch, prepared, Once(late))
             if prepared is None and (ready := self._ahead(optimizer, batch, late)):
@@ -71,6 +74,15 @@ class Filler:
         """The batch with the columns that are needed, each process filling its share."""
         share = batch.select(slice(processes.index(), None, processes.count()))
         return processes.same_columns(batch, fill(share, self.policy, needs, room=self.room))
+
+    def _recorded(self, optimizer: Optimizer, batch: Batch, late: frozenset[str]) -> Batch | None:
+        """What `prepare` makes of a batch with the log-probabilities of the writing; None where these are not those of
+        before the update. The update itself learns against its own forward pass: ratios are exactly 1."""
+        exact = isinstance(self.policy, HasExactSamples) and self.policy.samples_exactly()
+        sampled = batch.extra.get("sampled_logprobs")
+        if late != {"old_logprobs"} or not exact or sampled is None or batch.extra["age"].any():
+            return None
+        return optimizer.prepare(only(replace(batch, old_logprobs=sampled), optimizer.needs))
 
     def _once(self, prepared: Batch) -> bool:
         """Whether an epoch over a prepared batch is a single update."""

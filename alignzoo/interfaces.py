@@ -85,6 +85,16 @@ class HasRoom(Protocol):
 
 
 @runtime_checkable
+class HasExactSamples(Protocol):
+    """A policy that can say whether it records what `forward` answers. Without it, an algorithm that reads the
+    log-probabilities before its one update may cost one forward pass more."""
+
+    def samples_exactly(self) -> bool:
+        """Whether the log-probabilities that completions carry are `forward`'s own, to float32's rounding."""
+        ...
+
+
+@runtime_checkable
 class HasFingerprint(Protocol):
     """A policy whose reference is known again. Without it, the reference's answers are kept for the run alone."""
 

@@ -275,6 +275,14 @@ class ColdForward(ToyPolicy):
         return out if out.logprobs is None else replace(out, logprobs=0.9 * out.logprobs)
 
 
+class NearlyExact(ToyPolicy):
+    """As far away as an engine of another precision, which says so, may be."""
+
+    def forward(self, batch: Batch, columns: frozenset[str]) -> Forward:
+        out = super().forward(batch, columns)
+        return out if out.logprobs is None else replace(out, logprobs=out.logprobs - 5e-4 * batch.mask)
+
+
 class RollsGlobalDice(ToyPolicy):
     def generate(self, prompts: Sequence[Prompt], n: int, *, seed: int, greedy: bool = False) -> list[Group]:
         return super().generate(prompts, n, seed=int(torch.randint(1000, ())), greedy=greedy)
@@ -324,6 +332,7 @@ BROKEN_POLICIES: list[tuple[Any, str, int]] = [
     (ReadsTheFuture, "causal", 2),
     (ShiftedByOne, "causal", 2),
     (ColdForward, "own_words", 5),
+    (NearlyExact, "own_words", 5),
     (RollsGlobalDice, "seeds", 3),
     (NoReference, "reference", 5),
     (ReferenceStays, "reference", 5),
@@ -339,6 +348,11 @@ BROKEN_POLICIES: list[tuple[Any, str, int]] = [
 def test_a_broken_policy_is_caught(cls: Any, check: str, law: int) -> None:
     with pytest.raises(ConformanceError, match=f"law {law} is broken"):
         check_policy(Toy(cls), only=[check])
+
+
+def test_who_does_not_record_exactly_has_more_leeway(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(NearlyExact, "samples_exactly", lambda self: False)
+    check_policy(Toy(NearlyExact), only=["own_words"])
 
 
 # --- broken tasks -------------------------------------------------------------------------------------------------

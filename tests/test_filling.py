@@ -10,18 +10,20 @@ from typing import Any
 import pytest
 import torch
 
-from alignzoo import Batch, Forward, Terms
+from alignzoo import Batch, Forward, Group, Score, Terms
 from alignzoo import functional as fn
 from alignzoo.collate import collate
 from alignzoo.filling import Filler
 from alignzoo.interfaces import Optimizer
 from alignzoo.room import Room
 from alignzoo.schedule import Schedule
-from alignzoo.testing import toy_groups
+from alignzoo.testing import toy_groups, toy_prompts
 from alignzoo.testing.world import ToyPolicy
 from alignzoo_dpo import DPO
 from alignzoo_grpo import GRPO
 from alignzoo_ppo import PPO
+from alignzoo_reinforce import REINFORCE
+from alignzoo_rloo import RLOO
 from toy_run import lines, train
 
 ONCE = [GRPO(), GRPO(kl=0.0), PPO(epochs=1), PPO(epochs=1, whiten_advantages=False)]
@@ -47,6 +49,7 @@ def filled_first(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
     def switch() -> None:
         monkeypatch.setattr("alignzoo.filling._unread", lambda optimizer, batch: None)
+        monkeypatch.setattr(Filler, "_recorded", lambda self, *_: None)
         monkeypatch.setattr(Room, "holds", lambda self, batch: False)
 
     return switch
@@ -95,9 +98,60 @@ class Spied(GRPO):
 SEEN: list[torch.Tensor] = []
 
 
-def test_before_the_update_ratios_are_exactly_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("optimizer", [RLOO(), REINFORCE()], ids=str)
+def test_what_was_recorded_serves_a_prepare_that_reads_it(
+    optimizer: Optimizer, filled_first: Callable[[], None], tmp_path: Path
+) -> None:
+    spared, plain, vague = Counted(), Counted(), Counted()
+    vague.samples_exactly = lambda: False  # type: ignore[method-assign]
+    ours = train(spared, optimizer, tmp_path / "spared", micro_tokens=20)
+    train(vague, optimizer, tmp_path / "vague", micro_tokens=20)
+    filled_first()
+    theirs = train(plain, optimizer, tmp_path / "plain", micro_tokens=20)
+    assert spared.rows == {"filled": 0, "learnt": 36, "reference": 36}
+    assert plain.rows == vague.rows == {"filled": 36, "learnt": 36, "reference": 36}
+    for name, tensor in plain.weights.items():
+        assert torch.equal(vague.weights[name], tensor), name
+        torch.testing.assert_close(spared.weights[name], tensor, rtol=0, atol=1e-6)
+    for mine, other in zip(ours["metrics"], theirs["metrics"], strict=True):
+        assert mine == pytest.approx(other, rel=1e-4, abs=1e-5)
+
+
+def test_what_was_recorded_in_an_earlier_step_does_not() -> None:
+    policy = Counted()
+    groups = [
+        replace(group, scores=tuple(Score(float(i)) for i in range(len(group.completions))))
+        for group in policy.generate(toy_prompts(), 3, seed=0)
+    ]
+
+    def changed(**changes: Any) -> list[Group]:
+        return [replace(g, completions=tuple(replace(c, **changes) for c in g.completions)) for g in groups]
+
+    older, given = changed(age=1), changed(logprobs=None)
+    room = Room(policy, tokens=20)
+    assert Filler(policy, Schedule(), room).ready(RLOO(), collate(groups), watched=False).once.late
+    for others in (older, [groups[0], *older[1:]], given):
+        assert not Filler(policy, Schedule(), room).ready(RLOO(), collate(others), watched=False).once.late
+
+
+@dataclass(frozen=True)
+class SpiedRLOO(RLOO):
+    """Notes what it sees of the log-probabilities before the update."""
+
+    def prepare(self, batch: Batch) -> Batch:
+        prepared = super().prepare(batch)
+        SEEN.append(batch.old_logprobs - batch.extra["sampled_logprobs"])
+        return prepared
+
+    def loss(self, batch: Batch, out: Forward) -> Terms:
+        SEEN.append((batch.old_logprobs - out.logprobs).detach())
+        return super().loss(batch, out)
+
+
+@pytest.mark.parametrize("spied", [Spied(), SpiedRLOO()], ids=["grpo", "rloo"])
+def test_before_the_update_ratios_are_exactly_one(spied: Optimizer, tmp_path: Path) -> None:
     SEEN.clear()
-    train(Counted(), Spied(), tmp_path / "run", micro_tokens=20)
+    train(Counted(), spied, tmp_path / "run", micro_tokens=20)
     assert len(SEEN) > 3
     assert not any(difference.any() for difference in SEEN)
 

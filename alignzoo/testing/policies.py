@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from alignzoo.collate import collate
-from alignzoo.interfaces import Policy, PolicySpec
+from alignzoo.interfaces import HasExactSamples, Policy, PolicySpec
 from alignzoo.testing.laws import Attempt, Checks, Given, checks, is_a_spec, summary
 from alignzoo.testing.measure import columns_of, padded, with_columns
 from alignzoo.testing.world import toy_prompts
@@ -170,7 +170,8 @@ def own_words(spec: PolicySpec, given: Given) -> None:
     batch = _batch(groups, policy)
     found = _answers(attempt, policy, batch, frozenset({"logprobs"}))["logprobs"]
     told = [number for group in groups for c in group.completions for number in c.logprobs or ()]
-    attempt.near("log-probabilities", found[batch.mask].cpu(), torch.tensor(told), 1e-3)
+    exact = isinstance(policy, HasExactSamples) and policy.samples_exactly()
+    attempt.near("log-probabilities", found[batch.mask].cpu(), torch.tensor(told), TOLERANCE if exact else 1e-3)
 
 
 def seeds(spec: PolicySpec, given: Given) -> None:

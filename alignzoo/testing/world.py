@@ -166,6 +166,9 @@ class ToyPolicy:
             groups.append(Group(prompt, start, tuple(self._written(start, rng, greedy) for _ in range(n))))
         return groups
 
+    def samples_exactly(self) -> bool:
+        return True
+
     def _written(self, start: tuple[int, ...], rng: torch.Generator, greedy: bool, longest: int = 8) -> Completion:
         tokens: tuple[int, ...] = ()
         logprobs: tuple[float, ...] = ()

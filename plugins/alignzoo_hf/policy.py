@@ -100,6 +100,13 @@ class HFPolicy:
         """The engine, made when it is first needed: it may try the model out."""
         return writer(self.spec, self.lm, self.tokenizer, self.encoder.stop_ids)
 
+    def samples_exactly(self) -> bool:
+        """Whether what is recorded of tokens is what `forward` says: in float32, by an engine whose numbers are its
+        own, of the whole vocabulary."""
+        spec = self.spec
+        whole = not spec.top_k and spec.top_p == 1
+        return whole and not self.bf16 and spec.engine in ("alignzoo", "generate")
+
     def pieces(self, tokens: Sequence[int]) -> list[str]:
         """Each token's text."""
         return self.encoder.pieces(tokens)

@@ -237,6 +237,32 @@ def test_recorded_logprobs_are_those_of_forward(load: Any, tokenizer: Any, famil
     torch.testing.assert_close(recorded, logprobs(policy, batch)[batch.mask], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("changes", "exact"),
+    [
+        ({"temperature": 0.7}, True),
+        ({"engine": "generate"}, True),
+        ({"lora_rank": 2}, True),
+        ({"top_k": 20}, False),  # recorded of the words left over, answered of all
+        ({"top_p": 0.9}, False),
+        ({"dtype": "bf16"}, False),
+        ({"engine": "continuous"}, False),
+    ],
+    ids=str,
+)
+def test_who_records_what_forward_answers(load: Any, tokenizer: Any, changes: dict[str, Any], exact: bool) -> None:
+    policy = load(model=random_model(scale=0.15), tokenizer=tokenizer, max_new_tokens=20, **changes)
+    assert policy.samples_exactly() is exact
+    if changes.get("engine") == "continuous":
+        return
+    groups = policy.generate(QUESTIONS, 4, seed=3)
+    recorded = torch.cat([torch.tensor(c.logprobs) for group in groups for c in group.completions])
+    batch = collate([scored(group) for group in groups])
+    with torch.no_grad():
+        away = (recorded - logprobs(policy, batch)[batch.mask]).abs().max()
+    assert bool(away < 1e-5) is exact
+
+
 def chi_squared(tokens: Tensor, probabilities: Tensor) -> tuple[float, float]:
     """The statistic, and the bound that it passes once in a million: mean + 6 standard deviations."""
     expected = probabilities * len(tokens)

@@ -34,15 +34,20 @@ class BOND:
     """The ratio is clipped to 1 ± clip."""
     epochs: Annotated[int, Ge(1)] = 1
     """Passes over each batch of groups."""
-    needs: ClassVar[frozenset[str]] = frozenset({"logprobs", "old_logprobs", "ref_logprobs"})
     kl_weight: ClassVar[str] = "kl"
     couples: ClassVar[str] = "row"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"logprobs", "old_logprobs"} | ({"ref_logprobs"} if self.kl else set()))
 
     def prepare(self, batch: Batch) -> Batch:
         batch = fn.untied(batch)
         share = _quantile(batch)
-        kl = fn.kl_k1(fn.log_ratio(batch.old_logprobs, batch.ref_logprobs, batch.mask)).sum(1)  # (N,)
-        rewards = (fn.group_size(batch.group) - 1) * share.log() - self.kl * kl
+        rewards = (fn.group_size(batch.group) - 1) * share.log()
+        if self.kl:
+            kl = fn.kl_k1(fn.log_ratio(batch.old_logprobs, batch.ref_logprobs, batch.mask)).sum(1)  # (N,)
+            rewards = rewards - self.kl * kl
         best = (share == 1).float()
         best = best / fn.group_mean(best, batch.group)  # its mean over a group is 1; equals share it
         advantages = rewards - fn.group_mean(rewards, batch.group)

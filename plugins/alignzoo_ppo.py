@@ -47,15 +47,18 @@ class PPO:
     """Shift and scale advantages to mean 0, standard deviation 1."""
     epochs: Annotated[int, Ge(1)] = 4
     """Passes over each batch of completions."""
-    needs: ClassVar[frozenset[str]] = frozenset(
-        {"logprobs", "entropy", "values", "old_logprobs", "ref_logprobs", "old_values"}
-    )
     kl_weight: ClassVar[str] = "kl"
     couples: ClassVar[str] = "row"
 
+    @property
+    def needs(self) -> frozenset[str]:
+        columns = {"logprobs", "entropy", "values", "old_logprobs", "old_values"}
+        return frozenset(columns | ({"ref_logprobs"} if self.kl else set()))
+
     def prepare(self, batch: Batch) -> Batch:
-        kl = fn.kl_k1(fn.log_ratio(batch.old_logprobs, batch.ref_logprobs, batch.mask))
-        rewards = fn.at_last_token(batch.rewards, batch.mask) - self.kl * kl
+        rewards = fn.at_last_token(batch.rewards, batch.mask)
+        if self.kl:
+            rewards = rewards - self.kl * fn.kl_k1(fn.log_ratio(batch.old_logprobs, batch.ref_logprobs, batch.mask))
         if batch.token_rewards is not None:
             rewards = rewards + batch.token_rewards
         if self.whiten_rewards:

@@ -33,13 +33,18 @@ class REINFORCE:
     """How many steps b stands for; 0: none yet, and the first step takes its own mean."""
     epochs: Annotated[int, Ge(1)] = 1
     """Passes over each batch of completions."""
-    needs: ClassVar[frozenset[str]] = frozenset({"logprobs", "old_logprobs", "ref_logprobs"})
     kl_weight: ClassVar[str] = "kl"
     couples: ClassVar[str] = "row"
 
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"logprobs", "old_logprobs"} | ({"ref_logprobs"} if self.kl else set()))
+
     def prepare(self, batch: Batch) -> Batch:
-        kl = fn.kl_k1(fn.log_ratio(batch.old_logprobs, batch.ref_logprobs, batch.mask)).sum(1)  # (N,)
-        rewards = batch.rewards - self.kl * kl
+        rewards = batch.rewards
+        if self.kl:
+            kl = fn.kl_k1(fn.log_ratio(batch.old_logprobs, batch.ref_logprobs, batch.mask)).sum(1)  # (N,)
+            rewards = rewards - self.kl * kl
         baseline = self.baseline if self.weight or not len(batch) else rewards.mean()
         return replace(batch.ungroup(), advantages=rewards - baseline, weights=fn.sequence_sum(batch.mask))
 

@@ -30,13 +30,18 @@ class RLOO:
     """The ratio of whole completions is clipped to 1 ± clip."""
     epochs: Annotated[int, Ge(1)] = 1
     """Passes over each batch of groups."""
-    needs: ClassVar[frozenset[str]] = frozenset({"logprobs", "old_logprobs", "ref_logprobs"})
     kl_weight: ClassVar[str] = "kl"
     couples: ClassVar[str] = "row"
 
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"logprobs", "old_logprobs"} | ({"ref_logprobs"} if self.kl else set()))
+
     def prepare(self, batch: Batch) -> Batch:
-        kl = fn.kl_k1(fn.log_ratio(batch.old_logprobs, batch.ref_logprobs, batch.mask)).sum(1)  # (N,)
-        rewards = batch.rewards - self.kl * kl
+        rewards = batch.rewards
+        if self.kl:
+            kl = fn.kl_k1(fn.log_ratio(batch.old_logprobs, batch.ref_logprobs, batch.mask)).sum(1)  # (N,)
+            rewards = rewards - self.kl * kl
         return replace(batch, advantages=rewards - fn.leave_one_out(rewards, batch.group))
 
     def loss(self, batch: Batch, out: Forward) -> Terms:

@@ -19,7 +19,9 @@ from alignzoo.room import Room
 from alignzoo.schedule import Schedule
 from alignzoo.testing import toy_groups, toy_prompts
 from alignzoo.testing.world import ToyPolicy
+from alignzoo_bond import BOND
 from alignzoo_dpo import DPO
+from alignzoo_gmpo import GMPO
 from alignzoo_grpo import GRPO
 from alignzoo_ppo import PPO
 from alignzoo_reinforce import REINFORCE
@@ -261,6 +263,16 @@ def test_how_often_the_kl_is_measured(every: int, asked: int, told: list[int], t
     needed = Counted()
     train(needed, GRPO(), tmp_path / "needed", kl_every=every, samples_every=0)
     assert needed.rows["reference"] == 36  # an algorithm that learns from it has it in every step
+
+
+@pytest.mark.parametrize("part", [BOND, GMPO, GRPO, PPO, REINFORCE, RLOO])
+def test_without_a_kl_in_what_is_learnt_the_reference_is_not_asked(part: Any, tmp_path: Path) -> None:
+    spared, asked = Counted(), Counted()
+    train(spared, part(kl=0.0), tmp_path / "spared", kl_every=0, samples_every=0)
+    train(asked, part(kl=1e-30), tmp_path / "asked", kl_every=0, samples_every=0)
+    assert spared.rows["reference"] == 0 and asked.rows["reference"] > 0
+    for name, tensor in asked.weights.items():
+        torch.testing.assert_close(spared.weights[name], tensor, rtol=0, atol=1e-6)
 
 
 def test_where_samples_are_kept_the_reference_is_asked(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ one group are adjacent. Every (N, T) column speaks about token t given the token
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypeAlias
 
@@ -211,18 +211,22 @@ class Batch:
         names: "row": anywhere; "group": between groups; "minibatch": not at all.
 
         What may not be split and is larger stays whole. A group's prompt counts once, since a policy may read it once;
-        so a group within the tokens is not split for their sake even where it may be.
+        so a group within the tokens is not split for their sake even where it may be. Of as few micro-batches as the
+        tokens allow, the largest is as small as can be: it is what decides how much memory is needed.
         """
         if couples == "minibatch" or not (rows or tokens):
             yield self
             return
-        start = end = cost = 0
-        for size, weight in self._units(rows, tokens, couples):
-            if end > start and (0 < rows < end + size - start or 0 < tokens < cost + weight):
-                yield self.select(slice(start, end))
-                start, cost = end, 0
-            end, cost = end + size, cost + weight
-        yield self if start == 0 else self.select(slice(start, end))
+        units = list(self._units(rows, tokens, couples))
+        ends = _cut(units, rows, tokens)
+        if tokens:
+            fewest, enough, most = len(ends), 1, tokens
+            while enough < most:
+                bound = (enough + most) // 2
+                enough, most = (enough, bound) if len(_cut(units, rows, bound)) == fewest else (bound + 1, most)
+            ends = _cut(units, rows, enough)
+        for start, end in zip([0, *ends], ends, strict=False):
+            yield self if end - start == len(self) else self.select(slice(start, end))
 
     def _units(self, rows: int, tokens: int, couples: str) -> Iterator[tuple[int, int]]:
         """What a micro-batch takes or leaves: how many rows each, and how many tokens."""
@@ -246,6 +250,17 @@ class Batch:
     def ungroup(self) -> Batch:
         """Every row a group of its own, for methods whose rows are independent after `prepare`."""
         return replace(self, group=torch.arange(len(self), device=self.group.device))
+
+
+def _cut(units: Sequence[tuple[int, int]], rows: int, tokens: int) -> list[int]:
+    """Where micro-batches of at most so many rows and tokens (0: any number) end, each as large as it may be."""
+    ends, start, end, cost = [], 0, 0, 0
+    for size, weight in units:
+        if end > start and (0 < rows < end + size - start or 0 < tokens < cost + weight):
+            ends.append(end)
+            start, cost = end, 0
+        end, cost = end + size, cost + weight
+    return [*ends, end]
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import FrozenInstanceError, replace
 
 import pytest
@@ -106,6 +107,36 @@ def test_chunks_by_tokens(tokens: int, couples: str, expected: list[list[int]]) 
     )
     assert [rows(part) for part in ragged.chunks(tokens=tokens, couples=couples)] == expected
     assert [rows(part) for part in ragged.chunks(1, tokens=tokens, couples="row")] == [[0], [1], [2], [3], [4], [5]]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "expected"),
+    [
+        (8, [8]),
+        (7, [4, 4]),  # not 7 and 1
+        (6, [4, 4]),
+        (3, [3, 3, 2]),
+        (2, [2, 2, 2, 2]),
+    ],
+)
+def test_chunks_are_even(tokens: int, expected: list[int]) -> None:
+    one = torch.ones(8, 1)
+    batch = Batch(one.long(), one.bool(), one.bool(), torch.arange(8), torch.arange(8.0), torch.ones(8))
+    assert [len(part) for part in batch.chunks(tokens=tokens)] == expected
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_largest_chunk_is_as_small_as_their_number_allows(seed: int) -> None:
+    rng = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(1, 9, (9, 1), generator=rng)
+    real = torch.arange(8) < lengths
+    batch = Batch(real.long(), real, real, torch.arange(9), torch.arange(9.0), torch.ones(9))
+    found = [int(part.attend.sum()) for part in batch.chunks(tokens=12)]
+    whole = [part for count in range(9) for part in itertools.combinations(range(1, 9), count)]
+    sums = [[int(lengths[a:b].sum()) for a, b in itertools.pairwise([0, *cuts, 9])] for cuts in whole]
+    within = [each for each in sums if max(each) <= 12]
+    assert len(found) == min(map(len, within))
+    assert max(found) == min(max(each) for each in within if len(each) == len(found))
 
 
 def test_group_sizes_and_ungroup(batch: Batch) -> None:

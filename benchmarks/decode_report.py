@@ -1,4 +1,4 @@
-"""What a decode step costs, by the rows that it writes: `python benchmarks/decode_report.py`, two minutes of one core.
+"""What a decode step costs, by the rows that it writes: `python benchmarks/decode_report.py`, five minutes of one core.
 
 A step takes no less than its matrix products at the core's pace, and no less than one reading of the weights and of
 the cache at the pace of its memory: of few rows, the reading takes longer. Writes benchmarks/results/decode.json, .md

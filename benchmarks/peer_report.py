@@ -44,8 +44,6 @@ def short(rows: list[dict[str, Any]]) -> str:
 
 def share(row: dict[str, Any]) -> str:
     """Of the floor, the step; and decoding, where there is some."""
-    if "floor_shares" not in row:
-        return f"{row['floor_share']:.0%}†"
     decode = row["floor_shares"].get("sample")
     return f"{row['floor_share']:.0%}" + (f" (decode {decode:.0%})" if decode else "")
 
@@ -61,8 +59,8 @@ def render(rows: list[dict[str, Any]], folder: Path) -> str:
         "Tokens per CPU second on one core in float32, steps taken in turn by processes of their own; medians, and in "
         "brackets the range over pairs of steps. The peer is the fastest of TRL's settings that were run. Of the "
         "matrix products that the step cannot do without, at the rate at which this core does them just before and "
-        "after it: the floor (†: by the best pace that was seen, of an earlier build). "
-        "System: the share of CPU time in the kernel, ours and the peer's; page faults for the most part.",
+        "after it: the floor. System: the share of CPU time in the kernel, ours and the peer's; page faults for the "
+        "most part.",
         "",
         "| method | model | alignzoo tok/s | peer tok/s | peer | ratio | steps | memory | of the floor | system |",
         "|---|---|---|---|---|---|---|---|---|---|",

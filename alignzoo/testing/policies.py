@@ -162,7 +162,7 @@ def causal(spec: PolicySpec, given: Given) -> None:
 
 
 def own_words(spec: PolicySpec, given: Given) -> None:
-    """`forward` says of what was written what `generate` said of it."""
+    """`forward` says of what was written what `generate` said of it, closely where the policy calls that exact."""
     cause = "a temperature or a cut of the vocabulary in one of them only, or columns shifted by one"
     attempt = Attempt(5, "completions of its own", cause)
     policy = _load(attempt, spec, WRITER)

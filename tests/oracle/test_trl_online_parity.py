@@ -84,7 +84,7 @@ def compare(trainer: Any, inputs: dict[str, Any], optimizer: Optimizer, policy: 
 
 
 def policy_of(writer: str, tokenizer: Any) -> Any:
-    policy: Any = HF(model=writer, tokenizer=tokenizer, device="cpu", max_new_tokens=8).load(RLOO.needs)
+    policy: Any = HF(model=writer, tokenizer=tokenizer, device="cpu", max_new_tokens=8).load(RLOO().needs)
     move(policy.lm, seed=2)
     return policy
 

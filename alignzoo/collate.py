@@ -195,15 +195,18 @@ def answer(policy: Policy, batch: Batch, columns: frozenset[str], *, room: Room 
     asked, width = columns & set(ANSWERED), batch.tokens.shape[1]
     pieces: dict[str, list[Tensor]] = {name: [] for name in asked}
     room, rest = room or Room(policy), batch
-    while len(rest) or not len(batch):
-        chunk = next(room.chunks(rest))
-        with contextlib.suppress(NoRoomError), room.trying(chunk), torch.no_grad():
-            out: Forward = policy.forward(trim(chunk), asked)
-            for name in asked:
-                pieces[name].append(widen(getattr(out, name), width))
-            if len(chunk) == len(rest):
-                break
-            rest = rest.select(slice(len(chunk), None))
+    while True:
+        done = 0
+        with contextlib.suppress(NoRoomError):
+            for chunk in room.chunks(rest):
+                with room.trying(chunk), torch.no_grad():
+                    out: Forward = policy.forward(trim(chunk), asked)
+                    for name in asked:
+                        pieces[name].append(widen(getattr(out, name), width))
+                done += len(chunk)
+        if done == len(rest):
+            break
+        rest = rest.select(slice(done, None))  # what did not fit, and what follows it
     return {name: torch.cat(parts) for name, parts in pieces.items()}
 
 

@@ -110,21 +110,25 @@ class _Work:
     def gradients(
         self, share: Batch, room: Room, couples: str, ahead: Forward | None
     ) -> tuple[Figures, FloatNT | None]:
-        """Added up in place over micro-batches; this process's part of the figures, and what the policy said."""
+        """Added up in place over micro-batches; this process's part of the figures, and what the policy said.
+
+        The largest goes first: what does not fit is known at once, and the others find room where it was.
+        """
         sums: dict[str, list[torch.Tensor]] = {}
-        said: list[torch.Tensor] = []
+        said: dict[int, torch.Tensor] = {}
         micros = [share] if ahead is not None else room.chunks(share, couples=couples)
-        for micro in micros if len(share) else ():
+        largest_first = sorted(enumerate(micros), key=lambda numbered: -int(numbered[1].attend.sum()))
+        for number, micro in largest_first if len(share) else ():
             with room.trying(micro, couples=couples):
                 micro = trim(micro)
                 out = self.policy.forward(micro, asked(self.optimizer.needs)) if ahead is None else ahead
                 for name, value in self._learn(micro, out).items():
                     sums.setdefault(name, []).append(value)
             if out.logprobs is not None:
-                said.append(widen(out.logprobs.detach(), share.tokens.shape[1]))
+                said[number] = widen(out.logprobs.detach(), share.tokens.shape[1])
             del out
         figures = {name: float(torch.stack(values).double().sum()) for name, values in sums.items()}
-        return figures, torch.cat(said) if said else None
+        return figures, torch.cat([said[number] for number in sorted(said)]) if said else None
 
     def _learn(self, micro: Batch, out: Forward) -> dict[str, torch.Tensor]:
         """The backward pass of one micro-batch; its part of the figures."""

@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from alignzoo import Alert, Batch, Forward, RunError
-from alignzoo.collate import answer, collate
+from alignzoo.collate import answer, collate, fill, only
 from alignzoo.interfaces import Optimizer
 from alignzoo.room import Room, is_out_of_memory
+from alignzoo.schedule import Schedule
 from alignzoo.testing import toy_groups
 from alignzoo.testing.world import ToyPolicy
+from alignzoo.update import Once, adamw_of, update
 from alignzoo_dpo import DPO
 from alignzoo_grpo import GRPO
 from alignzoo_ppo import PPO
@@ -108,6 +110,23 @@ def test_answers_without_gradient_are_halved_too() -> None:
     for name, column in expected.items():
         torch.testing.assert_close(found[name], column)
     assert len(alerts) == 1 and room.tokens <= 20
+
+
+def test_an_update_begins_with_its_largest_micro_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, optimizer, schedule = Small(1 << 30), GRPO(), Schedule()
+    batch = fill(collate(toy_groups()[::-1]), policy, optimizer.needs)
+    prepared = optimizer.prepare(only(batch, optimizer.needs))
+    expected = answer(policy, prepared, frozenset({"logprobs"}))["logprobs"]
+    sizes: list[int] = []
+    forward = policy.forward
+    monkeypatch.setattr(
+        policy, "forward", lambda part, columns: sizes.append(int(part.attend.sum())) or forward(part, columns)
+    )
+    done = update(policy, optimizer, prepared, adamw_of(policy, schedule), 0.1, schedule, Room(policy, rows=4), Once())
+    assert len(sizes) > 3 and sizes == sorted(sizes, reverse=True) and sum(sizes) == int(prepared.attend.sum())
+    in_order = [int(part.attend.sum()) for part in Room(policy, rows=4).chunks(prepared, couples="row")]
+    assert sizes != in_order, "nothing was told apart"
+    torch.testing.assert_close(done.logprobs, expected)
 
 
 def test_outside_of_a_run_python_warns() -> None:

@@ -20,6 +20,8 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 from transformers import AttentionInterface
 
+from alignzoo_hf.pieces import Attended, Masked, Piece, is_flash
+
 NAME = "alignzoo_packed"
 """What transformers calls our attention function."""
 
@@ -35,16 +37,6 @@ class CannotPackError(Exception):
 
 
 @dataclass(frozen=True)
-class Cluster:
-    """Rows that begin alike: the first one lies whole in the line, after it the others without their beginning."""
-
-    shared: int
-    """Tokens in common."""
-    lengths: tuple[int, ...]
-    """Tokens in the line of the first row, and of each other row."""
-
-
-@dataclass(frozen=True)
 class Packing:
     """A batch's tokens in one line, P long."""
 
@@ -54,19 +46,23 @@ class Packing:
     """(1, P): each token's place in its own row."""
     place: Tensor
     """(N, T): where in the line the token of a row lies; 0 where the row has none."""
-    clusters: tuple[Cluster, ...]
+    pieces: tuple[Piece, ...]
+    """The rows that have tokens of their own."""
     windows: set[int | None] = field(default_factory=set)
     """The sliding windows that the layers have asked for; None stands for full attention."""
     masks: dict[tuple[int, int, int | None], Tensor] = field(default_factory=dict)
     """Attention masks by queries, keys and window, made once for all layers."""
 
-    @property
-    def lengths(self) -> list[int]:
-        """The line, piece by piece."""
-        return [length for cluster in self.clusters for length in cluster.lengths]
+    def masked(self, window: int | None, like: Tensor) -> list[Masked]:
+        """The pieces, each with its mask in the dtype that attention adds up in."""
+        found: list[Masked] = []
+        for piece in self.pieces:
+            causal = not piece.shared and (window is None or piece.sees <= window)
+            found.append((piece, None if causal else self.mask(piece.length, piece.sees, window, like)))
+        return found
 
     def mask(self, queries: int, keys: int, window: int | None, like: Tensor) -> Tensor:
-        """What the last `queries` of `keys` tokens may look at: 0 or -inf, in the dtype that attention adds up in."""
+        """What the last `queries` of `keys` tokens may look at: 0 or -inf."""
         known = (queries, keys, window)
         if known not in self.masks:
             here = torch.arange(keys - queries, keys, device=like.device)[:, None]
@@ -79,16 +75,9 @@ class Packing:
     def lines(self) -> tuple[Tensor, Tensor, Tensor, int, int]:
         """For kernels of variable length: which key of the line each row looks at, row after row; the bounds of
         queries and of keys; the longest of each."""
-        keys, queries, counts, start = [], [], [], 0
-        for cluster in self.clusters:
-            shared = torch.arange(start, start + cluster.shared)
-            for i, length in enumerate(cluster.lengths):
-                own = torch.arange(start, start + length)
-                keys.append(torch.cat([shared, own]) if i else own)
-                queries.append(length)
-                counts.append(len(keys[-1]))
-                start += length
-        device = self.tokens.device
+        line, device = torch.arange(self.tokens.shape[1]), self.tokens.device
+        keys = [part for piece in self.pieces for part in (line[piece.borrowed], line[piece.own])]
+        queries, counts = [piece.length for piece in self.pieces], [piece.sees for piece in self.pieces]
         bounds = [
             torch.tensor([0, *each], dtype=torch.int32).cumsum(0, dtype=torch.int32).to(device)
             for each in (queries, counts)
@@ -102,23 +91,26 @@ def pack(tokens: Tensor, used: Tensor, group: Tensor) -> Packing:
     alike = (tokens[1:] == tokens[:-1]) & used[1:] & used[:-1] & (group[1:] == group[:-1])[:, None]
     common = alike.long().cumprod(1).sum(1)  # (N-1,), of each row with the one before
     count, rows = lengths.tolist(), torch.unique_consecutive(group, return_counts=True)[1].tolist()
-    followers, clusters, shares, start = common.tolist(), [], [], 0
+    followers, pieces, start = common.tolist(), [], 0
     for n in rows:
         shared = min(followers[start : start + n - 1], default=0)
-        shared = shared if shared >= SHARE_FROM else 0
-        lengths_of = [count[start], *(length - shared for length in count[start + 1 : start + n])]
-        clusters.append(Cluster(shared, tuple(lengths_of)))
-        shares += [0] + [shared] * (n - 1)
+        beginning = at = pieces[-1].stop if pieces else 0
+        for row in range(start, start + n):
+            less = shared if row > start and shared >= SHARE_FROM else 0
+            pieces.append(Piece(at, at + count[row] - less, beginning, less))
+            at = pieces[-1].stop
         start += n
     positions = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape)
-    shared_by = torch.tensor(shares, device=tokens.device)[:, None]
+    shared_by = torch.tensor([piece.shared for piece in pieces], device=tokens.device)[:, None]
     written = used & (positions >= shared_by)  # each of them has a place of its own in the line
     place = (written.flatten().cumsum(0) - 1).view(tokens.shape)
     first = torch.repeat_interleave(torch.tensor([sum(rows[:i]) for i in range(len(rows))]), torch.tensor(rows)).to(
         tokens.device
     )
     place = torch.where(written, place, place[first]) * used
-    return Packing(tokens[written][None], positions[written][None], place, tuple(clusters))
+    return Packing(
+        tokens[written][None], positions[written][None], place, tuple(piece for piece in pieces if piece.length)
+    )
 
 
 _current: ContextVar[Packing | None] = ContextVar("packing", default=None)
@@ -159,24 +151,15 @@ def attention(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if query.is_cuda and softcap is None and query.dtype in (torch.float16, torch.bfloat16) and _varlen is not None:
         return _on_cuda(packing, query, key, value, scale, sliding_window), None
+    pieces = packing.masked(sliding_window, query)
+    if softcap is None and is_flash(query, key, value):
+        out: Tensor = Attended.apply(query, key, value, pieces, scale)
+        return out, None
     kernel = _kernel(query, key, scale, softcap)
-    lengths = packing.lengths
-    pieces = zip(query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True)
-    answers = []
-    for cluster in packing.clusters:
-        first_key = first_value = key
-        for i, length in enumerate(cluster.lengths):
-            q, k, v = next(pieces)
-            if not i:
-                first_key, first_value = k[:, :, : cluster.shared], v[:, :, : cluster.shared]
-            elif cluster.shared:
-                k, v = torch.cat([first_key, k], 2), torch.cat([first_value, v], 2)
-            if not length:
-                continue
-            keys = k.shape[2]
-            whole = keys == length and (sliding_window is None or keys <= sliding_window)
-            mask = None if whole else packing.mask(length, keys, sliding_window, q)
-            answers.append(kernel(q, k, v, mask).transpose(1, 2))
+    queries = query.split([piece.length for piece, _ in pieces], 2)
+    keys, values = (each[:, :, packing.lines[0]].split([piece.sees for piece, _ in pieces], 2) for each in (key, value))
+    masks = [mask for _, mask in pieces]
+    answers = [kernel(*each).transpose(1, 2) for each in zip(queries, keys, values, masks, strict=True)]
     return torch.cat(answers, 1), None
 
 

@@ -21,7 +21,7 @@ from transformers import AttentionInterface, AutoModelForCausalLM, AutoModelForS
 
 from alignzoo import Batch, Completion, Group, Prompt, Score
 from alignzoo.collate import collate
-from alignzoo_hf import head, models, packed, trunk
+from alignzoo_hf import head, models, packed, pieces, trunk
 from alignzoo_hf.policy import HFPolicy
 from alignzoo_hf.spec import HF
 
@@ -317,6 +317,48 @@ def test_rows_that_have_less_in_common_are_written_out() -> None:
     assert both.place.tolist() == [[0, 1, 2, 3, 4], [0, 1, 2, 3, 5]]
     assert packed.pack(tokens[:2], used[:2], torch.tensor([0, 1])).tokens.numel() == 10  # of two groups
     assert packed.pack(tokens, used, torch.tensor([0, 0, 0])).tokens.numel() == 15  # three in common are too few
+
+
+def answered(policy: HFPolicy, batch: Batch) -> list[Tensor]:
+    """Log-probabilities, which are the same to the bit without a gradient, and gradients of a function of them."""
+    logprobs = policy.forward(batch, frozenset({"logprobs"})).logprobs
+    with torch.no_grad():
+        assert torch.equal(policy.forward(batch, frozenset({"logprobs"})).logprobs, logprobs)
+    logprobs.sin().sum().backward()
+    return [logprobs.detach(), *gradients(policy)]
+
+
+@pytest.mark.parametrize("family", ["Llama", "Mistral"])
+def test_attention_with_a_gradient_of_its_own_is_attention_by_autograd(
+    family: str, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = loaded(Case(family), random_model(family), tokenizer)
+    policy.lm.double()
+    found = answered(policy, ragged(3))
+    monkeypatch.setattr(pieces.Attended, "apply", None)  # whoever calls it now fails
+    with pytest.raises(TypeError, match="not callable"):
+        answered(policy, ragged(3))
+    monkeypatch.setattr(packed, "is_flash", lambda *states: False)
+    close(found, answered(policy, ragged(3)), 1e-12)
+
+
+def test_a_shared_beginning_is_not_kept_for_each_row(tokenizer: Any) -> None:
+    policy = loaded(Case("Llama"), random_model("Llama"), tokenizer)
+    answers = tuple(Completion((i, i + 1), "", True) for i in range(2, 18))
+    batch = collate([Group(Prompt("?"), tuple(range(20, 40)), answers, (Score(0.0),) * len(answers))])
+    line = 20 + 16  # of each answer the first token, as nothing follows its last
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if tensor.ndim == 4:  # heads
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        out = policy.forward(batch, frozenset({"logprobs"}))
+    assert out.logprobs is not None
+    cosines = 2 * line * 8 * 4
+    assert sum(kept.values()) == 2 * line * (4 + 2 + 2 + 4) * 8 * 4 + cosines  # of 2 layers q, k, v, and the answer
 
 
 # --- models that cannot be packed -------------------------------------------------------------------------------------

@@ -108,8 +108,14 @@ def main() -> int:
     parser.add_argument("--sizes", default="SMV")
     parser.add_argument("--only", nargs="*", default=[], help="methods, or single comparisons as in grpo-M-geometric")
     parser.add_argument("--lanes", type=int, default=2, help="comparisons at once, where there are so many cores")
-    parser.add_argument("--dry", action="store_true", help="print, and write nothing")
+    parser.add_argument("--dry", action="store_true", help="measure and print, and write nothing")
     asked = parser.parse_args()
+    for option, given, known in (
+        ("--only", asked.only, {case.method for case in CASES} | {case.key for case in CASES}),
+        ("--sizes", asked.sizes, {case.size for case in CASES}),
+    ):
+        if unknown := sorted(set(given) - known):
+            parser.error(f"{option}: there is no {', '.join(unknown)}; there is {', '.join(sorted(known))}")
     todo, left_out = chosen(asked.only, asked.sizes)
     official = Official(todo, asked.steps, asked.minutes, Recorder(write=not asked.dry), left_out)
     cores = sorted(os.sched_getaffinity(0))[: max(1, asked.lanes)]

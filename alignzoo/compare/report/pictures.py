@@ -258,7 +258,7 @@ def seconds(results: Results, task: str, timings: Timings) -> Picture | None:
             bars = {"color": QUIET, "alpha": (0.25, 1.0, 0.5, 0.75)[number], "edgecolor": GRID, "lw": 0.4}
             axes.barh(names, widths, left=left, height=0.6, label=phase, **bars)
             left += widths
-        axes.legend(ncols=4, fontsize=8, frameon=False, loc="lower center", bbox_to_anchor=(0.4, 1.0), handlelength=1.4)
+        axes.figure.legend(ncols=4, fontsize=8, frameon=False, loc="outside upper center", handlelength=1.4)
         axes.grid(visible=False, axis="y")
         axes.set_xlabel("seconds of training, mean over seeds")
 

@@ -80,10 +80,10 @@ __all__ = [
     "run",
 ]
 
-API_VERSION = "1.0"
+API_VERSION = "0.2"
 """Of what plugins are written against: the names here, the hooks, the contracts and the conformance kit.
 
-A plugin module may say which it was written for, `api = ">=1,<2"`; another one is refused with the cure. The first
+A plugin module may say which it was written for, `api = ">=0.2,<0.3"`; another one is refused with the cure. The first
 number grows when a plugin may have to change, the second when there is more to use.
 """
 

@@ -28,6 +28,7 @@ from alignzoo.registry import Registry
 from alignzoo.runner import Interrupted
 from alignzoo.runs import Result, StageResult, finished_in, folder_of, manifest, next_folder, write
 from alignzoo.stage import Progress, Run, Warn
+from alignzoo.traits import REWARD_MODEL, traits_of
 from alignzoo.types import Alert
 
 
@@ -137,8 +138,7 @@ def _stage(stage: Stage, folder: Path, watch: _Watch, resume: bool) -> tuple[Sta
     outcome = runner.run(live, resume=resume)
     model = folder / "models" / stage.name
     done = StageResult(stage.name, _label(stage), **asdict(outcome), model=model)
-    if processes.index() == 0:
-        _save_model(policy, model, stage, done)
+    _save_model(policy, model, stage, done)
     watch.registry.observe("alignzoo_run_end", run=about, result=done)
     return done, policy
 
@@ -188,10 +188,14 @@ def _label(stage: Stage) -> str:
 def _save_model(policy: Policy, path: Path, stage: Stage, done: StageResult) -> None:
     """The model directory with its card, whole or not at all."""
     partial = path.with_name(f".partial-{path.name}")
+    if processes.index():
+        if policy.info().collective:
+            policy.save(partial)  # the first process gathers from all, and writes
+        return
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     policy.save(partial)
-    scores = "scores" in stage.optimizer.needs
+    scores = traits_of(stage.optimizer).trains == REWARD_MODEL
     card = report.model_card(done.name, done.optimizer, stage.resolved, done.before, done.after, scores=scores)
     (partial / "README.md").write_text(card, encoding="utf-8")
     shutil.rmtree(path, ignore_errors=True)

@@ -14,13 +14,11 @@ from dataclasses import dataclass, field
 
 from alignzoo import cost, processes
 from alignzoo.evaluate import Figures
-from alignzoo.interfaces import HasShape, Policy
+from alignzoo.interfaces import Policy
 from alignzoo.journal import Journal
+from alignzoo.passes import Pass
 from alignzoo.schedule import Schedule
 from alignzoo.types import Batch, Group
-
-ANSWERS = frozenset({"logprobs", "entropy", "values", "scores"})
-"""The columns that an update asks a policy for."""
 
 
 @dataclass(frozen=True)
@@ -125,23 +123,21 @@ def _lines(journal: Journal, stage: str | None) -> list[Spent]:
 
 
 def work(
-    policy: Policy, groups: Sequence[Group], batch: Batch, prepared: Batch, *, needs: frozenset[str], epochs: int
+    policy: Policy, groups: Sequence[Group], batch: Batch, prepared: Batch, plan: Sequence[Pass], *, epochs: int
 ) -> Figures:
-    """A step's operations: `flops/forward` and `flops/backward`; nothing of a policy that does not tell its shape."""
-    if not isinstance(policy, HasShape):
+    """A step's operations, by the passes that it ran: `flops/forward` and `flops/backward`; nothing of a policy that
+    does not tell its shape."""
+    info = policy.info()
+    if info.shape is None:
         return {}
-    shape = policy.shape()
-    forward = cost.decode(shape, cost.writing_groups(groups))
+    forward = cost.decode(info.shape, cost.writing_groups(groups))
     backward = 0
-    if len(batch):
-        read = cost.reading_batch(batch)
-        filled = {"logprobs" for name in ("old_logprobs",) if getattr(batch, name) is not None}
-        filled |= {"values"} if batch.old_values is not None else set()
-        forward += cost.forward(shape, read, frozenset(filled)) if filled else 0
-        forward += cost.forward(shape, read, frozenset({"logprobs"})) if batch.ref_logprobs is not None else 0
-    if len(prepared):
-        columns = needs & ANSWERS
-        learnt = cost.reading_batch(prepared) * epochs
-        forward += cost.forward(shape, learnt, columns)
-        backward += cost.backward(shape, learnt, columns)
+    filled, trained = cost.reading_batch(batch), cost.reading_batch(prepared) * epochs
+    for each in plan:
+        shape = info.roles.get(each.role, info.shape)
+        if each.role and each.computed:
+            forward += cost.forward(shape, filled, each.answers)
+        elif not each.role and len(prepared):
+            forward += cost.forward(shape, trained, each.answers)
+            backward += cost.backward(shape, trained, each.answers)
     return {"flops/forward": float(forward), "flops/backward": float(backward)}

@@ -1,4 +1,4 @@
-"""Checkpoints: the trained weights, adamw, the step, and the fields of parts with a successor. Nothing random.
+"""Checkpoints: the trained weights and their moments, the step, the fields of parts with a successor. Nothing random.
 
 Every draw's seed is derived from (run seed, step, use), so step k can be made again alone. A checkpoint is written to
 a temporary name, synced and renamed: it is there whole, or not at all.
@@ -22,6 +22,7 @@ from pydantic.errors import PydanticSchemaGenerationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from alignzoo import processes
 from alignzoo.errors import RunError
 from alignzoo.interfaces import HasNext, Optimizer, Policy, Sampler
 
@@ -36,12 +37,12 @@ class Checkpoint:
     path: Path
 
     def restore(
-        self, policy: Policy, adamw: torch.optim.Optimizer, optimizer: Optimizer, sampler: Sampler
+        self, policy: Policy, optimizer: Optimizer, sampler: Sampler
     ) -> tuple[Optimizer, Sampler]:
-        """Put weights and adamw back where they were; the successors of that step come back."""
+        """Put weights and the torch optimizer back where they were; the successors of that step come back."""
         try:
             policy.restore(load_file(self.path / "weights.safetensors"))
-            adamw.load_state_dict(torch.load(self.path / "adamw.pt", weights_only=True))
+            policy.restore_optimizer(torch.load(self.path / "adamw.pt", weights_only=True))
             state = json.loads((self.path / "state.json").read_text())
             return restored(optimizer, state["optimizer"]), restored(sampler, state["sampler"])
         except (OSError, ValueError, KeyError, RuntimeError) as error:
@@ -54,20 +55,24 @@ def save(
     folder: Path,
     step: int,
     policy: Policy,
-    adamw: torch.optim.Optimizer,
     optimizer: Optimizer,
     sampler: Sampler,
     *,
     keep: int,
 ) -> Checkpoint:
-    """Write the checkpoint of a step, then drop all but the newest `keep`."""
+    """Write the checkpoint of a step, then drop all but the newest `keep`. All processes call it; the first writes."""
     final = folder / f"step-{step:06d}"
+    if processes.index() and not policy.info().collective:
+        return Checkpoint(step, final)
+    state, moments = policy.state(), policy.optimizer_state()
+    if processes.index():
+        return Checkpoint(step, final)
     partial = folder / f".partial-{step:06d}"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    weights: dict[str, Tensor] = {name: tensor.contiguous().cpu() for name, tensor in policy.state().items()}
+    weights: dict[str, Tensor] = {name: tensor.contiguous().cpu() for name, tensor in state.items()}
     save_file(weights, partial / "weights.safetensors")
-    torch.save(adamw.state_dict(), partial / "adamw.pt")
+    torch.save(moments, partial / "adamw.pt")
     write_json(partial / "state.json", {"step": step, "optimizer": state_of(optimizer), "sampler": state_of(sampler)})
     for path in [*partial.iterdir(), partial]:
         _sync(path)

@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import torch
+
 from alignzoo.types import Batch, Group
 
 FLOAT32 = 4
 """Bytes."""
 
-LOGPROBS = frozenset({"logprobs", "entropy"})
-"""The columns for which the language-model head is needed."""
+LOGPROBS = frozenset({"logprobs"})
+"""What a pass answers where it is not said."""
 
 
 @dataclass(frozen=True)
@@ -112,10 +114,10 @@ def writing(prompt: int, completions: Sequence[int]) -> Work:
 
 
 def reading_batch(batch: Batch) -> Work:
-    """A forward pass over a batch in which the prompt is read once for all adjacent rows of a group."""
+    """A forward pass over a batch in which the prompt is read once for all adjacent rows that share it."""
     lengths, completions = batch.attend.sum(1).tolist(), batch.mask.sum(1).tolist()
     work, start = Work(), 0
-    for size in batch.group_sizes().tolist():
+    for size in torch.unique_consecutive(batch.prompt.cpu(), return_counts=True)[1].tolist():
         rows = slice(start, start + size)
         work += reading(lengths[start] - completions[start], completions[rows])
         start += size
@@ -176,7 +178,7 @@ def _passes(shape: ModelShape, columns: frozenset[str]) -> list[tuple[ModelShape
     passes = []
     separate = "values" in columns and shape.critic is not None
     if columns - ({"values"} if separate else set()):
-        passes.append((shape, bool(columns & LOGPROBS)))
+        passes.append((shape, bool(columns - {"values", "scores"})))
     if separate and shape.critic is not None:
         passes.append((shape.critic, False))
     return passes

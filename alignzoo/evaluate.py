@@ -12,10 +12,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from alignzoo import columns
 from alignzoo import functional as fn
-from alignzoo.collate import WeightedReward, answer, collate, fill, only, score
+from alignzoo.batching import answer_jointly, collate, fill, only
 from alignzoo.interfaces import Optimizer, Policy, Sampler
-from alignzoo.room import Room
+from alignzoo.microbatch import MicroBatcher
+from alignzoo.rewards import WeightedReward, score
 from alignzoo.schedule import Evaluation
 from alignzoo.types import Batch, Completion, Forward, Group, Prompt, Score
 
@@ -42,18 +44,18 @@ SHOWN = 8
 """Of how many prompts the samples are shown."""
 
 
-def writing(policy: Policy, heldout: Heldout, room: Room) -> tuple[Figures, list[Group]]:
+def writing(policy: Policy, heldout: Heldout, batcher: MicroBatcher) -> tuple[Figures, list[Group]]:
     """Held-out prompts answered: sampled, and greedily with the suffix `_greedy`; and the first samples, to show."""
     settings = heldout.settings
     prompts = heldout.prompts[: settings.prompts]
     if not prompts:
         return {}, []
     sampled = score(policy.generate(prompts, settings.n, seed=settings.seed), heldout.rewards, policy)
-    figures = _outcomes(sampled, heldout) | _distributions(sampled, policy, room)
+    figures = _outcomes(sampled, heldout) | _distributions(sampled, policy, batcher)
     if settings.greedy:
         greedy = score(policy.generate(prompts, 1, seed=settings.seed, greedy=True), heldout.rewards, policy)
         answers = _outcomes(greedy, heldout)
-        answers["entropy"] = _distributions(greedy, policy, room)["entropy"]
+        answers["entropy"] = _distributions(greedy, policy, batcher)["entropy"]
         figures |= {f"{name}_greedy": value for name, value in answers.items() if not name.endswith("_se")}
     return figures, sampled[:SHOWN]
 
@@ -66,7 +68,7 @@ def best_of(policy: Policy, heldout: Heldout) -> Figures:
     return {"n": float(n)} | _outcomes([_best(group) for group in groups], heldout)
 
 
-def scoring(policy: Policy, heldout: Heldout, room: Room) -> Figures:
+def scoring(policy: Policy, heldout: Heldout, batcher: MicroBatcher) -> Figures:
     """How often a scorer orders held-out completions as their labels do, and as the gold score does.
 
     `accuracy` against the labels; `gold` against the hidden order; `ceiling` is the labels' own agreement with it,
@@ -75,7 +77,7 @@ def scoring(policy: Policy, heldout: Heldout, room: Room) -> Figures:
     groups = [policy.encode(p, p.completions) for p in heldout.data[: heldout.settings.prompts] if p.completions]
     if not groups:
         return {}
-    scores = _scores(policy, groups, room)
+    scores = _scores(policy, groups, batcher)
     labels = [group.prompt.labels for group in groups]
     figures = _agreement("accuracy", scores, labels)
     if heldout.gold is not None:
@@ -84,19 +86,22 @@ def scoring(policy: Policy, heldout: Heldout, room: Room) -> Figures:
     return figures
 
 
-def objective(policy: Policy, optimizer: Optimizer, sampler: Sampler, heldout: Heldout, room: Room) -> Figures:
+def objective(
+    policy: Policy, optimizer: Optimizer, sampler: Sampler, heldout: Heldout, batcher: MicroBatcher
+) -> Figures:
     """An optimizer's own loss and metrics on held-out data, as `heldout/NAME`."""
     prompts = heldout.data[: heldout.settings.prompts]
     if not prompts or sampler.online:
         return {}
     groups = score(sampler.sample(prompts, policy, seed=heldout.settings.seed), heldout.rewards, policy)
     needs = optimizer.needs
-    batch = optimizer.prepare(only(fill(collate(groups, policy.device), policy, needs, room=room), needs))
+    batch = optimizer.prepare(only(fill(collate(groups, policy.device), policy, needs, batcher=batcher), needs))
     if not len(batch):
         return {}
-    terms = optimizer.loss(batch, Forward(**answer(policy, batch, needs, room=room)))
-    columns = {"loss": terms.loss, **terms.metrics}
-    return {f"heldout/{name}": float(reduced(column, batch)) / len(batch) for name, column in columns.items()}
+    out = Forward.of(answer_jointly(policy, batch, columns.trained(needs), batcher=batcher))
+    terms = optimizer.loss(batch, out)
+    told = {"loss": terms.loss, **terms.metrics}
+    return {f"heldout/{name}": float(reduced(column, batch)) / len(batch) for name, column in told.items()}
 
 
 def reduced(column: torch.Tensor, batch: Batch) -> torch.Tensor:
@@ -108,31 +113,31 @@ def reduced(column: torch.Tensor, batch: Batch) -> torch.Tensor:
 
 def _outcomes(groups: Sequence[Group], heldout: Heldout) -> Figures:
     """What came out, of scored groups: reward, gold, accuracy, length, finished, the task's rates as `rate/NAME`."""
-    columns: dict[str, list[list[float]]] = {
+    outcomes: dict[str, list[list[float]]] = {
         "length": [[float(len(c.tokens)) for c in group.completions] for group in groups],
         "finished": [[float(c.finished) for c in group.completions] for group in groups],
     }
     if heldout.gold is not None:
-        columns["gold"] = [[heldout.gold(group.prompt, c) for c in group.completions] for group in groups]
+        outcomes["gold"] = [[heldout.gold(group.prompt, c) for c in group.completions] for group in groups]
     values = [[s.value for s in group.scores or () if s.value is not None] for group in groups]
     if any(values):
-        columns["reward"] = values
+        outcomes["reward"] = values
     for reward in heldout.rewards:
         if getattr(reward.source, "verifiable", False):
-            columns["accuracy"] = [[s.parts.get(reward.name, 0.0) for s in group.scores or ()] for group in groups]
+            outcomes["accuracy"] = [[s.parts.get(reward.name, 0.0) for s in group.scores or ()] for group in groups]
     if heldout.rates is not None:
         told = [[heldout.rates(group.prompt, c) for c in group.completions] for group in groups]
         for name in sorted({name for group in told for each in group for name in each}):
-            columns[f"rate/{name}"] = [[each[name] for each in group if name in each] for group in told]
-    return _means(columns)
+            outcomes[f"rate/{name}"] = [[each[name] for each in group if name in each] for group in told]
+    return _means(outcomes)
 
 
-def _distributions(groups: Sequence[Group], policy: Policy, room: Room) -> Figures:
+def _distributions(groups: Sequence[Group], policy: Policy, batcher: MicroBatcher) -> Figures:
     """KL to the reference (k1 and k3; per sequence and per token) and entropy, from the policy's own samples."""
     batch = collate([_unscored(group) for group in groups], policy.device)
-    out = answer(policy, batch, frozenset({"logprobs", "entropy"}), room=room)
-    with policy.reference():
-        ref = answer(policy, batch, frozenset({"logprobs"}), room=room)["logprobs"]
+    out = answer_jointly(policy, batch, frozenset({"logprobs", "entropy"}), batcher=batcher)
+    with policy.answering(columns.REFERENCE):
+        ref = answer_jointly(policy, batch, frozenset({"logprobs"}), batcher=batcher)["logprobs"]
     log_ratio = out["logprobs"] - ref
     figures = kl_figures(log_ratio, batch)
     figures["kl_se"] = standard_error(log_ratio.sum(1).tolist())
@@ -151,9 +156,9 @@ def kl_figures(log_ratio: torch.Tensor, batch: Batch) -> Figures:
     }
 
 
-def _scores(policy: Policy, groups: Sequence[Group], room: Room) -> list[list[float]]:
+def _scores(policy: Policy, groups: Sequence[Group], batcher: MicroBatcher) -> list[list[float]]:
     batch = collate([_unscored(group) for group in groups], policy.device)
-    values = iter(answer(policy, batch, frozenset({"scores"}), room=room)["scores"].tolist())
+    values = iter(answer_jointly(policy, batch, frozenset({"scores"}), batcher=batcher)["scores"].tolist())
     return [[next(values) for _ in group.completions] for group in groups]
 
 

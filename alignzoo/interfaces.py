@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeAlias, runtime_checkable
 
@@ -31,93 +31,98 @@ if TYPE_CHECKING:
 ParameterGroup: TypeAlias = dict[str, Any]
 """As `torch.optim` takes it: {"params": [...], "lr_scale": float}; `lr_scale` multiplies the schedule's rate."""
 
-COLUMNS = frozenset({"logprobs", "entropy", "values", "scores", "old_logprobs", "ref_logprobs", "old_values"})
-"""Everything an optimizer can need. The first four are answered by `Policy.forward` with gradient; the last three
-are filled into the batch before `prepare`."""
+@dataclass(frozen=True)
+class PolicyInfo:
+    """What a policy tells of itself. All of it has a default, with which everything works and some of it is slower."""
+
+    shape: ModelShape | None = None
+    """The sizes of the model that answers, with its critic's; None: operations are not counted."""
+    roles: Mapping[str, ModelShape] = field(default_factory=dict)
+    """The sizes of roles that are other models: {"teacher": ...}; the others are like the policy."""
+    tokens_per_pass: int = 0
+    """Tokens that go through a forward and backward pass at once, as suits its device and its memory; 0: any number."""
+    exact_samples: bool = False
+    """The log-probabilities that completions carry are `forward`'s own, to float32's rounding. Otherwise an algorithm
+    that reads them before its one update may cost one forward pass more."""
+    collective: bool = False
+    """Its passes need all processes at the same time, as those of sharded weights do."""
+    fingerprint: Callable[[], str] | None = None
+    """The same for references that answer the same: of their weights, and of what else an answer depends on. None:
+    the reference's answers are kept for the run alone."""
+    token_strings: Callable[[Sequence[int]], list[str]] | None = None
+    """Each token's text; together they are the text of all, but for special tokens, which show here."""
 
 
 @runtime_checkable
 class Policy(Protocol):
-    """Writes completions, and says how likely each token was."""
+    """Generates completions, answers how likely each token was, and trains. `alignzoo.gradients.TorchTraining` is the
+    last of the three for a policy of torch parameters.
+
+    Where there are several processes, every method but `encode` is called on all of them in the same order.
+    """
 
     device: torch.device
+
+    def info(self) -> PolicyInfo:
+        """What is known of it."""
+        ...
 
     def encode(self, prompt: Prompt, texts: Sequence[Text]) -> Group:
         """Tokenise a prompt and given completions of it, each ended with the end-of-sequence token."""
         ...
 
     def generate(self, prompts: Sequence[Prompt], n: int, *, seed: int, greedy: bool = False) -> list[Group]:
-        """Write `n` completions of each prompt. The same seed and weights write the same text."""
+        """Generate `n` completions of each prompt. The same seed and weights generate the same text."""
         ...
 
     def forward(self, batch: Batch, columns: frozenset[str]) -> Forward:
-        """Answer the columns asked for, of "logprobs", "entropy", "values", "scores"; zero where the mask is False."""
+        """Answer these columns of `alignzoo.columns`: (N, T), zero where the mask is False, or (N,) of a row."""
         ...
 
-    def reference(self) -> AbstractContextManager[None]:
-        """Inside, `forward` answers as before training."""
+    def answering(self, role: str) -> AbstractContextManager[None]:
+        """Inside, `forward` and `generate` are the role's: "ref", the policy as before training, or another that it
+        was loaded with. Raises ModelError for a role that it does not have."""
         ...
 
     def parameters(self) -> list[ParameterGroup]:
         """What is trained."""
         ...
 
+    def optimize(self, make: Callable[[list[ParameterGroup]], torch.optim.Optimizer]) -> None:
+        """Begin to train: make the torch optimizer of its parameters."""
+        ...
+
+    def backward(self, loss: Tensor) -> None:
+        """Add a micro-batch's gradient to what is there."""
+        ...
+
+    def drop_gradients(self) -> None:
+        """Forget what has been added up, for another try."""
+        ...
+
+    def step(self, lr: float, clip: float) -> float:
+        """Add up all processes' gradients, clip their global norm (0: never), step, and forget them. The norm before
+        clipping comes back; where it is not finite, no weight moves."""
+        ...
+
     def state(self) -> dict[str, Tensor]:
-        """The trained tensors by name, for a checkpoint."""
+        """The trained tensors by name, for a checkpoint, with those of roles that have moved."""
         ...
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Take back what `state` gave."""
         ...
 
+    def optimizer_state(self) -> dict[str, Any]:
+        """The torch optimizer's moments, for a checkpoint."""
+        ...
+
+    def restore_optimizer(self, state: Mapping[str, Any]) -> None:
+        """Take back what `optimizer_state` gave."""
+        ...
+
     def save(self, path: Path) -> None:
         """Write a model directory that others can load. Adapters are merged: the next stage's reference is this."""
-        ...
-
-
-@runtime_checkable
-class HasRoom(Protocol):
-    """A policy that knows how much goes through it at once. Without it, micro-batches are whole minibatches."""
-
-    def room(self) -> int:
-        """Tokens per forward and backward pass that suit its device and its memory; 0: as many as there are."""
-        ...
-
-
-@runtime_checkable
-class HasExactSamples(Protocol):
-    """A policy that can say whether it records what `forward` answers. Without it, an algorithm that reads the
-    log-probabilities before its one update may cost one forward pass more."""
-
-    def samples_exactly(self) -> bool:
-        """Whether the log-probabilities that completions carry are `forward`'s own, to float32's rounding."""
-        ...
-
-
-@runtime_checkable
-class HasFingerprint(Protocol):
-    """A policy whose reference is known again. Without it, the reference's answers are kept for the run alone."""
-
-    def fingerprint(self) -> str:
-        """The same for references that answer the same: of their weights, and of what else an answer depends on."""
-        ...
-
-
-@runtime_checkable
-class HasShape(Protocol):
-    """A policy that can say what its passes cost. Without it, operations are not counted."""
-
-    def shape(self) -> ModelShape:
-        """The sizes of the model that answers, with its critic's."""
-        ...
-
-
-@runtime_checkable
-class HasPieces(Protocol):
-    """A policy that can say what each of its tokens is as text."""
-
-    def pieces(self, tokens: Sequence[int]) -> list[str]:
-        """Each token's text; together they are the text of all, but for special tokens, which show here."""
         ...
 
 
@@ -140,7 +145,7 @@ class Outline:
     """Bytes of a number in its computation: of activations, keys and values."""
     frozen: int
     """Bytes of a weight that is not trained."""
-    room: int
+    tokens_per_pass: int
     """Tokens that go through a forward and backward pass at once."""
     slots: int
     """Completions written at once."""
@@ -154,6 +159,8 @@ class Outline:
     """A live policy of the same sizes but with so many layers and random weights, to be timed."""
     cheaper: Callable[[], Mapping[str, Outline]] = dict
     """Other settings that take less memory, and what the policy is then."""
+    exact_samples: bool = False
+    """As in `PolicyInfo`."""
     kept: float = 1.0
     """Of `cost.activation_bytes`, what its forward pass keeps for the backward pass."""
 
@@ -232,19 +239,17 @@ class HasCosts(Protocol):
 
 @runtime_checkable
 class Optimizer(Protocol):
-    """PPO, DPO, GRPO...: how scored groups move a policy. A frozen dataclass; its fields are its hyper-parameters.
+    """PPO, DPO, GRPO...: how scored groups train a policy. A frozen dataclass; its fields are its hyper-parameters.
 
-    `torch.optim`'s optimizer is another thing and is always called `adamw` in this code.
-
-    Optional: `couples: ClassVar[str]` says what the loss may not be split through ("row", "group" by default, or
-    "minibatch" for losses that sort or rank a batch). `next(self, report) -> Self` returns the successor for the
-    following step (adaptive KL, moving baselines); its fields are its state and are checkpointed.
-    `kl_weight: ClassVar[str]` names the field that weighs the KL to the reference: what `compare --frontier` varies.
+    Optional are `prepare_reads`, the columns of the batch that `prepare` reads (all of `needs` where it is not said:
+    whatever only `loss` reads may cost no pass of its own), `next`, `follow`, and the traits of
+    `alignzoo.traits.Traits`: what the loss couples, what it trains, whether it is online, and more.
     """
 
     @property
     def needs(self) -> frozenset[str]:
-        """Which of `COLUMNS` it reads; the others are None. A class attribute, or a property where settings decide."""
+        """The columns of `alignzoo.columns` that it reads; the others are None. A class attribute, or a property where
+        settings decide."""
         ...
 
     @property

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from alignzoo.collate import WeightedReward
 from alignzoo.errors import RunError
 from alignzoo.evaluate import Gold, Heldout, Rates
 from alignzoo.interfaces import HasRates
 from alignzoo.prompts import Data, from_rows, split, train_and_heldout
 from alignzoo.recipe import Stage
+from alignzoo.rewards import WeightedReward
 from alignzoo.types import Prompt
 
 

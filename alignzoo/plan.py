@@ -101,10 +101,10 @@ def _planned(step: Rehearsal, program: int, timed: bool) -> StagePlan:
     )
 
 
-def bytes_of(step: Rehearsal, outline: Outline, room: int = 0) -> dict[str, int]:
+def bytes_of(step: Rehearsal, outline: Outline, tokens_per_pass: int = 0) -> dict[str, int]:
     """By part."""
     shape = outline.shape
-    tokens, answers = step.at_once(room or step.stage.schedule.micro_tokens or outline.room)
+    tokens, answers = step.at_once(tokens_per_pass or step.stage.schedule.micro_tokens or outline.tokens_per_pass)
     trunks = [shape, shape.critic] if "values" in step.needs and shape.critic is not None else [shape]
     kept = [round(outline.kept * cost.activation_bytes(trunk, tokens, outline.width)) for trunk in trunks]
     working = max(each // trunk.layers for each, trunk in zip(kept, trunks, strict=True))
@@ -133,10 +133,10 @@ def _advice(step: Rehearsal, own: Parts, available: int) -> Iterator[str]:
     """Settings that would take less, those first that suffice."""
     outline, now = step.outline, peak(bytes_of(step, step.outline))
     found, spare = [], available - sum(own.values())
-    room = step.at_once()[0]
-    while room > LEAST:
-        room //= 2
-        found.append((f"schedule.micro_tokens={room}", peak(bytes_of(step, outline, room))))
+    tokens = step.at_once()[0]
+    while tokens > LEAST:
+        tokens //= 2
+        found.append((f"schedule.micro_tokens={tokens}", peak(bytes_of(step, outline, tokens))))
         if found[-1][1] <= spare:
             break
     if step.writer.rows > LEAST:

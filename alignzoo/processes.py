@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-
-from alignzoo.types import Batch
 
 T = TypeVar("T")
 
@@ -39,8 +36,7 @@ def gather(share: Sequence[T]) -> list[T]:
     """All processes' shares, back in the order from which `dealt` took them."""
     if count() == 1:
         return list(share)
-    shares: list[list[T]] = [[] for _ in range(count())]
-    dist.all_gather_object(shares, list(share))
+    shares = everyones(list(share))
     longest = max(len(each) for each in shares)
     return [each[i] for i in range(longest) for each in shares if i < len(each)]
 
@@ -54,14 +50,18 @@ def of_first(value: T) -> T:
     return box[0]
 
 
-def deal_groups(batch: Batch, *, couples: str) -> Batch:
-    """This process's groups of a batch. A loss that reads the whole minibatch is the first process's alone."""
+def everyones(value: T) -> list[T]:
+    """What each process has, by its number, on all of them."""
     if count() == 1:
-        return batch
-    if couples == "minibatch":
-        return batch if index() == 0 else batch.select(slice(0, 0))
-    number = torch.unique_consecutive(batch.group, return_inverse=True)[1]
-    return batch.select(number % count() == index())
+        return [value]
+    found: list[Any] = [None] * count()
+    dist.all_gather_object(found, value)
+    return found
+
+
+def least_positive(value: int) -> int:
+    """The smallest of all processes' values, but for 0; 0 where all have that."""
+    return min((each for each in everyones(value) if each > 0), default=0)
 
 
 def sum_gradients(parameters: Iterable[Tensor]) -> None:
@@ -78,19 +78,7 @@ def total(values: dict[str, float]) -> dict[str, float]:
     """Sums over all processes of numbers that each has its part of."""
     if count() == 1:
         return values
-    shares: list[dict[str, float]] = [{} for _ in range(count())]
-    dist.all_gather_object(shares, values)
+    shares = everyones(values)
     names = dict.fromkeys(name for share in shares for name in share)
     return {name: sum(share.get(name, 0.0) for share in shares) for name in names}
 
-
-def same_columns(batch: Batch, share: Batch) -> Batch:
-    """A batch with the columns that each process has filled for its share of the rows (every count-th one)."""
-    if count() == 1:
-        return share
-    names = [n for n in ("old_logprobs", "ref_logprobs", "old_values") if getattr(share, n) is not None]
-    columns: dict[str, Any] = {}
-    for name in names:
-        rows = gather([row.cpu() for row in getattr(share, name)])
-        columns[name] = torch.stack(rows).to(batch.tokens.device) if rows else getattr(share, name)
-    return replace(batch, **columns)

@@ -8,8 +8,8 @@ from dataclasses import asdict
 
 from alignzoo import processes
 from alignzoo.journal import samples
+from alignzoo.microbatch import MEMORY, MicroBatcher
 from alignzoo.reference import CACHE
-from alignzoo.room import MEMORY, Room
 from alignzoo.schedule import Schedule
 from alignzoo.stage import Run
 from alignzoo.tokens import Tokens, filled, token_columns
@@ -65,8 +65,8 @@ def reached(schedule: Schedule, metrics: Mapping[str, float], alerts: Sequence[A
     return ""
 
 
-def write_samples(stage: Run, step: int, when: str, written: Sequence[Group], room: Room) -> None:
+def write_samples(stage: Run, step: int, when: str, written: Sequence[Group], batcher: MicroBatcher) -> None:
     """What was written in an evaluation, its first groups token by token."""
-    batch = filled(written, stage.policy, room) if written else None
-    tokens = token_columns(written, stage.policy, batch) if batch is not None else []
+    batch = filled(written, stage.policy, batcher) if written else None
+    tokens = token_columns(written, stage.policy, written, batch) if batch is not None else []
     stage.journal.write_all("samples", step, samples(written, when, tokens))

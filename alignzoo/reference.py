@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -19,71 +21,94 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from alignzoo import processes
-from alignzoo.collate import Key, Known, fill, keys, known_rows
-from alignzoo.interfaces import HasFingerprint, Policy
-from alignzoo.room import Room
-from alignzoo.types import Alert, Batch
+from alignzoo.batching import collate, fill
+from alignzoo.interfaces import Policy
+from alignzoo.microbatch import MicroBatcher
+from alignzoo.types import Alert, Batch, Group
 
 SWITCH = "ALIGNZOO_REFERENCES"
 
 CACHE = "cache"
 """The kind of alert that says that kept log-probabilities could not be used."""
 
-FORMAT = 1
+FORMAT = 2
 """Of the files; another number makes the old ones unknown."""
 
 GROUPS = 64
 """Computed at once, whatever the schedule: the same data have the same file in runs that batch them otherwise."""
 
 
-def reference_of(
+Row = tuple[tuple[int, ...], tuple[int, ...]]
+"""A row of the data: the prompt's tokens and the completion's."""
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """The reference's log-probabilities of given data, by row."""
+
+    rows: Mapping[Row, Tensor] = field(default_factory=dict)
+    """One number for each token of the row that the reference was asked about."""
+
+    def column(self, batch: Batch, groups: Sequence[Group]) -> Tensor | None:
+        """The column (N, T) of the batch of these groups; None where one of its rows is not remembered."""
+        rows = _rows(groups)
+        found = [self.rows.get(rows[number]) for number in batch.row.tolist()] if self.rows else [None]
+        known = [each for each in found if each is not None]
+        if len(known) < len(found):
+            return None
+        column = torch.zeros(batch.tokens.shape, dtype=known[0].dtype)
+        column[batch.mask.cpu()] = torch.cat(known)
+        return column.to(batch.tokens.device)
+
+
+def _rows(groups: Sequence[Group]) -> list[Row]:
+    """The rows by their numbers in `Batch.row`."""
+    return [(group.prompt_tokens, each.tokens) for group in groups for each in group.completions]
+
+
+def remember(
     policy: Policy,
-    batches: Iterable[Batch],
-    room: Room,
+    batches: Iterable[Sequence[Group]],
+    batcher: MicroBatcher,
     *,
     told: Callable[[Alert], None],
     progress: Callable[[int], None],
-) -> Known:
-    """The reference's answers on these batches, read from the cache or computed in their order.
+) -> Remembered:
+    """The reference's answers on these scored groups, read from the cache or computed in their order.
 
     In their order and not when they first come by, so that a resumed run has the same to the last bit. A file that
     cannot be read is told of and written anew, for everything in it can be computed again.
     """
-    kept = list(batches)
-    rows = [key for batch in kept for key in keys(batch)]
-    file = _file(policy, rows, room)
-    if (found := processes.of_first(_read(file, told) if file and not processes.index() else None)) is not None:
-        return dict(zip(rows, torch.split(found, [_length(key) for key in rows]), strict=True))
-    known: Known = {}
-    for number, batch in enumerate(kept):
-        progress(number)
-        share = batch.select(slice(processes.index(), None, processes.count())).to(policy.device)
-        filled = processes.same_columns(batch, fill(share, policy, frozenset({"ref_logprobs"}), room=room))
-        assert filled.ref_logprobs is not None
-        known |= known_rows(batch, filled.ref_logprobs)
-    if file and not processes.index():
-        _write(file, torch.cat([known[key] for key in rows]), told)
-    return known
-
-
-def _length(key: Key) -> int:
-    """How many tokens the completion has."""
-    return len(key[1]) // torch.long.itemsize - key[0]
+    kept = [(groups, collate(groups)) for groups in batches]
+    rows = [_rows(groups)[number] for groups, batch in kept for number in batch.row.tolist()]
+    counts = [count for _, batch in kept for count in batch.mask.sum(1).tolist()]
+    file = _file(policy, rows, batcher)
+    found = processes.of_first(_read(file, told) if file and not processes.index() else None)
+    if found is None:
+        answers = []
+        for number, (_, batch) in enumerate(kept):
+            progress(number)
+            filled = fill(batch.to(policy.device), policy, frozenset({"ref_logprobs"}), batcher=batcher)
+            answers.append(filled["ref_logprobs"][filled.mask].cpu())
+        found = torch.cat(answers) if answers else torch.zeros(0)
+        if file and not processes.index():
+            _write(file, found, told)
+    return Remembered(dict(zip(rows, torch.split(found, counts), strict=True)))
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
-def _file(policy: Policy, rows: Sequence[Key], room: Room) -> Path | None:
+def _file(policy: Policy, rows: Sequence[Row], batcher: MicroBatcher) -> Path | None:
     """Where the answers lie; None where a policy's reference is not known again, or nothing shall be kept."""
-    folder = os.environ.get(SWITCH, "")
-    if folder == "off" or not rows or not isinstance(policy, HasFingerprint):
+    folder, fingerprint = os.environ.get(SWITCH, ""), policy.info().fingerprint
+    if folder == "off" or not rows or fingerprint is None:
         return None
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alignzoo" / "reference"
     digest = hashlib.blake2b(digest_size=16)
-    digest.update(repr((FORMAT, policy.fingerprint(), room.rows, room.tokens)).encode())
-    for start, row in rows:
-        digest.update(f"{start} {len(row)} ".encode() + row)
+    digest.update(repr((FORMAT, fingerprint(), batcher.rows, batcher.tokens)).encode())
+    for prompt, completion in rows:
+        digest.update(f"{len(prompt)} {len(completion)} ".encode() + array("q", prompt + completion).tobytes())
     return (Path(folder) if folder else home) / f"{digest.hexdigest()}.safetensors"
 
 

@@ -7,22 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import torch
-from torch import Tensor
 
-from alignzoo import cost
-from alignzoo.collate import collate, only, trim
+from alignzoo import columns, cost
+from alignzoo.batching import collate, only, trim
 from alignzoo.cost import ModelShape, Work
 from alignzoo.errors import RunError
 from alignzoo.interfaces import HasCosts, HasOutline, Outline
 from alignzoo.material import data_of
+from alignzoo.microbatch import cut
+from alignzoo.passes import WATCHED, Facts, Pass, passes
 from alignzoo.probe import Clock
 from alignzoo.recipe import Stage
+from alignzoo.traits import traits_of
 from alignzoo.types import Batch, Completion, Group, Prompt, Score, Text
-
-FORWARD = frozenset({"logprobs", "entropy", "values", "scores"})
-"""The columns that an update answers."""
 
 TRIALS = (2, 4)
 """Layers of the policies that are timed; a model of no more is timed whole."""
@@ -89,48 +89,55 @@ class Rehearsal:
         filled = replace(self.batch, old_logprobs=zeros, ref_logprobs=zeros, old_values=zeros)
         self.prepared = stage.optimizer.prepare(only(filled, self.needs))
 
-    def micro_batches(self, room: int = 0) -> Iterator[Batch]:
-        """What goes through at once in an update, where there is so much room."""
-        schedule, couples = self.stage.schedule, getattr(self.stage.optimizer, "couples", "group")
-        tokens = room or schedule.micro_tokens or self.outline.room
-        for minibatch in self.prepared.split(schedule.minibatch):
-            yield from minibatch.chunks(schedule.micro_batch, tokens=tokens, couples=couples)
+    def micro_batches(self, tokens: int = 0, *, minibatch: bool = True) -> Iterator[Batch]:
+        """What goes through at once in an update, or in a pass over the whole batch, where it is so many tokens."""
+        schedule, couples = self.stage.schedule, traits_of(self.stage.optimizer).couples
+        tokens = tokens or schedule.micro_tokens or self.outline.tokens_per_pass
+        for part in self.prepared.split(schedule.minibatch if minibatch else 0):
+            yield from cut(part, schedule.micro_batch, tokens=tokens, couples=couples)
 
-    def at_once(self, room: int = 0) -> tuple[int, int]:
+    def at_once(self, tokens: int = 0) -> tuple[int, int]:
         """Tokens of the largest micro-batch, and at how many of them the head is applied."""
-        work = [cost.reading_batch(each) for each in self.micro_batches(room)]
+        work = [cost.reading_batch(each) for each in self.micro_batches(tokens)]
         return max(((each.tokens, each.answers) for each in work), default=(0, 0))
 
     def work(self) -> dict[str, Count]:
         """Operations of each phase of a step."""
         reading, learning = cost.reading_batch(self.batch), cost.reading_batch(self.prepared)
-        columns, epochs, filled = self.needs & FORWARD, self.stage.optimizer.epochs, self.filled()
+        answers, epochs, filled = columns.trained(self.needs), self.stage.optimizer.epochs, self.filled()
         phases: dict[str, Count] = {}
         if self.writer.written.tokens:
             phases["sample"] = lambda shape: cost.decode(shape, self.writer.written)
         if self.rewards:
-            rows, scored = cost.reading_batch(self.batch.ungroup()), frozenset({"scores"})
+            rows, scored = cost.reading_batch(_alone(self.batch)), frozenset({"scores"})
             phases["score"] = lambda shape: sum(
                 cost.forward(replace(each.shape, layers=shape.layers), rows, scored) for each in self.rewards
             )
         if filled:
             phases["fill"] = lambda shape: sum(cost.forward(shape, reading, each) for each in filled)
         phases["update"] = lambda shape: (
-            epochs * (cost.forward(shape, learning, columns) + cost.backward(shape, learning, columns))
+            epochs * (cost.forward(shape, learning, answers) + cost.backward(shape, learning, answers))
         )
         return phases
 
+    @cached_property
+    def passes(self) -> tuple[Pass, ...]:
+        """The step's forward passes, as the loop will plan them."""
+        schedule, generates = self.stage.schedule, bool(self.writer.tokens)
+        watches = generates and traits_of(self.stage.optimizer).trains == "policy" and schedule.kl_every == 1
+        again = not generates and self.steps * schedule.prompts >= self.whole
+        facts = Facts(
+            groups=len(self.groups),
+            watched=WATCHED if watches else frozenset(),
+            remembered=frozenset({"ref_logprobs"}) if again else frozenset(),
+            recorded=generates and self.outline.exact_samples,
+            one_piece=next(self.micro_batches(minibatch=False)) is self.prepared,
+        )
+        return passes(self.stage.optimizer, schedule, facts)
+
     def filled(self) -> list[frozenset[str]]:
-        """The passes without gradient: the reference, but for data whose answers are kept; and the policy as it was
-        before the update, which the update's own pass tells where there is only one."""
-        schedule, optimizer = self.stage.schedule, self.stage.optimizer
-        referred = "ref_logprobs" in self.needs
-        online = bool(self.writer.tokens) and "scores" not in self.needs and (referred or schedule.kl_every == 1)
-        anew = referred and self.steps * schedule.prompts < self.whole
-        passes = [frozenset({"logprobs"})] if online or anew else []
-        once = optimizer.epochs == 1 and (not schedule.minibatch or len(self.groups) <= schedule.minibatch)
-        old = frozenset(name.removeprefix("old_") for name in self.needs if name.startswith("old_"))
-        return [*passes, old] if old and not once else passes
+        """What each pass without gradient answers."""
+        return [each.answers for each in self.passes if each.role and each.how == "own"]
 
     def seconds(self) -> dict[str, float]:
         """Of each phase: trials of two depths, drawn out to the model's own."""
@@ -148,7 +155,7 @@ class _Trial:
     def __init__(self, of: Rehearsal, layers: int) -> None:
         self.of, self.clock = of, Clock(of.outline.device)
         self.policy = of.outline.trial(layers)
-        self.columns = of.needs & FORWARD
+        self.columns = columns.trained(of.needs)
         part = max(of.micro_batches(), key=lambda each: int(each.attend.sum()))
         self.part = trim(part).to(self.policy.device)
         self.tokens = cost.reading_batch(part).tokens
@@ -160,8 +167,8 @@ class _Trial:
             found["sample"] = self.writing()
         if of.rewards:
             ratio = sum(each.shape.trunk for each in of.rewards) / of.outline.shape.trunk
-            rows = self.part.ungroup()
-            found["score"] = ratio * self.share(of.batch.ungroup(), rows) * self.answering(rows, self.scored())
+            rows = _alone(self.part)
+            found["score"] = ratio * self.share(_alone(of.batch), rows) * self.answering(rows, self.scored())
         if of.filled():
             asked = [self.answering(self.part, each) for each in of.filled()]
             found["fill"] = self.share(of.batch, self.part) * sum(asked)
@@ -204,13 +211,18 @@ class _Trial:
 
         def learn() -> None:
             out = self.policy.forward(self.part, frozenset(watched))
-            total: Tensor = sum(getattr(out, name).sum() for name in self.columns)
+            total = sum((out[name].sum() for name in self.columns), torch.zeros(()))
             total.backward()  # type: ignore[no-untyped-call]
 
         size = self.of.stage.schedule.minibatch or len(self.of.groups)
         updates = max(1, -(-len(self.of.groups) // size))
         learned = self.share(self.of.prepared, self.part) * self.clock.best(learn, REPEATS)
         return learned + updates * self.clock.best(adamw.step, REPEATS)
+
+
+def _alone(batch: Batch) -> Batch:
+    """Every row with a prompt of its own, as a reward model reads it."""
+    return replace(batch, prompt=torch.arange(len(batch), device=batch.tokens.device))
 
 
 def _scored(group: Group) -> Group:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from alignzoo import functional as fn
 from alignzoo import processes
-from alignzoo.collate import score
 from alignzoo.interfaces import Selects
+from alignzoo.rewards import score
 from alignzoo.stage import Run, other_prompts, prompts_of
 from alignzoo.types import Group
 from alignzoo.vocabulary import Clock

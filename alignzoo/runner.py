@@ -5,26 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TypeVar
 
 import torch
 
 from alignzoo import checkpoint, processes, recording
 from alignzoo import functional as fn
+from alignzoo.batching import collate
 from alignzoo.budget import Meter, work
-from alignzoo.collate import collate, score
 from alignzoo.errors import DivergedError
 from alignzoo.evaluate import Figures, best_of, objective, scoring, writing
-from alignzoo.filling import Filler, written_by_policy
 from alignzoo.interfaces import HasNext, Optimizer
 from alignzoo.journal import Ledger
-from alignzoo.reference import GROUPS, reference_of
+from alignzoo.microbatch import MicroBatcher
+from alignzoo.passes import Passes, generated_by_policy
+from alignzoo.reference import GROUPS, remember
+from alignzoo.rewards import score
 from alignzoo.rollout import rollout
-from alignzoo.room import Room
 from alignzoo.stage import Run
 from alignzoo.tokens import Tokens, token_columns
-from alignzoo.types import Alert, Batch, Group, StepReport
-from alignzoo.update import Updated, adamw_of, update
+from alignzoo.types import Alert, Group, StepReport
+from alignzoo.update import Updated, adamw, update
 from alignzoo.vocabulary import Clock, means, memory, selection, shared
 
 Part = TypeVar("Part")
@@ -57,16 +59,16 @@ def run(stage: Run, *, resume: bool = False) -> Outcome:
 
 def _run(stage: Run, ledger: Ledger, resume: bool) -> Outcome:
     schedule = stage.schedule
-    adamw = adamw_of(stage.policy, schedule)
-    stage, optimizer, start = _started(stage, adamw, resume)
+    stage.policy.optimize(partial(adamw, schedule, stage.policy.device))
+    stage, optimizer, start = _started(stage, resume)
     own: list[Alert] = []
-    filler = _filler(stage, own.append)
-    before, baseline = _before(stage, start, filler.room)
+    passes = _passes(stage, own.append)
+    before, baseline = _before(stage, start, passes.batcher)
     ledger.write(start, "before")
     step, meter = start, Meter.read(schedule, stage.steps, stage.journal)
     stopped = meter.over or (recording.stopped(stage, start) if start else "")
     while (step < stage.steps or schedule.has_budget) and not stopped:
-        (report, tokens), share = _step(stage, optimizer, adamw, step, filler, meter.total), meter.share
+        (report, tokens), share = _step(stage, optimizer, step, passes, meter.total), meter.share
         step = report.step
         report = replace(report, costs=ledger.write(step, "step"))
         optimizer, stage = _next(optimizer, report), replace(stage, sampler=_next(stage.sampler, report))
@@ -74,18 +76,18 @@ def _run(stage: Run, ledger: Ledger, resume: bool) -> Outcome:
         meter.add(report.metrics)
         every = schedule.eval_every and step % schedule.eval_every == 0 and step < stage.steps
         if every or meter.due(share):
-            _measured(stage, optimizer, step, "during", filler.room)
+            _measured(stage, optimizer, step, "during", passes.batcher)
             ledger.write(step, "during")
         stopped = recording.reached(schedule, report.metrics, recording.watch(stage, report, own)) or meter.over
-        _save(stage, step, adamw, optimizer, stopped)
-    after = _measured(stage, optimizer, step, "after", filler.room)
+        _save(stage, step, optimizer, stopped)
+    after = _measured(stage, optimizer, step, "after", passes.batcher)
     ledger.write(step, "after")
     recording.tell(stage, step, processes.gather(own))
     return Outcome(before, after, baseline, step, stopped, ledger.total())
 
 
 def _step(
-    stage: Run, optimizer: Optimizer, adamw: torch.optim.Optimizer, step: int, filler: Filler, steps: int
+    stage: Run, optimizer: Optimizer, step: int, passes: Passes, steps: int
 ) -> tuple[StepReport, Tokens]:
     """Sample, score, fill, prepare, update. Where samples are to be kept, their tokens' columns come along."""
     schedule, clock = stage.schedule, Clock()
@@ -93,41 +95,41 @@ def _step(
     groups, brought = rolled.groups, rolled.brought
     with clock("fill"):
         measures = schedule.measures_kl(step + 1) or stage.keeps_samples(step + 1)
-        watched = measures and stage.trains_writer and written_by_policy(groups)
-        ready = filler.ready(optimizer, collate(groups, stage.policy.device), watched=watched)
+        watched = measures and stage.trains_policy and generated_by_policy(groups)
+        ready = passes.ready(optimizer, collate(groups, stage.policy.device), groups, watched=watched)
     with clock("update"):
         lr = schedule.rate(step, steps)
         done: list[Updated] = []
         for epoch in range(optimizer.epochs):
             rng = torch.Generator().manual_seed(fn.derive(stage.seed, step, "shuffle", epoch))
             for minibatch in ready.prepared.split(schedule.minibatch, rng=rng):
-                done.append(update(stage.policy, optimizer, minibatch, adamw, lr, schedule, filler.room, ready.once))
+                done.append(update(stage.policy, optimizer, minibatch, lr, schedule, passes.batcher, ready.deferred))
     batch, prepared = ready.after(done), ready.prepared
     metrics = shared(groups, batch, prepared, optimizer.epochs) | selection(groups, brought)
     metrics |= means(each.figures for each in done)
-    metrics |= work(stage.policy, brought, ready.batch, prepared, needs=optimizer.needs, epochs=optimizer.epochs)
+    metrics |= work(stage.policy, brought, ready.batch, prepared, ready.plan, epochs=optimizer.epochs)
     metrics |= {"lr": lr} | clock.seconds() | memory(stage.policy)
     if not math.isfinite(metrics.get("loss", 0.0)) or not math.isfinite(metrics.get("grad_norm", 0.0)):
         raise DivergedError(
             f"{stage.name}: the loss or its gradient is not finite in step {step + 1} (loss {metrics.get('loss')}, "
             f"gradient norm {metrics.get('grad_norm')}): a smaller schedule.lr or a larger KL weight keeps a run stable"
         )
-    tokens = token_columns(brought, stage.policy, batch, prepared) if stage.keeps_samples(step + 1) else []
+    tokens = token_columns(brought, stage.policy, groups, batch, prepared) if stage.keeps_samples(step + 1) else []
     return StepReport(step + 1, max(steps, step + 1), metrics, tuple(brought)), tokens
 
 
-def measure(stage: Run, optimizer: Optimizer, room: Room) -> tuple[Figures, list[Group]]:
+def measure(stage: Run, optimizer: Optimizer, batcher: MicroBatcher) -> tuple[Figures, list[Group]]:
     """The stage's evaluation: of a writer, with some of what it wrote, or of a scorer; and of its own objective on
     held-out data."""
     if not stage.heldout.settings.prompts:
         return {}, []
     stage.progress(f"{stage.name}: evaluate", 0, 1, {})
-    writes = stage.trains_writer
+    writes = stage.trains_policy
     figures, written = (
-        writing(stage.policy, stage.heldout, room) if writes else (scoring(stage.policy, stage.heldout, room), [])
+        writing(stage.policy, stage.heldout, batcher) if writes else (scoring(stage.policy, stage.heldout, batcher), [])
     )
     learned = replace(stage.heldout, rewards=stage.rewards)
-    figures |= objective(stage.policy, optimizer, stage.sampler, learned, room)
+    figures |= objective(stage.policy, optimizer, stage.sampler, learned, batcher)
     stage.progress(f"{stage.name}: evaluate", 1, 1, figures)
     return figures, written
 
@@ -135,12 +137,12 @@ def measure(stage: Run, optimizer: Optimizer, room: Room) -> tuple[Figures, list
 # --- the loop's parts -------------------------------------------------------------------------------------------------
 
 
-def _started(stage: Run, adamw: torch.optim.Optimizer, resume: bool) -> tuple[Run, Optimizer, int]:
+def _started(stage: Run, resume: bool) -> tuple[Run, Optimizer, int]:
     found = checkpoint.latest(stage.checkpoints) if resume else None
     stage.journal.rewind(found.step if found else -1)
     if found is None:
         return stage, stage.optimizer, 0
-    optimizer, sampler = found.restore(stage.policy, adamw, stage.optimizer, stage.sampler)
+    optimizer, sampler = found.restore(stage.policy, stage.optimizer, stage.sampler)
     return replace(stage, sampler=sampler), optimizer, found.step
 
 
@@ -149,56 +151,55 @@ def _next(part: Part, report: StepReport) -> Part:
     return part.next(report) if isinstance(part, HasNext) else part
 
 
-def _before(stage: Run, start: int, room: Room) -> tuple[Figures, Figures]:
+def _before(stage: Run, start: int, batcher: MicroBatcher) -> tuple[Figures, Figures]:
     """The evaluation before training, and best-of-n; a resumed run reads what its first start measured."""
     if start:
         line = stage.journal.read("evaluations", 0)[0]
         return line["before"], line["best_of"]
-    before, written = measure(stage, stage.optimizer, room)
+    before, written = measure(stage, stage.optimizer, batcher)
     settings = stage.heldout.settings
-    wanted = settings.best_of and settings.prompts and stage.trains_writer and stage.heldout.rewards
+    wanted = settings.best_of and settings.prompts and stage.trains_policy and stage.heldout.rewards
     baseline = best_of(stage.policy, stage.heldout) if wanted else {}
     stage.journal.rewind(-1)
     stage.journal.write("evaluations", 0, {"before": before, "best_of": baseline})
-    recording.write_samples(stage, 0, "before", written, room)
+    recording.write_samples(stage, 0, "before", written, batcher)
     return before, baseline
 
 
-def _measured(stage: Run, optimizer: Optimizer, step: int, when: str, room: Room) -> Figures:
+def _measured(stage: Run, optimizer: Optimizer, step: int, when: str, batcher: MicroBatcher) -> Figures:
     """An evaluation, written down with some of what was written in it."""
-    figures, written = measure(stage, optimizer, room)
+    figures, written = measure(stage, optimizer, batcher)
     stage.journal.write("evaluations", step, {when: figures})
-    recording.write_samples(stage, step, when, written, room)
+    recording.write_samples(stage, step, when, written, batcher)
     return figures
 
 
-def _filler(stage: Run, told: Callable[[Alert], None]) -> Filler:
+def _passes(stage: Run, told: Callable[[Alert], None]) -> Passes:
     """What fills the steps' batches; where the same data come by in every pass, the reference answers them now."""
     schedule = stage.schedule
-    room = Room(stage.policy, rows=schedule.micro_batch, tokens=schedule.micro_tokens, told=told)
-    filler = Filler(stage.policy, schedule, room)
+    batcher = MicroBatcher(stage.policy, rows=schedule.micro_batch, tokens=schedule.micro_tokens, told=told)
+    passes = Passes(stage.policy, schedule, batcher)
     whole = not schedule.has_budget and stage.steps * schedule.prompts >= len(stage.prompts)
     if stage.sampler.online or not whole or "ref_logprobs" not in stage.optimizer.needs:
-        return filler
+        return passes
     n = len(stage.prompts)
 
-    def batches() -> Iterator[Batch]:
+    def batches() -> Iterator[list[Group]]:
         for start in range(0, n, GROUPS):
             groups = stage.sampler.sample(stage.prompts[start : start + GROUPS], stage.policy, seed=0)
-            yield collate(score(groups, stage.rewards, stage.policy))  # all at once, and so not on a GPU
+            yield score(groups, stage.rewards, stage.policy)
 
     def progress(batch: int) -> None:
         stage.progress(f"{stage.name}: reference", batch * GROUPS, n, {})
 
-    return replace(filler, reference=reference_of(stage.policy, batches(), room, told=told, progress=progress))
+    return replace(passes, remembered=remember(stage.policy, batches(), batcher, told=told, progress=progress))
 
 
-def _save(stage: Run, step: int, adamw: torch.optim.Optimizer, optimizer: Optimizer, stopped: str) -> None:
+def _save(stage: Run, step: int, optimizer: Optimizer, stopped: str) -> None:
     """A checkpoint at the interval, where the run stops early, and at once when the user asks to stop."""
     due = stopped or (stage.schedule.save_every and step % stage.schedule.save_every == 0)
     interrupted = stage.interrupted()
-    if (due or interrupted) and processes.index() == 0:
-        parts = (optimizer, stage.sampler)
-        checkpoint.save(stage.checkpoints, step, stage.policy, adamw, *parts, keep=stage.schedule.keep)
+    if due or interrupted:
+        checkpoint.save(stage.checkpoints, step, stage.policy, optimizer, stage.sampler, keep=stage.schedule.keep)
     if interrupted:
         raise Interrupted(f"{stage.name}: stopped after step {step} of {stage.steps}")

@@ -9,11 +9,12 @@ from pathlib import Path
 import torch
 
 from alignzoo import functional as fn
-from alignzoo.collate import WeightedReward
 from alignzoo.evaluate import Heldout
 from alignzoo.interfaces import Optimizer, Policy, Sampler
 from alignzoo.journal import Journal
+from alignzoo.rewards import WeightedReward
 from alignzoo.schedule import Schedule
+from alignzoo.traits import traits_of
 from alignzoo.types import Alert, Prompt, StepReport
 
 Progress = Callable[[str, int, int, Mapping[str, float]], None]
@@ -48,9 +49,9 @@ class Run:
         return self.schedule.total(len(self.prompts))
 
     @property
-    def trains_writer(self) -> bool:
-        """Whether the policy writes text; a pure scorer does not."""
-        return "scores" not in self.optimizer.needs
+    def trains_policy(self) -> bool:
+        """Whether what is trained generates text; a reward model does not."""
+        return traits_of(self.optimizer).trains == "policy"
 
     def keeps_samples(self, step: int) -> bool:
         """Whether what this step samples is written down."""

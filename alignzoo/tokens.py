@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from alignzoo import functional as fn
-from alignzoo.collate import collate, fill, key_of, keys
-from alignzoo.interfaces import HasPieces, Policy
-from alignzoo.room import Room
+from alignzoo.batching import collate, fill
+from alignzoo.interfaces import Policy
+from alignzoo.microbatch import MicroBatcher
 from alignzoo.types import Batch, Group, Score
 
 Tokens = list[dict[str, Any]]
@@ -24,32 +24,37 @@ WATCHED = frozenset({"old_logprobs", "ref_logprobs"})
 """What is kept of every writer."""
 
 
-def filled(groups: Sequence[Group], policy: Policy, room: Room) -> Batch:
+def filled(groups: Sequence[Group], policy: Policy, batcher: MicroBatcher) -> Batch:
     """The first groups as a batch with their log-probabilities, whatever a reward says of them."""
     unscored = [replace(g, scores=(Score(0.0),) * len(g.completions), extra={}) for g in groups[:SHOWN]]
-    return fill(collate(unscored, policy.device), policy, WATCHED, room=room)
+    return fill(collate(unscored, policy.device), policy, WATCHED, batcher=batcher)
 
 
-def token_columns(groups: Sequence[Group], policy: Policy, batch: Batch, prepared: Batch | None = None) -> Tokens:
-    """For each completion, in order: `tokens` as text, and `logprobs`, `ref_logprobs` and `advantages`, of each token,
-    as far as they are known. Nothing of the completions beyond the first groups."""
-    known = dict(zip(keys(batch), range(len(batch)), strict=True))
-    learnt = {} if prepared is None else dict(zip(keys(prepared), range(len(prepared)), strict=True))
+def token_columns(
+    shown: Sequence[Group],
+    policy: Policy,
+    groups: Sequence[Group],
+    batch: Batch,
+    prepared: Batch | None = None,
+) -> Tokens:
+    """For each completion shown, in order: `tokens` as text, and `logprobs`, `ref_logprobs` and `advantages`, of each
+    token, as far as the batch of `groups` knows them. Nothing of the completions beyond the first groups shown."""
+    numbers = {id(c): number for number, c in enumerate(c for group in groups for c in group.completions)}
+    known = {number: place for place, number in enumerate(batch.row.tolist())}
+    trained = {} if prepared is None else {number: place for place, number in enumerate(prepared.row.tolist())}
+    strings = policy.info().token_strings
     found: Tokens = []
-    for number, group in enumerate(groups):
+    for place, group in enumerate(shown):
         for completion in group.completions:
-            if number >= SHOWN:
-                found.append({})
-                continue
-            key = key_of(group.prompt_tokens, completion.tokens)
-            columns: dict[str, Any] = {}
-            if isinstance(policy, HasPieces):
-                columns["tokens"] = policy.pieces(completion.tokens)
-            if key in known:
-                row = {"logprobs": batch.old_logprobs, "ref_logprobs": batch.ref_logprobs}
-                columns |= _row(row, batch, known[key])
-            if prepared is not None and key in learnt:
-                columns |= _row({"advantages": _spread(prepared)}, prepared, learnt[key])
+            number, columns = numbers.get(id(completion)), dict[str, Any]()
+            if place < SHOWN:
+                if strings is not None:
+                    columns["tokens"] = strings(completion.tokens)
+                if number in known:
+                    answers = {"logprobs": batch.old_logprobs, "ref_logprobs": batch.ref_logprobs}
+                    columns |= _row(answers, batch, known[number])
+                if prepared is not None and number in trained:
+                    columns |= _row({"advantages": _spread(prepared)}, prepared, trained[number])
             found.append(columns)
     return found
 

@@ -7,7 +7,7 @@ one group are adjacent. Every (N, T) column speaks about token t given the token
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypeAlias
 
@@ -129,7 +129,7 @@ class Batch:
     mask: BoolNT
     """True on completion tokens: what a loss may speak of."""
     group: LongN
-    """Which group a row belongs to; equal values are adjacent."""
+    """What is compared: which group a row belongs to; equal values are adjacent. Minibatches are whole groups."""
     rewards: FloatN
     """The combined score of each completion; abstained completions are not in the batch."""
     weights: FloatN | FloatNT
@@ -141,7 +141,7 @@ class Batch:
     old_logprobs: FloatNT | None = None
     """Log-probabilities before the first update on this batch."""
     ref_logprobs: FloatNT | None = None
-    """Log-probabilities of the frozen reference."""
+    """Log-probabilities of the reference."""
     old_values: FloatNT | None = None
     """The critic before the first update on this batch: the value of the state before token t."""
     advantages: FloatNT | FloatN | None = None
@@ -150,12 +150,24 @@ class Batch:
     """Written by `prepare`: what the critic should have said."""
     extra: Mapping[str, Tensor] = field(default_factory=dict)
     """Columns that the core does not know, (N,) or (N, T) each."""
+    answers: Mapping[str, FloatNT | FloatN] = field(default_factory=dict)
+    """What other roles answered and no field above is for, by its column's name: "teacher_logprobs"."""
+    prompt: LongN = None  # type: ignore[assignment]  # __post_init__ sets it
+    """What is shared: rows with an equal number, which are adjacent, begin with the same prompt, so that a policy may
+    compute it once. The group's number where it is not given."""
+    row: LongN = None  # type: ignore[assignment]  # __post_init__ sets it
+    """Who a row is: its number in the step, which stays with it through `select`, `split` and `prepare`. The place of
+    the completion among all completions of the step's groups."""
 
     def __post_init__(self) -> None:
         shape = tuple(self.tokens.shape)
         if len(shape) != 2:
             raise ValueError(f"tokens must be (N, T), got {shape}")
-        for name, column in self._columns():
+        if self.prompt is None:
+            object.__setattr__(self, "prompt", self.group)
+        if self.row is None:
+            object.__setattr__(self, "row", torch.arange(shape[0], device=self.tokens.device))
+        for name, column in self.columns().items():
             if tuple(column.shape) not in (shape, shape[:1]):
                 raise ValueError(f"{name} has shape {tuple(column.shape)}, expected {shape[:1]} or {shape}")
 
@@ -163,35 +175,48 @@ class Batch:
         """The number of rows."""
         return int(self.tokens.shape[0])
 
-    def _columns(self) -> Iterator[tuple[str, Tensor]]:
+    def __getitem__(self, name: str) -> Tensor:
+        """The column that an optimizer names in `needs`: `batch["teacher_logprobs"]`. Raises KeyError where it is not
+        there."""
+        return _column(self, name)
+
+    def columns(self) -> dict[str, Tensor]:
+        """Every tensor by name; those of a mapping with a dot: "extra.finished"."""
+        found: dict[str, Tensor] = {}
         for f in fields(self):
             value = getattr(self, f.name)
             if isinstance(value, Tensor):
-                yield f.name, value
+                found[f.name] = value
             elif isinstance(value, Mapping):
-                yield from ((f"{f.name}.{key}", column) for key, column in value.items())
+                found |= {f"{f.name}.{key}": column for key, column in value.items()}
+        return found
+
+    def with_columns(self, columns: Mapping[str, Tensor | None]) -> Batch:
+        """The batch with these columns in the place of its own, named as `columns` names them."""
+        changes: dict[str, Any] = {}
+        for name, column in columns.items():
+            table, _, key = name.partition(".")
+            if key:
+                changes.setdefault(table, dict(getattr(self, table)))[key] = column
+            else:
+                changes[name] = column
+        return replace(self, **changes)
+
+    def answered(self, columns: Mapping[str, Tensor | None]) -> Batch:
+        """The batch with what roles answered, by the names that `needs` has for it; None takes a column away."""
+        given = {f.name for f in fields(self)}
+        kept = {name: column for name, column in self.answers.items() if name not in columns}
+        more = {name: column for name, column in columns.items() if name not in given and column is not None}
+        known: dict[str, Any] = {name: column for name, column in columns.items() if name in given}
+        return replace(self, answers={**kept, **more}, **known)
 
     def select(self, rows: Tensor | slice) -> Batch:
         """These rows, every column alike. `rows` is a boolean mask, indices or a slice."""
-        chosen: dict[str, Any] = {}
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if isinstance(value, Tensor):
-                chosen[f.name] = value[rows]
-            elif isinstance(value, Mapping):
-                chosen[f.name] = {key: column[rows] for key, column in value.items()}
-        return replace(self, **chosen)
+        return self.with_columns({name: column[rows] for name, column in self.columns().items()})
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
-        moved: dict[str, Any] = {}
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if isinstance(value, Tensor):
-                moved[f.name] = value.to(device)
-            elif isinstance(value, Mapping):
-                moved[f.name] = {key: column.to(device) for key, column in value.items()}
-        return replace(self, **moved)
+        return self.with_columns({name: column.to(device) for name, column in self.columns().items()})
 
     def split(self, groups: int, *, rng: torch.Generator | None = None) -> Iterator[Batch]:
         """Minibatches of at most `groups` whole groups (0: all in one), in random order when `rng` is given; a single
@@ -206,61 +231,10 @@ class Batch:
             rows = [torch.arange(int(starts[g]), int(starts[g] + sizes[g])) for g in chosen]
             yield self.select(torch.cat(rows).to(self.tokens.device))
 
-    def chunks(self, rows: int = 0, *, tokens: int = 0, couples: str = "group") -> Iterator[Batch]:
-        """Micro-batches of at most so many rows and tokens (0: any number), in order, never through what `couples`
-        names: "row": anywhere; "group": between groups; "minibatch": not at all.
-
-        What may not be split and is larger stays whole. A group's prompt counts once, since a policy may read it once;
-        so a group within the tokens is not split for their sake even where it may be. Of as few micro-batches as the
-        tokens allow, the largest is as small as can be: it is what decides how much memory is needed.
-        """
-        if couples == "minibatch" or not (rows or tokens):
-            yield self
-            return
-        units = list(self._units(rows, tokens, couples))
-        ends = _cut(units, rows, tokens)
-        if tokens:
-            fewest, enough, most = len(ends), 1, tokens
-            while enough < most:
-                bound = (enough + most) // 2
-                enough, most = (enough, bound) if len(_cut(units, rows, bound)) == fewest else (bound + 1, most)
-            ends = _cut(units, rows, enough)
-        for start, end in zip([0, *ends], ends, strict=False):
-            yield self if end - start == len(self) else self.select(slice(start, end))
-
-    def _units(self, rows: int, tokens: int, couples: str) -> Iterator[tuple[int, int]]:
-        """What a micro-batch takes or leaves: how many rows each, and how many tokens."""
-        own = self.mask.sum(1).tolist()
-        shared = (self.attend & ~self.mask).sum(1).tolist()
-        start = 0
-        for size in self.group_sizes().tolist():
-            end = start + size
-            weight = max(shared[start:end]) + sum(own[start:end])
-            if couples == "row" and (rows or weight > tokens):
-                yield from ((1, s + o) for s, o in zip(shared[start:end], own[start:end], strict=True))
-            else:
-                yield size, weight
-            start = end
-
     def group_sizes(self) -> LongN:
         """How many rows each group has, in order, on the CPU."""
         counts: LongN = torch.unique_consecutive(self.group.cpu(), return_counts=True)[1]
         return counts
-
-    def ungroup(self) -> Batch:
-        """Every row a group of its own, for methods whose rows are independent after `prepare`."""
-        return replace(self, group=torch.arange(len(self), device=self.group.device))
-
-
-def _cut(units: Sequence[tuple[int, int]], rows: int, tokens: int) -> list[int]:
-    """Where micro-batches of at most so many rows and tokens (0: any number) end, each as large as it may be."""
-    ends, start, end, cost = [], 0, 0, 0
-    for size, weight in units:
-        if end > start and (0 < rows < end + size - start or 0 < tokens < cost + weight):
-            ends.append(end)
-            start, cost = end, 0
-        end, cost = end + size, cost + weight
-    return [*ends, end]
 
 
 @dataclass(frozen=True)
@@ -275,6 +249,32 @@ class Forward:
     """The critic's value of the state before token t."""
     scores: FloatN | None = None
     """One number for the whole row, read at its last token: a reward model's answer."""
+    answers: Mapping[str, FloatNT | FloatN] = field(default_factory=dict)
+    """Columns that no field above is for, by name: "teacher_jsd:0.5"."""
+
+    @classmethod
+    def of(cls, columns: Mapping[str, Tensor]) -> Forward:
+        """These answers by the names of their columns."""
+        given = {f.name for f in fields(cls)}
+        known: dict[str, Any] = {name: column for name, column in columns.items() if name in given}
+        return cls(**known, answers={name: column for name, column in columns.items() if name not in given})
+
+    def __getitem__(self, name: str) -> Tensor:
+        """The column that an optimizer names in `needs`: `out["teacher_jsd:0.5"]`. Raises KeyError where it is not
+        there."""
+        return _column(self, name)
+
+    def columns(self) -> dict[str, Tensor]:
+        """Every answer by the name of its column."""
+        known = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: column for name, column in known.items() if isinstance(column, Tensor)} | dict(self.answers)
+
+
+def _column(table: Batch | Forward, name: str) -> Tensor:
+    found = table.answers.get(name, getattr(table, name, None))
+    if isinstance(found, Tensor):
+        return found
+    raise KeyError(f"there is no column {name!r} here: an optimizer sees the columns that its `needs` names")
 
 
 @dataclass(frozen=True)

@@ -1,33 +1,34 @@
-"""One update of the weights: micro-batches that add up, the optimizer's loss, clipping, AdamW."""
+"""One update of the weights: micro-batches that add up, the optimizer's loss, clipping, a torch optimizer's step."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from alignzoo import columns, processes
 from alignzoo import functional as fn
-from alignzoo import processes
-from alignzoo.collate import ANSWERED, Known, known_rows, only, trim, widen
+from alignzoo.batching import only, trim, widen
 from alignzoo.evaluate import Figures, reduced
 from alignzoo.importance import importance
-from alignzoo.interfaces import Optimizer, Policy
-from alignzoo.room import NoRoomError, Room
+from alignzoo.interfaces import Optimizer, ParameterGroup, Policy
+from alignzoo.microbatch import MicroBatcher, MicroBatchTooLarge, Round
 from alignzoo.schedule import Schedule
+from alignzoo.traits import traits_of
 from alignzoo.types import Batch, FloatNT, Forward
 
 NONE: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
-class Once:
-    """What need not be computed twice where a batch is used for a single update."""
+class Deferred:
+    """Columns of before the step that its only update answers, so that they need not be computed twice."""
 
-    late: frozenset[str] = NONE
-    """Columns of before the update, to be taken from the forward pass that is learnt from: they are the same."""
+    names: frozenset[str] = NONE
+    """Which: they are what the forward pass that is trained on says."""
     ahead: Forward | None = None
     """That pass, where it has been computed already."""
 
@@ -38,60 +39,58 @@ class Updated:
 
     figures: Figures
     """The loss, the optimizer's metrics, the entropy, the gradient's norm before clipping."""
-    batch: Batch
-    """This process's rows of the minibatch."""
-    logprobs: FloatNT | None
-    """What the policy said of them before the step, where the optimizer asked."""
+    logprobs: Mapping[int, FloatNT]
+    """What the policy said before the step, where the optimizer asked: by the number of a row of this process."""
 
-    def said(self) -> Known:
-        """The log-probabilities before the step, of all processes, by row."""
-        own = {} if self.logprobs is None else known_rows(self.batch, self.logprobs)
-        return dict(processes.gather(list(own.items())))
+    def logprobs_by_row(self) -> list[tuple[int, Tensor]]:
+        """The log-probabilities before the step, of all processes, each with its row's number."""
+        return [pair for share in processes.everyones(dict(self.logprobs)) for pair in share.items()]
 
 
-def adamw_of(policy: Policy, schedule: Schedule) -> torch.optim.AdamW:
-    """AdamW over what the policy trains, in one kernel where the device has it."""
-    fused = policy.device.type in ("cpu", "cuda")
-    return torch.optim.AdamW(policy.parameters(), betas=schedule.betas, weight_decay=schedule.weight_decay, fused=fused)
+def adamw(schedule: Schedule, device: torch.device, groups: list[ParameterGroup]) -> torch.optim.Optimizer:
+    """AdamW over these parameters, in one kernel where the device has it."""
+    fused = device.type in ("cpu", "cuda")
+    return torch.optim.AdamW(groups, betas=schedule.betas, weight_decay=schedule.weight_decay, fused=fused)
 
 
 def asked(needs: frozenset[str]) -> frozenset[str]:
     """The columns that an update asks the policy for: what the optimizer needs, and the entropy to watch."""
-    columns = needs & set(ANSWERED)
-    return columns | {"entropy"} if "logprobs" in columns else columns
+    wanted = columns.trained(needs)
+    return wanted | {"entropy"} if "logprobs" in wanted else wanted
 
 
-def now(out: Forward, late: frozenset[str], batch: Batch) -> Mapping[str, Any]:
+def before_update(out: Forward, names: frozenset[str], batch: Batch) -> dict[str, Tensor]:
     """The columns that speak of the time before the update, from its own forward pass over (part of) the batch."""
     width = batch.tokens.shape[1]
-    return {name: widen(getattr(out, name.removeprefix("old_")).detach(), width) for name in late}
+    return {name: widen(out[columns.column(name).answer.name].detach(), width) for name in names}
 
 
 def update(
     policy: Policy,
     optimizer: Optimizer,
     minibatch: Batch,
-    adamw: torch.optim.Optimizer,
     lr: float,
     schedule: Schedule,
-    room: Room,
-    once: Once,
+    batcher: MicroBatcher,
+    deferred: Deferred,
 ) -> Updated:
     """One update of the weights. Micro-batches and processes are partial sums of Σ weights·terms / N."""
-    couples = getattr(optimizer, "couples", "group")
-    share = processes.deal_groups(minibatch, couples=couples)
-    work = _Work(policy, optimizer, len(minibatch), float(minibatch.mask.sum()), schedule.importance_cap, once.late)
-    ahead = once.ahead
+    couples = traits_of(optimizer).couples
+    tokens = float(minibatch.mask.sum())
+    work = _Work(policy, optimizer, len(minibatch), tokens, schedule.importance_cap, deferred.names)
+    ahead = deferred.ahead
+    rounds = [Round(minibatch)] if ahead is not None else batcher.rounds(minibatch, couples=couples)
     while True:
-        adamw.zero_grad()
+        policy.drop_gradients()
         try:
-            figures, logprobs = work.gradients(share, room, couples, ahead)
+            figures, logprobs = work.gradients(rounds, batcher, couples, ahead)
             break
-        except NoRoomError:
+        except MicroBatchTooLarge:
             ahead = None
+            rounds = [Round(part, each.idle) for each in rounds for part in batcher.cut(each.batch, couples=couples)]
     figures = processes.total(figures)
-    figures["grad_norm"] = _apply(adamw, lr, schedule.max_grad_norm)
-    return Updated(figures, share, logprobs)
+    figures["grad_norm"] = policy.step(lr, schedule.max_grad_norm)
+    return Updated(figures, logprobs)
 
 
 @dataclass(frozen=True)
@@ -108,39 +107,39 @@ class _Work:
     late: frozenset[str]
 
     def gradients(
-        self, share: Batch, room: Room, couples: str, ahead: Forward | None
-    ) -> tuple[Figures, FloatNT | None]:
-        """Added up in place over micro-batches; this process's part of the figures, and what the policy said.
+        self, rounds: list[Round], batcher: MicroBatcher, couples: str, ahead: Forward | None
+    ) -> tuple[Figures, dict[int, Tensor]]:
+        """Added up over micro-batches; this process's part of the figures, and what the policy said of its rows.
 
         The largest goes first: what does not fit is known at once, and the others find room where it was.
         """
-        sums: dict[str, list[torch.Tensor]] = {}
-        said: dict[int, torch.Tensor] = {}
-        micros = [share] if ahead is not None else room.chunks(share, couples=couples)
-        largest_first = sorted(enumerate(micros), key=lambda numbered: -int(numbered[1].attend.sum()))
-        for number, micro in largest_first if len(share) else ():
-            with room.trying(micro, couples=couples):
-                micro = trim(micro)
+        sums: dict[str, list[Tensor]] = {}
+        said: dict[int, Tensor] = {}
+        for each in sorted(rounds, key=lambda round: -int(round.batch.attend.sum())):
+            with batcher.trying(each.batch, couples=couples):
+                micro = trim(each.batch)
                 out = self.policy.forward(micro, asked(self.optimizer.needs)) if ahead is None else ahead
-                for name, value in self._learn(micro, out).items():
+                if each.idle:
+                    self.policy.backward(_nothing(out))
+                    continue
+                for name, value in self._train(micro, out).items():
                     sums.setdefault(name, []).append(value)
             if out.logprobs is not None:
-                said[number] = widen(out.logprobs.detach(), share.tokens.shape[1])
+                said |= dict(zip(micro.row.tolist(), out.logprobs.detach(), strict=True))
             del out
-        figures = {name: float(torch.stack(values).double().sum()) for name, values in sums.items()}
-        return figures, torch.cat([said[number] for number in sorted(said)]) if said else None
+        return {name: float(torch.stack(values).double().sum()) for name, values in sums.items()}, said
 
-    def _learn(self, micro: Batch, out: Forward) -> dict[str, torch.Tensor]:
+    def _train(self, micro: Batch, out: Forward) -> dict[str, Tensor]:
         """The backward pass of one micro-batch; its part of the figures."""
-        needs = self.optimizer.needs
-        micro = only(replace(micro, **now(out, self.late, micro)), needs)
+        needs = frozenset(self.optimizer.needs)
+        micro = only(micro.answered(before_update(out, self.late, micro)), needs)
         terms = self.optimizer.loss(micro, out if "entropy" in needs else replace(out, entropy=None))
         cost, corrected = terms.loss, {}
         if self.importance_cap:
             weights = importance(terms, micro, out, self.importance_cap)
             cost, corrected = cost * weights, {"importance": weights}
         loss = fn.weigh(cost, micro.weights, micro.mask) / self.rows
-        loss.backward()  # type: ignore[no-untyped-call]
+        self.policy.backward(loss)
         parts = {name: reduced(column, micro) / self.rows for name, column in terms.metrics.items()}
         parts["loss"] = loss.detach()
         if out.entropy is not None:
@@ -150,13 +149,6 @@ class _Work:
         return parts
 
 
-def _apply(adamw: torch.optim.Optimizer, lr: float, max_norm: float) -> float:
-    """Sum gradients over processes, clip them, and step. The norm before clipping comes back."""
-    trained = [parameter for group in adamw.param_groups for parameter in group["params"]]
-    processes.sum_gradients(trained)
-    norm = torch.nn.utils.clip_grad_norm_(trained, max_norm or math.inf)
-    for group in adamw.param_groups:
-        group["lr"] = lr * group.get("lr_scale", 1.0)
-    if torch.isfinite(norm):
-        adamw.step()
-    return float(norm)
+def _nothing(out: Forward) -> Any:
+    """A loss of 0 that has gone through everything that was answered."""
+    return sum((0 * column).sum() for column in out.columns().values())

@@ -26,7 +26,8 @@ from machine import RESULTS, heading, machine
 from transformers import AutoModelForCausalLM
 
 from alignzoo import Completion, Group, Prompt, Score
-from alignzoo.collate import collate, trim
+from alignzoo.batching import collate, trim
+from alignzoo.microbatch import cut
 from alignzoo_hf.spec import HF
 
 LOGPROBS = frozenset({"logprobs"})
@@ -105,7 +106,7 @@ def measure(point: Point, kind: str) -> dict[str, float]:
     batch = collate(groups)
 
     def learn() -> None:
-        for micro in batch.chunks(tokens=room):
+        for micro in cut(batch, tokens=room):
             out = policy.forward(trim(micro), LOGPROBS)
             assert out.logprobs is not None
             out.logprobs.sum().backward()

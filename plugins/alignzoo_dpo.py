@@ -30,6 +30,7 @@ class DPO:
     epochs: Annotated[int, Ge(1)] = 1
     """Passes over each batch of groups."""
     needs: ClassVar[frozenset[str]] = frozenset({"logprobs", "ref_logprobs"})
+    prepare_reads: ClassVar[frozenset[str]] = frozenset()
     kl_weight: ClassVar[str] = "beta"
 
     def prepare(self, batch: Batch) -> Batch:

@@ -30,8 +30,10 @@ class GMPO:
     """β, the weight of the KL to the reference in the loss, in nats per token."""
     epochs: Annotated[int, Ge(1)] = 1
     """Passes over each batch of groups."""
+    prepare_reads: ClassVar[frozenset[str]] = frozenset()
     kl_weight: ClassVar[str] = "kl"
     couples: ClassVar[str] = "row"
+    online: ClassVar[bool] = True
 
     @property
     def needs(self) -> frozenset[str]:

@@ -35,8 +35,10 @@ class GRPO:
     """Multiply the KL estimate by ρ, which makes its gradient unbiased off-policy (TRL's default since 1.10)."""
     epochs: Annotated[int, Ge(1)] = 1
     """Passes over each batch of groups."""
+    prepare_reads: ClassVar[frozenset[str]] = frozenset()
     kl_weight: ClassVar[str] = "kl"
     couples: ClassVar[str] = "row"
+    online: ClassVar[bool] = True
 
     @property
     def needs(self) -> frozenset[str]:

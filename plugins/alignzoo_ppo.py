@@ -49,11 +49,16 @@ class PPO:
     """Passes over each batch of completions."""
     kl_weight: ClassVar[str] = "kl"
     couples: ClassVar[str] = "row"
+    online: ClassVar[bool] = True
 
     @property
     def needs(self) -> frozenset[str]:
         columns = {"logprobs", "entropy", "values", "old_logprobs", "old_values"}
         return frozenset(columns | ({"ref_logprobs"} if self.kl else set()))
+
+    @property
+    def prepare_reads(self) -> frozenset[str]:
+        return frozenset({"old_values"} | ({"old_logprobs", "ref_logprobs"} if self.kl else set()))
 
     def prepare(self, batch: Batch) -> Batch:
         rewards = fn.at_last_token(batch.rewards, batch.mask)
@@ -67,7 +72,7 @@ class PPO:
         if self.whiten_advantages:
             advantages = fn.whiten(advantages, batch.mask)
         weights = fn.token_mean(batch.mask)
-        return replace(batch.ungroup(), advantages=advantages, returns=returns, weights=weights)
+        return replace(batch, advantages=advantages, returns=returns, weights=weights)
 
     def loss(self, batch: Batch, out: Forward) -> Terms:
         log_ratio = fn.log_ratio(out.logprobs, batch.old_logprobs, batch.mask)

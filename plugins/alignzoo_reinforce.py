@@ -35,10 +35,15 @@ class REINFORCE:
     """Passes over each batch of completions."""
     kl_weight: ClassVar[str] = "kl"
     couples: ClassVar[str] = "row"
+    online: ClassVar[bool] = True
 
     @property
     def needs(self) -> frozenset[str]:
         return frozenset({"logprobs", "old_logprobs"} | ({"ref_logprobs"} if self.kl else set()))
+
+    @property
+    def prepare_reads(self) -> frozenset[str]:
+        return frozenset({"old_logprobs", "ref_logprobs"} if self.kl else ())
 
     def prepare(self, batch: Batch) -> Batch:
         rewards = batch.rewards
@@ -46,7 +51,7 @@ class REINFORCE:
             kl = fn.kl_k1(fn.log_ratio(batch.old_logprobs, batch.ref_logprobs, batch.mask)).sum(1)  # (N,)
             rewards = rewards - self.kl * kl
         baseline = self.baseline if self.weight or not len(batch) else rewards.mean()
-        return replace(batch.ungroup(), advantages=rewards - baseline, weights=fn.sequence_sum(batch.mask))
+        return replace(batch, advantages=rewards - baseline, weights=fn.sequence_sum(batch.mask))
 
     def loss(self, batch: Batch, out: Forward) -> Terms:
         return Terms(-out.logprobs * fn.token_column(batch.advantages, batch.mask))

@@ -32,6 +32,8 @@ class RewardModel:
     epochs: Annotated[int, Ge(1)] = 1
     """Passes over each batch of groups."""
     needs: ClassVar[frozenset[str]] = frozenset({"scores"})
+    prepare_reads: ClassVar[frozenset[str]] = frozenset()
+    trains: ClassVar[str] = "reward-model"
 
     def prepare(self, batch: Batch) -> Batch:
         return fn.untied(batch)

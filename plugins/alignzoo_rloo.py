@@ -32,10 +32,15 @@ class RLOO:
     """Passes over each batch of groups."""
     kl_weight: ClassVar[str] = "kl"
     couples: ClassVar[str] = "row"
+    online: ClassVar[bool] = True
 
     @property
     def needs(self) -> frozenset[str]:
         return frozenset({"logprobs", "old_logprobs"} | ({"ref_logprobs"} if self.kl else set()))
+
+    @property
+    def prepare_reads(self) -> frozenset[str]:
+        return frozenset({"old_logprobs", "ref_logprobs"} if self.kl else ())
 
     def prepare(self, batch: Batch) -> Batch:
         rewards = batch.rewards

@@ -25,6 +25,7 @@ class SFT:
     epochs: Annotated[int, Ge(1)] = 1
     """Passes over each batch of groups."""
     needs: ClassVar[frozenset[str]] = frozenset({"logprobs"})
+    prepare_reads: ClassVar[frozenset[str]] = frozenset()
     couples: ClassVar[str] = "row"
 
     def prepare(self, batch: Batch) -> Batch:

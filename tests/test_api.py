@@ -24,6 +24,7 @@ import alignzoo
 from alignzoo import Batch, Forward, Group, Prompt, RecipeError, RunError, Score, Terms
 from alignzoo.api import Interrupted, Result
 from alignzoo.prompts import split
+from alignzoo.reference import Remembered
 from alignzoo_hf.policy import HFPolicy
 from alignzoo_hf.spec import HF
 from alignzoo_sft import SFT
@@ -370,21 +371,21 @@ def test_a_run_that_turns_nan_stops_and_says_what_to_do(policy: Any, tmp_path: P
 
 def test_precomputed_references_are_those_of_each_step(policy: Any, tmp_path: Path, monkeypatch: Any) -> None:
     calls = {"precomputed": 0, "each step": 0}
-    original = HFPolicy.reference
+    original = HFPolicy.answering
 
     def run(name: str) -> list[dict[str, Any]]:
         @contextmanager
-        def counted(self: HFPolicy) -> Any:
+        def counted(self: HFPolicy, role: str) -> Any:
             calls[name] += 1
-            with original(self):
+            with original(self, role):
                 yield
 
-        monkeypatch.setattr(HFPolicy, "reference", counted)
+        monkeypatch.setattr(HFPolicy, "answering", counted)
         schedule = {"steps": 0, "epochs": 3.0, "prompts": 4, "lr": 1e-2}
         return lines(offline(tmp_path / name, policy, schedule=schedule, evaluate={"prompts": 0}).out)
 
     precomputed = run("precomputed")
-    monkeypatch.setattr("alignzoo.runner.reference_of", lambda *given, **told: {})
+    monkeypatch.setattr("alignzoo.runner.remember", lambda *given, **told: Remembered())
     each = run("each step")
     assert len(precomputed) == len(each) > 5
     assert 0 < calls["precomputed"] < calls["each step"] == len(each)

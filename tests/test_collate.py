@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from alignzoo import Batch, Completion, DataError, Group, Prompt, RewardError, Score
-from alignzoo.collate import WeightedReward, answer, collate, fill, only, score, trim
-from alignzoo.room import Room
+from alignzoo.batching import answer, collate, fill, only, trim
+from alignzoo.microbatch import MicroBatcher
+from alignzoo.rewards import WeightedReward, score
 from alignzoo.testing import toy_groups, toy_policy
 
 
@@ -155,7 +156,7 @@ def test_trim_takes_off_padding_that_no_row_uses() -> None:
 def test_answers_do_not_depend_on_the_micro_batch(size: dict[str, int]) -> None:
     batch, policy = collate(toy_groups()), toy_policy()
     names = frozenset({"logprobs", "values", "scores"})
-    found = answer(policy, batch, names | {"old_logprobs"}, room=Room(policy, **size))
+    found = answer(policy, batch, names, batcher=MicroBatcher(policy, **size))
     assert found.keys() == names
     for name, column in found.items():
         assert column.shape == (batch.tokens.shape if name != "scores" else batch.rewards.shape)
@@ -168,7 +169,7 @@ def test_fill_adds_what_is_needed_and_nothing_else() -> None:
     filled = fill(batch, policy, frozenset({"logprobs", "old_logprobs", "ref_logprobs", "old_values"}))
     columns = frozenset({"logprobs", "values"})
     now = policy.forward(batch, columns)
-    with policy.reference():
+    with policy.answering("ref"):
         then = policy.forward(batch, columns)
     assert torch.equal(filled.old_logprobs, now.logprobs.detach())
     assert torch.equal(filled.old_values, now.values.detach())

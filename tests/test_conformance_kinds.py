@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from alignzoo import Batch, Completion, Forward, Group, Policy, Prompt, StepReport
+from alignzoo.interfaces import PolicyInfo
 from alignzoo.testing import (
     POLICY_CHECKS,
     SAMPLER_CHECKS,
@@ -289,14 +290,14 @@ class RollsGlobalDice(ToyPolicy):
 
 
 class NoReference(ToyPolicy):
-    def reference(self) -> contextlib.AbstractContextManager[None]:
+    def answering(self, role: str) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
 
 
 class ReferenceStays(ToyPolicy):
     @contextlib.contextmanager
-    def reference(self) -> Iterator[None]:
-        self._answering = self._frozen
+    def answering(self, role: str) -> Iterator[None]:
+        self._answering = self.roles[role]
         yield
         self._answering = self.weights
 
@@ -351,7 +352,7 @@ def test_a_broken_policy_is_caught(cls: Any, check: str, law: int) -> None:
 
 
 def test_who_does_not_record_exactly_has_more_leeway(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(NearlyExact, "samples_exactly", lambda self: False)
+    monkeypatch.setattr(NearlyExact, "info", lambda self: PolicyInfo())
     check_policy(Toy(NearlyExact), only=["own_words"])
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
+
 from alignzoo import Completion, Group, Prompt, Score, cost
-from alignzoo.collate import collate
+from alignzoo.batching import collate
 from alignzoo.cost import ModelShape, Work
 
 # One layer of hidden size 4, 2 heads of 3, 1 key-value head, a gated layer of 5, a vocabulary of 7:
@@ -49,7 +51,7 @@ def test_work_of_batches_and_groups() -> None:
     given = Group(Prompt("p"), (5, 5), (Completion((1, 1), ""),), (Score(0.0),))
     assert cost.reading_batch(collate([group])) == cost.reading(3, [2, 1])
     assert cost.reading_batch(collate([group, given])) == cost.reading(3, [2, 1]) + cost.reading(2, [2])
-    assert cost.reading_batch(collate([group]).ungroup()) == cost.reading_rows(3, [2, 1])
+    assert cost.reading_batch(replace(collate([group]), prompt=torch.arange(2))) == cost.reading_rows(3, [2, 1])
     assert cost.writing_groups([group, given]) == cost.writing(3, [2, 1])
     older = replace(group, completions=tuple(replace(each, age=2) for each in group.completions))
     assert cost.writing_groups([older]) == Work()  # it was paid for two steps ago

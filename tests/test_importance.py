@@ -14,7 +14,7 @@ import torch
 
 import alignzoo
 from alignzoo import Completion, Forward, Group, Prompt, RunError, Score, Terms
-from alignzoo.collate import collate
+from alignzoo.batching import collate
 from alignzoo.importance import importance
 from alignzoo.testing import ToyPolicy
 

@@ -109,7 +109,7 @@ def test_seconds_are_drawn_out_over_layers(plain_model: Path, tmp_path: Path, mo
     timed: list[int] = []
 
     def seconds(self: Any) -> dict[str, float]:
-        layers = self.policy.shape().layers
+        layers = self.policy.info().shape.layers
         timed.append(layers)
         return {"update": 1.0 + 0.5 * layers}
 

@@ -18,6 +18,7 @@ import torch
 import alignzoo
 from alignzoo import Completion, Forward, Group, Prompt, StepReport
 from alignzoo import functional as fn
+from alignzoo.interfaces import PolicyInfo
 from alignzoo.registry import Registry
 from alignzoo.testing import check_optimizer, toy_batch
 
@@ -78,7 +79,10 @@ def test_each_token_is_credited_with_what_follows(zoo: Registry) -> None:
 
 def test_a_reward_sees_what_each_token_is(zoo: Registry) -> None:
     class Speaks:
-        def pieces(self, tokens: Any) -> list[str]:
+        def info(self) -> PolicyInfo:
+            return PolicyInfo(token_strings=self._spelled)
+
+        def _spelled(self, tokens: Any) -> list[str]:
             return [" " + "=bacx"[token] if token < 5 else "<end>" for token in tokens]
 
     completions = [Completion(tokens, "") for tokens in ((0, 2, 1, 3, 9), (0, 1, 2, 3, 9), (0, 2))]

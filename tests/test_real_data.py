@@ -17,8 +17,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 import alignzoo
 from alignzoo import Completion, Group
-from alignzoo.collate import WeightedReward, score
 from alignzoo.prompts import Data, read
+from alignzoo.rewards import WeightedReward, score
 from alignzoo_rules import Match
 
 SHARED = Path(__file__).parents[2] / "shared"

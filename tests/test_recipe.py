@@ -14,12 +14,12 @@ from annotated_types import Ge, Gt, Le
 from pydantic import Field
 
 import alignzoo
-from alignzoo.collate import WeightedReward
 from alignzoo.errors import AlignzooError, PluginError, RecipeError
 from alignzoo.prompts import Data
 from alignzoo.recipe import load
 from alignzoo.recipe.toml_lines import key_lines
 from alignzoo.registry import Registry
+from alignzoo.rewards import WeightedReward
 from alignzoo.schedule import Evaluation, Schedule
 
 # --- parts to put into recipes --------------------------------------------------------------------------------

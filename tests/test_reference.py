@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import alignzoo
-from alignzoo import Alert, Batch
-from alignzoo.collate import Known, collate, fill, known_column
-from alignzoo.reference import SWITCH, reference_of
-from alignzoo.room import Room
+from alignzoo import Alert, Group
+from alignzoo.batching import collate, fill
+from alignzoo.interfaces import PolicyInfo
+from alignzoo.microbatch import MicroBatcher
+from alignzoo.reference import SWITCH, Remembered, remember
 from alignzoo.testing import toy_groups
 from alignzoo.testing.world import ToyPolicy
 from alignzoo_hf.policy import HFPolicy
@@ -34,13 +36,13 @@ class Named(ToyPolicy):
         self.seed = seed
         self.asked = 0
 
-    def fingerprint(self) -> str:
-        return f"toy {self.seed}"
+    def info(self) -> PolicyInfo:
+        return PolicyInfo(fingerprint=lambda: f"toy {self.seed}")
 
     @contextmanager
-    def reference(self) -> Iterator[None]:
+    def answering(self, role: str) -> Iterator[None]:
         self.asked += 1
-        with super().reference():
+        with super().answering(role):
             yield
 
 
@@ -50,21 +52,30 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "references"
 
 
-def batches(seed: int = 0) -> list[Batch]:
-    return [collate(toy_groups(seed)), collate(toy_groups(seed + 10, sizes=(2, 3)))]
+def batches(seed: int = 0) -> list[list[Group]]:
+    return [toy_groups(seed), toy_groups(seed + 10, sizes=(2, 3))]
 
 
-def ask(policy: ToyPolicy, given: list[Batch], *, tokens: int = 0) -> tuple[Known, list[Alert]]:
+def ask(policy: ToyPolicy, given: list[list[Group]], *, tokens: int = 0) -> tuple[Remembered, list[Alert]]:
     told: list[Alert] = []
-    room = Room(policy, tokens=tokens)
-    return reference_of(policy, given, room, told=told.append, progress=lambda batch: None), told
+    batcher = MicroBatcher(policy, tokens=tokens)
+    return remember(policy, given, batcher, told=told.append, progress=lambda batch: None), told
 
 
-def is_right(known: Known, given: list[Batch]) -> None:
-    for batch in given:
+def is_right(known: Remembered, given: list[list[Group]]) -> None:
+    for groups in given:
+        batch = collate(groups)
         expected = fill(batch, ToyPolicy(0), frozenset({"ref_logprobs"})).ref_logprobs
-        assert expected is not None
-        assert torch.equal(known_column(batch, known), expected)
+        found = known.column(batch, groups)
+        assert expected is not None and found is not None
+        assert torch.equal(found, expected)
+
+
+def test_a_row_that_is_not_remembered_makes_nothing_up() -> None:
+    known, _ = ask(Named(), batches())
+    others = toy_groups(3)
+    assert known.column(collate(others), others) is None
+    assert Remembered().column(collate(others), others) is None
 
 
 def test_answers_are_computed_once_and_read_by_the_next(folder: Path) -> None:
@@ -84,18 +95,19 @@ def test_what_has_changed_is_computed_again(folder: Path, change: str) -> None:
     if change == "model":
         policy = Named(1)
     elif change == "row":
-        given[1].tokens[0, 0] += 1
+        given[1][0] = replace(given[1][0], prompt_tokens=(12, *given[1][0].prompt_tokens))
     elif change == "start":
-        given[1].mask[0, :2] = torch.tensor([False, True])
-        given[0].mask[5] = False
-        given[0].mask[5, 3:] = given[0].attend[5, 3:]
+        group = given[1][0]
+        moved = tuple(replace(c, tokens=(group.prompt_tokens[-1], *c.tokens)) for c in group.completions)
+        given[1][0] = replace(group, prompt_tokens=group.prompt_tokens[:-1], completions=moved)
     elif change == "order":
         given = given[::-1]
     else:
         tokens = 30
     known, _ = ask(policy, given, tokens=tokens)
     assert policy.asked == 2
-    assert known.keys() == {key for batch in given for key in ask(policy, [batch])[0]}
+    for groups in given:
+        assert known.column(collate(groups), groups) is not None
 
 
 def damage_end(file: Path) -> None:
@@ -178,15 +190,15 @@ def dpo(out: Path, model: Path, *, data: list[dict[str, str]] = PAIRS, epochs: f
 def references(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """One entry for each pass of a reference."""
     asked: list[int] = []
-    original = HFPolicy.reference
+    original = HFPolicy.answering
 
     @contextmanager
-    def counted(self: HFPolicy) -> Iterator[None]:
+    def counted(self: HFPolicy, role: str) -> Iterator[None]:
         asked.append(1)
-        with original(self):
+        with original(self, role):
             yield
 
-    monkeypatch.setattr(HFPolicy, "reference", counted)
+    monkeypatch.setattr(HFPolicy, "answering", counted)
     return asked
 
 
@@ -243,17 +255,17 @@ def test_a_policys_fingerprint_is_of_its_reference(plain_model: Path) -> None:
         return HF(model=str(plain_model), device="cpu", **changes).load(frozenset({"logprobs", "ref_logprobs"}))
 
     policy = load()
-    known = policy.fingerprint()
-    assert load().fingerprint() == known
+    known = policy.info().fingerprint()
+    assert load().info().fingerprint() == known
     with torch.no_grad():
         policy.lm.lm_head.weight += 1.0  # it is trained; the reference stays
-    assert policy.fingerprint() == known
-    assert load(temperature=0.7).fingerprint() != known
-    assert load(dtype="bf16").fingerprint() != known
+    assert policy.info().fingerprint() == known
+    assert load(temperature=0.7).info().fingerprint() != known
+    assert load(dtype="bf16").info().fingerprint() != known
     adapted = load(lora_rank=2)
-    known = adapted.fingerprint()
+    known = adapted.info().fingerprint()
     with torch.no_grad():
         for name, weight in adapted.lm.named_parameters():
             if "lora_B" in name:
                 weight += 1.0
-    assert adapted.fingerprint() == known == load(lora_rank=2).fingerprint()
+    assert adapted.info().fingerprint() == known == load(lora_rank=2).info().fingerprint()

@@ -124,7 +124,7 @@ CURES = {
     "absent": ("No module named 'alignzoo_broken.absent'", "pip install --force-reinstall alignzoo-broken"),
     "nonsense": ("Nonsense has no prepare, loss", "Report it to the author of alignzoo-broken"),
     "twice": ("reward 'nothing' is registered twice", "Report it to the author of alignzoo-broken"),
-    "future": ("written for alignzoo's plugin API '>=2,<3', and this is 1", "pip install --upgrade alignzoo"),
+    "future": ("written for alignzoo's plugin API '>=2,<3', and this is 0.2", "pip install --upgrade alignzoo"),
 }
 """What `doctor` says of each broken plugin that cannot be loaded: why, and what to do."""
 

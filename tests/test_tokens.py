@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ from typing import Any
 import torch
 
 import alignzoo
-from alignzoo.collate import collate
+from alignzoo.batching import collate
+from alignzoo.interfaces import PolicyInfo
 from alignzoo.tokens import SHOWN, token_columns
 from alignzoo.types import Batch, Completion, Group, Prompt, Score
 
@@ -20,8 +20,15 @@ from alignzoo.types import Batch, Completion, Group, Prompt, Score
 class Speller:
     """A policy that says what its tokens are."""
 
-    def pieces(self, tokens: Sequence[int]) -> list[str]:
-        return [f"<{token}>" for token in tokens]
+    def info(self) -> PolicyInfo:
+        return PolicyInfo(token_strings=lambda tokens: [f"<{token}>" for token in tokens])
+
+
+class Mute:
+    """A policy that does not."""
+
+    def info(self) -> PolicyInfo:
+        return PolicyInfo()
 
 
 def groups(n: int = 2) -> list[Group]:
@@ -45,8 +52,9 @@ def filled(batch: Batch) -> Batch:
 
 
 def test_each_token_has_its_own_numbers() -> None:
-    batch = filled(collate(groups()))  # rows: (5 10 | 1 2), (5 10 | 3), (5 11 | 1 2); the abstained one has no row
-    found = token_columns(groups(), Speller(), batch)  # type: ignore[arg-type]
+    given = groups()
+    batch = filled(collate(given))  # rows: (5 10 | 1 2), (5 10 | 3), (5 11 | 1 2); the abstained one has no row
+    found = token_columns(given, Speller(), given, batch)  # type: ignore[arg-type]
     assert found == [
         {"tokens": ["<1>", "<2>"], "logprobs": [0.2, 0.3], "ref_logprobs": [2.0, 3.0]},
         {"tokens": ["<3>"], "logprobs": [1.2], "ref_logprobs": [12.0]},
@@ -56,20 +64,21 @@ def test_each_token_has_its_own_numbers() -> None:
 
 
 def test_advantages_are_found_again_in_what_an_optimizer_made_of_the_rows() -> None:
-    batch = filled(collate(groups()))
+    given = groups()
+    batch = filled(collate(given))
     kept = batch.select(torch.tensor([2, 0]))  # turned round, and one left out
     of_rows = replace(kept, advantages=torch.tensor([0.5, -0.5]))
-    found = token_columns(groups(), object(), batch, of_rows)  # type: ignore[arg-type]
-    assert [each.get("advantages") for each in found] == [[-0.5, -0.5], None, [0.5, 0.5], None]
+    found = token_columns(given[::-1], Mute(), given, batch, of_rows)  # type: ignore[arg-type]
+    assert [each.get("advantages") for each in found] == [[0.5, 0.5], None, [-0.5, -0.5], None]
     assert all("tokens" not in each for each in found)  # this policy cannot say
     of_tokens = replace(kept, advantages=torch.arange(8.0).reshape(2, 4))
-    found = token_columns(groups(), object(), batch, of_tokens)  # type: ignore[arg-type]
+    found = token_columns(given, Mute(), given, batch, of_tokens)  # type: ignore[arg-type]
     assert [each.get("advantages") for each in found] == [[6.0, 7.0], None, [2.0, 3.0], None]
 
 
 def test_only_the_first_groups_are_spelt_out() -> None:
     many = groups(SHOWN + 1)
-    found = token_columns(many, Speller(), filled(collate(many)))  # type: ignore[arg-type]
+    found = token_columns(many, Speller(), many, filled(collate(many)))  # type: ignore[arg-type]
     assert len(found) == 2 * (SHOWN + 1) and found[-3] and found[-2:] == [{}, {}]
 
 
@@ -93,5 +102,5 @@ def test_a_letter_of_several_tokens_stays_whole(plain_model: Path) -> None:
     policy = HFPolicy(HF(model=str(plain_model), max_new_tokens=4, device="cpu"), frozenset())
     text = "é 漢🙂!"
     tokens = policy.tokenizer(text)["input_ids"]  # a token a byte
-    assert policy.pieces(tokens) == ["", "é", " ", "", "", "漢", "", "", "", "🙂", "!"]
-    assert policy.pieces(tokens[:4]) == ["", "é", " ", "\ufffd"]  # cut in the middle of a letter
+    assert policy.info().token_strings(tokens) == ["", "é", " ", "", "", "漢", "", "", "", "🙂", "!"]
+    assert policy.info().token_strings(tokens[:4]) == ["", "é", " ", "\ufffd"]  # cut in the middle of a letter

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from alignzoo import Batch
+from alignzoo.microbatch import cut
 from alignzoo.testing import toy_batch
 
 
@@ -75,7 +76,7 @@ def test_split_of_nothing_is_nothing(batch: Batch) -> None:
     ],
 )
 def test_chunks(batch: Batch, size: int, couples: str, expected: list[list[int]]) -> None:
-    assert [rows(part) for part in batch.chunks(size, couples=couples)] == expected
+    assert [rows(part) for part in cut(batch, size, couples=couples)] == expected
 
 
 @pytest.mark.parametrize(
@@ -105,8 +106,8 @@ def test_chunks_by_tokens(tokens: int, couples: str, expected: list[list[int]]) 
         rewards=torch.arange(6.0),
         weights=torch.ones(6),
     )
-    assert [rows(part) for part in ragged.chunks(tokens=tokens, couples=couples)] == expected
-    assert [rows(part) for part in ragged.chunks(1, tokens=tokens, couples="row")] == [[0], [1], [2], [3], [4], [5]]
+    assert [rows(part) for part in cut(ragged, tokens=tokens, couples=couples)] == expected
+    assert [rows(part) for part in cut(ragged, 1, tokens=tokens, couples="row")] == [[0], [1], [2], [3], [4], [5]]
 
 
 @pytest.mark.parametrize(
@@ -122,7 +123,7 @@ def test_chunks_by_tokens(tokens: int, couples: str, expected: list[list[int]]) 
 def test_chunks_are_even(tokens: int, expected: list[int]) -> None:
     one = torch.ones(8, 1)
     batch = Batch(one.long(), one.bool(), one.bool(), torch.arange(8), torch.arange(8.0), torch.ones(8))
-    assert [len(part) for part in batch.chunks(tokens=tokens)] == expected
+    assert [len(part) for part in cut(batch, tokens=tokens)] == expected
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -131,7 +132,7 @@ def test_the_largest_chunk_is_as_small_as_their_number_allows(seed: int) -> None
     lengths = torch.randint(1, 9, (9, 1), generator=rng)
     real = torch.arange(8) < lengths
     batch = Batch(real.long(), real, real, torch.arange(9), torch.arange(9.0), torch.ones(9))
-    found = [int(part.attend.sum()) for part in batch.chunks(tokens=12)]
+    found = [int(part.attend.sum()) for part in cut(batch, tokens=12)]
     whole = [part for count in range(9) for part in itertools.combinations(range(1, 9), count)]
     sums = [[int(lengths[a:b].sum()) for a, b in itertools.pairwise([0, *cuts, 9])] for cuts in whole]
     within = [each for each in sums if max(each) <= 12]
@@ -139,10 +140,30 @@ def test_the_largest_chunk_is_as_small_as_their_number_allows(seed: int) -> None
     assert max(found) == min(max(each) for each in within if len(each) == len(found))
 
 
-def test_group_sizes_and_ungroup(batch: Batch) -> None:
+def test_group_sizes(batch: Batch) -> None:
     assert batch.group_sizes().tolist() == [2, 3, 1]
-    assert batch.ungroup().group_sizes().tolist() == [1] * 6
-    assert batch.group_sizes().tolist() == [2, 3, 1]
+
+
+def test_a_row_keeps_its_number_and_shares_its_groups_prompt_unless_told_otherwise(batch: Batch) -> None:
+    assert batch.row.tolist() == [0, 1, 2, 3, 4, 5]
+    assert torch.equal(batch.prompt, batch.group)
+    chosen = batch.select(torch.tensor([4, 0, 3]))
+    assert chosen.row.tolist() == [4, 0, 3]
+    again = next(iter(replace(chosen, weights=torch.zeros(3)).split(0)))
+    assert again.row.tolist() == [4, 0, 3]
+
+
+def test_answers_of_other_roles_stand_under_their_columns_names(batch: Batch) -> None:
+    shape = batch.tokens.shape
+    filled = batch.answered({"teacher_logprobs": torch.ones(shape), "ref_logprobs": torch.zeros(shape)})
+    assert filled["teacher_logprobs"].sum() == batch.tokens.numel() and filled.ref_logprobs is not None
+    assert filled.select(slice(0, 2))["teacher_logprobs"].shape == (2, shape[1])
+    taken = filled.answered({"teacher_logprobs": None, "ref_logprobs": None})
+    assert not taken.answers and taken.ref_logprobs is None
+    with pytest.raises(KeyError, match="'teacher_logprobs' here: an optimizer sees the columns that its `needs` names"):
+        taken["teacher_logprobs"]
+    with pytest.raises(ValueError, match=r"answers.teacher_logprobs has shape \(3,\)"):
+        batch.answered({"teacher_logprobs": torch.ones(3)})
 
 
 def test_to_moves_every_column(batch: Batch) -> None:

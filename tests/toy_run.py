@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from alignzoo import Alert, Prompt, runner
-from alignzoo.collate import WeightedReward
 from alignzoo.evaluate import Heldout
 from alignzoo.interfaces import Optimizer
 from alignzoo.journal import Journal
+from alignzoo.rewards import WeightedReward
 from alignzoo.schedule import Evaluation, Schedule
 from alignzoo.stage import Run
 from alignzoo.testing.optimizers.resume import ToySampler

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from alignzoo import functional as fn
-from alignzoo.collate import WeightedReward, answer, collate, score
+from alignzoo.batching import answer, collate
 from alignzoo.compare.plan import Measure
 from alignzoo.compare.results import Figures
 from alignzoo.evaluate import Gold, standard_error
-from alignzoo.interfaces import HasPieces, Policy
+from alignzoo.interfaces import Policy
+from alignzoo.rewards import WeightedReward, score
 from alignzoo.types import Completion, Group, Prompt, Score, Text
 
 SHOWN = 16
@@ -131,7 +132,8 @@ def _answers(
 
 
 def _pieces(policy: Policy, completion: Completion) -> tuple[str, ...]:
-    return tuple(policy.pieces(completion.tokens)) if isinstance(policy, HasPieces) else ()
+    strings = policy.info().token_strings
+    return () if strings is None else tuple(strings(completion.tokens))
 
 
 def _best(group: Group) -> Group:

@@ -13,7 +13,7 @@ from alignzoo.recipe.parts import build, checked
 from alignzoo.recipe.stages import Plain, Stage, build_stage, with_parts
 from alignzoo.recipe.tables import Node, merge, read_manifest, read_toml
 from alignzoo.registry import Registry
-from alignzoo.registry.registrar import needs_of
+from alignzoo.traits import traits_of
 
 __all__ = ["Overrides", "Recipe", "Stage", "load", "part"]
 
@@ -67,8 +67,8 @@ def _find(name: str, registry: Registry) -> tuple[Node, str]:
     if registry.has("recipe", name):
         return read_toml(registry.get("recipe", name)), name.rpartition("/")[2]
     if registry.has("optimizer", name):
-        needs = needs_of(registry.get("optimizer", name))
-        root = read_toml(registry.recipes / (ONLINE if "old_logprobs" in needs else OFFLINE))
+        online = traits_of(registry.get("optimizer", name)).online
+        root = read_toml(registry.recipes / (ONLINE if online else OFFLINE))
         return _with_optimizer(root, name), name.rpartition("/")[2]
     if path.is_file():
         return read_toml(path), path.stem

@@ -17,8 +17,8 @@ from alignzoo.registry import Registry
 from alignzoo.registry.registrar import check_part
 
 if TYPE_CHECKING:
-    from alignzoo.collate import WeightedReward
     from alignzoo.interfaces import Optimizer, PolicySpec, Sampler, Task
+    from alignzoo.rewards import WeightedReward
     from alignzoo.schedule import Evaluation, Schedule
 
 DataKind = Literal["prompts", "demonstrations", "comparisons"]
@@ -170,7 +170,7 @@ class _Builder:
 
     def weighted(self, nodes: Sequence[Node], path: str) -> tuple[tuple[WeightedReward, ...], list[Any]]:
         """Rewards, built, and as plain data."""
-        from alignzoo.collate import WeightedReward
+        from alignzoo.rewards import WeightedReward
 
         rewards: list[WeightedReward] = []
         plain: list[Any] = []

@@ -14,7 +14,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from alignzoo import columns
 from alignzoo.errors import PluginError, did_you_mean
+from alignzoo.traits import check_names, check_optimizer, check_prepare_reads
 
 MEMBERS = {
     "optimizer": ("needs", "epochs", "prepare", "loss"),
@@ -175,8 +177,9 @@ def check_part(kind: str, name: str, part: Any) -> None:
     reserved = {"name", "weight"} if kind == "reward" else {"name"}
     for taken in sorted(settings & reserved):
         raise PluginError(f"{kind} {name!r}: a field called {taken!r} would be hidden by the recipe's own key")
+    check_names(kind, name, part, MEMBERS[kind])
     if kind == "optimizer":
-        _check_needs(name, part)
+        _check_needs(name, part, settings)
 
 
 def needs_of(optimizer: Any) -> Any:
@@ -200,9 +203,7 @@ def description(recipe: Path) -> str:
         return ""
 
 
-def _check_needs(name: str, optimizer: Any) -> None:
-    from alignzoo.interfaces import COLUMNS  # imports torch, which an optimizer has done by now
-
+def _check_needs(name: str, optimizer: Any, settings: set[str]) -> None:
     try:
         needs = needs_of(optimizer)
     except TypeError as error:
@@ -210,8 +211,19 @@ def _check_needs(name: str, optimizer: Any) -> None:
         raise PluginError(f"optimizer {name!r}: {reason}: {error}") from None
     if not isinstance(needs, set | frozenset):
         raise PluginError(f"optimizer {name!r}: needs is {needs!r}, expected frozenset({{...}}) of column names")
-    for column in needs - COLUMNS:
-        raise PluginError(f"optimizer {name!r} needs {column!r}: no such column. {did_you_mean(column, COLUMNS)}")
+    roles = {columns.POLICY, columns.OLD, columns.REFERENCE, *settings}
+    for each in sorted(needs):
+        try:
+            column = columns.column(each)
+        except ValueError as error:
+            raise PluginError(f"optimizer {name!r} needs {each!r}: {error}") from None
+        if column.role not in roles:
+            raise PluginError(
+                f"optimizer {name!r} needs {each!r}: nobody has the role {column.role!r}. Give the optimizer a field "
+                f"{column.role}: PolicySpec. {did_you_mean(column.role, roles - {columns.POLICY})}"
+            )
+    check_optimizer(name, optimizer)
+    check_prepare_reads(name, optimizer, frozenset(needs))
 
 
 def _owner(plugin: str, distribution: str, version: str) -> str:

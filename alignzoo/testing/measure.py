@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from alignzoo import columns
 from alignzoo import functional as fn
-from alignzoo.collate import collate, fill, only, trim
+from alignzoo.batching import collate, fill, only, trim
 from alignzoo.interfaces import Optimizer
 from alignzoo.testing.laws import Attempt, Given
 from alignzoo.testing.world import ToyPolicy, toy_groups, toy_policy
+from alignzoo.traits import traits_of
 from alignzoo.types import Batch, Forward, Group, StepReport, Terms
-
-ANSWERS = frozenset({"logprobs", "entropy", "values", "scores"})
-FILLED = ("old_logprobs", "ref_logprobs", "old_values")
 
 
 def prepare(attempt: Attempt, optimizer: Optimizer, batch: Batch) -> Batch:
@@ -60,24 +58,13 @@ def ragged(optimizer: Optimizer, given: Given, attempt: Attempt) -> Iterator[tup
 
 
 def columns_of(batch: Batch) -> dict[str, Tensor]:
-    """Every tensor of a batch by name; those of `extra` and `parts` with a dot."""
-    found = {f.name: getattr(batch, f.name) for f in fields(batch)}
-    flat = {name: column for name, column in found.items() if isinstance(column, Tensor)}
-    return flat | {f"{name}.{key}": c for name in ("parts", "extra") for key, c in found[name].items()}
-
-
-def with_columns(batch: Batch, columns: dict[str, Tensor]) -> Batch:
-    """The inverse of `columns_of`."""
-    changes: dict[str, Any] = {name: column for name, column in columns.items() if "." not in name}
-    for name in ("parts", "extra"):
-        inside = {key.removeprefix(f"{name}."): c for key, c in columns.items() if key.startswith(f"{name}.")}
-        changes[name] = inside
-    return replace(batch, **changes)
+    """Every column by name, but the number by which a row is known again, which says nothing."""
+    return {name: column for name, column in batch.columns().items() if name != "row"}
 
 
 def padded(batch: Batch, extra: int) -> Batch:
     """With more padding on the right."""
-    return with_columns(batch, {n: pad(c, (0, extra)) if c.ndim == 2 else c for n, c in columns_of(batch).items()})
+    return batch.with_columns({n: pad(c, (0, extra)) if c.ndim == 2 else c for n, c in columns_of(batch).items()})
 
 
 @dataclass(frozen=True)
@@ -97,12 +84,12 @@ def agree(attempt: Attempt, expected: Objective, found: Objective) -> None:
 
 def couples(optimizer: Optimizer) -> str:
     """What the loss may not be split through."""
-    return str(getattr(optimizer, "couples", "group"))
+    return traits_of(optimizer).couples
 
 
 def answer(optimizer: Optimizer, policy: ToyPolicy, batch: Batch) -> Forward:
     """What the optimizer may see of the policy."""
-    return policy.forward(batch, frozenset(optimizer.needs & ANSWERS))
+    return policy.forward(batch, columns.trained(optimizer.needs))
 
 
 def objective(
@@ -126,14 +113,9 @@ def objective(
     return Objective(total, torch.cat([gradient.flatten() for gradient in found]), size)
 
 
-def answers_of(out: Forward) -> dict[str, Tensor]:
-    """The policy's answers by name."""
-    return {name: column for name in sorted(ANSWERS) if isinstance(column := getattr(out, name), Tensor)}
-
-
 def leaves(out: Forward) -> Forward:
     """The same answers, cut off from the policy and waiting for a gradient."""
-    return Forward(**{n: column.detach().clone().requires_grad_(True) for n, column in answers_of(out).items()})
+    return Forward.of({n: column.detach().clone().requires_grad_(True) for n, column in out.columns().items()})
 
 
 REPORTED = ("kl", "kl/token", "kl/k3", "entropy", "reward/std", "length", "finished", "loss", "grad_norm")
@@ -149,7 +131,7 @@ def reports(terms: Terms) -> list[StepReport]:
 
 def pull(attempt: Attempt, optimizer: Optimizer, batch: Batch, out: Forward) -> dict[str, Tensor]:
     """The gradient of the objective in each of the policy's answers, from `leaves`."""
-    answers = answers_of(out)
+    answers = out.columns()
     terms = loss(attempt, optimizer, batch, out)
     cost = fn.weigh(terms.loss, batch.weights, batch.mask) / max(len(batch), 1)
     if not cost.requires_grad:

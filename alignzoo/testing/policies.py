@@ -11,10 +11,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from alignzoo.collate import collate
-from alignzoo.interfaces import HasExactSamples, Policy, PolicySpec
+from alignzoo.batching import collate
+from alignzoo.columns import REFERENCE
+from alignzoo.interfaces import Policy, PolicySpec
 from alignzoo.testing.laws import Attempt, Checks, Given, checks, is_a_spec, summary
-from alignzoo.testing.measure import columns_of, padded, with_columns
+from alignzoo.testing.measure import padded
 from alignzoo.testing.world import toy_prompts
 from alignzoo.types import Batch, Group, Prompt, Score
 
@@ -124,7 +125,7 @@ def padding(spec: PolicySpec, given: Given) -> None:
     expected = _answers(attempt, policy, batch)
     wide = padded(batch, 5)
     _near(attempt, expected, _answers(attempt, policy, wide), batch)
-    other = with_columns(wide, columns_of(wide) | {"tokens": torch.where(wide.attend, wide.tokens, 1)})
+    other = replace(wide, tokens=torch.where(wide.attend, wide.tokens, 1))
     _near(
         replace(attempt, law=2, given="other tokens in the padding"), expected, _answers(attempt, policy, other), batch
     )
@@ -151,7 +152,7 @@ def causal(spec: PolicySpec, given: Given) -> None:
     candidates = torch.unique(batch.tokens[batch.mask])
     attempt.require(len(candidates) > 1, "more than one token written", "one")
     other = torch.where(batch.tokens == candidates[0], candidates[1], candidates[0])
-    changed = with_columns(batch, columns_of(batch) | {"tokens": torch.where(last, other, batch.tokens)})
+    changed = replace(batch, tokens=torch.where(last, other, batch.tokens))
     first, second = _answers(attempt, policy, batch), _answers(attempt, policy, changed)
     earlier = batch.mask & ~last
     for name in first:
@@ -170,7 +171,7 @@ def own_words(spec: PolicySpec, given: Given) -> None:
     batch = _batch(groups, policy)
     found = _answers(attempt, policy, batch, frozenset({"logprobs"}))["logprobs"]
     told = [number for group in groups for c in group.completions for number in c.logprobs or ()]
-    exact = isinstance(policy, HasExactSamples) and policy.samples_exactly()
+    exact = policy.info().exact_samples
     attempt.near("log-probabilities", found[batch.mask].cpu(), torch.tensor(told), TOLERANCE if exact else 1e-3)
 
 
@@ -211,21 +212,21 @@ def _moved(policy: Policy) -> Iterator[None]:
 
 def reference(spec: PolicySpec, given: Given) -> None:
     """The reference answers as before training, and ends where its `with` ends, by an error too."""
-    attempt = Attempt(5, "reference() before and after the weights moved", "a reference that is not a copy")
+    attempt = Attempt(5, "answering('ref') before and after the weights moved", "a reference that is not a copy")
     policy = _load(attempt, spec, WRITER)
     batch = _batch(_written(attempt, policy, given), policy)
     asked = frozenset({"logprobs"})
     start = _answers(attempt, policy, batch, asked)
-    with policy.reference():
+    with policy.answering(REFERENCE):
         attempt.unchanged("the reference's {} at the start", start, _answers(attempt, policy, batch, asked))
     with _moved(policy):
         now = _answers(attempt, policy, batch, asked)
         attempt.require(not torch.equal(now["logprobs"], start["logprobs"]), "other answers after a move", "the same")
-        with policy.reference():
+        with policy.answering(REFERENCE):
             attempt.unchanged("the reference's {} after a move", start, _answers(attempt, policy, batch, asked))
-        with contextlib.suppress(KeyError), policy.reference():
+        with contextlib.suppress(KeyError), policy.answering(REFERENCE):
             raise KeyError("on purpose")
-        attempt.unchanged("the policy's {} after reference()", now, _answers(attempt, policy, batch, asked))
+        attempt.unchanged("the policy's {} after answering('ref')", now, _answers(attempt, policy, batch, asked))
 
 
 def gradients(spec: PolicySpec, given: Given) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from alignzoo import checkpoint
 from alignzoo import functional as fn
-from alignzoo.collate import answer, collate
+from alignzoo.batching import answer, collate
 from alignzoo.interfaces import HasNext, Policy, Sampler, Selects
 from alignzoo.testing.laws import Attempt, Checks, Given, checks, is_a_spec
 from alignzoo.testing.stopping import resumes

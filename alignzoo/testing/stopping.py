@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from alignzoo import runner
-from alignzoo.collate import WeightedReward
 from alignzoo.evaluate import Heldout
 from alignzoo.interfaces import Optimizer, Policy, Sampler
 from alignzoo.journal import Journal
+from alignzoo.rewards import WeightedReward
 from alignzoo.schedule import Evaluation, Schedule
 from alignzoo.stage import Run
 from alignzoo.testing.laws import Attempt

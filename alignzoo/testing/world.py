@@ -9,7 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from alignzoo.interfaces import ParameterGroup
+from alignzoo.errors import ModelError, did_you_mean
+from alignzoo.gradients import TorchTraining
+from alignzoo.interfaces import ParameterGroup, PolicyInfo
 from alignzoo.types import Batch, Completion, Forward, Group, Prompt, Score, Text
 
 VOCABULARY = 13
@@ -90,7 +92,7 @@ def _tokens(rng: torch.Generator, shortest: int, longest: int) -> tuple[int, ...
     return tuple(torch.randint(EOS + 1, VOCABULARY, (length,), generator=rng).tolist())
 
 
-class ToyPolicy:
+class ToyPolicy(TorchTraining):
     """A `Policy` of torch alone: embeddings, a decaying sum over the past, two layers, and a head for each column.
 
     It computes in float64 and answers in float32, so that the invariances are tight.
@@ -112,7 +114,7 @@ class ToyPolicy:
         }
         drawn = {name: torch.randn(shape, generator=rng, dtype=torch.float64) for name, shape in shapes.items()}
         self.weights = {name: tensor.requires_grad_(True) for name, tensor in drawn.items()}
-        self._frozen = {name: tensor.detach().clone() for name, tensor in self.weights.items()}
+        self.roles = {"ref": {name: tensor.detach().clone() for name, tensor in self.weights.items()}}
         self._answering: Mapping[str, Tensor] = self.weights
 
     def drift(self, scale: float, seed: int) -> None:
@@ -144,11 +146,13 @@ class ToyPolicy:
             "values": torch.where(known, before @ self._answering["value"], 0.0),
             "scores": states[torch.arange(len(batch)), last] @ self._answering["score"],
         }
-        return Forward(**{name: answer.float() for name, answer in answers.items() if name in columns})
+        return Forward.of({name: answer.float() for name, answer in answers.items() if name in columns})
 
     @contextmanager
-    def reference(self) -> Iterator[None]:
-        self._answering = self._frozen
+    def answering(self, role: str) -> Iterator[None]:
+        if role not in self.roles:
+            raise ModelError(f"the policy has no role {role!r}. {did_you_mean(role, self.roles)}")
+        self._answering = self.roles[role]
         try:
             yield
         finally:
@@ -166,8 +170,8 @@ class ToyPolicy:
             groups.append(Group(prompt, start, tuple(self._written(start, rng, greedy) for _ in range(n))))
         return groups
 
-    def samples_exactly(self) -> bool:
-        return True
+    def info(self) -> PolicyInfo:
+        return PolicyInfo(exact_samples=True)
 
     def _written(self, start: tuple[int, ...], rng: torch.Generator, greedy: bool, longest: int = 8) -> Completion:
         tokens: tuple[int, ...] = ()

@@ -13,7 +13,7 @@ from turns import Turns, distinct, job
 
 import alignzoo
 from alignzoo import Batch, Completion, Group, Prompt, Score, allocator
-from alignzoo.collate import answer, collate
+from alignzoo.batching import answer, collate
 from alignzoo.plan import plan
 from alignzoo.recipe import load
 from alignzoo.registry import Registry

@@ -12,9 +12,10 @@ import torch
 from annotated_types import Ge, Gt
 
 from alignzoo import Group, ModelError, Policy, Prompt, Question, Score, Text, Verdict
-from alignzoo.collate import answer, collate
+from alignzoo.batching import answer, collate
+from alignzoo.columns import REFERENCE
 from alignzoo.judging import described
-from alignzoo.room import Room
+from alignzoo.microbatch import MicroBatcher
 from alignzoo_hf.policy import HFPolicy
 from alignzoo_hf.spec import HF
 
@@ -69,7 +70,8 @@ class Local:
         if rows:
             with self._state(judging):
                 batch = collate(rows, judging.device)
-                columns = answer(judging, batch, frozenset({"logprobs"}), room=Room(judging, rows=self.batch))
+                batcher = MicroBatcher(judging, rows=self.batch)
+                columns = answer(judging, batch, frozenset({"logprobs"}), batcher=batcher)
             sums = columns["logprobs"].double().sum(1).view(-1, 2)  # (questions, 2)
             shares = torch.softmax(sums, 1)[:, 0].tolist()
             together = sums.exp().sum(1).tolist()
@@ -105,7 +107,7 @@ class Local:
         return spec.load(frozenset())
 
     def _state(self, policy: Policy) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext() if self.model or self.state == "live" else policy.reference()
+        return contextlib.nullcontext() if self.model or self.state == "live" else policy.answering(REFERENCE)
 
 
 def _prompt(question: Question) -> Prompt:

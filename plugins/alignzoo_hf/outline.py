@@ -52,7 +52,8 @@ def outline(spec: HF, needs: frozenset[str]) -> Outline:
         device=place,
         width=width,
         frozen=width,
-        room=_room(shape, place, width),
+        tokens_per_pass=_tokens_per_pass(shape, place, width),
+        exact_samples=spec.samples_exactly(bf16),
         slots=spec.generate_batch,
         longest=spec.max_new_tokens,
         encode=encoder(spec, main, tokenizer, writes=not only_scores).group,
@@ -99,7 +100,7 @@ def _trial(spec: HF, config: Any, tokenizer: Any, layers: int, needs: frozenset[
     return replace(spec, model=model, tokenizer=tokenizer, critic_model="", **room).load(needs)
 
 
-def _room(shape: ModelShape, place: torch.device, width: int) -> int:
+def _tokens_per_pass(shape: ModelShape, place: torch.device, width: int) -> int:
     """As the policy's own, once its weights are there."""
     if place.type != "cuda":
         return memory.on_cpu(shape)

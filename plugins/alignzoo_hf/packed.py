@@ -85,12 +85,12 @@ class Packing:
         return torch.cat(keys).to(device), bounds[0], bounds[1], max(queries), max(counts)
 
 
-def pack(tokens: Tensor, used: Tensor, group: Tensor) -> Packing:
-    """The used tokens (N, T) of right-padded rows, in one line. Rows of one group share what they begin with."""
+def pack(tokens: Tensor, used: Tensor, prompt: Tensor) -> Packing:
+    """The used tokens (N, T) of right-padded rows, in one line. Rows of one prompt share what they begin with."""
     lengths = used.sum(1)
-    alike = (tokens[1:] == tokens[:-1]) & used[1:] & used[:-1] & (group[1:] == group[:-1])[:, None]
+    alike = (tokens[1:] == tokens[:-1]) & used[1:] & used[:-1] & (prompt[1:] == prompt[:-1])[:, None]
     common = alike.long().cumprod(1).sum(1)  # (N-1,), of each row with the one before
-    count, rows = lengths.tolist(), torch.unique_consecutive(group, return_counts=True)[1].tolist()
+    count, rows = lengths.tolist(), torch.unique_consecutive(prompt, return_counts=True)[1].tolist()
     followers, pieces, start = common.tolist(), [], 0
     for n in rows:
         shared = min(followers[start : start + n - 1], default=0)

@@ -15,8 +15,11 @@ from torch import Tensor
 
 from alignzoo import cost
 from alignzoo import functional as fn
+from alignzoo.columns import REFERENCE
 from alignzoo.cost import ModelShape
 from alignzoo.errors import ModelError
+from alignzoo.gradients import TorchTraining
+from alignzoo.interfaces import PolicyInfo
 from alignzoo.types import Batch, Completion, Forward, Group, Prompt, Text
 from alignzoo_hf import memory, models
 from alignzoo_hf.encoding import encoder
@@ -29,7 +32,7 @@ from alignzoo_hf.trunk import States, can_pack, packed, padded
 from alignzoo_hf.writers import Writer, writer
 
 
-class HFPolicy:
+class HFPolicy(TorchTraining):
     """A causal language model, and beside it the critic or the scoring head that an optimizer needs.
 
     Models stay in evaluation mode throughout: dropout would break the ratios' exactness and the repeatability of a
@@ -100,16 +103,15 @@ class HFPolicy:
         """The engine, made when it is first needed: it may try the model out."""
         return writer(self.spec, self.lm, self.tokenizer, self.encoder.stop_ids)
 
-    def samples_exactly(self) -> bool:
-        """Whether what is recorded of tokens is what `forward` says: in float32, by an engine whose numbers are its
-        own, of the whole vocabulary."""
-        spec = self.spec
-        whole = not spec.top_k and spec.top_p == 1
-        return whole and not self.bf16 and spec.engine in ("alignzoo", "generate")
-
-    def pieces(self, tokens: Sequence[int]) -> list[str]:
-        """Each token's text."""
-        return self.encoder.pieces(tokens)
+    def info(self) -> PolicyInfo:
+        """What the runner may know: sizes, tokens at once, whether samples are exact, how the reference is known."""
+        return PolicyInfo(
+            shape=self._shape,
+            tokens_per_pass=self._tokens_per_pass(),
+            exact_samples=self.spec.samples_exactly(self.bf16),
+            fingerprint=self._fingerprint,
+            token_strings=self.encoder.pieces,
+        )
 
     # --- answering -----------------------------------------------------------------------------------------------
 
@@ -125,7 +127,7 @@ class HFPolicy:
                 answers["values"] = self._values(models.score_head(self.critic), states, batch)
             if "scores" in columns:
                 answers["scores"] = self._scores(batch)
-        return Forward(**{name: column for name, column in answers.items() if name in columns})
+        return Forward.of({name: column for name, column in answers.items() if name in columns})
 
     def _states(self, model: Any, batch: Batch, used: Tensor, read: Tensor) -> States:
         """A model's states where they are read: of the used tokens packed, or padded where its attention is its own."""
@@ -182,8 +184,10 @@ class HFPolicy:
         return scores.to(wide(scores.dtype))
 
     @contextlib.contextmanager
-    def reference(self) -> Iterator[None]:
-        """Inside, the language model answers as it did before training: adapters off, or the frozen copy."""
+    def answering(self, role: str) -> Iterator[None]:
+        """Inside, the language model answers as it did before training ("ref"): adapters off, or the frozen copy."""
+        if role != REFERENCE:
+            raise ModelError(f"this policy has no role {role!r}")
         if self.lm is None:
             raise ModelError("this policy only scores: it has no reference")
         if not self._trains and not self.spec.lora_rank:
@@ -236,9 +240,9 @@ class HFPolicy:
             if model is not None:
                 yield from ((f"{part}.{n}", p) for n, p in model.named_parameters() if p.requires_grad)
 
-    def room(self) -> int:
+    def _tokens_per_pass(self) -> int:
         """Tokens per pass: on the CPU so few that tensors stay small, on a GPU what its free memory holds."""
-        shape = self.shape()
+        shape = self._shape
         if self.device.type != "cuda":
             return memory.on_cpu(shape)
         free = torch.cuda.mem_get_info(self.device)[0]
@@ -246,12 +250,13 @@ class HFPolicy:
         kept = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)  # torch's, and free
         return memory.on_gpu(shape, free + kept, width=2 if self.bf16 else 4)
 
-    def fingerprint(self) -> str:
+    def _fingerprint(self) -> str:
         """Of the reference's weights, its configuration, the temperature, the precision and the kind of device."""
         model = self._reference if self._trains and not self.spec.lora_rank else self.lm
         return fingerprint(model, (self.spec.temperature, self.bf16, self.device.type))
 
-    def shape(self) -> ModelShape:
+    @functools.cached_property
+    def _shape(self) -> ModelShape:
         """The sizes of the language model, or of the scorer of a policy that only scores; with a critic's trunk."""
         own = self.critic is not None and self.spec.critic == "separate"
         return shape_of(self.lm if self.lm is not None else self.scorer, shape_of(self.critic) if own else None)

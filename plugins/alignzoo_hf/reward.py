@@ -10,9 +10,9 @@ from typing import Annotated, Literal
 from annotated_types import Ge
 
 from alignzoo import Group, Policy, Score
-from alignzoo.collate import answer, collate
+from alignzoo.batching import answer, collate
 from alignzoo.interfaces import Outline
-from alignzoo.room import Room
+from alignzoo.microbatch import MicroBatcher
 from alignzoo_hf.outline import outline
 from alignzoo_hf.spec import HF
 
@@ -58,7 +58,7 @@ class ModelReward:
         if not rows:
             return [() for _ in groups]
         batch = collate(rows)
-        values = answer(self.scorer, batch, frozenset({"scores"}), room=Room(self.scorer, rows=self.batch))[
+        values = answer(self.scorer, batch, frozenset({"scores"}), batcher=MicroBatcher(self.scorer, rows=self.batch))[
             "scores"
         ].tolist()
         scores = iter(values)

@@ -59,6 +59,11 @@ class HF:
     trust_remote_code: bool = False
     """Run the model repository's own code."""
 
+    def samples_exactly(self, bf16: bool) -> bool:
+        """Whether what is recorded of tokens is what `forward` says: in float32, by an engine whose numbers are its
+        own, of the whole vocabulary."""
+        return not self.top_k and self.top_p == 1 and not bf16 and self.engine in ("alignzoo", "generate")
+
     def load(self, needs: frozenset[str]) -> Policy:
         """The live policy, with a critic for "values" and a scoring head for "scores"."""
         from alignzoo_hf.policy import HFPolicy

@@ -40,7 +40,7 @@ def padded(model: Any, tokens: Tensor) -> States:
 
 def packed(model: Any, batch: Batch, used: Tensor, read: Tensor) -> States:
     """The used tokens alone, with what the rows of a group begin with computed once; states where `read` (N, T)."""
-    packing = pack(batch.tokens, used, batch.group)
+    packing = pack(batch.tokens, used, batch.prompt)
     return States(_through(model, packing, read), packing.place)
 
 

@@ -25,7 +25,7 @@ from test_trl_parity import (
 )
 
 from alignzoo import Completion, Group, Prompt, Score
-from alignzoo.collate import collate, fill, only
+from alignzoo.batching import collate, fill, only
 from alignzoo.interfaces import Optimizer
 from alignzoo_gmpo import GMPO
 from alignzoo_hf.spec import HF

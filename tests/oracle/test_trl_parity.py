@@ -14,7 +14,7 @@ from torch import Tensor
 
 from alignzoo import Batch, Completion, Forward, Group, Prompt, Score
 from alignzoo import functional as fn
-from alignzoo.collate import collate, fill, only
+from alignzoo.batching import collate, fill, only
 from alignzoo.interfaces import Optimizer
 from alignzoo_dpo import DPO
 from alignzoo_grpo import GRPO

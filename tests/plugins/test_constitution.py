@@ -15,8 +15,8 @@ import torch
 
 import alignzoo
 from alignzoo import Completion, DataError, Group, Message, Prompt, RecipeError, Text
-from alignzoo.collate import WeightedReward, score
 from alignzoo.journal import samples
+from alignzoo.rewards import WeightedReward, score
 from alignzoo_constitution import dialogue
 from alignzoo_constitution.files import Example, Principle, chosen, load
 from alignzoo_constitution.revise import Revise

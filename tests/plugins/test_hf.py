@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from alignzoo import Batch, Group, ModelError, Prompt, Score
 from alignzoo import functional as fn
-from alignzoo.collate import collate
+from alignzoo.batching import collate
 from alignzoo_hf import chat, head, models, sampling
 from alignzoo_hf.policy import HFPolicy
 from alignzoo_hf.sampling import Sampling
@@ -115,7 +115,7 @@ def step(policy: HFPolicy, batch: Batch, lr: float = 1e-2) -> None:
 
 
 def kl(policy: HFPolicy, batch: Batch) -> float:
-    with torch.no_grad(), policy.reference():
+    with torch.no_grad(), policy.answering("ref"):
         ref = logprobs(policy, batch)
     with torch.no_grad():
         return float((logprobs(policy, batch) - ref).abs().max())
@@ -252,7 +252,7 @@ def test_recorded_logprobs_are_those_of_forward(load: Any, tokenizer: Any, famil
 )
 def test_who_records_what_forward_answers(load: Any, tokenizer: Any, changes: dict[str, Any], exact: bool) -> None:
     policy = load(model=random_model(scale=0.15), tokenizer=tokenizer, max_new_tokens=20, **changes)
-    assert policy.samples_exactly() is exact
+    assert policy.info().exact_samples is exact
     if changes.get("engine") == "continuous":
         return
     groups = policy.generate(QUESTIONS, 4, seed=3)
@@ -369,7 +369,7 @@ def test_the_reference_stays_where_training_began(load: Any, rank: int) -> None:
     assert kl(policy, batch) == 0
     step(policy, batch)
     assert kl(policy, batch) > 1e-2
-    with torch.no_grad(), policy.reference():
+    with torch.no_grad(), policy.answering("ref"):
         assert torch.equal(logprobs(policy, batch), before)
     assert not torch.equal(logprobs(policy, batch), before)
 
@@ -381,13 +381,13 @@ def test_the_reference_is_loaded_when_it_is_first_asked(plain_model: Path, monke
     step(policy, batch_of(policy))
     assert len(loaded) == 1
     for _ in range(2):
-        with policy.reference():
+        with policy.answering("ref"):
             assert len(loaded) == 2
     live: Any = HF(model=own(policy.spec, torch.float32), tokenizer=policy.tokenizer, device="cpu").load(WRITES)
     batch = batch_of(live)
     before = logprobs(live, batch).detach()
     step(live, batch)
-    with torch.no_grad(), live.reference():  # whose first weights lie in no file
+    with torch.no_grad(), live.answering("ref"):  # whose first weights lie in no file
         assert torch.equal(logprobs(live, batch), before)
 
 
@@ -396,8 +396,8 @@ def test_the_reference_ends_with_its_block_even_after_an_error(load: Any) -> Non
     batch = batch_of(policy)
     step(policy, batch)
     after = logprobs(policy, batch)
-    with pytest.raises(KeyError), policy.reference():
-        with policy.reference():
+    with pytest.raises(KeyError), policy.answering("ref"):
+        with policy.answering("ref"):
             reference = logprobs(policy, batch)
         assert torch.equal(logprobs(policy, batch), reference)  # one may lie within another
         raise KeyError
@@ -571,7 +571,7 @@ def test_a_scorer_neither_writes_nor_answers_logprobs(load: Any) -> None:
         policy.generate([Prompt("Hi")], 1, seed=0)
     with pytest.raises(ModelError, match="no language-model head to answer"):
         logprobs(policy, batch_of(policy))
-    with pytest.raises(ModelError, match="no reference"), policy.reference():
+    with pytest.raises(ModelError, match="no reference"), policy.answering("ref"):
         pass
     with pytest.raises(ModelError, match="load it for an optimizer that needs 'scores'"):
         load().forward(batch_of(policy), frozenset({"scores"}))

@@ -9,8 +9,7 @@ import pytest
 
 from alignzoo import cost
 from alignzoo.cost import ModelShape
-from alignzoo.interfaces import HasRoom
-from alignzoo.room import Room
+from alignzoo.microbatch import MicroBatcher
 from alignzoo_hf import memory
 from alignzoo_hf.spec import HF
 
@@ -66,6 +65,5 @@ def test_a_gpu_that_is_nearly_full_is_tried_with_a_few() -> None:
 
 def test_a_policy_says_what_suits_it(plain_model: Path) -> None:
     policy = HF(model=str(plain_model), device="cpu").load(frozenset({"logprobs"}))
-    assert isinstance(policy, HasRoom)
-    assert policy.room() == 1024  # of a tiny model: more would gain nothing
-    assert Room(policy).tokens == 1024 and Room(policy, tokens=7).tokens == 7
+    assert policy.info().tokens_per_pass == 1024  # of a tiny model: more would gain nothing
+    assert MicroBatcher(policy).tokens == 1024 and MicroBatcher(policy, tokens=7).tokens == 7

@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import AttentionInterface, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from alignzoo import Batch, Completion, Group, Prompt, Score
-from alignzoo.collate import collate
+from alignzoo.batching import collate
 from alignzoo_hf import head, models, packed, pieces, trunk
 from alignzoo_hf.policy import HFPolicy
 from alignzoo_hf.spec import HF
@@ -383,7 +383,7 @@ def test_a_model_of_another_kind_is_padded_with_one_line(tokenizer: Any, caplog:
         "MambaForCausalLM cannot be packed, so padding is computed with its rows, exactly but more s"
     )
     assert "\n" not in line
-    assert policy.room() == 1024
+    assert policy.info().tokens_per_pass == 1024
 
 
 def test_an_attention_of_its_own_is_found_out(caplog: pytest.LogCaptureFixture) -> None:

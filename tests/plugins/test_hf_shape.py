@@ -147,6 +147,6 @@ def test_activations_are_those_that_autograd_keeps() -> None:
 def test_a_policy_tells_its_shape(plain_model: Path, needs: set[str], critic: Any) -> None:
     policy = HF(model=str(plain_model), max_new_tokens=4, device="cpu", critic=critic).load(frozenset(needs))
     assert isinstance(policy, HasShape)
-    shape = policy.shape()
+    shape = policy.info().shape
     assert isinstance(shape, ModelShape) and (shape.hidden, shape.layers) == (16, 1)
     assert (shape.critic is None) is ("values" not in needs)

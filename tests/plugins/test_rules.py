@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from alignzoo import Completion, DataError, Group, ModelError, Prompt, RewardError
-from alignzoo.collate import WeightedReward, score
+from alignzoo.rewards import WeightedReward, score
 from alignzoo_hf.reward import ModelReward
 from alignzoo_rules import Labels, Length, Match, Python, find
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from alignzoo import Completion, DataError, Group, Prompt, Score
-from alignzoo.collate import collate
+from alignzoo.batching import collate
 from alignzoo_samplers import DatasetSampler, PolicySampler
 
 

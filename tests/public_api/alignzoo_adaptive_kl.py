@@ -34,6 +34,7 @@ class AdaptiveKL:
     """c_v, the weight of the value loss."""
     epochs: Annotated[int, Ge(2)] = 4
     """Passes over each batch; before the first update of one there is no KL to measure."""
+    online: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"logprobs", "values", "old_logprobs", "ref_logprobs", "old_values"})
     kl_weight: ClassVar[str] = "kl"
     couples: ClassVar[str] = "row"

@@ -26,7 +26,7 @@ class Placed:
 
     def _score(self, group: Group, tokens: Sequence[int], policy: Policy) -> Score:
         right = str(group.prompt.info[self.answer]).split()
-        said = [piece.strip() for piece in policy.pieces(tokens)]
+        said = [piece.strip() for piece in policy.info().token_strings(tokens)]
         places = tuple(float(place < len(right) and word == right[place]) for place, word in enumerate(said))
         whole = float(len(said) == len(right) + 1 and sum(places) == len(right))  # and the end
         return Score(whole, places)
@@ -45,6 +45,7 @@ class RewardToGo:
     """ε: the ratio is clipped to 1 ± clip."""
     epochs: Annotated[int, Ge(1)] = 1
     """Passes over each batch of groups."""
+    online: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"logprobs", "old_logprobs"})
     couples: ClassVar[str] = "row"
 

@@ -13,7 +13,7 @@ from alignzoo.testing.optimizers.direction import (
 )
 from alignzoo.testing.optimizers.hard import hard_inputs
 from alignzoo.testing.optimizers.invariance import group_order, micro_batches, padding, processes
-from alignzoo.testing.optimizers.purity import mask, pure, unfilled
+from alignzoo.testing.optimizers.purity import mask, pure, reads
 from alignzoo.testing.optimizers.resume import resume
 from alignzoo.testing.optimizers.settings import settings
 from alignzoo.testing.optimizers.shape import contract, metrics, needs, reduction
@@ -24,7 +24,7 @@ OPTIMIZER_CHECKS: Checks = checks(
     (1, reduction),
     (8, metrics),
     (3, pure),
-    (3, unfilled),
+    (3, reads),
     (2, mask),
     (1, micro_batches),
     (1, processes),

@@ -8,10 +8,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from alignzoo import columns
 from alignzoo.interfaces import Optimizer
 from alignzoo.testing.laws import Attempt, Figures, Given, summary
 from alignzoo.testing.measure import (
-    FILLED,
     answer,
     case,
     columns_of,
@@ -19,7 +19,6 @@ from alignzoo.testing.measure import (
     loss,
     prepare,
     pull,
-    with_columns,
 )
 from alignzoo.testing.world import toy_groups
 from alignzoo.types import Batch, Completion, Forward, Group, Prompt, Score
@@ -33,7 +32,7 @@ def first_step(optimizer: Optimizer, given: Given) -> None:
     made = case(optimizer, toy_groups(columns=given.columns), drift=0.0)
     prepared = prepare(attempt, optimizer, made.batch)
     origin = _rows(attempt, made.batch, prepared)
-    filled = {name: getattr(made.batch, name) for name in FILLED if getattr(made.batch, name) is not None}
+    filled = {name: made.batch[name] for name in columns.filled(optimizer.needs)}
     attempt.unchanged("{} after prepare", {name: c[origin] for name, c in filled.items()}, columns_of(prepared))
     out = _at_start(prepared, answer(optimizer, made.policy, prepared))
     terms = loss(attempt, optimizer, prepared, out)
@@ -44,7 +43,7 @@ def first_step(optimizer: Optimizer, given: Given) -> None:
         attempt = replace(attempt, given=f"{start}, all of them 0.5 nats less likely than before")
         names = ("old_logprobs", "ref_logprobs")
         shifted = {name: column - 0.5 * made.batch.mask for name, column in filled.items() if name in names}
-        lowered = prepare(attempt, optimizer, with_columns(made.batch, columns_of(made.batch) | shifted))
+        lowered = prepare(attempt, optimizer, made.batch.answered(shifted))
         expected = pull(attempt, optimizer, prepared, out)["logprobs"]
         found = pull(attempt, optimizer, lowered, _at_start(lowered, out))["logprobs"]
         attempt.same("gradient in the log-probabilities", expected, found)
@@ -78,16 +77,18 @@ def _even(optimizer: Optimizer, groups: Sequence[Group]) -> Batch:
     """Groups before training, of a policy to which all tokens are equally likely, and a critic that says 0."""
     batch = case(optimizer, groups, drift=0.0).batch
     level = {"old_logprobs": -1.0, "ref_logprobs": -1.0, "old_values": 0.0}
-    columns = columns_of(batch)
-    return with_columns(batch, columns | {n: v * batch.mask.float() for n, v in level.items() if n in columns})
+    there = columns_of(batch)
+    return batch.with_columns({n: v * batch.mask.float() for n, v in level.items() if n in there})
 
 
 def _even_answer(optimizer: Optimizer, prepared: Batch) -> Forward:
     """What that policy answers."""
     level = {"logprobs": -1.0, "entropy": 1.0, "values": 0.0}
-    columns = {name: v * prepared.mask.float() for name, v in level.items() if name in optimizer.needs}
-    scores = torch.zeros(len(prepared)) if "scores" in optimizer.needs else None
-    return leaves(Forward(**columns, scores=scores))
+    answers: dict[str, Tensor] = {}
+    for name in columns.trained(optimizer.needs):
+        by_token = columns.column(name).answer.per == "token"
+        answers[name] = level.get(name, 0.0) * prepared.mask.float() if by_token else torch.zeros(len(prepared))
+    return leaves(Forward.of(answers))
 
 
 def prefers_better(optimizer: Optimizer, given: Given) -> None:

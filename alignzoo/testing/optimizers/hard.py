@@ -9,7 +9,7 @@ import torch
 
 from alignzoo.interfaces import Optimizer
 from alignzoo.testing.laws import Attempt, Given
-from alignzoo.testing.measure import Case, answer, case, columns_of, loss, objective, prepare, with_columns
+from alignzoo.testing.measure import Case, answer, case, columns_of, loss, objective, prepare
 from alignzoo.testing.world import toy_groups
 from alignzoo.types import Batch, Group, Score
 
@@ -49,7 +49,7 @@ def _far(batch: Batch, names: Sequence[str]) -> Batch:
     columns = columns_of(batch)
     away = torch.zeros(batch.tokens.shape)
     away[rows, batch.mask.long().argmax(1)] = torch.where(rows % 2 == 0, 50.0, -50.0)
-    return with_columns(batch, columns | {name: columns[name] + away for name in names})
+    return batch.with_columns({name: columns[name] + away for name in names})
 
 
 def _survives(attempt: Attempt, optimizer: Optimizer, made: Case) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from alignzoo.interfaces import Optimizer
+from alignzoo.microbatch import cut
 from alignzoo.testing.laws import Attempt, Given
 from alignzoo.testing.measure import agree, case, couples, objective, padded, prepare, ragged
 from alignzoo.testing.world import toy_groups
@@ -24,7 +25,7 @@ def micro_batches(optimizer: Optimizer, given: Given) -> None:
                 split = f"a minibatch of {n} rows in micro-batches of {size} {unit}, couples = {couples(optimizer)!r}"
                 attempt = replace(attempt, given=split)
                 rows, tokens = (size, 0) if unit == "rows" else (0, size)
-                pieces = minibatch.chunks(rows, tokens=tokens, couples=couples(optimizer))
+                pieces = cut(minibatch, rows, tokens=tokens, couples=couples(optimizer))
                 agree(attempt, whole, objective(attempt, optimizer, made.policy, pieces, n))
 
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import pickle
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from alignzoo import columns
 from alignzoo.interfaces import HasNext, Optimizer
 from alignzoo.testing.laws import Attempt, Given, summary
 from alignzoo.testing.measure import (
     answer,
-    answers_of,
     case,
     columns_of,
     leaves,
@@ -21,9 +20,9 @@ from alignzoo.testing.measure import (
     pull,
     ragged,
     reports,
-    with_columns,
 )
 from alignzoo.testing.world import toy_groups
+from alignzoo.traits import prepare_reads
 from alignzoo.types import Batch, Forward
 
 
@@ -41,11 +40,11 @@ def pure(optimizer: Optimizer, given: Given) -> None:
         again = prepare(attempt, optimizer, made.batch)
         attempt.unchanged("prepare's {} at the second call", made_of_it, columns_of(again))
 
-        out = Forward(**{n: c.detach() for n, c in answers_of(answer(optimizer, made.policy, prepared)).items()})
-        answered = {name: column.clone() for name, column in answers_of(out).items()}
+        out = Forward.of({n: c.detach() for n, c in answer(optimizer, made.policy, prepared).columns().items()})
+        answered = {name: column.clone() for name, column in out.columns().items()}
         first = loss(attempt, optimizer, prepared, out).loss.clone()
         attempt.unchanged("the prepared batch's {} after loss", made_of_it, columns_of(prepared))
-        attempt.unchanged("the policy's {} after loss", answered, answers_of(out))
+        attempt.unchanged("the policy's {} after loss", answered, out.columns())
         second = loss(attempt, optimizer, prepared, out).loss
         attempt.unchanged("the {} at the second call", {"loss": first}, {"loss": second})
         attempt.unchanged("torch's global {}", {"seed": randomness}, {"seed": torch.get_rng_state()})
@@ -58,19 +57,18 @@ def pure(optimizer: Optimizer, given: Given) -> None:
             attempt.require(one == other, "the same successor twice", f"{one}, then {other}")
 
 
-def unfilled(optimizer: Optimizer, given: Given) -> None:
-    """`prepare` fails without the columns of before the update, or makes the same of the batch without them.
+def reads(optimizer: Optimizer, given: Given) -> None:
+    """`prepare` makes the same of a batch that has no other filled columns than those in `prepare_reads`.
 
-    The runner tries that, to spare a forward pass.
+    The runner hides the others, to spare a forward pass.
     """
-    cause = "a branch on whether old_logprobs or old_values is None: what `needs` names may be read, not asked for"
-    attempt = Attempt(3, "a batch whose old_logprobs and old_values are None", cause)
+    declared = prepare_reads(optimizer)
+    hidden = columns.filled(optimizer.needs) - declared
+    cause = "a column that prepare() reads and prepare_reads does not name"
+    attempt = Attempt(3, f"a batch without {', '.join(sorted(hidden)) or 'nothing'}", cause)
     made = case(optimizer, toy_groups(columns=given.columns))
     expected = columns_of(prepare(attempt, optimizer, made.batch))
-    try:
-        found = columns_of(optimizer.prepare(replace(made.batch, old_logprobs=None, old_values=None)))
-    except Exception:
-        return
+    found = columns_of(prepare(attempt, optimizer, made.batch.answered(dict.fromkeys(hidden))))
     kept = {name: column for name, column in expected.items() if name in found}
     attempt.unchanged("what prepare makes of {}", kept, found)
 
@@ -87,10 +85,10 @@ def mask(optimizer: Optimizer, given: Given) -> None:
         if prepared.weights.ndim == 2:
             attempt.require(not prepared.weights[~prepared.mask].any(), "weights of 0 under the mask", "others")
         clean = leaves(answer(optimizer, made.policy, prepared))
-        dirty = leaves(Forward(**_poisoned(answers_of(clean), prepared.mask)))
-        spoiled = with_columns(made.batch, _poisoned(columns_of(made.batch), made.batch.mask))
+        dirty = leaves(Forward.of(_poisoned(clean.columns(), prepared.mask)))
+        spoiled = made.batch.with_columns(_poisoned(columns_of(made.batch), made.batch.mask))
         spoiled = prepare(attempt, optimizer, spoiled)
-        spoiled = with_columns(spoiled, _poisoned(columns_of(spoiled), spoiled.mask))
+        spoiled = spoiled.with_columns(_poisoned(columns_of(spoiled), spoiled.mask))
         expected, found = pull(attempt, optimizer, prepared, clean), pull(attempt, optimizer, spoiled, dirty)
         for name, gradient in found.items():
             if gradient.ndim == 2:

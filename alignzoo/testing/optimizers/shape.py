@@ -7,9 +7,11 @@ from fnmatch import fnmatch
 
 from torch import Tensor
 
-from alignzoo.interfaces import COLUMNS, Optimizer
+from alignzoo.errors import PluginError
+from alignzoo.interfaces import Optimizer
+from alignzoo.registry.registrar import check_part
 from alignzoo.testing.laws import Attempt, Given, is_a_spec
-from alignzoo.testing.measure import answer, couples, loss, objective, ragged
+from alignzoo.testing.measure import answer, loss, objective, ragged
 from alignzoo.types import Terms
 
 SHARED = (
@@ -38,16 +40,15 @@ SHARES = ("clip_fraction", "accuracy")
 
 
 def contract(optimizer: Optimizer, given: Given) -> None:
-    """A frozen dataclass that can be pickled and replaced; known `needs` and `couples`."""
+    """A frozen dataclass that can be pickled and replaced; known `needs` and traits."""
     is_a_spec(optimizer)
     attempt = Attempt(3, repr(optimizer), "a default that makes no pass")
     attempt.require(optimizer.epochs >= 1, "epochs of at least 1", str(optimizer.epochs))
-    unknown = sorted(set(optimizer.needs) - COLUMNS)
-    attempt = Attempt(2, f"needs = {sorted(optimizer.needs)}", "a misspelt column")
-    attempt.require(not unknown, f"names among {', '.join(sorted(COLUMNS))}", ", ".join(unknown))
-    known = ("row", "group", "minibatch")
-    attempt = Attempt(1, f"couples = {couples(optimizer)!r}", "a misspelt value")
-    attempt.require(couples(optimizer) in known, " or ".join(map(repr, known)), repr(couples(optimizer)))
+    attempt = Attempt(2, f"needs = {sorted(optimizer.needs)}", "a misspelt name")
+    try:
+        check_part("optimizer", type(optimizer).__name__, optimizer)
+    except PluginError as error:
+        attempt.require(False, "columns and traits that there are", str(error))
 
 
 def needs(optimizer: Optimizer, given: Given) -> None:

@@ -12,7 +12,7 @@ from alignzoo.registry import Registrar
 from annotated_types import Gt
 from reading_ease import ease
 
-api = ">=1,<2"
+api = ">=0.2,<0.3"
 
 
 @dataclass(frozen=True)

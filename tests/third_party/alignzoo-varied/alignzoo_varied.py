@@ -11,7 +11,7 @@ from alignzoo import Completion, Group, Policy, Prompt
 from alignzoo.registry import Registrar
 from annotated_types import Ge
 
-api = ">=1,<2"
+api = ">=0.2,<0.3"
 
 
 @dataclass(frozen=True)

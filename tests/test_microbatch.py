@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from alignzoo import Alert, Batch, Forward, RunError
-from alignzoo.collate import answer, collate, fill, only
+from alignzoo.batching import answer, collate, fill, only
 from alignzoo.interfaces import Optimizer
-from alignzoo.room import Room, is_out_of_memory
+from alignzoo.microbatch import MicroBatcher, cut, is_out_of_memory
 from alignzoo.schedule import Schedule
 from alignzoo.testing import toy_groups
 from alignzoo.testing.world import ToyPolicy
-from alignzoo.update import Once, adamw_of, update
+from alignzoo.update import Deferred, adamw, update
 from alignzoo_dpo import DPO
 from alignzoo_grpo import GRPO
 from alignzoo_ppo import PPO
@@ -27,7 +28,7 @@ class Small(ToyPolicy):
     def __init__(self, limit: int, *, backward: bool = False, error: type[Exception] = torch.OutOfMemoryError) -> None:
         super().__init__()
         self.drift(0.1, 1)
-        self.limit, self.backward, self.error = limit, backward, error
+        self.limit, self.late, self.error = limit, backward, error
         self.refused: list[int] = []
 
     def forward(self, batch: Batch, columns: frozenset[str]) -> Forward:
@@ -35,7 +36,7 @@ class Small(ToyPolicy):
         out = super().forward(batch, columns)
         if size <= self.limit:
             return out
-        if not self.backward:
+        if not self.late:
             self._refuse(size)
         if torch.is_grad_enabled() and out.logprobs is not None:
             out.logprobs.register_hook(lambda gradient: self._refuse(size))
@@ -104,12 +105,12 @@ def test_answers_without_gradient_are_halved_too() -> None:
     batch = collate(toy_groups())
     alerts: list[Alert] = []
     small = Small(20)
-    room = Room(small, told=alerts.append)
-    found = answer(small, batch, frozenset({"logprobs", "scores"}), room=room)
+    batcher = MicroBatcher(small, told=alerts.append)
+    found = answer(small, batch, frozenset({"logprobs", "scores"}), batcher=batcher)
     expected = answer(Small(1 << 30), batch, frozenset({"logprobs", "scores"}))
     for name, column in expected.items():
         torch.testing.assert_close(found[name], column)
-    assert len(alerts) == 1 and room.tokens <= 20
+    assert len(alerts) == 1 and batcher.tokens <= 20
 
 
 def test_an_update_begins_with_its_largest_micro_batch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,11 +123,14 @@ def test_an_update_begins_with_its_largest_micro_batch(monkeypatch: pytest.Monke
     monkeypatch.setattr(
         policy, "forward", lambda part, columns: sizes.append(int(part.attend.sum())) or forward(part, columns)
     )
-    done = update(policy, optimizer, prepared, adamw_of(policy, schedule), 0.1, schedule, Room(policy, rows=4), Once())
+    policy.optimize(partial(adamw, schedule, policy.device))
+    done = update(policy, optimizer, prepared, 0.1, schedule, MicroBatcher(policy, rows=4), Deferred())
     assert len(sizes) > 3 and sizes == sorted(sizes, reverse=True) and sum(sizes) == int(prepared.attend.sum())
-    in_order = [int(part.attend.sum()) for part in Room(policy, rows=4).chunks(prepared, couples="row")]
+    in_order = [int(part.attend.sum()) for part in cut(prepared, 4, couples="row")]
     assert sizes != in_order, "nothing was told apart"
-    torch.testing.assert_close(done.logprobs, expected)
+    assert sorted(done.logprobs) == sorted(prepared.row.tolist())
+    for place, row in enumerate(prepared.row.tolist()):
+        torch.testing.assert_close(done.logprobs[row], expected[place, : len(done.logprobs[row])])
 
 
 def test_outside_of_a_run_python_warns() -> None:

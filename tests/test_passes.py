@@ -12,10 +12,11 @@ import torch
 
 from alignzoo import Batch, Forward, Group, Score, Terms
 from alignzoo import functional as fn
-from alignzoo.collate import collate
-from alignzoo.filling import Filler
-from alignzoo.interfaces import Optimizer
-from alignzoo.room import Room
+from alignzoo import passes as step_passes
+from alignzoo.batching import collate
+from alignzoo.interfaces import Optimizer, PolicyInfo
+from alignzoo.microbatch import MicroBatcher
+from alignzoo.passes import Pass, Passes, Ready
 from alignzoo.schedule import Schedule
 from alignzoo.testing import toy_groups, toy_prompts
 from alignzoo.testing.world import ToyPolicy
@@ -27,6 +28,14 @@ from alignzoo_ppo import PPO
 from alignzoo_reinforce import REINFORCE
 from alignzoo_rloo import RLOO
 from toy_run import lines, train
+
+
+def ready(
+    policy: ToyPolicy, optimizer: Optimizer, groups: list[Group], *, tokens: int = 0, watched: bool = False
+) -> Ready:
+    made = Passes(policy, Schedule(), MicroBatcher(policy, tokens=tokens))
+    return made.ready(optimizer, collate(groups), groups, watched=watched)
+
 
 ONCE = [GRPO(), GRPO(kl=0.0), PPO(epochs=1), PPO(epochs=1, whiten_advantages=False)]
 
@@ -41,7 +50,7 @@ class Counted(ToyPolicy):
 
     def forward(self, batch: Batch, columns: frozenset[str]) -> Forward:
         kind = "learnt" if torch.is_grad_enabled() else "filled"
-        self.rows["reference" if self._answering is self._frozen else kind] += len(batch)
+        self.rows["reference" if self._answering is self.roles["ref"] else kind] += len(batch)
         return super().forward(batch, columns)
 
 
@@ -50,9 +59,12 @@ def filled_first(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Makes runs fill every column before `prepare`, with a pass of its own."""
 
     def switch() -> None:
-        monkeypatch.setattr("alignzoo.filling._unread", lambda optimizer, batch: None)
-        monkeypatch.setattr(Filler, "_recorded", lambda self, *_: None)
-        monkeypatch.setattr(Room, "holds", lambda self, batch: False)
+        planned = step_passes.passes
+
+        def all_before(*given: Any) -> tuple[Pass, ...]:
+            return tuple(replace(each, how="own") if each.role else each for each in planned(*given))
+
+        monkeypatch.setattr(step_passes, "passes", all_before)
 
     return switch
 
@@ -105,7 +117,7 @@ def test_what_was_recorded_serves_a_prepare_that_reads_it(
     optimizer: Optimizer, filled_first: Callable[[], None], tmp_path: Path
 ) -> None:
     spared, plain, vague = Counted(), Counted(), Counted()
-    vague.samples_exactly = lambda: False  # type: ignore[method-assign]
+    vague.info = PolicyInfo  # type: ignore[method-assign]
     ours = train(spared, optimizer, tmp_path / "spared", micro_tokens=20)
     train(vague, optimizer, tmp_path / "vague", micro_tokens=20)
     filled_first()
@@ -130,10 +142,9 @@ def test_what_was_recorded_in_an_earlier_step_does_not() -> None:
         return [replace(g, completions=tuple(replace(c, **changes) for c in g.completions)) for g in groups]
 
     older, given = changed(age=1), changed(logprobs=None)
-    room = Room(policy, tokens=20)
-    assert Filler(policy, Schedule(), room).ready(RLOO(), collate(groups), watched=False).once.late
+    assert ready(policy, RLOO(), groups, tokens=20).deferred.names
     for others in (older, [groups[0], *older[1:]], given):
-        assert not Filler(policy, Schedule(), room).ready(RLOO(), collate(others), watched=False).once.late
+        assert not ready(policy, RLOO(), others, tokens=20).deferred.names
 
 
 @dataclass(frozen=True)
@@ -164,7 +175,7 @@ def test_before_the_update_ratios_are_exactly_one(spied: Optimizer, tmp_path: Pa
         (GRPO(epochs=2), {}),
         (PPO(epochs=2), {}),
         (GRPO(), {"minibatch": 2}),
-        (PPO(epochs=1), {"minibatch": 6}),  # its rows are groups of their own: two minibatches of six
+        (PPO(epochs=1), {"minibatch": 2}),
         (PPO(epochs=1), {"micro_tokens": 20}),  # `prepare` reads them all, and they do not go through at once
     ],
     ids=str,
@@ -176,14 +187,6 @@ def test_batches_that_are_used_again_are_filled_before(
     train(policy, optimizer, tmp_path / "run", **changes)
     assert policy.rows["filled"] == 36
     assert policy.rows["learnt"] == 36 * optimizer.epochs
-
-
-@dataclass(frozen=True)
-class Ungrouped(GRPO):
-    """Its rows are groups of their own, and so four groups are more than four."""
-
-    def prepare(self, batch: Batch) -> Batch:
-        return super().prepare(batch).ungroup()
 
 
 @dataclass(frozen=True)
@@ -203,20 +206,30 @@ class Reversed(GRPO):
         return prepared.select(torch.arange(len(prepared) - 1, -1, -1))
 
 
-def test_what_counts_is_how_often_the_prepared_batch_is_used(tmp_path: Path) -> None:
-    policy = Counted()
-    train(policy, Ungrouped(), tmp_path / "ungrouped", minibatch=4)
-    assert policy.rows["filled"] == 36
-    policy = Counted()
-    train(policy, Ungrouped(), tmp_path / "whole", minibatch=12)
-    assert policy.rows["filled"] == 0
+@pytest.mark.parametrize("optimizer", [GRPO(), PPO(epochs=1), REINFORCE(), RLOO()], ids=str)
+def test_a_minibatch_counts_groups_for_every_algorithm(optimizer: Optimizer, tmp_path: Path) -> None:
+    for minibatch, updates in ((1, 4), (2, 2), (3, 2), (4, 1), (0, 1)):
+        policy = Stepped()
+        train(policy, optimizer, tmp_path / str(minibatch), steps=1, minibatch=minibatch)
+        assert policy.steps == updates
+
+
+class Stepped(Counted):
+    """Counts the updates of its weights."""
+
+    steps = 0
+
+    def step(self, lr: float, clip: float) -> float:
+        self.steps += 1
+        return super().step(lr, clip)
 
 
 def test_rows_that_are_not_learnt_from_are_measured_all_the_same(tmp_path: Path) -> None:
     policy = Counted()
     found = train(policy, Halved(), tmp_path / "run")
-    assert policy.rows["filled"] == 36
+    assert policy.rows == {"filled": 18, "learnt": 18, "reference": 36}  # those that no update answers
     assert all("kl" in line for line in found["metrics"])
+    assert all("logprobs" in line and any(line["logprobs"]) for line in found["samples"])
 
 
 def test_rows_in_another_order_are_known_again(filled_first: Callable[[], None], tmp_path: Path) -> None:
@@ -243,12 +256,11 @@ def test_an_error_of_prepare_is_raised(tmp_path: Path) -> None:
 
 def test_the_columns_of_an_algorithm_that_needs_none_stay_away() -> None:
     policy = Counted()
-    batch = collate(toy_groups())
-    ready = Filler(policy, Schedule(), Room(policy)).ready(GRPO(kl=0.0), batch, watched=False)
-    assert ready.batch.old_logprobs is None and ready.once.late == {"old_logprobs"}
+    found = ready(policy, GRPO(kl=0.0), toy_groups())
+    assert found.batch.old_logprobs is None and found.deferred.names == {"old_logprobs"}
     assert not any(policy.rows.values())
-    ready = Filler(policy, Schedule(), Room(policy)).ready(DPO(), batch, watched=False)
-    assert not ready.once.late and ready.prepared.old_logprobs is None
+    found = ready(policy, DPO(), toy_groups())
+    assert not found.deferred.names and found.prepared.old_logprobs is None
 
 
 @pytest.mark.parametrize(("every", "asked", "told"), [(1, 36, [1, 2, 3]), (2, 12, [2]), (0, 0, [])])
@@ -283,12 +295,10 @@ def test_where_samples_are_kept_the_reference_is_asked(tmp_path: Path) -> None:
 
 def test_an_empty_batch_is_prepared_as_ever() -> None:
     policy = Counted()
-    empty = collate(
-        [replace(group, scores=tuple(replace(s, value=None) for s in group.scores or ())) for group in toy_groups()]
-    )
+    empty = [replace(group, scores=tuple(replace(s, value=None) for s in group.scores or ())) for group in toy_groups()]
     for optimizer in (GRPO(), PPO(epochs=1)):
-        ready = Filler(policy, Schedule(), Room(policy)).ready(optimizer, empty, watched=True)
-        assert len(ready.prepared) == 0 and not ready.once.late
+        found = ready(policy, optimizer, empty, watched=True)
+        assert len(found.prepared) == 0 and not found.deferred.names
     assert not any(policy.rows.values())
 
 

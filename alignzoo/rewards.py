@@ -1,0 +1,89 @@
+"""Rewards: each source asked, its answers checked, and combined into one score a completion."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from alignzoo.errors import AlignzooError, RewardError
+from alignzoo.interfaces import Policy, RewardSource
+from alignzoo.types import Group, Score
+
+
+@dataclass(frozen=True)
+class WeightedReward:
+    """One of a run's reward sources."""
+
+    name: str
+    """How its part is called in the metrics."""
+    source: RewardSource
+    weight: float = 1.0
+
+
+def score(groups: Sequence[Group], rewards: Sequence[WeightedReward], policy: Policy) -> list[Group]:
+    """The groups with one combined score per completion: Σ weight·value; each source by itself in `parts`.
+
+    A source that abstains adds nothing to that completion; when all abstain, the completion has no score. Raises
+    RewardError when a source raises, or answers anything but one finite number or None per completion.
+    """
+    answers = [_ask(reward, groups, policy) for reward in rewards]
+    combined = []
+    for index, group in enumerate(groups):
+        sources = [answer[index] for answer in answers]
+        scores = tuple(_combine(rewards, [s[i] for s in sources]) for i in range(len(group.completions)))
+        combined.append(replace(group, scores=scores))
+    return combined
+
+
+def _ask(reward: WeightedReward, groups: Sequence[Group], policy: Policy) -> list[tuple[Score, ...]]:
+    try:
+        answer = reward.source.score(groups, policy)
+    except AlignzooError:
+        raise
+    except Exception as error:
+        raise RewardError(
+            f"the reward {reward.name!r} raised {type(error).__name__}: {error}. Call it by hand on one prompt and "
+            "completion to see why; --debug shows where."
+        ) from error
+    if len(answer) != len(groups):
+        raise RewardError(f"the reward {reward.name!r} answered {len(answer)} groups, expected {len(groups)}")
+    for group, scores in zip(groups, answer, strict=True):
+        _check(reward.name, group, scores)
+    return answer
+
+
+def _check(name: str, group: Group, scores: Sequence[Score]) -> None:
+    if len(scores) != len(group.completions):
+        raise RewardError(
+            f"the reward {name!r} gave {len(scores)} scores for {len(group.completions)} completions of "
+            f"{str(group.prompt.messages)[:80]!r}: one per completion is expected"
+        )
+    for completion, given in zip(group.completions, scores, strict=True):
+        numbers = [] if given.value is None else [given.value]
+        numbers += given.tokens or ()
+        if not all(math.isfinite(number) for number in numbers):
+            raise RewardError(
+                f"the reward {name!r} gave {given.value} for {completion.text[:80]!r}: a finite number is expected, "
+                "or None to abstain"
+            )
+        if given.tokens is not None and len(given.tokens) != len(completion.tokens):
+            raise RewardError(
+                f"the reward {name!r} gave {len(given.tokens)} token rewards for {len(completion.tokens)} tokens"
+            )
+
+
+def _combine(rewards: Sequence[WeightedReward], scores: Sequence[Score]) -> Score:
+    parts: dict[str, float] = {}
+    value: float | None = None
+    dense: list[float] | None = None
+    for reward, given in zip(rewards, scores, strict=True):
+        parts |= {f"{reward.name}/{part}": number for part, number in given.parts.items()}
+        if given.value is not None:
+            parts[reward.name] = given.value
+            value = (value or 0.0) + reward.weight * given.value
+        if given.tokens is not None:
+            weighted = [reward.weight * number for number in given.tokens]
+            dense = weighted if dense is None else [a + b for a, b in zip(dense, weighted, strict=True)]
+    note = "; ".join(given.note for given in scores if given.note)
+    return Score(value, None if dense is None else tuple(dense), parts, note)

@@ -1,0 +1,133 @@
+"""What parts declare of themselves, read in one place and checked where a plugin registers.
+
+A trait is a class attribute, or a property where settings decide. An attribute whose name is nearly that of a trait or
+of an optional method is refused: a misspelt trait would be a trait that nobody reads.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import inspect
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args, get_type_hints
+
+from alignzoo import columns
+from alignzoo.errors import PluginError, did_you_mean
+
+REWARD_MODEL = "reward-model"
+"""What is trained where it is no policy."""
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What an optimizer declares beside its `needs`; each has a default."""
+
+    couples: Literal["row", "group", "minibatch"] = "group"
+    """What the loss may not be split through: it reads single rows, whole groups, or (sorting, ranking) a minibatch."""
+    trains: Literal["policy", "reward-model"] = "policy"
+    """What is trained: a policy that generates, or a model that scores."""
+    online: bool = False
+    """It learns from what the policy itself generates, so that its recipe samples from the policy by default."""
+    kl_weight: str = ""
+    """The field that weighs the KL to the reference: what `alignzoo compare --frontier` varies."""
+    search: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Fields worth tuning and the range of each, for `alignzoo compare --tune`."""
+    family: str = ""
+    """The family that it is listed with."""
+
+
+OPTIONAL: Mapping[str, tuple[str, ...]] = {
+    "optimizer": (*(f.name for f in dataclasses.fields(Traits)), "prepare_reads", "next", "follow"),
+    "sampler": ("online", "attempts", "select", "next", "costs"),
+    "reward": ("verifiable", "next", "costs", "outline"),
+    "judge": ("write", "costs"),
+    "task": ("rates",),
+    "policy": ("outline",),
+}
+"""What the runner reads of a part of each kind where it is there."""
+
+
+def traits_of(optimizer: Any) -> Traits:
+    """What an optimizer (or its class, as its defaults have it) declares."""
+    found = {}
+    for each in dataclasses.fields(Traits):
+        value = inspect.getattr_static(optimizer, each.name, None)
+        if value is not None:
+            instance = optimizer() if isinstance(optimizer, type) and isinstance(value, property) else optimizer
+            found[each.name] = getattr(instance, each.name)
+    return Traits(**found)
+
+
+def prepare_reads(optimizer: Any) -> frozenset[str]:
+    """The filled columns that `prepare` reads: those that it declares, or all that the optimizer needs."""
+    declared: frozenset[str] | None = getattr(optimizer, "prepare_reads", None)
+    return columns.filled(optimizer.needs) if declared is None else declared
+
+
+def check_optimizer(name: str, optimizer: Any) -> None:
+    """Raise PluginError where a declared trait has a value that it cannot have."""
+    traits, allowed = traits_of(optimizer), get_type_hints(Traits)
+    for each in ("couples", "trains"):
+        values, found = get_args(allowed[each]), getattr(traits, each)
+        if found not in values:
+            hint = did_you_mean(str(found), values)
+            raise PluginError(f"optimizer {name!r}: {each} is {found!r}, which it cannot be. {hint}")
+    if not isinstance(traits.online, bool):
+        raise PluginError(f"optimizer {name!r}: online is {traits.online!r}, expected True or False")
+    settings = {f.name for f in dataclasses.fields(optimizer)}
+    if traits.kl_weight and traits.kl_weight not in settings:
+        what = f"kl_weight is {traits.kl_weight!r}, which is no field"
+        raise PluginError(f"optimizer {name!r}: {what}. {did_you_mean(traits.kl_weight, settings)}")
+    for key, between in dict(traits.search).items():
+        if key not in settings:
+            hint = did_you_mean(key, settings)
+            raise PluginError(f"optimizer {name!r}: search names {key!r}, which is no field. {hint}")
+        if not (isinstance(between, tuple) and len(between) == 2 and 0 < between[0] < between[1] < math.inf):
+            raise PluginError(f"optimizer {name!r}: search[{key!r}] is {between!r}, expected (low, high) above 0")
+
+
+def check_prepare_reads(name: str, optimizer: Any, needs: frozenset[str]) -> None:
+    """Raise PluginError where `prepare_reads` names what the optimizer does not need."""
+    decided = isinstance(inspect.getattr_static(optimizer, "prepare_reads", None), property)
+    made = optimizer() if decided and isinstance(optimizer, type) else optimizer
+    reads = getattr(made, "prepare_reads", None)
+    if reads is None:
+        return
+    if not isinstance(reads, set | frozenset):
+        raise PluginError(f"optimizer {name!r}: prepare_reads is {reads!r}, expected a frozenset of column names")
+    for each in sorted(reads - columns.filled(needs)):
+        known = columns.filled(needs)
+        raise PluginError(
+            f"optimizer {name!r}: prepare_reads names {each!r}, which is not among the columns of other roles in its "
+            f"needs. {did_you_mean(each, known)}"
+        )
+
+
+def check_names(kind: str, name: str, part: Any, members: tuple[str, ...]) -> None:
+    """Raise PluginError for an attribute that is nearly, but not quite, one that the runner reads."""
+    settings = {f.name for f in dataclasses.fields(part)} if dataclasses.is_dataclass(part) else set()
+    known = {*members, *OPTIONAL[kind]}
+    for own in _own_names(part):
+        if own in known or own in settings or own.startswith("_"):
+            continue
+        near = difflib.get_close_matches(own, known, n=1, cutoff=0.75)
+        if near and near[0] not in _own_names(part):
+            raise PluginError(
+                f"{kind} {name!r}: nobody reads its attribute {own!r}. Did you mean {near[0]!r}? If not, give it "
+                "a name less like that one, or an underscore in front"
+            )
+
+
+def _own_names(part: Any) -> list[str]:
+    """What the class and its parents of other modules than typing and builtins define."""
+    cls = part if isinstance(part, type) else type(part)
+    return list(dict.fromkeys(_defined(cls)))
+
+
+def _defined(cls: type) -> Iterator[str]:
+    for parent in cls.__mro__:
+        if parent.__module__ not in ("builtins", "typing"):
+            yield from vars(parent)

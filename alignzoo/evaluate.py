@@ -168,7 +168,8 @@ def _agreement(name: str, ours: Sequence[Sequence[float]], theirs: Sequence[Sequ
     for a, b in zip(ours, theirs, strict=True):
         pairs = [(i, j) for i in range(len(b)) for j in range(len(b)) if b[i] > b[j]]
         if pairs:
-            shares.append([1.0 if a[i] > a[j] else 0.5 if a[i] == a[j] else 0.0 for i, j in pairs])
+            better, worse = torch.tensor([[a[i] for i, _ in pairs], [a[j] for _, j in pairs]], dtype=torch.float64)
+            shares.append(fn.preferred(better - worse, better.abs() + worse.abs()).tolist())
     return _means({name: shares}) if shares else {}
 
 

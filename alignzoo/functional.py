@@ -289,6 +289,18 @@ def kl_k3(log_ratio: Tensor) -> Tensor:
     return torch.exp(-log_ratio) - 1 + log_ratio
 
 
+def preferred(margin: Tensor, scale: Tensor) -> Tensor:
+    """How far the better of a pair is preferred: 1 for a margin above 0, 0 below it, ½ for a tie. Any shape.
+
+    A tie is |margin| ≤ 32·ε·scale with float32's ε = 2⁻²³: no more than what rounding leaves of the difference of two
+    equal numbers. `scale` is the sum of the absolute values that were subtracted and added to make the margin. The mean
+    is the accuracy (the AUC, for all pairs); a policy that is its own reference gets ½. TRL counts such ties as wrong,
+    or as right, by the sign of the rounding. No gradient goes through it.
+    """
+    tie = 32 * torch.finfo(torch.float32).eps * scale.detach()
+    return torch.where(margin.detach().abs() <= tie, 0.5, (margin.detach() > 0).float())
+
+
 def token_column(values: FloatN, mask: BoolNT) -> FloatNT:
     """A row's number on each of its completion tokens, (N, T)."""
     return values[:, None] * mask

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
+import torch
 from annotated_types import Ge, Gt, Lt
 from torch.nn.functional import logsigmoid
 
@@ -41,7 +42,9 @@ class DPO:
         reward = self.beta * log_ratio.sum(1)  # (N,), the implicit reward
         margin = (reward[0::2] - reward[1::2]).repeat_interleave(2)  # both rows carry their pair's
         cost = -(1 - self.label_smoothing) * logsigmoid(margin) - self.label_smoothing * logsigmoid(-margin)
-        return Terms(cost, {"margin": margin, "accuracy": (margin > 0).float()})
+        size = self.beta * torch.where(batch.mask, out.logprobs.abs() + batch.ref_logprobs.abs(), 0.0).sum(1)
+        accuracy = fn.preferred(margin, (size[0::2] + size[1::2]).repeat_interleave(2))
+        return Terms(cost, {"margin": margin, "accuracy": accuracy})
 
 
 @alignzoo.hookimpl

@@ -54,7 +54,8 @@ class RewardModel:
             share = values * (size / pairs)[group[i]] / 2
             return torch.zeros_like(out.scores).index_add(0, i, share).index_add(0, j, share)
 
-        return Terms(by_row(cost), {"accuracy": by_row((gap > 0).float()), "margin": by_row(gap)})
+        accuracy = fn.preferred(gap, out.scores[i].abs() + out.scores[j].abs())
+        return Terms(by_row(cost), {"accuracy": by_row(accuracy), "margin": by_row(gap)})
 
 
 @alignzoo.hookimpl

@@ -298,6 +298,26 @@ def test_who_always_wins_stays_finite_and_who_never_plays_is_0() -> None:
     assert fn.bradley_terry(torch.zeros(0, 0), 0.1).tolist() == []
 
 
+def test_a_margin_within_rounding_of_0_is_half_a_preference() -> None:
+    # 32·2⁻²³ = 3.8147e-6: of numbers that add up to 40 a tie is at most 1.526e-4, of 0.5 at most 1.9e-6
+    margins = torch.tensor([1.6e-4, 1.5e-4, 0.0, -1.5e-4, -1.6e-4])
+    assert fn.preferred(margins, torch.full((5,), 40.0)).tolist() == [1.0, 0.5, 0.5, 0.5, 0.0]
+    assert fn.preferred(margins, torch.full((5,), 0.5)).tolist() == [1.0, 1.0, 0.5, 0.0, 0.0]
+    assert fn.preferred(torch.zeros(2, 2), torch.zeros(2, 2)).tolist() == [[0.5, 0.5], [0.5, 0.5]]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_sums_of_the_same_numbers_in_another_order_are_a_tie(seed: int) -> None:
+    rng = torch.Generator().manual_seed(seed)
+    values = -10 * torch.rand(8, 300, generator=rng)
+    margin = values.sum(1) - values.flip(1).cumsum(1)[:, -1]
+    assert margin.any()  # rounding has left something
+    scale = 2 * values.abs().sum(1)
+    assert fn.preferred(margin, scale).tolist() == [0.5] * 8
+    assert fn.preferred(margin + 0.1, scale).tolist() == [1.0] * 8
+    assert fn.preferred(-margin, scale).add(fn.preferred(margin, scale)).tolist() == [1.0] * 8
+
+
 # --- all of them --------------------------------------------------------------------------------------------------
 
 

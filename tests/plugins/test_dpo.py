@@ -28,6 +28,17 @@ def test_the_loss_starts_at_ln_2() -> None:
     assert DPO().loss(batch, out).loss.tolist() == pytest.approx([math.log(2)] * 2)
 
 
+def test_a_policy_that_is_its_own_reference_prefers_neither() -> None:
+    apart = [-1.5, -0.7, -0.2]
+    for ref in (apart, [each * (1 + 2**-23) for each in apart]):  # exactly, and but for rounding
+        batch, out = pair(apart, ref, DPO())
+        assert DPO().loss(batch, out).metrics["accuracy"].tolist() == [0.5, 0.5]
+    batch, out = pair(apart, [-1.4, -0.8, -0.2], DPO())  # the loser is less likely than it was, the winner more
+    assert DPO().loss(batch, out).metrics["accuracy"].tolist() == [1.0, 1.0]
+    batch, out = pair(apart, [-1.6, -0.6, -0.2], DPO())
+    assert DPO().loss(batch, out).metrics["accuracy"].tolist() == [0.0, 0.0]
+
+
 def test_a_literal() -> None:
     # winner: (-1.0 - 0.5) - (-1.2 - 0.8) = +0.5; loser: -2.0 - (-1.0) = -1.0
     # margin = 0.5·(0.5 + 1.0) = 0.75; -log σ(0.75) = log(1 + e^-0.75) = log 1.472367 = 0.386871

@@ -26,6 +26,13 @@ def test_a_pair() -> None:
     assert objective(RewardModel(), batch, [1.0, 1.0]) == pytest.approx(0.693147, rel=1e-4)
 
 
+def test_equal_scores_are_half_right() -> None:
+    batch = RewardModel().prepare(toy_batch([1, 1], group=[0, 0], rewards=[0.0, 1.0]))
+    for scores, accuracy in (([0.3, 0.3], 0.5), ([0.3, 0.3 + 2**-24], 0.5), ([0.3, 0.301], 1.0), ([0.301, 0.3], 0.0)):
+        metrics = RewardModel().loss(batch, Forward(scores=torch.tensor(scores))).metrics
+        assert metrics["accuracy"].mean() == accuracy
+
+
 def test_all_three_pairs_of_a_ranking_count_alike() -> None:
     # ranked 3 > 2 > 1 with scores 1.5, 1, 0: gaps 0.5, 1.5, 1: (0.474077 + 0.201413 + 0.313262) / 3 = 0.329584
     batch = RewardModel().prepare(toy_batch([1] * 3, group=[0] * 3, rewards=[3.0, 2.0, 1.0]))

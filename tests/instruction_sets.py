@@ -1,7 +1,7 @@
 """The same tests with the instruction sets of other processors: `python -m tests.instruction_sets [PYTEST ARGUMENTS]`.
 
 Which vector instructions torch, oneDNN and MKL use decides in which order they add, and so how a sum is rounded. The
-three settings stand for three kinds of processor. pytest runs once under each, in a process of its own, as the libraries
+three settings stand for three kinds of processor. pytest runs once under each, in a process of its own, as libraries
 read their settings when they are loaded. Without arguments it runs PARITY: what compares two computations of the same
 number. The table says what torch found, as a setting that it does not know would go unnoticed.
 """

@@ -1,7 +1,7 @@
 """How far apart two computations of the same number may be, by how floating-point numbers are rounded.
 
-Processors differ in the order in which they add, and so in how a sum is rounded: a tolerance that one of them happens to
-keep says nothing of another. `bound` follows from the number of additions, the magnitudes and the type alone. It is
+Processors differ in the order in which they add, and so in how a sum is rounded: a tolerance that one of them happens
+to keep says nothing of another. `bound` follows from the number of additions, the magnitudes and the type alone. It is
 wide, so what is exact is computed in float64 as well (`in_float64`), where no wrong term can hide below `EXACT`.
 """
 

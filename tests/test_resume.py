@@ -1,4 +1,4 @@
-"""Law 7: a run that is killed anywhere and resumed equals the run that was left alone, to the byte."""
+"""Law 7: a run that is killed anywhere and resumed equals the run that was left alone, to the byte, on one processor."""
 
 from __future__ import annotations
 

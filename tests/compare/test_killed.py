@@ -1,4 +1,4 @@
-"""A comparison that is killed and started again yields the results of one that was left alone, to the byte."""
+"""A comparison that is killed and started again yields, on one processor, the same to the byte as one left alone."""
 
 from __future__ import annotations
 

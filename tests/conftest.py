@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,6 +39,17 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def plain_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same without a chat template."""
     return make_model(tmp_path_factory.mktemp("models") / "plain", chat=False)
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """What is computed in: float32, where two computations differ by rounding, and float64, where they are equal."""
+    import torch
+
+    from rounding import computing
+
+    with computing(getattr(torch, request.param)):
+        yield getattr(torch, request.param)
 
 
 def make_model(path: Path, *, chat: bool) -> Path:

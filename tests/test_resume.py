@@ -1,4 +1,4 @@
-"""Law 7: a run that is killed anywhere and resumed equals the run that was left alone, to the byte, on one processor."""
+"""Law 7: a run that is killed anywhere and resumed equals, on one processor, the run that was left alone."""
 
 from __future__ import annotations
 

@@ -14,7 +14,6 @@ from test_trl_parity import (
     additions,
     agree,
     datasets,
-    dtype,
     lengths_and_first,
     move,
     offline,
@@ -34,7 +33,7 @@ from alignzoo_hf.spec import HF
 from alignzoo_rloo import RLOO
 from rounding import close, depth
 
-__all__ = ["dtype", "offline", "tokenizer", "writer"]  # fixtures
+__all__ = ["offline", "tokenizer", "writer"]  # fixtures
 PROMPTS = PAIRS["prompt"]
 
 

@@ -24,7 +24,7 @@ from alignzoo_grpo import GRPO
 from alignzoo_hf.spec import HF
 from alignzoo_reward_model import RewardModel
 from alignzoo_sft import SFT
-from rounding import close, computing, depth, seeds, within
+from rounding import close, depth, seeds, within
 
 transformers = pytest.importorskip("transformers")
 datasets = pytest.importorskip("datasets")
@@ -79,13 +79,6 @@ def writer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def scorer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> str:
     auto = transformers.AutoModelForSequenceClassification
     return _directory(tmp_path_factory.mktemp("scorer"), auto, tokenizer, request.param, num_labels=1)
-
-
-@pytest.fixture(params=[torch.float32, torch.float64], ids=str)
-def dtype(request: pytest.FixtureRequest) -> Iterator[torch.dtype]:
-    """What both sides compute in: float32, as they do, and float64, where they must be equal."""
-    with computing(request.param):
-        yield request.param
 
 
 @pytest.fixture(autouse=True)

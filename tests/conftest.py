@@ -52,6 +52,18 @@ def dtype(request: pytest.FixtureRequest) -> Iterator[Any]:
         yield getattr(torch, request.param)
 
 
+@pytest.fixture
+def float64() -> Iterator[None]:
+    """For what rounding decides: the sign of a gradient of next to nothing, by which AdamW goes a whole step, or the
+    likelier of two tokens that are nearly as likely. In float64 no processor decides them otherwise."""
+    import torch
+
+    from rounding import computing
+
+    with computing(torch.float64):
+        yield
+
+
 def make_model(path: Path, *, chat: bool) -> Path:
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers

@@ -3,7 +3,8 @@
 Which vector instructions torch, oneDNN and MKL use decides in which order they add, and so how a sum is rounded. The
 three settings stand for three kinds of processor. pytest runs once under each, in a process of its own, as libraries
 read their settings when they are loaded. Without arguments it runs PARITY: what compares two computations of the same
-number. The table says what torch found, as a setting that it does not know would go unnoticed.
+number. The table says what torch found, as a setting that it does not know would go unnoticed. ALIGNZOO_TEST_SEEDS=20 in
+the environment repeats with 20 seeds what draws its models or data.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from alignzoo.update import Deferred, adamw, update
 from alignzoo_dpo import DPO
 from alignzoo_grpo import GRPO
 from alignzoo_ppo import PPO
+from rounding import EXACT
 from toy_run import same, train
 
 
@@ -49,12 +50,14 @@ class Small(ToyPolicy):
 
 @pytest.mark.parametrize("backward", [False, True])
 @pytest.mark.parametrize("optimizer", [GRPO(epochs=1), GRPO(epochs=2), PPO(epochs=1), DPO()], ids=str)
-def test_halved_micro_batches_give_the_same_run(optimizer: Optimizer, backward: bool, tmp_path: Path) -> None:
+def test_halved_micro_batches_give_the_same_run(
+    float64: None, optimizer: Optimizer, backward: bool, tmp_path: Path
+) -> None:
     roomy, small = Small(1 << 30), Small(35, backward=backward)
     expected, found = train(roomy, optimizer, tmp_path / "roomy"), train(small, optimizer, tmp_path / "small")
     same(roomy, small)
     for ours, theirs in zip(found["metrics"], expected["metrics"], strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5)
+        assert ours == pytest.approx(theirs, rel=EXACT, abs=EXACT)
     assert not roomy.refused and not expected["told"]
     assert len(small.refused) >= 2  # halved more than once
     [(step, alert)] = found["told"]  # and told of once

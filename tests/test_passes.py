@@ -27,6 +27,7 @@ from alignzoo_grpo import GRPO
 from alignzoo_ppo import PPO
 from alignzoo_reinforce import REINFORCE
 from alignzoo_rloo import RLOO
+from rounding import EXACT
 from toy_run import lines, train
 
 
@@ -114,7 +115,7 @@ SEEN: list[torch.Tensor] = []
 
 @pytest.mark.parametrize("optimizer", [RLOO(), REINFORCE()], ids=str)
 def test_what_was_recorded_serves_a_prepare_that_reads_it(
-    optimizer: Optimizer, filled_first: Callable[[], None], tmp_path: Path
+    float64: None, optimizer: Optimizer, filled_first: Callable[[], None], tmp_path: Path
 ) -> None:
     spared, plain, vague = Counted(), Counted(), Counted()
     vague.info = PolicyInfo  # type: ignore[method-assign]
@@ -126,9 +127,9 @@ def test_what_was_recorded_serves_a_prepare_that_reads_it(
     assert plain.rows == vague.rows == {"filled": 36, "learnt": 36, "reference": 36}
     for name, tensor in plain.weights.items():
         assert torch.equal(vague.weights[name], tensor), name
-        torch.testing.assert_close(spared.weights[name], tensor, rtol=0, atol=1e-6)
+        torch.testing.assert_close(spared.weights[name], tensor, rtol=0, atol=EXACT)
     for mine, other in zip(ours["metrics"], theirs["metrics"], strict=True):
-        assert mine == pytest.approx(other, rel=1e-4, abs=1e-5)
+        assert mine == pytest.approx(other, rel=EXACT, abs=EXACT)
 
 
 def test_what_was_recorded_in_an_earlier_step_does_not() -> None:
@@ -278,13 +279,13 @@ def test_how_often_the_kl_is_measured(every: int, asked: int, told: list[int], t
 
 
 @pytest.mark.parametrize("part", [BOND, GMPO, GRPO, PPO, REINFORCE, RLOO])
-def test_without_a_kl_in_what_is_learnt_the_reference_is_not_asked(part: Any, tmp_path: Path) -> None:
+def test_without_a_kl_in_what_is_learnt_the_reference_is_not_asked(float64: None, part: Any, tmp_path: Path) -> None:
     spared, asked = Counted(), Counted()
     train(spared, part(kl=0.0), tmp_path / "spared", kl_every=0, samples_every=0)
     train(asked, part(kl=1e-30), tmp_path / "asked", kl_every=0, samples_every=0)
     assert spared.rows["reference"] == 0 and asked.rows["reference"] > 0
     for name, tensor in asked.weights.items():
-        torch.testing.assert_close(spared.weights[name], tensor, rtol=0, atol=1e-6)
+        torch.testing.assert_close(spared.weights[name], tensor, rtol=0, atol=EXACT)
 
 
 def test_where_samples_are_kept_the_reference_is_asked(tmp_path: Path) -> None:

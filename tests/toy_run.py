@@ -19,6 +19,7 @@ from alignzoo.stage import Run
 from alignzoo.testing.optimizers.resume import ToySampler
 from alignzoo.testing.stopping import ToyReward
 from alignzoo.testing.world import ToyPolicy
+from rounding import EXACT
 
 
 def train(policy: ToyPolicy, optimizer: Optimizer, out: Path, **changes: Any) -> dict[str, Any]:
@@ -56,5 +57,7 @@ def lines(file: Path) -> list[dict[str, Any]]:
 
 
 def same(one: ToyPolicy, other: ToyPolicy) -> None:
+    """Their weights are equal, in float64."""
     for name, tensor in one.weights.items():
-        torch.testing.assert_close(other.weights[name], tensor, rtol=1e-6, atol=1e-6)
+        assert tensor.dtype == torch.float64
+        torch.testing.assert_close(other.weights[name], tensor, rtol=EXACT, atol=EXACT)

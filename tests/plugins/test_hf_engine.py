@@ -25,7 +25,7 @@ from alignzoo_hf.sampling import Sampling, draw, inverse_cdf, uniforms
 from alignzoo_hf.spec import HF
 from alignzoo_hf.vllm_engine import VLLM
 from alignzoo_hf.writers import Continuous, Generate, unfit, writer
-from rounding import close, computing, depth
+from rounding import close, depth
 
 STOPS = frozenset(range(1, 9))
 PROMPTS = [(5, 6, 7), (8, 9, 30, 40, 50, 60), (77,) * 20, (12,), (5, 6, 7)]
@@ -68,14 +68,6 @@ def logprobs(model: Any, prompt: Sequence[int], written: Sequence[int], settings
     if settings.top_k:
         logits = logits.masked_fill(logits < logits.topk(settings.top_k).values[:, -1:], -torch.inf)
     return torch.log_softmax(logits, -1).gather(-1, torch.tensor(written)[:, None]).squeeze(-1)
-
-
-@pytest.fixture
-def float64() -> Iterator[None]:
-    """Texts are equal where next tokens are as likely to all digits: in float32 two that are nearly as likely may be
-    exchanged by rounding, on one processor and not on another."""
-    with computing(torch.float64):
-        yield
 
 
 @pytest.mark.parametrize("family, lora", [*((name, False) for name in FAMILIES), ("Llama", True), ("Gemma2", True)])

@@ -114,8 +114,8 @@ class _Watch:
 
 def _stage(stage: Stage, folder: Path, watch: _Watch, resume: bool) -> tuple[StageResult, Policy]:
     watch.progress(f"{stage.name}: load", 0, 1, {})
+    train, prompts, shown = data_of(stage)  # before the policy: what is wrong with them is found at once
     policy = stage.policy.load(stage.optimizer.needs)
-    train, prompts, shown = data_of(stage)
     live = Run(
         name=stage.name,
         prompts=train,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
-from alignzoo.errors import RunError
+from alignzoo.errors import DataError, RunError
 from alignzoo.evaluate import Gold, Heldout, Rates
 from alignzoo.interfaces import HasRates
 from alignzoo.prompts import Data, from_rows, split, train_and_heldout
 from alignzoo.recipe import Stage
+from alignzoo.requirements import completions_of, from_data
 from alignzoo.rewards import WeightedReward
 from alignzoo.types import Prompt
 
@@ -18,6 +21,7 @@ def data_of(stage: Stage) -> tuple[list[Prompt], list[Prompt], list[Prompt]]:
     if stage.data is None:
         assert stage.task is not None
         train = stage.task.data(stage.kind, "train")
+        check_completions(stage, train)
         return train, stage.task.data("prompts", "heldout"), stage.task.data(stage.kind, "heldout")
     if isinstance(stage.data, Data):
         train, heldout = train_and_heldout(stage.data)
@@ -29,7 +33,44 @@ def data_of(stage: Stage) -> tuple[list[Prompt], list[Prompt], list[Prompt]]:
         train, heldout = split(given, Data.heldout)
     if not train:
         raise RunError(f"{stage.name}: no training prompts: all of the data are held out; lower data.heldout")
+    check_completions(stage, train)
     return train, heldout, [prompt for prompt in heldout if prompt.completions]
+
+
+def check_completions(stage: Stage, prompts: Sequence[Prompt]) -> None:
+    """Raise DataError where the data have fewer completions of each prompt than the optimizer compares, or a prompt has
+    none; warn where only some rows have enough."""
+    if not from_data(stage.sampler):
+        return
+    least, source = completions_of(stage.optimizer), _source(stage)
+    lacking = [prompt for prompt in prompts if len(prompt.completions) < least]
+    empty = next((prompt for prompt in lacking if not prompt.completions), None)
+    what = "a completion to learn from" if least == 1 else f"{least} completions to compare"
+    fix = "answers" if least == 1 else "pairs (chosen and rejected) or rankings"
+    cure = f"give {fix}, or let the policy generate them, by sampler={{name='policy', n={max(least, 2)}}} and a reward"
+    if len(lacking) == len(prompts):
+        raise DataError(f"{stage.name}: no row of {source} has {what}, which {_optimizer(stage)} needs: {cure}")
+    if empty is not None:
+        raise DataError(f"{stage.name}: the prompt {str(empty.messages)[:80]!r} of {source} has no completions: {cure}")
+    if lacking:
+        warnings.warn(
+            f"{stage.name}: {len(lacking)} of {len(prompts)} rows of {source} have fewer than {what}; they are idle",
+            stacklevel=2,
+        )
+
+
+def _source(stage: Stage) -> str:
+    """How a message calls a stage's data."""
+    path = stage.data.path if isinstance(stage.data, Data) else stage.data
+    if isinstance(path, str | Path):
+        return str(path)
+    return f"the task's {stage.kind}" if stage.data is None else "the data"
+
+
+def _optimizer(stage: Stage) -> str:
+    """How a message calls a stage's optimizer."""
+    told = stage.resolved["optimizer"]
+    return repr(told["name"]) if isinstance(told, dict) else type(stage.optimizer).__name__
 
 
 def heldout_of(stage: Stage, prompts: list[Prompt], shown: list[Prompt]) -> Heldout:

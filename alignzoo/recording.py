@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 
-from alignzoo import processes
+from alignzoo import no_gradient, processes
 from alignzoo.journal import samples
 from alignzoo.microbatch import MEMORY, MicroBatcher
 from alignzoo.reference import CACHE
@@ -15,7 +15,7 @@ from alignzoo.stage import Run
 from alignzoo.tokens import Tokens, filled, token_columns
 from alignzoo.types import Alert, Group, StepReport
 
-OWN = {MEMORY, CACHE}
+OWN = {MEMORY, CACHE, no_gradient.FIRST, no_gradient.STALLED}
 """The kinds of what the run itself warns of, which is no reason to stop."""
 
 

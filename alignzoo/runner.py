@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import torch
 
-from alignzoo import checkpoint, processes, recording
+from alignzoo import checkpoint, no_gradient, processes, recording
 from alignzoo import functional as fn
 from alignzoo.batching import collate
 from alignzoo.budget import Meter, work
@@ -67,12 +67,14 @@ def _run(stage: Run, ledger: Ledger, resume: bool) -> Outcome:
     ledger.write(start, "before")
     step, meter = start, Meter.read(schedule, stage.steps, stage.journal)
     stopped = meter.over or (recording.stopped(stage, start) if start else "")
+    watch = no_gradient.Watch.read(stage, start)
     while (step < stage.steps or schedule.has_budget) and not stopped:
         (report, tokens), share = _step(stage, optimizer, step, passes, meter.total), meter.share
         step = report.step
         report = replace(report, costs=ledger.write(step, "step"))
         optimizer, stage = _next(optimizer, report), replace(stage, sampler=_next(stage.sampler, report))
         recording.record(stage, report, tokens)
+        recording.tell(stage, step, watch.see(report.metrics))
         meter.add(report.metrics)
         every = schedule.eval_every and step % schedule.eval_every == 0 and step < stage.steps
         if every or meter.due(share):
@@ -80,6 +82,7 @@ def _run(stage: Run, ledger: Ledger, resume: bool) -> Outcome:
             ledger.write(step, "during")
         stopped = recording.reached(schedule, report.metrics, recording.watch(stage, report, own)) or meter.over
         _save(stage, step, optimizer, stopped)
+    watch.check()
     after = _measured(stage, optimizer, step, "after", passes.batcher)
     ledger.write(step, "after")
     recording.tell(stage, step, processes.gather(own))
@@ -107,6 +110,7 @@ def _step(
     batch, prepared = ready.after(done), ready.prepared
     metrics = shared(groups, batch, prepared, optimizer.epochs) | selection(groups, brought)
     metrics |= means(each.figures for each in done)
+    metrics |= no_gradient.counted(metrics, optimizer, online=stage.sampler.online)
     metrics |= work(stage.policy, brought, ready.batch, prepared, ready.plan, epochs=optimizer.epochs)
     metrics |= {"lr": lr} | clock.seconds() | memory(stage.policy)
     if not math.isfinite(metrics.get("loss", 0.0)) or not math.isfinite(metrics.get("grad_norm", 0.0)):

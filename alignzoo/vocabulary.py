@@ -17,7 +17,8 @@ from alignzoo.types import Batch, FloatN, Group
 def shared(groups: Sequence[Group], batch: Batch, prepared: Batch, epochs: int) -> Figures:
     """A step's figures from its groups, its batch, and what the optimizer made of the batch."""
     completions = [completion for group in groups for completion in group.completions]
-    figures = {"completions": float(len(completions)), "rows": float(len(prepared))}
+    figures = {"groups": float(len(groups)), "completions": float(len(completions)), "rows": float(len(prepared))}
+    figures |= comparisons(batch)
     if len(batch):
         rewards = batch.rewards.double()
         figures |= {"reward/mean": float(rewards.mean()), "reward/std": float(rewards.std(correction=0))}
@@ -35,6 +36,24 @@ def shared(groups: Sequence[Group], batch: Batch, prepared: Batch, epochs: int) 
     figures["tokens/generated"] = generated(groups)
     figures["tokens/trained"] = float(prepared.attend.sum()) * epochs
     return figures
+
+
+def comparisons(batch: Batch) -> Figures:
+    """Of the groups with at least two scored completions, `groups/tied` is the share whose rewards are all equal, and
+    `groups/identical` the share whose rewards differ though the completions are the same, token by token. Neither kind
+    prefers anything. Nothing where no group has two."""
+    sizes = batch.group_sizes().tolist()
+    tokens, attend, rewards = (
+        torch.split(column.cpu(), sizes) for column in (batch.tokens, batch.attend, batch.rewards)
+    )
+    tied = identical = compared = 0
+    for texts, ends, values in zip(tokens, attend, rewards, strict=True):
+        if len(values) > 1:
+            compared += 1
+            equal = bool((values == values[0]).all())
+            tied += equal
+            identical += not equal and bool((texts == texts[0]).all() and (ends == ends[0]).all())
+    return {"groups/tied": tied / compared, "groups/identical": identical / compared} if compared else {}
 
 
 def generated(groups: Sequence[Group]) -> float:

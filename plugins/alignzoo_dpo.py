@@ -33,6 +33,7 @@ class DPO:
     needs: ClassVar[frozenset[str]] = frozenset({"logprobs", "ref_logprobs"})
     prepare_reads: ClassVar[frozenset[str]] = frozenset()
     kl_weight: ClassVar[str] = "beta"
+    completions: ClassVar[int] = 2
 
     def prepare(self, batch: Batch) -> Batch:
         return fn.best_and_worst(batch)

@@ -39,6 +39,7 @@ class GRPO:
     kl_weight: ClassVar[str] = "kl"
     couples: ClassVar[str] = "row"
     online: ClassVar[bool] = True
+    completions: ClassVar[int] = 2
 
     @property
     def needs(self) -> frozenset[str]:

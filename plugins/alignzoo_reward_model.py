@@ -34,6 +34,7 @@ class RewardModel:
     needs: ClassVar[frozenset[str]] = frozenset({"scores"})
     prepare_reads: ClassVar[frozenset[str]] = frozenset()
     trains: ClassVar[str] = "reward-model"
+    completions: ClassVar[int] = 2
 
     def prepare(self, batch: Batch) -> Batch:
         return fn.untied(batch)

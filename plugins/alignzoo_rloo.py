@@ -33,6 +33,7 @@ class RLOO:
     kl_weight: ClassVar[str] = "kl"
     couples: ClassVar[str] = "row"
     online: ClassVar[bool] = True
+    completions: ClassVar[int] = 2
 
     @property
     def needs(self) -> frozenset[str]:

@@ -25,6 +25,8 @@ from alignzoo import Completion, DataError, Group, Policy, Prompt, RewardError, 
 class Labels:
     """The data's own labels. What the policy itself wrote has none: it abstains."""
 
+    scores_generated: ClassVar[bool] = False
+
     def score(self, groups: Sequence[Group], policy: Policy) -> list[tuple[Score, ...]]:
         return [tuple(self._score(group, i) for i in range(len(group.completions))) for group in groups]
 

@@ -18,6 +18,7 @@ class DatasetSampler:
     """The completions that come with the data; numeric columns of the data become columns of the batch."""
 
     online: ClassVar[bool] = False
+    from_data: ClassVar[bool] = True
 
     def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seed: int) -> list[Group]:
         return [self._group(prompt, policy) for prompt in prompts]

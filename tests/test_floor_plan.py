@@ -13,12 +13,12 @@ CORE, PLUGINS = ROOT / "alignzoo", ROOT / "plugins"
 
 FLOORS = [
     {"types", "errors", "hookspecs", "allocator"},
-    {"columns", "functional", "interfaces", "schedule", "processes", "cost", "agreement", "probe"},
+    {"columns", "functional", "interfaces", "schedule", "processes", "cost", "agreement", "probe", "requirements"},
     {"gradients", "microbatch", "traits"},
     {"batching", "importance", "prompts", "journal", "checkpoint", "judging", "rewards"},
     {"evaluate", "registry", "scaffold", "report", "tokens", "reference"},
     {"vocabulary", "recipe", "stage", "update"},
-    {"passes"},
+    {"passes", "no_gradient"},
     {"recording", "budget", "rollout"},
     {"runner", "material", "objects", "runs"},
     {"api", "testing"},

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 from annotated_types import Ge
 
 from alignzoo.errors import PluginError, RecipeError, did_you_mean
+from alignzoo.recipe.fit import TASK_REWARD, check_fit
 from alignzoo.recipe.layers import Layered, check_references
 from alignzoo.recipe.overrides import normal
 from alignzoo.recipe.parts import build, checked, hints_of, kind_of, settings, show
@@ -102,6 +103,9 @@ class _Builder:
         seed = self.seed()
         policy = self.part("policy")
         sampler = self.part("sampler", default=SAMPLER)
+        rewards = self.rewards(task if data is None else None, sampler)
+        optimizer = self.part("optimizer")
+        check_fit(self.name, self.tables, self.where, sampler, rewards, optimizer, self.known_rewards(task, data))
         return Stage(
             name=self.name,
             task=task,
@@ -110,9 +114,9 @@ class _Builder:
             seed=seed,
             policy=policy,
             sampler=sampler,
-            rewards=self.rewards(task if data is None else None, sampler),
+            rewards=rewards,
             task_rewards=self.weighted(_of_task(task), f"{self.name}.task.reward")[0] if task is not None else (),
-            optimizer=self.part("optimizer"),
+            optimizer=optimizer,
             schedule=self.settings("schedule", Schedule),
             evaluate=self.settings("evaluate", Evaluation),
             resolved=self.resolved,
@@ -193,15 +197,33 @@ class _Builder:
             given: list[Node] = self.tables["reward"].value
             if not given:
                 raise RecipeError(f"{self.tables['reward'].where}: {path}: found an empty list, allowed: one or more")
-            return given
+            return [each for node in given for each in self.task_reward(node, task, path)]
         if task is not None:
             return _of_task(task)
         if sampler.online:
             raise RecipeError(
-                f"{self.where}: {self.name} has no reward, but its sampler writes new completions, which nothing "
-                f"scores: give reward=... Known: {', '.join(self.registry.names('reward'))}."
+                f"{self.where}: {self.name} has no reward, but its sampler generates new completions, which nothing "
+                f"scores: give {self.known_rewards(None, None)}"
             )
         return list(normal("reward", Node(REWARD, self.where)).value)
+
+    def task_reward(self, node: Node, task: Any, path: str) -> list[Node]:
+        """The task's own reward in the place of its stand-in; any other reward as it is."""
+        stands = node.is_table and node.value.keys() == {"name"} and node.value["name"].value == TASK_REWARD
+        if not stands or self.registry.has("reward", TASK_REWARD):
+            return [node]
+        if task is None:
+            raise RecipeError(
+                f"{node.where}: {path}: {TASK_REWARD!r} stands for the reward of the stage's task, and this stage has "
+                f"{'data of its own' if 'task' in self.tables else 'no task'}: give {self.known_rewards(None, None)}"
+            )
+        return _of_task(task)
+
+    def known_rewards(self, task: Any, data: Any) -> str:
+        """What a stage may be given that needs a reward for what its policy generates."""
+        own = f"reward={TASK_REWARD} (that of its task), or " if task is not None and data is None else ""
+        others = [name for name in self.registry.names("reward") if name != REWARD]
+        return f"{own}reward=... Known: {', '.join(others)}."
 
 
 def _of_task(task: Task) -> list[Node]:

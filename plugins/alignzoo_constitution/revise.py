@@ -40,6 +40,7 @@ class Revise:
     writer: Writer | None = None
     """Who criticises and revises: a judge that can write; none: the policy itself."""
     online: ClassVar[bool] = True
+    brings_scores: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         chosen(load(self.constitution), self.principles, asks="critique")  # what is wrong is said at the door

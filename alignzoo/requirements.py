@@ -1,0 +1,51 @@
+"""What parts require of one another, by what they declare; read here, and checked where they meet: in a recipe."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from alignzoo.errors import PluginError
+
+
+def completions_of(optimizer: Any) -> int:
+    """How many completions of a prompt an optimizer compares at least, `completions: ClassVar[int]`; 1 where it does
+    not say: a single completion teaches it something."""
+    found = getattr(optimizer, "completions", 1)
+    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+        raise PluginError(f"{_name(optimizer)}.completions is {found!r}, expected an integer of at least 1")
+    return found
+
+
+def scores_generated(reward: Any) -> bool:
+    """Whether a reward can score what a policy generates, `scores_generated: ClassVar[bool]`; True where it does not
+    say."""
+    return _flag(reward, "scores_generated", default=True)
+
+
+def brings_scores(sampler: Any) -> bool:
+    """Whether a sampler's groups come with scores, so that no reward is asked, `brings_scores: ClassVar[bool]`; False
+    where it does not say."""
+    return _flag(sampler, "brings_scores", default=False)
+
+
+def from_data(sampler: Any) -> bool:
+    """Whether a sampler's completions are those of the data and no others, `from_data: ClassVar[bool]`; False where it
+    does not say."""
+    return _flag(sampler, "from_data", default=False)
+
+
+def generated_per_prompt(sampler: Any) -> int | None:
+    """How many completions of each prompt a sampler generates: its `n`; None where it has no such field."""
+    n = getattr(sampler, "n", None)
+    return n if sampler.online and isinstance(n, int) else None
+
+
+def _flag(part: Any, name: str, *, default: bool) -> bool:
+    found = getattr(part, name, default)
+    if not isinstance(found, bool):
+        raise PluginError(f"{_name(part)}.{name} is {found!r}, expected True or False")
+    return found
+
+
+def _name(part: Any) -> str:
+    return part.__name__ if isinstance(part, type) else type(part).__name__

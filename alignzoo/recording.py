@@ -57,7 +57,7 @@ def reached(schedule: Schedule, metrics: Mapping[str, float], alerts: Sequence[A
     """Why to stop early; empty to go on."""
     if schedule.kl_stop and metrics.get("kl", 0.0) >= schedule.kl_stop:
         return f"the KL reached {metrics['kl']:.2f} nats per sequence (kl_stop {schedule.kl_stop:g})"
-    if metrics.get("reward/mean", -math.inf) >= schedule.reward_stop:
+    if schedule.reward_stop is not None and metrics.get("reward/mean", -math.inf) >= schedule.reward_stop:
         return f"the reward reached {metrics['reward/mean']:.3f} (reward_stop {schedule.reward_stop:g})"
     for alert in alerts:
         if {alert.kind, "any"} & set(schedule.stop_on):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from alignzoo.errors import AlignzooError, RewardError
 from alignzoo.interfaces import Policy, RewardSource
 from alignzoo.types import Group, Score
+
+
+LARGEST = 1e15
+"""A reward's size at most: a batch computes in float32, where the squares that a standard deviation adds up would
+overflow not far above it."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +66,10 @@ def _check(name: str, group: Group, scores: Sequence[Score]) -> None:
     for completion, given in zip(group.completions, scores, strict=True):
         numbers = [] if given.value is None else [given.value]
         numbers += given.tokens or ()
-        if not all(math.isfinite(number) for number in numbers):
+        if not all(abs(number) <= LARGEST for number in numbers):  # nor is a NaN
             raise RewardError(
-                f"the reward {name!r} gave {given.value} for {completion.text[:80]!r}: a finite number is expected, "
-                "or None to abstain"
+                f"the reward {name!r} gave {given.value} for {completion.text[:80]!r}: a finite number of at most "
+                f"{LARGEST:g} in size is expected, or None to abstain"
             )
         if given.tokens is not None and len(given.tokens) != len(completion.tokens):
             raise RewardError(
@@ -85,5 +89,12 @@ def _combine(rewards: Sequence[WeightedReward], scores: Sequence[Score]) -> Scor
         if given.tokens is not None:
             weighted = [reward.weight * number for number in given.tokens]
             dense = weighted if dense is None else [a + b for a, b in zip(dense, weighted, strict=True)]
+    if value is not None and not abs(value) <= LARGEST:
+        weighed = ", ".join(
+            f"{each.weight:g}·{given.value or 0:g}" for each, given in zip(rewards, scores, strict=True)
+        )
+        raise RewardError(
+            f"the weighted rewards {weighed} add up to {value:g}: at most {LARGEST:g} in size is expected"
+        )
     note = "; ".join(given.note for given in scores if given.note)
     return Score(value, None if dense is None else tuple(dense), parts, note)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Lt
+
+Decay: TypeAlias = Annotated[float, Ge(0), Lt(1)]
+"""An exponential decay rate."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Schedule:
     """How the learning rate falls after the warm-up."""
     final_lr: Annotated[float, Ge(0), Le(1)] = 0.0
     """Where a linear or cosine decay ends, as a share of `lr`."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     """AdamW's exponential decay rates."""
     weight_decay: Annotated[float, Ge(0)] = 0.0
     """AdamW's decoupled weight decay."""
@@ -68,8 +71,8 @@ class Schedule:
     without the reference: a forward pass more. 0: only in evaluations."""
     kl_stop: Annotated[float, Ge(0)] = 0.0
     """Stop once the KL to the reference, in nats per sequence, reaches this in a step that measures it; 0: never."""
-    reward_stop: float = math.inf
-    """Stop once the mean reward of a step reaches this."""
+    reward_stop: float | None = None
+    """Stop once the mean reward of a step reaches this; none: never."""
     stop_on: tuple[str, ...] = ()
     """Stop once an observer warns of one of these kinds: "divergence", "kl", ...; "any": of whichever comes first."""
 

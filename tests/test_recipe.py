@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 import json
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -277,7 +276,7 @@ def test_what_is_resolved_reads_back_as_an_equal_recipe(zoo: Registry, rlhf: Pat
         columns={"prompt": "question"},
     )
     assert recipe.stages[1].data == Data("rows.jsonl", heldout=0.2)
-    assert recipe.resolved["stage"][1]["schedule"]["reward_stop"] == math.inf  # every default is filled in
+    assert recipe.resolved["stage"][1]["schedule"]["reward_stop"] is None  # every default is filled in
     assert recipe.resolved["stage"][1]["sampler"] == {"name": "policy", "n": 4}
     manifest = tmp_path / "run" / "manifest.json"
     manifest.parent.mkdir()
@@ -295,7 +294,7 @@ def test_the_tasks_reward_holds_where_the_stage_has_none(zoo: Registry, tmp_path
     [stage] = load(recipe, ["reward.1.weight=2", "reward.0.model=other"], registry=zoo).stages
     assert stage.rewards == (WeightedReward("judge", Judge("other")), WeightedReward("length", Length(), 2.0))
     # The user's own data are not the task's, and its reward does not speak of them.
-    with pytest.raises(RecipeError, match=r"line 1: rl has no reward.*Known: judge, labels, length\."):
+    with pytest.raises(RecipeError, match=r"line 1: rl has no reward.*Known: judge, length\."):
         load(recipe, ["data.path=rows.jsonl"], registry=zoo)
     [stage] = load(recipe, ["data=rows.jsonl", "sampler=dataset"], registry=zoo).stages
     assert stage.rewards == (WeightedReward("labels", Labels()),)

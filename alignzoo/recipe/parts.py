@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
+import math
 import re
 import types
 import typing
@@ -22,8 +23,8 @@ from alignzoo.recipe.tables import Node
 LIVE = re.compile(r"<\w+ object>")
 """How a live object is shown in a resolved recipe."""
 
-STRICT = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True)
-"""True is not 1, "1e-4" is not a number, and a nested dataclass takes no unknown field."""
+STRICT = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
+"""True is not 1, "1e-4" is not a number, numbers are finite, and a nested dataclass takes no unknown field."""
 
 
 def build(cls: type[Any], table: Node, path: str) -> Any:
@@ -67,6 +68,27 @@ def checked(hint: Any, node: Node, path: str) -> Any:
         raise RecipeError(_complaint(error, hint, node, path)) from error
     except PydanticUserError as error:
         raise PluginError(f"{node.where}: {path}: its annotation {hint} cannot be checked: {error}") from error
+
+
+def check_settings(part: Any, node: Node, path: str) -> None:
+    """Check the fields of a dataclass that Python gave ready-made, as if a table had given them."""
+    hints = hints_of(type(part))
+    for f in dataclasses.fields(part):
+        if f.init:
+            checked(hints[f.name], Node(getattr(part, f.name), node.where), f"{path}.{f.name}")
+
+
+def check_finite(value: Any, node: Node, path: str) -> None:
+    """Raise RecipeError for a number that is not finite in a ready-made part, unless that is its field's default."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise RecipeError(f"{node.where}: {path}: found {value!r}, allowed: a number, and finite")
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for f in dataclasses.fields(value):
+            if f.init and (given := getattr(value, f.name)) is not f.default:
+                check_finite(given, node, f"{path}.{f.name}")
+    elif isinstance(value, list | tuple):
+        for index, each in enumerate(value):
+            check_finite(each, node, f"{path}.{index}")
 
 
 def kind_of(hint: Any) -> str:
@@ -113,7 +135,7 @@ def show(value: Any) -> str:
             return f"{json.dumps(value, ensure_ascii=False)} (a string)"
         case Mapping():
             return "a table"
-        case list():
+        case list() | tuple():
             return f"a list, {json.dumps(plain(value), ensure_ascii=False)[:80]}"
         case None:
             return "nothing"
@@ -200,6 +222,7 @@ def _complaint(error: ValidationError, hint: Any, node: Node, path: str) -> str:
     if first["type"] == "unexpected_keyword_argument":
         return f"{node.where}: {path}: there is no such field"
     reason = f" ({first['msg']})" if first["type"] in ("value_error", "assertion_error") else ""
+    reason = ", and finite" if first["type"] == "finite_number" else reason
     return f"{node.where}: {path}: found {show(node.plain())}, allowed: {describe(hint)}{reason}"
 
 

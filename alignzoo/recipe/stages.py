@@ -12,7 +12,7 @@ from alignzoo.errors import PluginError, RecipeError, did_you_mean
 from alignzoo.recipe.fit import TASK_REWARD, check_fit
 from alignzoo.recipe.layers import Layered, check_references
 from alignzoo.recipe.overrides import normal
-from alignzoo.recipe.parts import build, checked, hints_of, kind_of, settings, show
+from alignzoo.recipe.parts import build, check_finite, check_settings, checked, hints_of, kind_of, settings, show
 from alignzoo.recipe.tables import STAGE_REFERENCE, Node, merge, named, tree
 from alignzoo.registry import Registry
 from alignzoo.registry.registrar import check_part
@@ -142,6 +142,8 @@ class _Builder:
         path = f"{self.name}.{key}"
         if not node.is_table and not isinstance(node.value, cls):
             raise RecipeError(f"{node.where}: {path}: found {show(node.plain())}, allowed: a table")
+        if not node.is_table:
+            check_settings(node.value, node, path)
         built: T = build(cls, node, path) if node.is_table else node.value
         self.resolved[key] = settings(built)
         return built
@@ -155,6 +157,8 @@ class _Builder:
         if not node.is_table:
             if node.value is None or isinstance(node.value, bool | int | float):
                 raise RecipeError(f"{node.where}: {path}: found {show(node.plain())}, allowed: a table or a path")
+            if isinstance(node.value, Data):
+                check_settings(node.value, node, path)
             self.resolved["data"] = settings(node.value) if isinstance(node.value, Data) else _live(node.value)
             return "prompts", node.value
         kind: DataKind = checked(DataKind, node.value.get("kind", Node("prompts", node.where)), f"{path}.kind")
@@ -276,6 +280,7 @@ def _ready(kind: str, node: Node, path: str) -> Any:
         check_part(kind, path, node.value)
     except PluginError as error:
         raise RecipeError(f"{node.where}: {error}") from error
+    check_finite(node.value, node, path)
     return node.value
 
 

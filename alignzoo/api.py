@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from alignzoo import processes, report, runner
+from alignzoo import processes, recording, report, runner
 from alignzoo.checkpoint import write_json
 from alignzoo.errors import RunError, did_you_mean
 from alignzoo.interfaces import Policy
@@ -133,13 +133,15 @@ def _stage(stage: Stage, folder: Path, watch: _Watch, resume: bool) -> tuple[Sta
         warn=watch.warn,
         interrupted=watch.interrupted,
     )
-    about = RunInfo(stage.name, folder, live.steps, stage.resolved, watch.trackers)
+    trained = sum(each.numel() for group in policy.parameters() for each in group["params"])
+    about = RunInfo(stage.name, folder, live.steps, stage.resolved, watch.trackers, trained)
     watch.registry.observe("alignzoo_run_start", run=about)
     outcome = runner.run(live, resume=resume)
     model = folder / "models" / stage.name
     done = StageResult(stage.name, _label(stage), **asdict(outcome), model=model)
     _save_model(policy, model, stage, done)
-    watch.registry.observe("alignzoo_run_end", run=about, result=done)
+    ended = _alerts(watch.registry.observe("alignzoo_run_end", run=about, result=done))
+    recording.tell(live, done.steps, processes.of_first(ended))
     return done, policy
 
 
@@ -152,6 +154,8 @@ class RunInfo:
     steps: int
     recipe: Mapping[str, Any]
     trackers: tuple[str, ...] = ()
+    trained: int = 0
+    """How many weights are trained."""
 
 
 def _alerts(answers: Sequence[Any]) -> list[Alert]:

@@ -44,8 +44,11 @@ def alignzoo_after_step(report: StepReport) -> Sequence[Alert] | None:
 
 
 @hookspec
-def alignzoo_run_end(run: Any, result: Any) -> None:
-    """A stage has ended, finished or stopped: the `run` of its start, and its result."""
+def alignzoo_run_end(run: Any, result: Any) -> Sequence[Alert] | None:
+    """A stage has ended, finished or stopped: the `run` of its start, and its result.
+
+    The answer, if there is any, is what to warn of: it is told, and kept in warnings.jsonl.
+    """
 
 
 @hookspec

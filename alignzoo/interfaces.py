@@ -200,7 +200,10 @@ class Selects(Protocol):
 
 @runtime_checkable
 class RewardSource(Protocol):
-    """Scores whole groups, so that pairwise judges and pointwise rules have one signature."""
+    """Scores whole groups, so that pairwise judges and pointwise rules have one signature.
+
+    Optional: `scores_generated: ClassVar[bool]`, True by default, says whether it can score what a policy generates.
+    """
 
     def score(self, groups: Sequence[Group], policy: Policy) -> list[tuple[Score, ...]]:
         """One tuple per group, one score per completion, in order."""

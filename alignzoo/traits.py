@@ -31,6 +31,8 @@ class Traits:
     """What is trained: a policy that generates, or a model that scores."""
     online: bool = False
     """It learns from what the policy itself generates, so that its recipe samples from the policy by default."""
+    completions: int = 1
+    """How many completions of a prompt it compares at least; 1: a single one teaches it something."""
     kl_weight: str = ""
     """The field that weighs the KL to the reference: what `alignzoo compare --frontier` varies."""
     search: Mapping[str, tuple[float, float]] = field(default_factory=dict)
@@ -41,8 +43,8 @@ class Traits:
 
 OPTIONAL: Mapping[str, tuple[str, ...]] = {
     "optimizer": (*(f.name for f in dataclasses.fields(Traits)), "prepare_reads", "next", "follow"),
-    "sampler": ("online", "attempts", "select", "next", "costs"),
-    "reward": ("verifiable", "next", "costs", "outline"),
+    "sampler": ("online", "attempts", "select", "next", "costs", "brings_scores", "from_data"),
+    "reward": ("verifiable", "scores_generated", "next", "costs", "outline"),
     "judge": ("write", "costs"),
     "task": ("rates",),
     "policy": ("outline",),
@@ -77,6 +79,8 @@ def check_optimizer(name: str, optimizer: Any) -> None:
             raise PluginError(f"optimizer {name!r}: {each} is {found!r}, which it cannot be. {hint}")
     if not isinstance(traits.online, bool):
         raise PluginError(f"optimizer {name!r}: online is {traits.online!r}, expected True or False")
+    if not isinstance(traits.completions, int) or isinstance(traits.completions, bool) or traits.completions < 1:
+        raise PluginError(f"optimizer {name!r}: completions is {traits.completions!r}, expected 1 or more")
     settings = {f.name for f in dataclasses.fields(optimizer)}
     if traits.kl_weight and traits.kl_weight not in settings:
         what = f"kl_weight is {traits.kl_weight!r}, which is no field"

@@ -1,4 +1,4 @@
-"""Watches every run for over-optimisation, and warns of each kind once, with figures.
+"""Watches every run for over-optimisation and for training that does harm, and warns of each kind once, with figures.
 
 What it reads is what every run writes: the metrics of its steps and its held-out evaluations. So a run that is resumed
 is watched on from where it was, and a run of long ago can be looked at in the same way: `Monitor().alerts(...)`. Only
@@ -24,6 +24,10 @@ KINDS = {
     "entropy": "the entropy has collapsed: the policy says nearly the same every time",
     "length": "completions have become much longer, or much shorter, than at the start",
     "length-reward": "the reward goes with length, and lengths follow it",
+    "heldout": "the loss on held-out data is above what it was before training",
+    "loss": "the loss on given data rises from the first steps on",
+    "rate": "the learning rate is far above what is usual for a model of this size, all of whose weights are trained",
+    "constant-reward": "the reward has been one number for all completions since the run began",
 }
 
 Figures = Mapping[str, float]
@@ -56,6 +60,21 @@ class Monitor:
     following: float = 0.15
     """... and lengths follow it when they have drifted by this share in its direction; where gold is known, it has not
     risen with them."""
+    heldout_rise: float = 0.02
+    """The held-out loss has risen when it is above its start by this share, ..."""
+    heldout_least: float = 0.01
+    """... and by this much at least."""
+    loss_rise: float = 0.5
+    """The loss on given data has risen when its average is above that of the first steps by this share, and by `sigmas`
+    standard errors."""
+    rate_weights: float = 5e7
+    """Full fine-tuning of at least so many weights, ..."""
+    rate_most: float = 1e-4
+    """... at a learning rate above this, is told. Rates of full fine-tuning are from 1e-6 (preferences, RL) to 5e-5:
+    2e-5 for SFT in Llama 2 (arXiv:2307.09288, sec. 3.1) and in TRL, 5e-5 by default in transformers. Adapters take ten
+    times that, and models of a few million weights a hundred times."""
+    constant_steps: int = 3
+    """After so many steps a reward that has never differed is told."""
 
     def alerts(self, steps: Sequence[Figures], evaluations: Sequence[Figures]) -> list[Alert]:
         """What is to be said after the last of these steps. `evaluations` begin with the one before training.
@@ -69,7 +88,56 @@ class Monitor:
         checks += [] if self._gold_has_risen(evaluations) else [self._correlation]  # then longer is better indeed
         found = [*self._divergences(steps if online else (), evaluations)]
         found += [alert for check in checks if (alert := check(points, start, window))]
-        return found
+        others = [self.heldout(evaluations), self._constant(steps) if online else self._loss(steps)]
+        return found + [alert for alert in others if alert]
+
+    def heldout(self, evaluations: Sequence[Figures]) -> Alert | None:
+        """The objective's loss on held-out data, in the last evaluation against the first."""
+        losses = [each["heldout/loss"] for each in evaluations if "heldout/loss" in each]
+        if len(losses) < 2 or losses[-1] - losses[0] <= max(self.heldout_least, self.heldout_rise * abs(losses[0])):
+            return None
+        said = (
+            f"the held-out loss is {losses[-1]:.3f}, above the {losses[0]:.3f} before training: the model has become "
+            "worse at its own objective on data that it has not seen. A smaller schedule.lr or fewer steps may help"
+        )
+        return Alert("heldout", said, {"now": losses[-1], "start": losses[0]})
+
+    def rate(self, lr: float, trained: int, *, adapter: bool) -> Alert | None:
+        """The peak learning rate, for so many trained weights."""
+        if adapter or trained < self.rate_weights or lr <= self.rate_most:
+            return None
+        said = (
+            f"schedule.lr={lr:g} trains {trained / 1e6:.0f} million weights: full fine-tuning of such models takes "
+            f"rates from 1e-6 to 5e-5, and above {self.rate_most:g} it mostly forgets. Lower it, or train an adapter"
+        )
+        return Alert("rate", said, {"lr": lr, "weights": float(trained)})
+
+    def _loss(self, steps: Sequence[Figures]) -> Alert | None:
+        """The average loss of the last steps against that of the first, on data that no training changes."""
+        averages = smooth([step.get("loss") for step in steps], self.window)
+        if not averages:
+            return None
+        first, now = averages[0], averages[-1]
+        rise = first.less(now)
+        if rise.value <= max(self.sigmas * rise.error, self.loss_rise * abs(first.value)):
+            return None
+        said = (
+            f"the loss rises: {now.value:.3f} on average over the last {self.window} steps, {first.value:.3f} over the "
+            f"first {self.window}. A smaller schedule.lr or a longer schedule.warmup may help"
+        )
+        return Alert("loss", said, {"now": now.value, "start": first.value})
+
+    def _constant(self, steps: Sequence[Figures]) -> Alert | None:
+        """A reward that has never differed, where something else gives a gradient; otherwise the run tells."""
+        rewards = {step.get("reward/mean", math.nan) for step in steps}
+        same = len(rewards) == 1 and all(step.get("reward/std") == 0 for step in steps)
+        if len(steps) < self.constant_steps or not same or all(step.get("no_gradient") for step in steps):
+            return None
+        said = (
+            f"every completion of the {len(steps)} steps so far got the reward {rewards.pop():.6g}: what is trained "
+            "does not come from it. Call the reward on one answer by hand"
+        )
+        return Alert("constant-reward", said, {"steps": float(len(steps))})
 
     def _divergences(self, steps: Sequence[Figures], evaluations: Sequence[Figures]) -> Iterator[Alert]:
         """Of the reward from gold, on held-out prompts; and from others of its own kind."""
@@ -195,6 +263,12 @@ class _Watched:
     """A stage that is running."""
 
     journal: Journal
+    lr: float
+    """The peak learning rate."""
+    trained: int
+    """How many weights are trained."""
+    adapter: bool
+    """They are an adapter's."""
     steps: list[Figures] = field(default_factory=list)
     told: set[str] = field(default_factory=set)
     """The kinds that were warned of."""
@@ -210,7 +284,17 @@ class _Watched:
             for figures in (line.get("before"), line.get("during"))
             if figures
         ]
-        found = [each for each in Monitor().alerts(self.steps, evaluations) if each.kind not in self.told]
+        rate = Monitor().rate(self.lr, self.trained, adapter=self.adapter)
+        return self.new([*([rate] if rate else []), *Monitor().alerts(self.steps, evaluations)])
+
+    def ended(self, before: Figures, after: Figures) -> list[Alert]:
+        """What the last evaluation has shown."""
+        alert = Monitor().heldout([before, after])
+        return self.new([alert] if alert else [])
+
+    def new(self, alerts: Sequence[Alert]) -> list[Alert]:
+        """Those of kinds that have not been told."""
+        found = [each for each in alerts if each.kind not in self.told]
         self.told |= {each.kind for each in found}
         return found
 
@@ -226,7 +310,9 @@ def alignzoo_alerts() -> dict[str, str]:
 
 @alignzoo.hookimpl
 def alignzoo_run_start(run: Any) -> None:
-    _watched[:] = [_Watched(Journal(run.out, run.name))]
+    policy = run.recipe["policy"]
+    adapter = isinstance(policy, dict) and bool(policy.get("lora_rank"))  # a live policy's settings are not told
+    _watched[:] = [_Watched(Journal(run.out, run.name), run.recipe["schedule"]["lr"], run.trained, adapter)]
 
 
 @alignzoo.hookimpl
@@ -235,5 +321,7 @@ def alignzoo_after_step(report: StepReport) -> list[Alert]:
 
 
 @alignzoo.hookimpl
-def alignzoo_run_end() -> None:
+def alignzoo_run_end(result: Any) -> list[Alert]:
+    found = [alert for watched in _watched for alert in watched.ended(result.before, result.after)]
     _watched.clear()
+    return found

@@ -111,7 +111,10 @@ optimizer = {{ name = "grpo" }}
 schedule = {{ steps = 2, prompts = 2, lr = 1e-3, save_every = 1 }}
 """
 
-REWARD = "def vowels(completions):\n    return [float(sum(c in 'aeiou' for c in text)) for text in completions]\n"
+REWARD = (
+    "def vowels(completions):\n    return [sum(map(vowel, text)) + sum(map(ord, text)) / 1e4 for text in completions]\n"
+)
+REWARD += "def vowel(c):\n    return c in 'aeiou'\n"  # what no two answers have alike is added: no group is tied
 
 
 @pytest.fixture

@@ -113,6 +113,55 @@ def test_of_a_method_that_learns_from_given_answers_the_evaluations_are_watched(
     assert kinds(given, [START, {**START, "length": 30.0}]) == ["length"]
 
 
+def test_a_heldout_loss_above_its_start() -> None:
+    course = [{**START, "heldout/loss": loss} for loss in (1.965, 1.9, 2.437)]
+    (alert,) = Monitor().alerts([{"loss": 2.0}], course)
+    assert alert.kind == "heldout" and alert.figures == {"now": 2.437, "start": 1.965}
+    assert alert.message.startswith("the held-out loss is 2.437, above the 1.965 before training: ")
+    for now, told in ((2.006, ["heldout"]), (2.003, []), (1.8, [])):  # 1.965·1.02 = 2.0043
+        assert kinds([{"loss": 2.0}], [course[0], {**START, "heldout/loss": now}]) == told
+    assert kinds([{"loss": 2.0}], course[:1]) == []
+
+
+def test_a_loss_on_given_data_that_rises() -> None:
+    rising = [{"loss": 2.0 + 0.4 * i} for i in range(9)]
+    (alert,) = Monitor().alerts(rising, [START])  # averages of three: 2.4 and 4.8
+    assert alert.kind == "loss" and alert.figures == pytest.approx({"now": 4.8, "start": 2.4})
+    assert kinds(rising[:5]) == []  # too few steps to say
+    assert kinds([{"loss": 2.0 - 0.1 * i} for i in range(9)]) == []
+    assert kinds([{"loss": 1.0 + (i % 2)} for i in range(9)]) == []  # noise
+    assert kinds(steps(9, loss=lambda i: 0.4 * i)) == []  # the loss of what the policy generates says nothing
+
+
+@pytest.mark.parametrize(
+    ("lr", "trained", "adapter", "told"),
+    [
+        (1e-3, 135_000_000, False, True),
+        (2e-5, 135_000_000, False, False),
+        (1e-4, 135_000_000, False, False),
+        (3e-4, 8_000_000_000, False, True),
+        (3e-4, 160_000_000, True, False),  # an adapter
+        (1e-3, 400_000, False, False),  # the embedded model
+    ],
+)
+def test_a_rate_far_above_what_is_usual(lr: float, trained: int, adapter: bool, told: bool) -> None:
+    alert = Monitor().rate(lr, trained, adapter=adapter)
+    assert (alert is not None) == told
+    if alert:
+        assert alert.kind == "rate" and alert.message.startswith(
+            f"schedule.lr={lr:g} trains {trained / 1e6:.0f} million"
+        )
+
+
+def test_a_reward_that_has_never_differed() -> None:
+    constant: Any = {"reward__std": lambda i: 0.0, "no_gradient": lambda i: 0.0}
+    assert kinds(steps(3, **constant)) == ["constant-reward"]
+    assert kinds(steps(2, **constant)) == []
+    assert kinds(steps(3, **constant | {"no_gradient": lambda i: 1.0})) == []  # the run itself tells
+    assert kinds(steps(3, **constant | {"reward__mean": float})) == []
+    assert kinds(steps(3, reward__std=lambda i: 0.1)) == []
+
+
 def test_moving_averages_and_their_error() -> None:
     # jumps +1, -1, +1: standard deviation √(8/9) = 0.943; a mean of 2 has an error of 0.943/√2/√2
     assert smooth([0, 1, 0, 1], 2) == [Point(0.5, pytest.approx(0.4714, rel=1e-3))] * 3

@@ -11,8 +11,9 @@ from alignzoo.evaluate import Gold, Heldout, Rates
 from alignzoo.interfaces import HasRates
 from alignzoo.prompts import Data, from_rows, split, train_and_heldout
 from alignzoo.recipe import Stage
-from alignzoo.requirements import completions_of, from_data
+from alignzoo.requirements import from_data
 from alignzoo.rewards import WeightedReward
+from alignzoo.traits import traits_of
 from alignzoo.types import Prompt
 
 
@@ -42,7 +43,7 @@ def check_completions(stage: Stage, prompts: Sequence[Prompt]) -> None:
     none; warn where only some rows have enough."""
     if not from_data(stage.sampler):
         return
-    least, source = completions_of(stage.optimizer), _source(stage)
+    least, source = traits_of(stage.optimizer).completions, _source(stage)
     lacking = [prompt for prompt in prompts if len(prompt.completions) < least]
     empty = next((prompt for prompt in lacking if not prompt.completions), None)
     what = "a completion to learn from" if least == 1 else f"{least} completions to compare"

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field
 
 from alignzoo.errors import RunError
 from alignzoo.interfaces import Optimizer
-from alignzoo.requirements import completions_of
 from alignzoo.stage import Run
+from alignzoo.traits import traits_of
 from alignzoo.types import Alert
 
 FIRST, STALLED = "no-gradient", "stalled"
@@ -192,7 +192,7 @@ def step_of(metrics: Mapping[str, float], optimizer: Optimizer, *, online: bool,
         mean=metrics.get("reward/mean", math.nan),
         spread=metrics.get("reward/std", math.nan),
         norm=metrics.get("grad_norm", 0.0),
-        least=completions_of(optimizer),
+        least=traits_of(optimizer).completions,
         online=online,
         converged=converged,
     )

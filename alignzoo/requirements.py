@@ -7,15 +7,6 @@ from typing import Any
 from alignzoo.errors import PluginError
 
 
-def completions_of(optimizer: Any) -> int:
-    """How many completions of a prompt an optimizer compares at least, `completions: ClassVar[int]`; 1 where it does
-    not say: a single completion teaches it something."""
-    found = getattr(optimizer, "completions", 1)
-    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
-        raise PluginError(f"{_name(optimizer)}.completions is {found!r}, expected an integer of at least 1")
-    return found
-
-
 def scores_generated(reward: Any) -> bool:
     """Whether a reward can score what a policy generates, `scores_generated: ClassVar[bool]`; True where it does not
     say."""

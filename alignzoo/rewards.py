@@ -9,7 +9,6 @@ from alignzoo.errors import AlignzooError, RewardError
 from alignzoo.interfaces import Policy, RewardSource
 from alignzoo.types import Group, Score
 
-
 LARGEST = 1e15
 """A reward's size at most: a batch computes in float32, where the squares that a standard deviation adds up would
 overflow not far above it."""

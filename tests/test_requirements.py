@@ -11,12 +11,13 @@ import pytest
 
 import alignzoo
 from alignzoo import Completion, DataError, Group, PluginError, Prompt, RecipeError, RewardError
-from alignzoo.collate import LARGEST, WeightedReward, score
 from alignzoo.prompts import Data
 from alignzoo.recipe import load
 from alignzoo.registry import Registry
-from alignzoo.requirements import brings_scores, completions_of, from_data, generated_per_prompt, scores_generated
+from alignzoo.requirements import brings_scores, from_data, generated_per_prompt, scores_generated
+from alignzoo.rewards import LARGEST, WeightedReward, score
 from alignzoo.schedule import Evaluation, Schedule
+from alignzoo.traits import traits_of
 from alignzoo_dpo import DPO
 from alignzoo_grpo import GRPO
 from alignzoo_rules import Labels, Length, Python
@@ -40,19 +41,17 @@ def refused(registry: Registry, recipe: str, *overrides: Any) -> str:
 
 
 def test_what_parts_declare() -> None:
-    assert [completions_of(each) for each in (SFT(), DPO(), GRPO)] == [1, 2, 2]
+    assert [traits_of(each).completions for each in (SFT(), DPO(), GRPO)] == [1, 2, 2]
     assert [scores_generated(each) for each in (Labels(), Length())] == [False, True]
     assert [from_data(each) for each in (DatasetSampler(), PolicySampler())] == [True, False]
     assert not brings_scores(PolicySampler())
     assert [generated_per_prompt(each) for each in (DatasetSampler(), PolicySampler(n=3))] == [None, 3]
 
     class Wrong:
-        completions = "two"
         scores_generated = 1
 
-    for read in (completions_of, scores_generated):
-        with pytest.raises(PluginError, match="Wrong"):
-            read(Wrong())
+    with pytest.raises(PluginError, match="Wrong"):
+        scores_generated(Wrong())
 
 
 def test_labels_cannot_score_what_a_policy_generates(registry: Registry) -> None:

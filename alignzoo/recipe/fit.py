@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 from alignzoo.errors import RecipeError
 from alignzoo.recipe.tables import Node
-from alignzoo.requirements import brings_scores, completions_of, generated_per_prompt, scores_generated
+from alignzoo.requirements import brings_scores, generated_per_prompt, scores_generated
+from alignzoo.traits import traits_of
 
 if TYPE_CHECKING:
-    from alignzoo.collate import WeightedReward
     from alignzoo.interfaces import Optimizer, Sampler
+    from alignzoo.rewards import WeightedReward
 
 TASK_REWARD = "task"
 """The name that stands for the reward of the stage's task, whichever that is: reward=task."""
@@ -36,7 +37,7 @@ def check_fit(
             f"data, but the stage's sampler{_called(tables, 'sampler')} generates new ones, which it cannot score. "
             f"Give a reward that can: {known}"
         )
-    least, n = completions_of(optimizer), generated_per_prompt(sampler)
+    least, n = traits_of(optimizer).completions, generated_per_prompt(sampler)
     if n is not None and n < least:
         raise RecipeError(
             f"{_where(tables, 'sampler', where)}: {stage}.sampler.n: found {n}, but the optimizer"

@@ -10,19 +10,20 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from alignzoo import processes, recording, report, runner
+from alignzoo import preflight, processes, recording, report, runner
 from alignzoo.checkpoint import write_json
 from alignzoo.errors import RunError, did_you_mean
 from alignzoo.interfaces import Policy
 from alignzoo.journal import Journal
-from alignzoo.material import data_of, examination, heldout_of
+from alignzoo.material import examination, heldout_of
 from alignzoo.objects import flat, overrides_of
+from alignzoo.preflight import Checked
 from alignzoo.recipe import Recipe, Stage, load
 from alignzoo.registry import Registry
 from alignzoo.runner import Interrupted
@@ -50,6 +51,7 @@ def run(
     progress: Progress = lambda *told: None,
     warn: Warn = told_on_stderr,
     trackers: Sequence[str] = (),
+    ask: bool = True,
     **settings: Any,
 ) -> Result:
     """Run a recipe, or an algorithm by its name, with objects where the command line has names.
@@ -57,13 +59,15 @@ def run(
     `policy` is a model directory, a hub id, a live transformers model, or a policy of one's own; `data` a path, rows,
     prompts or a dataset; `reward` a name, a Python function, a reward source, or a list of these. Everything else is a
     recipe's key: `task="sort"`, `seed=1`, `schedule={"steps": 20}`, `optimizer={"kl": 0.1}`. `overrides` are the
-    command line's "key=value" strings and win over the rest. Raises an AlignzooError that says what to do.
+    command line's "key=value" strings and win over the rest. `ask` puts one question to every judge behind an endpoint
+    before anything is trained. Raises an AlignzooError that says what to do.
     """
     registry = registry or Registry()
     registry.load_all()
     changes = overrides_of(policy, data, reward) | flat(settings)
     loaded = load(recipe, [*changes.items(), *overrides], registry=registry)
-    return execute(loaded, registry, out=out, resume=resume, progress=progress, warn=warn, trackers=trackers)
+    watching: dict[str, Any] = {"progress": progress, "warn": warn, "trackers": trackers}
+    return execute(loaded, registry, out=out, resume=resume, ask=ask, **watching)
 
 
 def execute(
@@ -76,16 +80,19 @@ def execute(
     warn: Warn = told_on_stderr,
     trackers: Sequence[str] = (),
     curves: bool = True,
+    ask: bool = True,
 ) -> Result:
-    """Run a loaded recipe. Finished stages of a resumed run are not run again. `curves` draws curves.png."""
+    """Run a loaded recipe, checked whole before its first step. Finished stages of a resumed run are not run again.
+    `curves` draws curves.png; `ask` puts one question to every judge behind an endpoint before anything is trained."""
     folder = folder_of(recipe, out, resume)
     check_trackers(trackers, registry)
     for stage in recipe.stages:
         _check_alerts(stage, registry)
+    finished = {each.name: each for each in finished_in(folder)} if resume else {}
+    checked = preflight.check(recipe, _outputs(finished.values()), folder, ask=ask)
     if processes.index() == 0:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "manifest.json", manifest(recipe, registry))
-    finished = {each.name: each for each in finished_in(folder)} if resume else {}
     results: list[StageResult] = []
     live: Policy | None = None
     with _polite_interrupt() as interrupted:
@@ -93,9 +100,9 @@ def execute(
             if stage.name in finished:
                 results.append(finished[stage.name])
                 continue
-            outputs = {each.name: str(each.model) for each in results}
             watch = _Watch(registry, progress, warn, interrupted, tuple(trackers))
-            done, live = _stage(stage.with_outputs(outputs), folder, watch, resume)
+            ready = stage.with_outputs(_outputs(results))
+            done, live = _stage(ready, checked.pop(stage.name), folder, watch, resume)
             results.append(done)
             write(folder, recipe, results, curves)
     return Result(folder, tuple(results), live)
@@ -112,21 +119,28 @@ class _Watch:
     trackers: tuple[str, ...]
 
 
-def _stage(stage: Stage, folder: Path, watch: _Watch, resume: bool) -> tuple[StageResult, Policy]:
+def _outputs(results: Iterable[StageResult]) -> dict[str, str]:
+    """The models of finished stages."""
+    return {each.name: str(each.model) for each in results}
+
+
+def _stage(stage: Stage, data: Checked, folder: Path, watch: _Watch, resume: bool) -> tuple[StageResult, Policy]:
     watch.progress(f"{stage.name}: load", 0, 1, {})
-    train, prompts, shown = data_of(stage)  # before the policy: what is wrong with them is found at once
+    journal = Journal(folder, stage.name)
+    if any(data.spent.values()):
+        journal.write("costs", 0, {"when": "check", **data.spent})
     policy = stage.policy.load(stage.optimizer.needs)
     live = Run(
         name=stage.name,
-        prompts=train,
-        heldout=heldout_of(stage, prompts, shown),
+        prompts=data.train,
+        heldout=heldout_of(stage, data.prompts, data.shown),
         policy=policy,
         sampler=stage.sampler,
         rewards=stage.rewards,
         optimizer=stage.optimizer,
         schedule=stage.schedule,
         seed=stage.seed,
-        journal=Journal(folder, stage.name),
+        journal=journal,
         checkpoints=folder / "checkpoints" / stage.name,
         observe=lambda report: _alerts(watch.registry.observe("alignzoo_after_step", report=report)),
         progress=watch.progress,

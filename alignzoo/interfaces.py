@@ -172,6 +172,63 @@ class HasOutline(Protocol):
     def outline(self, needs: frozenset[str]) -> Outline: ...
 
 
+@dataclass(frozen=True)
+class Earlier:
+    """A stage whose model is not there yet, and which a part of a later stage refers to as "stage:NAME"."""
+
+    policy: PolicySpec
+    """What it trains; its own model may in turn be an earlier stage's."""
+    needs: frozenset[str]
+    """What its optimizer needs of the policy: with "scores" it trains a reward model, otherwise a language model."""
+
+
+@dataclass(frozen=True)
+class CheckContext:
+    """A stage as it will begin, for its parts to be checked against before anything is trained."""
+
+    needs: frozenset[str]
+    """What its optimizer needs of the policy."""
+    prompts: Sequence[Prompt]
+    """All of its training prompts."""
+    first: Sequence[Prompt]
+    """Those of its first step."""
+    online: bool
+    """Whether the policy generates; otherwise the given completions of the prompts are trained on."""
+    ask: bool
+    """Whether a service may be asked a question, which may cost something."""
+    earlier: Mapping[str, Earlier]
+    """By name, the stages whose models are not there yet."""
+
+
+@runtime_checkable
+class HasCheck(Protocol):
+    """A part of any kind that can be checked before the first step of the first stage, without loading its weights.
+
+    It is called for a stage's policy settings, sampler, rewards, optimizer, and for every part that these hold.
+    """
+
+    def check(self, context: CheckContext) -> None:
+        """Raise an AlignzooError that says what is wrong and what to do, where the part could not do its work."""
+        ...
+
+
+@dataclass(frozen=True)
+class DiskUse:
+    """Bytes that a stage writes."""
+
+    model: int
+    """Its model directory."""
+    checkpoint: int
+    """One checkpoint."""
+
+
+@runtime_checkable
+class HasDiskUse(Protocol):
+    """A policy's settings that can say how much a run will write. Without it, the disk's space is not checked."""
+
+    def disk_use(self, context: CheckContext) -> DiskUse: ...
+
+
 @runtime_checkable
 class Sampler(Protocol):
     """Brings the groups of a step: written by the policy, or taken from the data."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from alignzoo.errors import DataError, RunError
@@ -16,8 +16,11 @@ from alignzoo.rewards import WeightedReward
 from alignzoo.traits import traits_of
 from alignzoo.types import Prompt
 
+Read = Callable[[Data], tuple[list[Prompt], list[Prompt]]]
+"""Reads data, as prompts to train on and held-out ones."""
 
-def data_of(stage: Stage) -> tuple[list[Prompt], list[Prompt], list[Prompt]]:
+
+def data_of(stage: Stage, read: Read = train_and_heldout) -> tuple[list[Prompt], list[Prompt], list[Prompt]]:
     """Training prompts, held-out prompts to answer, and held-out data of the kind that is learnt from."""
     if stage.data is None:
         assert stage.task is not None
@@ -25,9 +28,9 @@ def data_of(stage: Stage) -> tuple[list[Prompt], list[Prompt], list[Prompt]]:
         check_completions(stage, train)
         return train, stage.task.data("prompts", "heldout"), stage.task.data(stage.kind, "heldout")
     if isinstance(stage.data, Data):
-        train, heldout = train_and_heldout(stage.data)
+        train, heldout = read(stage.data)
     elif isinstance(stage.data, str | Path):
-        train, heldout = train_and_heldout(Data(path=str(stage.data)))
+        train, heldout = read(Data(path=str(stage.data)))
     else:
         rows = list(stage.data)
         given = rows if all(isinstance(row, Prompt) for row in rows) else from_rows(rows)

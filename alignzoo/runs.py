@@ -18,11 +18,16 @@ from alignzoo.checkpoint import write_json
 from alignzoo.errors import RunError
 from alignzoo.evaluate import Figures
 from alignzoo.interfaces import Policy
+from alignzoo.journal import read_lines
 from alignzoo.recipe import Recipe
+from alignzoo.recipe.changes import changes
 from alignzoo.registry import Registry
 
 PACKAGES = ("alignzoo", "torch", "transformers", "accelerate", "peft", "tokenizers", "safetensors", "numpy", "pluggy")
 """Whose versions a manifest names."""
+
+SHOWN = 8
+"""Changes that an error lists."""
 
 
 @dataclass(frozen=True)
@@ -94,23 +99,28 @@ def next_folder(name: str) -> Path:
 
 
 def _check_same(recipe: Recipe, folder: Path) -> None:
-    """A run can only be resumed with the recipe that it was started with."""
+    """A run can only be resumed with the recipe that it was started with, but for stages that have not begun."""
     path = folder / "manifest.json"
     if not path.exists():
         raise RunError(f"{folder} holds no run to resume: it has no manifest.json")
-    former = _leaves(json.loads(path.read_text(encoding="utf-8"))["recipe"])
-    now = _leaves(json.loads(json.dumps(recipe.resolved)))
-    differing = sorted(key for key in former.keys() | now.keys() if former.get(key) != now.get(key))
-    if differing:
-        changes = "\n".join(f"  {key}: was {former.get(key)!r}, now {now.get(key)!r}" for key in differing[:8])
-        raise RunError(f"{folder} was started with another recipe and cannot be resumed with this one:\n{changes}")
+    former = json.loads(path.read_text(encoding="utf-8"))["recipe"]
+    begun = begun_in(folder)
+    found = changes(former, json.loads(json.dumps(recipe.resolved)), begun)
+    if found:
+        more = f"\n  and {len(found) - SHOWN} more, which may follow from these" if len(found) > SHOWN else ""
+        told = "".join(f"\n  {change}" for change in found[:SHOWN])
+        raise RunError(
+            f"{folder} was started with another recipe and cannot be resumed with this one:{told}{more}\n"
+            f"Only stages that have not begun may be changed; begun: {', '.join(begun) or 'none'}. Undo the change, or "
+            "start again with another --out"
+        )
 
 
-def _leaves(value: Any, path: str = "") -> dict[str, Any]:
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
-    if items is None:
-        return {path: value}
-    return {key: leaf for name, each in items for key, leaf in _leaves(each, f"{path}.{name}".lstrip(".")).items()}
+def begun_in(folder: Path) -> list[str]:
+    """The stages of a run that have been evaluated or trained, in their order."""
+    lines = [str(line["stage"]) for line in read_lines(folder / "evaluations.jsonl")]
+    saved = sorted(path.name for path in (folder / "checkpoints").glob("*") if path.is_dir())
+    return list(dict.fromkeys([*(each.name for each in finished_in(folder)), *lines, *saved]))
 
 
 def manifest(recipe: Recipe, registry: Registry) -> dict[str, Any]:

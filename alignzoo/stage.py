@@ -61,14 +61,19 @@ class Run:
 
 def prompts_of(stage: Run, step: int) -> list[Prompt]:
     """The prompts of a step: an endless row of shuffled passes over the data, read off by position."""
-    n, size = len(stage.prompts), stage.schedule.prompts
+    return drawn(stage.prompts, stage.schedule.prompts, stage.seed, step)
+
+
+def drawn(prompts: Sequence[Prompt], size: int, seed: int, step: int) -> list[Prompt]:
+    """The prompts of a step of `size` prompts, for a stage of this seed."""
+    n = len(prompts)
     chosen, orders = [], {}
     for position in range(step * size, (step + 1) * size):
         turn = position // n
         if turn not in orders:
-            rng = torch.Generator().manual_seed(fn.derive(stage.seed, "order", turn))
+            rng = torch.Generator().manual_seed(fn.derive(seed, "order", turn))
             orders[turn] = torch.randperm(n, generator=rng).tolist()
-        chosen.append(stage.prompts[orders[turn][position % n]])
+        chosen.append(prompts[orders[turn][position % n]])
     return chosen
 
 

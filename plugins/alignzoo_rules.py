@@ -9,7 +9,8 @@ import inspect
 import re
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,7 @@ from annotated_types import Ge
 
 import alignzoo
 from alignzoo import Completion, DataError, Group, Policy, Prompt, RewardError, Score
+from alignzoo.interfaces import CheckContext
 
 
 @dataclass(frozen=True)
@@ -47,16 +49,25 @@ class Python:
 
     It is called once for all completions with the keywords that it takes, of `prompts`, `completions`,
     `completion_ids`, and the data's own columns, each a list with one entry per completion; those of one prompt are
-    adjacent. It returns one number per completion, None to abstain. For conversations a completion is
+    adjacent. `log_metric(name, number)` and `log_extra(column, numbers)` add parts to the scores. It returns one
+    number per completion, None to abstain. For conversations a completion is
     [{"role": "assistant", "content": text}], otherwise text.
     """
 
     function: Any
     """"package.module:function", "file.py:function", or in Python the callable itself."""
 
+    def check(self, context: CheckContext) -> None:
+        """Raise RewardError where the function is not there, or asks for what nobody gives."""
+        columns = {name for prompt in context.prompts for name in prompt.info}
+        _check_names(self.callable, columns | set(GIVEN))
+
     def score(self, groups: Sequence[Group], policy: Policy) -> list[tuple[Score, ...]]:
-        answers = iter(self._call([(group.prompt, c) for group in groups for c in group.completions]))
-        return [tuple(Score(next(answers)) for _ in group.completions) for group in groups]
+        rows = [(group.prompt, c) for group in groups for c in group.completions]
+        parts: list[dict[str, float]] = [{} for _ in rows]
+        answers = iter(zip(self._call(rows, parts), parts, strict=True))
+        scores = (Score(value, parts=logged) for value, logged in answers)
+        return [tuple(next(scores) for _ in group.completions) for group in groups]
 
     @cached_property
     def callable(self) -> Callable[..., Any]:
@@ -67,11 +78,13 @@ class Python:
     def name(self) -> str:
         return getattr(self.callable, "__name__", type(self.callable).__name__)
 
-    def _call(self, rows: Sequence[tuple[Prompt, Completion]]) -> list[float | None]:
+    def _call(self, rows: Sequence[tuple[Prompt, Completion]], parts: Sequence[dict[str, float]]) -> list[float | None]:
         keywords: dict[str, Any] = {
             "prompts": [prompt.messages if isinstance(prompt.messages, str) else _turns(prompt) for prompt, _ in rows],
             "completions": [_as_given(prompt, completion) for prompt, completion in rows],
             "completion_ids": [list(completion.tokens) for _, completion in rows],
+            "log_metric": lambda name, value: self._log(parts, name, [value] * len(parts)),
+            "log_extra": lambda column, values: self._log(parts, column, values),
         }
         columns = {name for prompt, _ in rows for name in prompt.info}
         keywords |= {name: [prompt.info.get(name) for prompt, _ in rows] for name in columns - keywords.keys()}
@@ -79,6 +92,16 @@ class Python:
         if inspect.isawaitable(answers):
             answers = _wait(answers)
         return self._numbers(answers, len(rows))
+
+    def _log(self, parts: Sequence[dict[str, float]], name: str, values: Sequence[Any]) -> None:
+        """What the function logs, by completion. Texts are left out: a score's parts are numbers."""
+        if len(values) != len(parts):
+            raise RewardError(
+                f"the reward function {self.name} logged {len(values)} values of {name!r} for {len(parts)} completions"
+            )
+        for part, value in zip(parts, values, strict=True):
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                part[name] = float(value)
 
     def _numbers(self, answers: Any, expected: int) -> list[float | None]:
         if isinstance(answers, str) or not hasattr(answers, "__len__"):
@@ -114,8 +137,10 @@ def find(path: str) -> Callable[..., Any]:
     module_name, _, name = path.rpartition(":") if ":" in path else path.rpartition(".")
     if not module_name or not name:
         raise RewardError(f"reward function {path!r}: write package.module:function or file.py:function")
+    file = Path(module_name).resolve() if module_name.endswith(".py") else None
     try:
-        module = _from_file(Path(module_name)) if module_name.endswith(".py") else importlib.import_module(module_name)
+        with beside(file.parent if file else Path.cwd()):
+            module = _from_file(file) if file else importlib.import_module(module_name)
     except Exception as error:
         raise RewardError(
             f"reward function {path!r}: {type(error).__name__} while importing {module_name}: {error}"
@@ -125,6 +150,19 @@ def find(path: str) -> Callable[..., Any]:
         known = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
         raise RewardError(f"{module_name} has no function {name!r}. {alignzoo.errors.did_you_mean(name, known)}")
     return found
+
+
+@contextmanager
+def beside(folder: Path) -> Iterator[None]:
+    """Inside, modules of this folder are imported before others, as for a script that is run there. Afterwards after
+    all others: what a function imports when it is called is still found, and shadows nothing."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+        if str(folder) not in sys.path:
+            sys.path.append(str(folder))
 
 
 def _from_file(path: Path) -> Any:
@@ -137,18 +175,41 @@ def _from_file(path: Path) -> Any:
     return module
 
 
+GIVEN = ("prompts", "completions", "completion_ids", "log_metric", "log_extra")
+"""What every reward function can have, beside the data's columns."""
+
+NOT_GIVEN = {
+    "trainer_state": "TRL's trainer has a state, and a run here has none that a reward may depend on",
+    "environments": "tools and their environments are not known to rewards",
+}
+"""Names by which TRL gives more."""
+
+
+def _check_names(function: Callable[..., Any], known: Collection[str]) -> None:
+    """Raise where the function cannot do without a name that is not known, also where it takes **kwargs."""
+    parameters = inspect.signature(function).parameters.values()
+    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    required = [p.name for p in parameters if p.default is p.empty and p.kind not in kinds]
+    missing = [name for name in required if name not in known]
+    for name in missing:
+        if name in NOT_GIVEN:
+            raise RewardError(
+                f"the reward function asks for {name}, which cannot be given: {NOT_GIVEN[name]}. Give the parameter a "
+                f"default, as in {name}=None"
+            )
+    if missing:
+        raise RewardError(
+            f"the reward function asks for {', '.join(missing)}, but it can have {', '.join(sorted(known))}, the "
+            "data's columns included"
+        )
+
+
 def _accepted(function: Callable[..., Any], keywords: dict[str, Any]) -> dict[str, Any]:
     """The keywords that the function takes; all of them when it takes **kwargs."""
+    _check_names(function, keywords)
     parameters = inspect.signature(function).parameters.values()
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return keywords
-    required = [p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_POSITIONAL]
-    missing = [name for name in required if name not in keywords]
-    if missing:
-        raise RewardError(
-            f"the reward function asks for {', '.join(missing)}, but the data have the columns "
-            f"{', '.join(sorted(keywords))}"
-        )
     return {p.name: keywords[p.name] for p in parameters if p.name in keywords}
 
 
@@ -205,21 +266,37 @@ class Match:
     def __post_init__(self) -> None:
         _compiled(self.extract)
 
+    def check(self, context: CheckContext) -> None:
+        """Raise RewardError where a prompt has no right answer that this mode can read."""
+        if self.mode == "math":
+            import math_verify  # noqa: F401 - an extra, whose absence is told before the first step
+        for number, prompt in enumerate(context.prompts, 1):
+            try:
+                self._right(prompt)
+                if self.mode != "math":
+                    self._judge(str(prompt.info[self.answer]), "")
+            except (RewardError, ValueError) as error:
+                raise RewardError(f"training prompt {number}, {str(prompt.messages)[:60]!r}: {error}") from error
+
     def score(self, groups: Sequence[Group], policy: Policy) -> list[tuple[Score, ...]]:
         return [tuple(self._score(group.prompt, c.text) for c in group.completions) for group in groups]
 
     def _score(self, prompt: Prompt, text: str) -> Score:
-        if self.answer not in prompt.info:
-            raise RewardError(
-                f"reward match: the data have no column {self.answer!r} (found: {', '.join(prompt.info) or 'none'}): "
-                "set reward.answer to the column with the right answer"
-            )
+        self._right(prompt)
         if self.extract:
             found = list(_compiled(self.extract).finditer(text))
             if not found:
                 return Score(0.0, note="no answer found")
             text = (found[-1].group(1) or "") if found[-1].groups() else found[-1].group()
         return self._judge(str(prompt.info[self.answer]), text)
+
+    def _right(self, prompt: Prompt) -> None:
+        """Raise where the data bring no right answer."""
+        if self.answer not in prompt.info:
+            raise RewardError(
+                f"reward match: the data have no column {self.answer!r} (found: {', '.join(prompt.info) or 'none'}): "
+                "set reward.answer to the column with the right answer"
+            )
 
     def _judge(self, right: str, given: str) -> Score:
         if self.mode == "exact":

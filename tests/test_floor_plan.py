@@ -21,6 +21,7 @@ FLOORS = [
     {"passes", "no_gradient"},
     {"recording", "budget", "rollout"},
     {"runner", "material", "objects", "runs"},
+    {"preflight"},
     {"api", "testing"},
     {"compare", "rehearsal"},
     {"plan"},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -39,6 +39,9 @@ def run(
     quiet: Annotated[
         bool, typer.Option("--quiet", help="No progress and no table: only where the results are.")
     ] = False,
+    no_ask: Annotated[
+        bool, typer.Option("--no-ask", help="Do not put a question to judges behind an endpoint before the run begins.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Run a recipe, or an algorithm by its name on its default task."""
@@ -59,8 +62,8 @@ def run(
         err = console(stderr=True)
         with shown_on(err, quiet=quiet) as progress:
             warn = warning_on(err)
-            trackers = tracker or ()
-            result = api.execute(loaded, zoo, out=out, resume=resume, progress=progress, warn=warn, trackers=trackers)
+            watching: dict[str, Any] = {"progress": progress, "warn": warn, "trackers": tracker or ()}
+            result = api.execute(loaded, zoo, out=out, resume=resume, ask=not no_ask, **watching)
     except (api.Interrupted, KeyboardInterrupt) as stopped:
         said = str(stopped) or "stopped at once: what came after the last checkpoint will be done again"
         begun = out is not None and (out / "manifest.json").exists()

@@ -100,7 +100,7 @@ def _run(cell: Cell, folder: Path) -> CellResult:
     if cell.recipe:
         recipe = load(cell.recipe, cell.overrides, registry=registry)
         resume = (folder / "run" / "manifest.json").exists()
-        result = api.execute(recipe, registry, out=folder / "run", resume=resume, curves=False)
+        result = api.execute(recipe, registry, out=folder / "run", resume=resume, curves=False, ask=False)
         stopped, steps, model = result.stages[-1].stopped, result.stages[-1].steps, str(result.model)
         _check_finite(folder)
     start = spec.load(frozenset())

@@ -14,8 +14,10 @@ from annotated_types import Ge, Gt
 from alignzoo import Group, ModelError, Policy, Prompt, Question, Score, Text, Verdict
 from alignzoo.batching import answer, collate
 from alignzoo.columns import REFERENCE
+from alignzoo.interfaces import CheckContext
 from alignzoo.judging import described
 from alignzoo.microbatch import MicroBatcher
+from alignzoo_hf.checks import check_judge
 from alignzoo_hf.policy import HFPolicy
 from alignzoo_hf.spec import HF
 
@@ -96,7 +98,15 @@ class Local:
     @cached_property
     def _own(self) -> Policy:
         """Its own model, loaded when it is first asked."""
-        spec = HF(
+        return self._settings().load(frozenset())
+
+    def check(self, context: CheckContext) -> None:
+        """Raise ModelError where its own model could not be loaded, or could not be asked."""
+        if self.model:
+            check_judge(self._settings(), context)
+
+    def _settings(self) -> HF:
+        return HF(
             model=self.model,
             max_new_tokens=self.max_new_tokens,
             temperature=self.temperature,
@@ -104,7 +114,6 @@ class Local:
             device=self.device,
             dtype=self.dtype,
         )
-        return spec.load(frozenset())
 
     def _state(self, policy: Policy) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext() if self.model or self.state == "live" else policy.answering(REFERENCE)

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import copy
-import difflib
 import functools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +19,15 @@ from transformers import (
     GenerationConfig,
     PreTrainedModel,
 )
-from transformers.utils import logging as transformers_logging
 
 from alignzoo.errors import ModelError
-from alignzoo_hf import layers
+from alignzoo_hf import layers, weights
+from alignzoo_hf.chat import read_template
 from alignzoo_hf.head import Head
 from alignzoo_hf.spec import HF
+
+LANGUAGE_HEAD = r"^(lm_head|embed_out|output_layer|cls)\b"
+"""The names of the weights of language-model heads, which a scorer does without."""
 
 
 def device(spec: HF) -> torch.device:
@@ -54,50 +54,6 @@ def wants_bf16(spec: HF, place: torch.device) -> bool:
     return spec.dtype == "bf16" or (spec.dtype == "auto" and place.type == "cuda")
 
 
-def _check_directory(source: str) -> None:
-    """A path that does not exist must not be looked for on the hub."""
-    path = Path(source)
-    if not source:
-        raise ModelError("no model: set policy.model to a directory or a hub id")
-    if path.is_dir():
-        if not (path / "config.json").exists():
-            found = ", ".join(sorted(p.name for p in path.iterdir())[:8]) or "nothing"
-            raise ModelError(f"{source} is no transformers model directory: it has no config.json (found: {found})")
-    elif path.is_absolute() or source.startswith((".", "~")) or source.count("/") > 1:
-        near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        close = difflib.get_close_matches(path.name, near, n=2)
-        raise ModelError(
-            f"the model directory {source} does not exist" + (f": did you mean {close[0]!r}?" if close else "")
-        )
-
-
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Without transformers' bars and reports of heads that are meant to be new."""
-    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()
-
-
-def _load(auto: Any, source: str, **options: Any) -> Any:
-    _check_directory(source)
-    try:
-        with _quietly():
-            return auto.from_pretrained(source, **options)
-    except Exception as error:  # transformers raises many kinds; each means that this model cannot be used
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise ModelError(
-            f"cannot load {source!r} as {auto.__name__}: {' '.join(lines[:3])[:400]}. "
-            "Give policy.model the directory of a transformers model, or a hub id that can be reached"
-        ) from error
-
-
 def _check_writes(config: Any, source: str) -> None:
     """A reward model would be given a random language-model head, silently."""
     scoring = [name for name in config.architectures or [] if "Classification" in name]
@@ -107,29 +63,29 @@ def _check_writes(config: Any, source: str) -> None:
         )
 
 
-def _check_whole(loading: Any, source: str) -> None:
-    """transformers fills what a file lacks with random numbers and a warning."""
-    missing = sorted(loading["missing_keys"])
-    if missing:
-        raise ModelError(
-            f"{source} lacks weights that its config.json asks for, {missing[0]} the first of {len(missing)}: "
-            "the two are of different models, or the files are not all there"
-        )
-
-
 def tokenizer(spec: HF) -> Any:
-    """The model's tokenizer, or the one that the recipe names."""
+    """The model's tokenizer, or the one that the recipe names; with the recipe's chat template, so that what is saved
+    has it."""
     source = spec.tokenizer or (spec.model if isinstance(spec.model, str) else spec.model.name_or_path)
-    if not isinstance(source, str):
-        return source
-    return _load(AutoTokenizer, source, trust_remote_code=spec.trust_remote_code)
+    live = not isinstance(source, str)
+    found = source if live else _tokenizer(source, spec)
+    if spec.chat_template:
+        found = copy.deepcopy(found) if live else found
+        found.chat_template = read_template(spec.chat_template)
+    return found
+
+
+def _tokenizer(source: str, spec: HF) -> Any:
+    return weights.from_pretrained(AutoTokenizer, source, trust_remote_code=spec.trust_remote_code)
 
 
 def config(spec: HF) -> Any:
     """The configuration of the model that the recipe names."""
-    if not isinstance(spec.model, str):
-        return spec.model.config
-    return _load(AutoConfig, spec.model, trust_remote_code=spec.trust_remote_code)
+    return spec.model.config if not isinstance(spec.model, str) else _config(spec.model, spec)
+
+
+def _config(source: str, spec: HF) -> Any:
+    return weights.from_pretrained(AutoConfig, source, trust_remote_code=spec.trust_remote_code)
 
 
 def is_scorer(config: Any) -> bool:
@@ -144,25 +100,54 @@ def only_scores(needs: frozenset[str]) -> bool:
 
 def causal_lm(spec: HF, frozen: torch.dtype) -> Any:
     """The language model: every weight trained in float32, or a LoRA adapter on frozen weights."""
-    if isinstance(spec.model, str):
-        config = _load(AutoConfig, spec.model, trust_remote_code=spec.trust_remote_code)
-        _check_writes(config, spec.model)
-        options = _attention(spec, config) | {"trust_remote_code": spec.trust_remote_code}
-        options |= {"dtype": _dtype(spec, frozen), "output_loading_info": True}
-        model, loading = _load(AutoModelForCausalLM, spec.model, **options)
-        _check_whole(loading, spec.model)
-    else:
-        model = spec.model.to(_dtype(spec, frozen))
+    dtype = _dtype(spec, frozen)
+    model = loaded_lm(spec, spec.model, dtype=dtype) if isinstance(spec.model, str) else _live(spec, dtype)
     _ready(model, spec)
     _check_head(model)
-    return adapted(model, spec, "CAUSAL_LM") if spec.lora_rank else model.requires_grad_(True)
+    return adapted(model, spec, "CAUSAL_LM") if spec.lora_rank else _trained(model)
+
+
+def loaded_lm(spec: HF, source: str, **options: Any) -> Any:
+    """The language model of a directory or hub id, refused where its weights are not what its configuration says."""
+    config = _config(source, spec)
+    _check_writes(config, source)
+    options |= _attention(spec, config) | {"trust_remote_code": spec.trust_remote_code}
+    return weights.loaded(AutoModelForCausalLM, source, **options)
 
 
 def scorer(spec: HF, source: Any, frozen: torch.dtype) -> Any:
     """A sequence-classification model: a reward model, or a critic's start. A causal model's trunk gets a head at 0."""
-    model = _loaded_scorer(spec, source, frozen) if isinstance(source, str) else _scorer_on(source, spec, frozen)
+    dtype = _dtype(spec, frozen)
+    if isinstance(source, str):
+        model = loaded_scorer(spec, source, dtype=dtype)
+        if not is_scorer(_config(source, spec)):
+            nn.init.zeros_(score_head(model).weight)
+    else:
+        model = _scorer_on(source, spec, dtype)
     _ready(model, spec)
-    return adapted(model, spec, "SEQ_CLS") if spec.lora_rank else model.requires_grad_(True)
+    return adapted(model, spec, "SEQ_CLS") if spec.lora_rank else _trained(model)
+
+
+def _live(spec: HF, dtype: torch.dtype) -> Any:
+    """The live model that Python gave. A second adapter on one of peft's would train neither as it was meant."""
+    if _has_adapter(spec.model) and spec.lora_rank:
+        raise ModelError("policy.model has an adapter of peft's already: leave policy.lora_rank at 0 to train that one")
+    weights.check_finite(spec.model, "the given model")
+    return spec.model.to(dtype)
+
+
+def _has_adapter(model: Any) -> bool:
+    return hasattr(model, "get_base_model")
+
+
+def _trained(model: Any) -> Any:
+    """The model with its weights to be trained: all, but for those that a live model of Python's has frozen, as peft
+    freezes the base of an adapter. A model with everything frozen was loaded for generation, and is trained whole."""
+    if any(each.requires_grad for each in model.parameters()):
+        return model
+    if _has_adapter(model):
+        raise ModelError("the adapter of the given model is frozen: load it with is_trainable=True")
+    return model.requires_grad_(True)
 
 
 def _ready(model: Any, spec: HF) -> None:
@@ -171,20 +156,24 @@ def _ready(model: Any, spec: HF) -> None:
         layers.exchange(model)
 
 
-def _scorer_on(source: Any, spec: HF, frozen: torch.dtype) -> Any:
+def _scorer_on(source: Any, spec: HF, dtype: torch.dtype) -> Any:
     """A live scorer as it is, or a copy of a live language model's trunk with a head at 0."""
-    if "SequenceClassification" in type(source).__name__:
-        return source.to(_dtype(spec, frozen))
+    weights.check_finite(source, "the given model")
+    if "SequenceClassification" in type(bare(source)).__name__:
+        return source.to(dtype)
+    if _has_adapter(source):
+        source = copy.deepcopy(source).merge_and_unload()
     config = copy.deepcopy(source.config)
     config.num_labels = 1
-    model = AutoModelForSequenceClassification.from_config(config, dtype=_dtype(spec, frozen))
+    model = AutoModelForSequenceClassification.from_config(config, dtype=dtype)
     model.base_model.load_state_dict(source.base_model.state_dict())
     nn.init.zeros_(score_head(model).weight)
     return model
 
 
-def _loaded_scorer(spec: HF, source: str, frozen: torch.dtype) -> Any:
-    config = _load(AutoConfig, source, trust_remote_code=spec.trust_remote_code)
+def loaded_scorer(spec: HF, source: str, **options: Any) -> Any:
+    """The scorer of a directory or hub id; of a language model its trunk, with a head that is new."""
+    config = _config(source, spec)
     trained = is_scorer(config)
     if not trained:
         config.num_labels = 1
@@ -192,11 +181,20 @@ def _loaded_scorer(spec: HF, source: str, frozen: torch.dtype) -> Any:
         raise ModelError(
             f"score_label is {spec.score_label}, but {source} has {config.num_labels} outputs, counted from 0"
         )
-    options = _attention(spec, config) | {"trust_remote_code": spec.trust_remote_code}
-    model = _load(AutoModelForSequenceClassification, source, config=config, dtype=_dtype(spec, frozen), **options)
-    if not trained:
-        nn.init.zeros_(score_head(model).weight)
-    return model
+    options |= _attention(spec, config) | {"trust_remote_code": spec.trust_remote_code, "config": config}
+    heads = {} if trained else {"new": "score.", "other": LANGUAGE_HEAD}
+    return weights.loaded(AutoModelForSequenceClassification, source, **heads, **options)
+
+
+def check_scorer(spec: HF, source: str) -> None:
+    """A language model would be given a scoring head of zeros, and every score would be 0, silently."""
+    config = _config(source, spec)
+    if not is_scorer(config):
+        kind = (config.architectures or ["a model of no named class"])[0]
+        raise ModelError(
+            f"{source} is no reward model: it holds {kind}, which has no head that scores. Give the directory of a "
+            "sequence-classification model, as `alignzoo run reward-model` trains one"
+        )
 
 
 def reads_last_token(model: Any) -> bool:
@@ -217,6 +215,17 @@ def set_padding(model: Any, tokenizer: Any) -> None:
     config = bare(model).config.get_text_config()
     if config.pad_token_id is None:
         config.pad_token_id = tokenizer.pad_token_id
+
+
+def with_padding(tokenizer: Any) -> Any:
+    """A scorer's tokenizer: transformers scores a batch of several rows only where there is a padding token. One that
+    stands in no text is best; where the end doubles as padding a score is read before it, in training too."""
+    if tokenizer.pad_token_id is not None:
+        return tokenizer
+    padded = copy.deepcopy(tokenizer)
+    ends = {tokenizer.eos_token_id, tokenizer.bos_token_id}
+    padded.pad_token = tokenizer.unk_token if tokenizer.unk_token_id not in {None, *ends} else tokenizer.eos_token
+    return padded
 
 
 def score_head(model: Any) -> Any:
@@ -329,6 +338,6 @@ def save(model: Any, tokenizer: Any, path: Path, dtype: torch.dtype) -> None:
         if tokenizer.pad_token_id is not None:
             model.generation_config.pad_token_id = tokenizer.pad_token_id
     set_padding(model, tokenizer)
-    with _quietly():
+    with weights.quietly():
         model.save_pretrained(path)
     tokenizer.save_pretrained(path)

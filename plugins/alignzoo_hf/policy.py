@@ -21,7 +21,7 @@ from alignzoo.errors import ModelError
 from alignzoo.gradients import TorchTraining
 from alignzoo.interfaces import PolicyInfo
 from alignzoo.types import Batch, Completion, Forward, Group, Prompt, Text
-from alignzoo_hf import memory, models
+from alignzoo_hf import checks, memory, models
 from alignzoo_hf.encoding import encoder
 from alignzoo_hf.fingerprint import fingerprint
 from alignzoo_hf.head import head_logprobs, wide
@@ -49,6 +49,7 @@ class HFPolicy(TorchTraining):
         self.scorer: Any = None
         if "scores" in needs:
             self.scorer = models.scorer(spec, spec.model, frozen).to(self.device)
+            self.tokenizer = models.with_padding(self.tokenizer)
             models.set_padding(self.scorer, self.tokenizer)
         self.critic: Any = None
         if "values" in needs and spec.critic == "separate":
@@ -63,6 +64,7 @@ class HFPolicy(TorchTraining):
         self._answering: Any = self.lm
         self._packable: dict[type, bool] = {}
         model = self.lm if self.lm is not None else self.scorer
+        checks.check_token_ids(self.tokenizer, model)
         self.encoder = encoder(spec, model, self.tokenizer, writes=self.lm is not None)
 
     # --- building ------------------------------------------------------------------------------------------------
@@ -73,6 +75,8 @@ class HFPolicy(TorchTraining):
         return models.value_head(self.lm.config).to(self.device)
 
     def _own_critic(self, frozen: torch.dtype) -> Any:
+        if self.spec.critic_model:
+            checks.check_same_tokens(self.tokenizer, self.spec.critic_model, self.spec)
         critic = models.scorer(self.spec, self.spec.critic_model or self.spec.model, frozen)
         torch.nn.init.zeros_(models.score_head(critic).weight)  # the value starts at 0, whatever the trunk scored
         return critic.to(self.device)

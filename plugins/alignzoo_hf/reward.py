@@ -11,8 +11,10 @@ from annotated_types import Ge
 
 from alignzoo import Group, Policy, Score
 from alignzoo.batching import answer, collate
-from alignzoo.interfaces import Outline
+from alignzoo.interfaces import CheckContext, Outline
 from alignzoo.microbatch import MicroBatcher
+from alignzoo_hf.checks import check_reward
+from alignzoo_hf.models import check_scorer
 from alignzoo_hf.outline import outline
 from alignzoo_hf.spec import HF
 
@@ -37,7 +39,12 @@ class ModelReward:
     @cached_property
     def scorer(self) -> Policy:
         """The model, loaded when it is first asked."""
+        check_scorer(self._settings(), self.model)
         return self._settings().load(frozenset({"scores"}))
+
+    def check(self, context: CheckContext) -> None:
+        """Raise ModelError where the model is no scorer, or its template cannot render the first step's prompts."""
+        check_reward(self._settings(), context)
 
     def outline(self, needs: frozenset[str]) -> Outline:
         """What `scorer` would be, without its weights."""

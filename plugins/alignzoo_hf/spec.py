@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le
 
-from alignzoo.interfaces import Outline, Policy
+from alignzoo.interfaces import CheckContext, DiskUse, Outline, Policy
 
 
 @dataclass(frozen=True)
@@ -75,3 +75,15 @@ class HF:
         from alignzoo_hf.outline import outline
 
         return outline(self, needs)
+
+    def check(self, context: CheckContext) -> None:
+        """Raise ModelError where `load` could not, or the tokenizer could not render the first step's prompts."""
+        from alignzoo_hf.checks import check_policy
+
+        check_policy(self, context)
+
+    def disk_use(self, context: CheckContext) -> DiskUse:
+        """The bytes of the model directory and of a checkpoint."""
+        from alignzoo_hf.checks import disk_use
+
+        return disk_use(self, context)

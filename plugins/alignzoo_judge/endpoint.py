@@ -15,7 +15,8 @@ from annotated_types import Ge, Gt, Le
 
 from alignzoo import Policy, Question, Text, Verdict
 from alignzoo import functional as fn
-from alignzoo.errors import RunError
+from alignzoo.errors import RewardError, RunError
+from alignzoo.interfaces import CheckContext
 from alignzoo.judging import instructed, read_verdict
 from alignzoo_judge.cache import Cache, key_of, place
 from alignzoo_judge.transport import Reply, Transport, Unanswered, check_url
@@ -31,6 +32,8 @@ SCHEMA = {
     "required": ["rationale", "verdict"],
     "additionalProperties": False,
 }
+QUESTION = Question("What is the capital of France?", ("Paris.",), "Is the answer right?")
+"""What is asked before a run, to see that the judge answers at all."""
 FORM = 1
 """Of what the cache keeps; another form has other keys."""
 FORMATS: Mapping[str, Mapping[str, Any]] = {
@@ -112,6 +115,18 @@ class OpenAI:
     def __post_init__(self) -> None:
         if self.base_url:
             check_url(self.base_url)
+
+    def check(self, context: CheckContext) -> None:
+        """Ask one question, whose answer is kept like any other; where none may be asked, look for the key alone."""
+        if not context.ask:
+            self._transport.client()
+            return
+        verdict = self.judge([QUESTION], None)[0]
+        if verdict.kind == "error":
+            raise RewardError(
+                f"the judge was asked one question before the run, and could not answer: {verdict.note}. With --no-ask "
+                "a run begins without that question"
+            )
 
     def judge(self, questions: Sequence[Question], policy: Policy | None) -> list[Verdict]:
         """A verdict on each question, asked at once."""

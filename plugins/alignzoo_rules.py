@@ -9,8 +9,7 @@ import inspect
 import re
 import sys
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +19,7 @@ from annotated_types import Ge
 
 import alignzoo
 from alignzoo import Completion, DataError, Group, Policy, Prompt, RewardError, Score
+from alignzoo.importing import beside
 from alignzoo.interfaces import CheckContext
 
 
@@ -152,19 +152,6 @@ def find(path: str) -> Callable[..., Any]:
     return found
 
 
-@contextmanager
-def beside(folder: Path) -> Iterator[None]:
-    """Inside, modules of this folder are imported before others, as for a script that is run there. Afterwards after
-    all others: what a function imports when it is called is still found, and shadows nothing."""
-    sys.path.insert(0, str(folder))
-    try:
-        yield
-    finally:
-        sys.path.remove(str(folder))
-        if str(folder) not in sys.path:
-            sys.path.append(str(folder))
-
-
 def _from_file(path: Path) -> Any:
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None or not path.exists():
@@ -175,7 +162,8 @@ def _from_file(path: Path) -> Any:
     return module
 
 
-GIVEN = ("prompts", "completions", "completion_ids", "log_metric", "log_extra")
+LOGS = ("log_metric", "log_extra")
+GIVEN = ("prompts", "completions", "completion_ids", *LOGS)
 """What every reward function can have, beside the data's columns."""
 
 NOT_GIVEN = {
@@ -199,17 +187,18 @@ def _check_names(function: Callable[..., Any], known: Collection[str]) -> None:
             )
     if missing:
         raise RewardError(
-            f"the reward function asks for {', '.join(missing)}, but it can have {', '.join(sorted(known))}, the "
-            "data's columns included"
+            f"the reward function asks for {', '.join(missing)}, but the data have the columns "
+            f"{', '.join(sorted(set(known) - set(LOGS)))}"
         )
 
 
 def _accepted(function: Callable[..., Any], keywords: dict[str, Any]) -> dict[str, Any]:
-    """The keywords that the function takes; all of them when it takes **kwargs."""
+    """The keywords that the function takes; all of them when it takes **kwargs, but for those that it can only name."""
     _check_names(function, keywords)
     parameters = inspect.signature(function).parameters.values()
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return keywords
+        named = {p.name for p in parameters}
+        return {name: value for name, value in keywords.items() if name not in LOGS or name in named}
     return {p.name: keywords[p.name] for p in parameters if p.name in keywords}
 
 

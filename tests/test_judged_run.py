@@ -69,11 +69,13 @@ def test_the_counts_of_a_whole_run(judged: Path, tmp_path: Path, judge_server: J
     assert said.code == 0, said.err
     total = costs(tmp_path / "run")
     assert total["judge/requests"] == len(judge_server.heard) == len(asked(judge_server)) > 40
-    assert total["judge/questions"] == total["judge/requests"] + total["judge/cached"]
+    assert total["judge/questions"] + 1 == total["judge/requests"] + total["judge/cached"]  # one before the run
     assert total["judge/errors"] == total["judge/retries"] == total["judge/malformed"] == 0
     assert total["judge/tokens"] == total["judge/tokens_in"] + total["judge/tokens_out"] > 0
     lines = [json.loads(line) for line in (tmp_path / "run" / "costs.jsonl").read_text().splitlines()]
-    assert [line["when"] for line in lines][:2] == ["before", "step"] and sum(x["when"] == "step" for x in lines) == 4
+    assert [line["when"] for line in lines][:3] == ["check", "before", "step"] and sum(
+        x["when"] == "step" for x in lines
+    ) == 4
     assert sum(line["judge/requests"] for line in lines) == total["judge/requests"]
     metrics = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert all(line["reward/judge/position_bias"] == pytest.approx(0, abs=1e-6) for line in metrics)

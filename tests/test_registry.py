@@ -692,3 +692,37 @@ def test_the_manifest_tells_each_plugins_distribution_version_and_hash(
     changed = registry().distributions()
     assert changed["kit"]["sha256"] != told["kit"]["sha256"]
     assert changed["stranger"] == told["stranger"]
+
+
+def test_a_module_of_folders_that_are_no_packages_is_found_without_import(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from alignzoo.registry.source import find_spec
+
+    folder = tmp_path / "spread_out" / "further" / "down"
+    folder.mkdir(parents=True)
+    (folder / "plugin.py").write_text("raise SystemExit('it was run')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert find_spec("spread_out.further.down.plugin").origin == str(folder / "plugin.py")
+    with pytest.raises(ModuleNotFoundError, match=r"No module named 'spread_out\.further\.up'"):
+        find_spec("spread_out.further.up.plugin")
+
+
+def test_a_loose_plugin_may_import_its_neighbour(tmp_path: Path) -> None:
+    (tmp_path / "loose_neighbour.py").write_text("FREE = 3\n")
+    (tmp_path / "loose.py").write_text(
+        "from dataclasses import dataclass\n"
+        "import alignzoo\n"
+        "from loose_neighbour import FREE\n"
+        "@dataclass(frozen=True)\n"
+        "class Mine:\n"
+        "    free: int = FREE\n"
+        "    def score(self, groups, policy):\n"
+        "        return []\n"
+        "@alignzoo.hookimpl\n"
+        "def alignzoo_register(zoo):\n"
+        "    zoo.reward('mine', Mine)\n"
+    )
+    registry = Registry()
+    registry.add_file(tmp_path / "loose.py")
+    assert registry.get("reward", "mine")().free == 3

@@ -20,6 +20,7 @@ from typing import Any
 
 import alignzoo
 from alignzoo.errors import PluginError, did_you_mean
+from alignzoo.importing import beside
 from alignzoo.registry.failure import Failure
 from alignzoo.registry.registrar import Origin, Registration, description
 from alignzoo.registry.source import find_spec
@@ -115,14 +116,15 @@ def own_recipes(recipes: Path) -> Plugin:
 
 
 def import_file(path: Path) -> ModuleType:
-    """Import a loose file once, under a name that can hide no installed module."""
+    """Import a loose file once, under a name that can hide no installed module; it may import its neighbours."""
     name = f"alignzoo_file_{sha256(str(path).encode()).hexdigest()[:8]}_{path.stem}"
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, path)
         assert spec is not None and spec.loader is not None
         sys.modules[name] = module = importlib.util.module_from_spec(spec)
         try:
-            spec.loader.exec_module(module)
+            with beside(path.resolve().parent):
+                spec.loader.exec_module(module)
         except BaseException:
             del sys.modules[name]
             raise

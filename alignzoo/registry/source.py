@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import pkgutil
 import sys
 import warnings
+from collections.abc import Iterable
 from importlib.machinery import ModuleSpec
 from importlib.util import resolve_name
 from pathlib import Path
@@ -24,14 +26,33 @@ def find_spec(module: str) -> ModuleSpec:
     path = None
     for end in range(1, len(parts) + 1):
         name = ".".join(parts[:end])
-        found = (finder.find_spec(name, path) for finder in sys.meta_path if hasattr(finder, "find_spec"))
-        spec = next((spec for spec in found if spec is not None), None)
+        spec = _below(name, path) if path is not None else None
+        if spec is None:
+            found = (finder.find_spec(name, path) for finder in sys.meta_path if hasattr(finder, "find_spec"))
+            spec = next((spec for spec in found if spec is not None), None)
         if spec is None:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
         path = spec.submodule_search_locations
         if path is None and end < len(parts):
             raise ModuleNotFoundError(f"No module named {module!r}; {name!r} is not a package", name=module)
     assert spec is not None
+    return spec
+
+
+def _below(name: str, path: Iterable[str]) -> ModuleSpec | None:
+    """A module in the folders of its package. Python's own finder would look for the parent of a namespace package
+    among the modules that have been imported."""
+    portions: list[str] = []
+    for entry in path:
+        importer = pkgutil.get_importer(entry)
+        found = importer.find_spec(name) if importer is not None else None
+        if found is not None and found.loader is not None:
+            return found
+        portions += (found and found.submodule_search_locations) or ()
+    if not portions:
+        return None
+    spec = ModuleSpec(name, None, is_package=True)
+    spec.submodule_search_locations = portions
     return spec
 
 

@@ -6,6 +6,7 @@ transformers fills what a file lacks with random numbers, drops what the configu
 from __future__ import annotations
 
 import contextlib
+import difflib
 import json
 import re
 from collections.abc import Iterator
@@ -43,7 +44,7 @@ def loaded(auto: Any, source: str, *, new: str = "", other: str = "", **options:
 
 def from_pretrained(auto: Any, source: str, **options: Any) -> Any:
     """What an Auto class of transformers loads. Raises ModelError where it cannot."""
-    check_directory(source)
+    check_directory(source, asked=("tokenizer_config.json" if "Tokenizer" in auto.__name__ else "config.json"))
     try:
         with quietly():
             return auto.from_pretrained(source, **options)
@@ -56,18 +57,16 @@ def from_pretrained(auto: Any, source: str, **options: Any) -> Any:
         raise ModelError(f"cannot load {source!r} as {auto.__name__}: {told}. {cure}") from error
 
 
-def check_directory(source: str) -> None:
-    """A path that does not exist must not be looked for on the hub."""
+def check_directory(source: str, asked: str = "config.json") -> None:
+    """Raise where a path is no model directory, for lack of this file; it must not be looked for on the hub."""
     path = Path(source)
     if not source:
         raise ModelError("no model: set policy.model to a directory or a hub id")
     if path.is_dir():
-        _check_holds(path)
+        _check_holds(path, asked)
     elif path.exists():
         raise ModelError(f"{source} is no directory: give the directory of a transformers model, or a hub id")
     elif path.is_absolute() or source.startswith((".", "~")) or source.count("/") > 1:
-        import difflib
-
         near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         close = difflib.get_close_matches(path.name, near, n=2)
         raise ModelError(
@@ -75,8 +74,8 @@ def check_directory(source: str) -> None:
         )
 
 
-def _check_holds(path: Path) -> None:
-    if (path / "config.json").exists() or (path / "tokenizer_config.json").exists():
+def _check_holds(path: Path, asked: str) -> None:
+    if (path / "config.json").exists() or (path / asked).exists():
         return
     if (path / "adapter_config.json").exists():
         raise ModelError(
@@ -84,7 +83,7 @@ def _check_holds(path: Path) -> None:
             "AutoPeftModelForCausalLM.from_pretrained(...).merge_and_unload().save_pretrained(...), and give the result"
         )
     found = ", ".join(sorted(p.name for p in path.iterdir())[:8]) or "nothing"
-    raise ModelError(f"{path} is no transformers model directory: it has no config.json (found: {found})")
+    raise ModelError(f"{path} is no transformers model directory: it has no {asked} (found: {found})")
 
 
 def check_files(source: str) -> None:
@@ -93,8 +92,6 @@ def check_files(source: str) -> None:
     check_directory(source)
     if not folder.is_dir():
         return
-    if not (folder / "config.json").exists():
-        raise ModelError(f"{source} is no transformers model directory: it has no config.json")
     files = sorted(folder.glob("*.safetensors"))
     if (folder / INDEX).exists():
         files = _indexed(folder / INDEX)

@@ -781,10 +781,10 @@ def of_another_model(path: Path) -> None:
 
 DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "no config": (lambda path: (path / "config.json").unlink(), r"has no config\.json \(found: .*model\.safetensors"),
-    "no weights": (lambda path: (path / "model.safetensors").unlink(), "cannot load .* as AutoModelForCausalLM"),
+    "no weights": (lambda path: (path / "model.safetensors").unlink(), r"has no model\.safetensors \(found: "),
     "cut weights": (
         lambda path: (path / "model.safetensors").write_bytes((path / "model.safetensors").read_bytes()[:500]),
-        "cannot load .* as AutoModelForCausalLM",
+        r"model\.safetensors is damaged: .*Download or save the model again",
     ),
     "config is no JSON": (lambda path: (path / "config.json").write_text("{"), "cannot load .* as Auto"),
     "no tokenizer": (lambda path: (path / "tokenizer.json").unlink(), "cannot load .* as AutoTokenizer"),

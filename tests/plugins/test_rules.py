@@ -23,6 +23,7 @@ from transformers import (
 
 from alignzoo import Completion, DataError, Group, ModelError, Prompt, RewardError
 from alignzoo.rewards import WeightedReward, score
+from alignzoo.interfaces import CheckContext
 from alignzoo_hf.reward import ModelReward
 from alignzoo_rules import Labels, Length, Match, Python, find
 
@@ -359,9 +360,9 @@ def test_a_model_sees_a_cut_off_completion_without_an_end(classifier: Path) -> N
     assert scores == pytest.approx(logits(classifier, ["Why? Because<|end|>", "Why? Because", "Why? "], 0), rel=1e-4)
 
 
-def test_a_model_of_one_label_has_no_second(plain_model: Path) -> None:
-    with pytest.raises(ModelError, match=r"score_label is 1, but .* has 1 outputs"):
-        values(ModelReward(str(plain_model), label=1, device="cpu"), answered("Why? ", ("So", True)))
+def test_a_model_of_two_labels_has_no_third(classifier: Path) -> None:
+    with pytest.raises(ModelError, match=r"score_label is 2, but .* has 2 outputs"):
+        values(ModelReward(str(classifier), label=2, device="cpu"), answered("Why? ", ("So", True)))
 
 
 @pytest.fixture(scope="module")
@@ -403,3 +404,76 @@ def test_an_encoder_classifier_scores_prompt_and_completion_as_a_pair(encoder: P
         expected = [float(model(torch.tensor([pair["input_ids"]])).logits[0, 1]) for pair in pairs]
         expected.append(float(model(torch.tensor([tokenizer("why?")["input_ids"]])).logits[0, 1]))
     assert scores == pytest.approx(expected, rel=1e-4)
+
+
+# --- names that TRL gives, and files beside one another ----------------------------------------------------------------
+
+
+def test_a_name_that_only_trl_gives_is_refused_also_beside_other_keywords() -> None:
+    def state(completions: list[str], trainer_state: Any, **columns: Any) -> list[float]:
+        return [0.0 for _ in completions]
+
+    with pytest.raises(RewardError, match=r"asks for trainer_state, which cannot be given: .*as in trainer_state=None"):
+        values(Python(state), group("Why? ", "So"))
+
+    def misspelt(completions: list[str], solutoin: Any, **columns: Any) -> list[float]:
+        return [0.0 for _ in completions]
+
+    with pytest.raises(RewardError, match="asks for solutoin, but the data have the columns"):
+        values(Python(misspelt), group("Why? ", "So"))
+
+
+def test_what_a_function_logs_is_in_the_parts_of_its_scores() -> None:
+    def logging(completions: list[str], log_metric: Any, log_extra: Any, trainer_state: Any = None) -> list[float]:
+        log_metric("batch", len(completions))
+        log_extra("length", [len(text) for text in completions])
+        log_extra("text", completions)
+        return [1.0, 2.0]
+
+    ((first, second),) = Python(logging).score([group("Why? ", "So", "Hence")], NOBODY)
+    assert (first.value, first.parts) == (1.0, {"batch": 2.0, "length": 2.0})
+    assert (second.value, second.parts) == (2.0, {"batch": 2.0, "length": 5.0})
+
+    def short(completions: list[str], log_extra: Any) -> list[float]:
+        log_extra("length", [1])
+        return [1.0, 2.0]
+
+    with pytest.raises(RewardError, match="logged 1 values of 'length' for 2 completions"):
+        Python(short).score([group("Why? ", "So", "Hence")], NOBODY)
+
+
+def test_a_file_may_import_its_neighbour_at_once_and_when_it_is_called(tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "er"
+    folder.mkdir(parents=True)
+    (folder / "neighbour_at_once.py").write_text("value = 3.0\n")
+    (folder / "neighbour_later.py").write_text("value = 4.0\n")
+    (folder / "rewards_here.py").write_text(
+        "from neighbour_at_once import value\n"
+        "def reward(completions):\n"
+        "    import neighbour_later\n"
+        "    return [value + neighbour_later.value for _ in completions]\n"
+    )
+    assert values(Python(f"{folder / 'rewards_here.py'}:reward"), group("Why? ", "So")) == [[7.0]]
+
+
+def test_a_module_is_found_from_the_working_directory_in_folders_that_are_no_packages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "outer_folder" / "inner_folder"
+    folder.mkdir(parents=True)
+    (folder / "scoring.py").write_text("def reward(completions):\n    return [5.0 for _ in completions]\n")
+    monkeypatch.chdir(tmp_path)
+    function = "outer_folder.inner_folder.scoring:reward"
+    assert values(Python(function), group("Why? ", "So")) == [[5.0]]
+
+
+def test_a_check_finds_a_prompt_without_a_right_answer() -> None:
+    prompts = [Prompt("1 + 1?", info={"answer": "2"}), Prompt("Why?", info={"answer": "because"})]
+    context = CheckContext(frozenset({"logprobs"}), prompts, prompts[:1], True, False, {})
+    with pytest.raises(
+        RewardError, match=r"training prompt 2, 'Why\?': reward match: the answer 'because' holds no num"
+    ):
+        Match(mode="numeric").check(context)
+    Match(mode="exact").check(context)
+    with pytest.raises(RewardError, match=r"training prompt 1, .* no column 'solution'"):
+        Match(answer="solution").check(context)

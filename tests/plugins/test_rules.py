@@ -406,7 +406,7 @@ def test_an_encoder_classifier_scores_prompt_and_completion_as_a_pair(encoder: P
     assert scores == pytest.approx(expected, rel=1e-4)
 
 
-# --- names that TRL gives, and files beside one another ----------------------------------------------------------------
+# --- names that TRL gives, and files beside one another ---------------------------------------------------------------
 
 
 def test_a_name_that_only_trl_gives_is_refused_also_beside_other_keywords() -> None:

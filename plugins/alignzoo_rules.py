@@ -56,6 +56,7 @@ class Python:
 
     function: Any
     """"package.module:function", "file.py:function", or in Python the callable itself."""
+    runs_code: ClassVar[tuple[str, ...]] = ("function",)
 
     def check(self, context: CheckContext) -> None:
         """Raise RewardError where the function is not there, or asks for what nobody gives."""

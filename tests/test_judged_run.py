@@ -179,3 +179,17 @@ def test_a_judge_that_cannot_answer_drops_what_was_declared(
     metrics = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert sum(line.get("reward/abstained", 0.0) for line in metrics) == 3.0  # one group of three
     assert costs(tmp_path / "run")["judge/errors"] > 0
+
+
+def test_a_judge_that_does_not_answer_is_found_before_anything_is_trained(
+    judged: Path, tmp_path: Path, judge_server: JudgeServer, alignzoo: Command
+) -> None:
+    judge_server.faults += [401]
+    said = alignzoo("run", judged, "--out", tmp_path / "run", cached_in(tmp_path / "a.sqlite"))
+    assert said.code == 1 and len(judge_server.heard) == 1
+    assert "rl.reward.judge: the judge cannot be asked: the key is not accepted" in said.err
+    assert not (tmp_path / "run" / "evaluations.jsonl").exists()
+    judge_server.heard.clear()
+    quick = ("schedule.steps=1", "evaluate.prompts=0", cached_in(tmp_path / "b.sqlite"))
+    assert alignzoo("run", judged, "--out", tmp_path / "silent", "--no-ask", "--quiet", *quick).code == 0
+    assert not any("capital of France" in heard.text for heard in judge_server.heard)

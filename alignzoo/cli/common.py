@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated, NoReturn, ParamSpec, TypeAlias, Typ
 
 import typer
 
-from alignzoo.errors import AlignzooError
+from alignzoo.errors import AlignzooError, RecipeError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from alignzoo.recipe.trust import Code
     from alignzoo.registry import Registry
 
 P = ParamSpec("P")
@@ -35,6 +36,9 @@ NoPlugins: TypeAlias = Annotated[
     list[str] | None, typer.Option("--no-plugin", metavar="NAME", help="Leave this plugin out, to see who is at fault.")
 ]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="As JSON.")]
+Trust: TypeAlias = Annotated[
+    bool, typer.Option("--trust", help="Run the code that the recipe's own file names: read it first.")
+]
 Debug: TypeAlias = Annotated[bool, typer.Option("--debug", help="Show an error's traceback, too.")]
 
 
@@ -76,6 +80,16 @@ def registry(
     for path in plugins or ():
         found.add_file(path)
     return found
+
+
+def check_trust(code: Sequence[Code], trust: bool) -> None:
+    """Raise where a recipe's file names code that the command line does not."""
+    if code and not trust:
+        named = "".join(f"\n  {each}" for each in code)
+        raise RecipeError(
+            f"this recipe would run code that its file names, and the command line does not:{named}\n"
+            "Read that code, and give --trust to run it; or name it on the command line, as KEY=VALUE"
+        )
 
 
 def console(*, stderr: bool = False) -> Console:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from alignzoo.cli.common import AsJson, Debug, Plugins, console, registry, told
+from alignzoo.cli.common import AsJson, Debug, Plugins, Trust, check_trust, console, registry, told
 
 if TYPE_CHECKING:
     from alignzoo.plan import StagePlan
@@ -29,6 +29,7 @@ def plan(
     time: Annotated[bool, typer.Option("--time/--no-time", help="Time a small model on this machine.")] = True,
     as_json: AsJson = False,
     plugin: Plugins = None,
+    trust: Trust = False,
     debug: Debug = False,
 ) -> None:
     """Say what a run will take: bytes by part, whether they fit, operations, and seconds per step."""
@@ -37,7 +38,9 @@ def plan(
     from alignzoo.plan import plan as plan_recipe
     from alignzoo.recipe import load
 
-    plans = plan_recipe(load(recipe, overrides or (), registry=zoo), length=length, timed=time)
+    loaded = load(recipe, overrides or (), registry=zoo)
+    check_trust([each for each in loaded.code if each.kind == "policy"], trust)  # no reward is asked here
+    plans = plan_recipe(loaded, length=length, timed=time)
     if as_json:
         told_plans = [asdict(each) | {"fits": each.fits} for each in plans]
         sys.stdout.write(json.dumps({"stages": told_plans}, indent=2) + "\n")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from alignzoo.cli.common import Debug, NoPlugins, Plugins, console, registry, told
+from alignzoo.cli.common import Debug, NoPlugins, Plugins, Trust, check_trust, console, registry, told
 from alignzoo.errors import RunError
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def run(
     no_ask: Annotated[
         bool, typer.Option("--no-ask", help="Do not put a question to judges behind an endpoint before the run begins.")
     ] = False,
+    trust: Trust = False,
     debug: Debug = False,
 ) -> None:
     """Run a recipe, or an algorithm by its name on its default task."""
@@ -55,9 +56,11 @@ def run(
     if resume and out is not None and not (out / "manifest.json").exists():
         raise RunError(f"{out} holds no run to resume: it has no manifest.json")
     loaded = load(recipe, overrides or (), registry=zoo)
+    check_trust(loaded.code, trust)
     if out is None and not resume and processes.count() == 1:
         out = api.next_folder(loaded.name)
-    again = shlex.join(["alignzoo", "run", recipe, *(overrides or ()), "--out", str(out), "--resume"])
+    trusted = ["--trust"] if loaded.code else []
+    again = shlex.join(["alignzoo", "run", recipe, *(overrides or ()), *trusted, "--out", str(out), "--resume"])
     try:
         err = console(stderr=True)
         with shown_on(err, quiet=quiet) as progress:

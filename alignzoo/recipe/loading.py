@@ -12,6 +12,7 @@ from alignzoo.recipe.overrides import Overrides, normal, parse
 from alignzoo.recipe.parts import build, checked
 from alignzoo.recipe.stages import Plain, Stage, build_stage, with_parts
 from alignzoo.recipe.tables import Node, merge, read_manifest, read_toml
+from alignzoo.recipe.trust import Code
 from alignzoo.registry import Registry
 from alignzoo.traits import traits_of
 
@@ -30,6 +31,9 @@ class Recipe:
     stages: tuple[Stage, ...]
     resolved: Plain = field(compare=False, repr=False)
     """The whole recipe as plain data, for the manifest's "recipe": read back, it gives an equal recipe."""
+    code: tuple[Code, ...] = field(default=(), compare=False, repr=False)
+    """The settings in the recipe's own file that name code; what a registered recipe or an override names is not one
+    of them."""
 
 
 def load(name_or_path: str | Path, overrides: Overrides = (), *, registry: Registry) -> Recipe:
@@ -42,7 +46,10 @@ def load(name_or_path: str | Path, overrides: Overrides = (), *, registry: Regis
     stages = tuple(build_stage(stage, registry) for stage in layered(root, overrides, registry.names("task")))
     name, description = (_text(root, key, default) for key, default in (("name", name), ("description", "")))
     resolved = {"name": name, "description": description, "stage": [stage.resolved for stage in stages]}
-    return Recipe(name, description, stages, resolved)
+    registered = any(registry.has(kind, str(name_or_path)) for kind in ("recipe", "optimizer"))
+    file = "" if registered else root.where
+    code = tuple(each for stage in stages for each in stage.code if file and each.where.startswith(file))
+    return Recipe(name, description, stages, resolved, code)
 
 
 def part(target: Any, settings: Overrides, name: str, *, registry: Registry) -> Any:

@@ -14,6 +14,7 @@ from alignzoo.recipe.layers import Layered, check_references
 from alignzoo.recipe.overrides import normal
 from alignzoo.recipe.parts import build, check_finite, check_settings, checked, hints_of, kind_of, settings, show
 from alignzoo.recipe.tables import STAGE_REFERENCE, Node, merge, named, tree
+from alignzoo.recipe.trust import Code, code_of
 from alignzoo.registry import Registry
 from alignzoo.registry.registrar import check_part
 
@@ -60,6 +61,8 @@ class Stage:
     evaluate: Evaluation
     resolved: Plain = field(compare=False, repr=False)
     """The same as plain data, with the names under which the parts are registered."""
+    code: tuple[Code, ...] = field(default=(), compare=False, repr=False)
+    """The settings that name code, which a run would run."""
 
     def with_outputs(self, outputs: Mapping[str, Any]) -> Stage:
         """The stage with every "stage:NAME" in its parts replaced by `outputs[NAME]`, that stage's model, and every
@@ -92,6 +95,7 @@ class _Builder:
         self.changed_rewards = stage.changed_rewards
         self.registry = registry
         self.resolved: Plain = {"name": stage.name}
+        self.code: list[Code] = []
 
     def stage(self) -> Stage:
         from alignzoo.schedule import Evaluation, Schedule
@@ -120,6 +124,7 @@ class _Builder:
             schedule=self.settings("schedule", Schedule),
             evaluate=self.settings("evaluate", Evaluation),
             resolved=self.resolved,
+            code=tuple(self.code),
         )
 
     def part(self, kind: str, default: str = "") -> Any:
@@ -129,6 +134,7 @@ class _Builder:
             raise RecipeError(f"{self.where}: {self.name} has no {kind}. Known: {known or 'none'}.")
         node = self.tables.get(kind) or normal(kind, Node(default, self.where))
         part, self.resolved[kind] = build_part(self.registry, kind, node, f"{self.name}.{kind}")
+        self.code += code_of(self.registry, kind, node, f"{self.name}.{kind}")
         return part
 
     def seed(self) -> int:
@@ -190,6 +196,7 @@ class _Builder:
                 weight = checked(float, node.value["weight"], f"{at}.weight")
                 node = node.without("weight")
             source, resolved = build_part(self.registry, "reward", node, at)
+            self.code += code_of(self.registry, "reward", node, at)
             name = resolved["name"].rpartition("/")[2] if node.is_table else type(source).__name__
             times = sum(name == other.name.partition("#")[0] for other in rewards)
             rewards.append(WeightedReward(f"{name}#{times + 1}" if times else name, source, weight))

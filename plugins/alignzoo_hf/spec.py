@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le
 
@@ -58,6 +58,7 @@ class HF:
     """Completions written at once: the slots of the engine. It changes speed and memory, never the text."""
     trust_remote_code: bool = False
     """Run the model repository's own code."""
+    runs_code: ClassVar[tuple[str, ...]] = ("trust_remote_code",)
 
     def samples_exactly(self, bf16: bool) -> bool:
         """Whether what is recorded of tokens is what `forward` says: in float32, by an engine whose numbers are its

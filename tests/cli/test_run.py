@@ -15,7 +15,7 @@ from alignzoo.cli import progress
 
 def test_a_run_tells_its_results_and_where_they_are(alignzoo, recipe: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    said = alignzoo("run", recipe, "schedule.reward_stop=-1", "--out", out)
+    said = alignzoo("run", recipe, "--trust", "schedule.reward_stop=-1", "--out", out)
     assert said.code == 0, said.err
     for word in (
         "On held-out prompts",
@@ -35,30 +35,30 @@ def test_a_run_tells_its_results_and_where_they_are(alignzoo, recipe: Path, tmp_
 
 
 def test_quiet_says_only_where_the_results_are(alignzoo, recipe: Path, tmp_path: Path) -> None:
-    said = alignzoo("run", recipe, "--out", tmp_path / "out", "--quiet")
+    said = alignzoo("run", recipe, "--trust", "--out", tmp_path / "out", "--quiet")
     assert said.err == ""
     assert [line.partition(":")[0] for line in said.out.splitlines()] == ["model rl", "curves", "results"]
 
 
 def test_a_finished_run_resumed_is_left_as_it_is(alignzoo, recipe: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    alignzoo("run", recipe, "--out", out, "--quiet")
+    alignzoo("run", recipe, "--trust", "--out", out, "--quiet")
     former = (out / "metrics.jsonl").read_bytes()
-    assert alignzoo("run", recipe, "--out", out, "--resume", "--quiet").code == 0
+    assert alignzoo("run", recipe, "--trust", "--out", out, "--resume", "--quiet").code == 0
     assert (out / "metrics.jsonl").read_bytes() == former
 
 
 def test_a_run_killed_after_its_last_evaluation_writes_that_once(alignzoo, recipe: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    alignzoo("run", recipe, "--out", out, "--quiet")
+    alignzoo("run", recipe, "--trust", "--out", out, "--quiet")
     former = {name: (out / name).read_bytes() for name in ("samples.jsonl", "evaluations.jsonl", "result.json")}
     (out / "result.json").unlink()  # the last thing that a stage writes
-    assert alignzoo("run", recipe, "--out", out, "--resume", "--quiet").code == 0
+    assert alignzoo("run", recipe, "--trust", "--out", out, "--resume", "--quiet").code == 0
     assert {name: (out / name).read_bytes() for name in former} == former
 
 
 def test_tensorboard_gets_its_events(alignzoo, recipe: Path, tmp_path: Path) -> None:
-    said = alignzoo("run", recipe, "--out", tmp_path / "out", "--quiet", "--tracker", "tensorboard")
+    said = alignzoo("run", recipe, "--trust", "--out", tmp_path / "out", "--quiet", "--tracker", "tensorboard")
     assert said.code == 0, said.err
     assert list((tmp_path / "out" / "trackers" / "rl").glob("events.out.tfevents.*"))
 
@@ -66,8 +66,8 @@ def test_tensorboard_gets_its_events(alignzoo, recipe: Path, tmp_path: Path) -> 
 def test_ctrl_c_stops_after_the_step_and_says_how_to_go_on(alignzoo, recipe: Path, tmp_path: Path) -> None:
     whole, out = tmp_path / "whole", tmp_path / "out"
     steps = "schedule.steps=40"
-    alignzoo("run", recipe, steps, "--out", whole, "--quiet")
-    command = [sys.executable, "-m", "alignzoo.cli", "run", str(recipe), steps, "--out", str(out)]
+    alignzoo("run", recipe, "--trust", steps, "--out", whole, "--quiet")
+    command = [sys.executable, "-m", "alignzoo.cli", "run", str(recipe), "--trust", steps, "--out", str(out)]
     running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     deadline = time.monotonic() + 120
     while not (out / "metrics.jsonl").exists() and time.monotonic() < deadline and running.poll() is None:
@@ -78,7 +78,7 @@ def test_ctrl_c_stops_after_the_step_and_says_how_to_go_on(alignzoo, recipe: Pat
     assert "rl: stopped after step" in err
     assert f"--out {out} --resume" in err
     assert "Traceback" not in err
-    said = alignzoo("run", recipe, steps, "--out", out, "--resume", "--quiet")
+    said = alignzoo("run", recipe, "--trust", steps, "--out", out, "--resume", "--quiet")
     assert said.code == 0, said.err
     for name in ("metrics.jsonl", "samples.jsonl", "evaluations.jsonl"):
         assert (out / name).read_bytes() == (whole / name).read_bytes(), name
@@ -106,3 +106,23 @@ def test_a_log_gets_a_line_now_and_then(monkeypatch) -> None:
         "rl  7/10 (12 s left)  reward 0.7",
         "rl  10/10  reward 1",
     ]
+
+
+def test_code_that_only_the_recipes_file_names_is_run_on_trust(alignzoo, recipe: Path, tmp_path: Path) -> None:
+    marker = tmp_path / "it-was-run"
+    code = (recipe.parent / "vowels.py").read_text()
+    (recipe.parent / "vowels.py").write_text(f"open({str(marker)!r}, 'w').close()\n{code}")
+    out = tmp_path / "out"
+    said = alignzoo("run", recipe, "--out", out)
+    assert said.code == 1 and not out.exists() and not marker.exists()
+    assert "would run code that its file names" in said.err and "--trust" in said.err
+    assert f"{recipe}, line 8: rl.reward.function = '{recipe.parent / 'vowels.py'}:vowels'" in said.err
+    assert alignzoo("plan", recipe, "--no-time").code == 0 and not marker.exists()  # a plan asks no reward
+    said = alignzoo("plan", recipe, "--no-time", "policy.trust_remote_code=true")
+    assert said.code == 0  # the command line names it
+    trusting = recipe.read_text().replace('"cpu" }', '"cpu", trust_remote_code = true }')
+    recipe.write_text(trusting)
+    said = alignzoo("plan", recipe, "--no-time")
+    assert said.code == 1 and "rl.policy.trust_remote_code = True" in said.err
+    again = (f"reward.function={recipe.parent / 'vowels.py'}:vowels", "policy.trust_remote_code=false")
+    assert alignzoo("run", recipe, *again, "--out", out, "--quiet").code == 0 and marker.exists()

@@ -194,7 +194,7 @@ def alignzoo_after_step(report):
 def test_a_warning_is_told_and_kept_and_may_end_the_run(alignzoo: Any, recipe: Path, tmp_path: Path) -> None:
     plugin = tmp_path / "noisy.py"
     plugin.write_text(ALWAYS)
-    common = ("run", recipe, "schedule.steps=4", "schedule.save_every=0", "--plugin", plugin)
+    common = ("run", recipe, "--trust", "schedule.steps=4", "schedule.save_every=0", "--plugin", plugin)
     said = alignzoo(*common, "--out", tmp_path / "on")
     assert "warning: rl, step 2: step 2" in said.err and "warnings:" in said.out
     lines = [line for line in read(tmp_path / "on") if line["kind"] == "noise"]
@@ -212,7 +212,7 @@ def test_a_warning_is_told_and_kept_and_may_end_the_run(alignzoo: Any, recipe: P
 
 
 def test_a_kind_that_nobody_warns_of_is_an_error(alignzoo: Any, recipe: Path, tmp_path: Path) -> None:
-    said = alignzoo("run", recipe, 'schedule.stop_on=["entropi"]', "--out", tmp_path / "run")
+    said = alignzoo("run", recipe, "--trust", 'schedule.stop_on=["entropi"]', "--out", tmp_path / "run")
     assert said.code == 1
     assert "nothing warns of 'entropi'" in said.err and "'entropy'" in said.err
 

@@ -101,7 +101,9 @@ def _model(whole: HF, named: Any, *, scores: bool) -> Any:
     weights.check_directory(whole.model)
     if whole.model != named:  # an earlier stage's start: of whichever kind it is
         scores = models.is_scorer(models.config(whole))
-    return _on_meta(replace(whole, tokenizer="", chat_template=""), scores, _state(whole.model))
+    label = whole.score_label if scores else 0
+    asked = HF(whole.model, attention=whole.attention, score_label=label, trust_remote_code=whole.trust_remote_code)
+    return _on_meta(asked, scores, _state(whole.model))
 
 
 @functools.lru_cache(maxsize=8)

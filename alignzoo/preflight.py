@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from alignzoo import processes
-from alignzoo.collate import WeightedReward
 from alignzoo.errors import AlignzooError, RunError
 from alignzoo.evaluate import Figures
 from alignzoo.interfaces import CheckContext, Earlier, HasCheck, HasCosts, HasDiskUse
@@ -23,6 +22,7 @@ from alignzoo.material import Read, data_of, heldout_of
 from alignzoo.prompts import Data, train_and_heldout
 from alignzoo.recipe import Recipe, Stage
 from alignzoo.recipe.tables import STAGE_REFERENCE
+from alignzoo.rewards import WeightedReward
 from alignzoo.stage import drawn
 from alignzoo.types import Prompt
 

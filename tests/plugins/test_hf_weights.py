@@ -23,8 +23,9 @@ from transformers import (
 )
 
 from alignzoo import ModelError, Prompt
-from alignzoo.collate import collate, score
+from alignzoo.batching import collate
 from alignzoo.interfaces import CheckContext, Earlier
+from alignzoo.rewards import score
 from alignzoo_hf.policy import HFPolicy
 from alignzoo_hf.reward import ModelReward
 from alignzoo_hf.spec import HF

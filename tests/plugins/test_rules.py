@@ -22,8 +22,8 @@ from transformers import (
 )
 
 from alignzoo import Completion, DataError, Group, ModelError, Prompt, RewardError
-from alignzoo.rewards import WeightedReward, score
 from alignzoo.interfaces import CheckContext
+from alignzoo.rewards import WeightedReward, score
 from alignzoo_hf.reward import ModelReward
 from alignzoo_rules import Labels, Length, Match, Python, find
 

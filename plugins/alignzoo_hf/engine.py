@@ -72,8 +72,11 @@ class Engine:
         self.pace = GPU if self.device.type == "cuda" else Pace()
 
     def write(self, prompts: Sequence[Tokens], n: int, settings: Sampling, *, seed: int, slots: int) -> Written:
-        """`n` completions of each prompt, at most `slots` of them at once."""
-        with torch.inference_mode(), attention(self.model), column_major(self.model), rotating(self.model):
+        """`n` completions of each prompt, at most `slots` of them at once.
+
+        Not in inference mode: there autocast casts every weight again at every step, and else once.
+        """
+        with torch.no_grad(), attention(self.model), column_major(self.model), rotating(self.model):
             return _Writing(self, prompts, n, settings, seed, slots).run()
 
     def logits(self, what: Pack | Step, cache: SlotCache, tokens: Tensor, keep: int | Tensor) -> Tensor:

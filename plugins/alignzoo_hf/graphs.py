@@ -16,9 +16,9 @@ log = logging.getLogger("alignzoo")
 class Graphs:
     """The recorded steps of one call of the engine, whose tensors they read and write in place.
 
-    They go when it ends, so that training has their memory. Inside one call autocast casts each weight once, in the
-    first pass, before anything is recorded; and Python is not run again in a replay, so that what a step does may
-    depend on its key and on tensors alone.
+    They go when it ends, so that training has their memory. Inside one call, which is not in inference mode, autocast
+    casts each trained weight once, over the prompts and so before anything is recorded, and holds the casts until it
+    ends; and Python is not run again in a replay, so that what a step does may depend on its key and on tensors alone.
     """
 
     def __init__(self) -> None:

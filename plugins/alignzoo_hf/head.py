@@ -11,16 +11,53 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from alignzoo import cost
 from alignzoo import functional as fn
 
-TILE = 8_388_000
-"""Logits at once: just under 32 MB in float32, from where on the allocator maps fresh pages for every tensor."""
 
-KEPT = 67_108_864
-"""Probabilities that may be kept for the backward pass, 256 MB in float32; beyond, the logits are computed again."""
+@dataclass(frozen=True)
+class Tiling:
+    """How many logits go through the head at a time on a device. It changes speed and memory, and no result by more
+    than rounding."""
 
-BLOCK = 131_072
-"""Logits that pass through the softmax at once: half a megabyte, which stays in the cache of a core."""
+    tile: int
+    """Logits of one matrix product."""
+    block: int
+    """Logits that pass through the softmax at once."""
+    kept: int
+    """Probabilities that may be kept for the backward pass; beyond, the logits are computed again."""
+
+
+CPU = Tiling(tile=8_388_000, block=131_072, kept=67_108_864)
+"""A tile is just under 32 MB in float32, from where on the allocator maps fresh pages for every tensor; a block is half
+a megabyte, which stays in the cache of a core; 256 MB are kept."""
+
+TILE_ON_GPU = (1 << 24, 1 << 28)
+"""Logits of one matrix product on a GPU at least and at most, 64 MB and 1 GB in float32. There are no smaller blocks:
+launching a kernel for a few rows takes longer than running it."""
+
+SHARE_OF_TILE = 64
+"""A tile has this part of a GPU's memory, in float32; the softmax and its gradient hold up to four of them."""
+
+SHARE_OF_KEPT = 8
+"""The kept probabilities have this part of the memory that is free, in float32."""
+
+
+def tiling(device: torch.device) -> Tiling:
+    """What suits a device. On a GPU the tile is the card's, whatever else lies in its memory; only how much is kept
+    depends on that, and what is not kept is computed again to the bit."""
+    if device.type != "cuda":
+        return CPU
+    free, total = torch.cuda.mem_get_info(device)
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch's own, and free
+    return on_gpu(free, total)
+
+
+def on_gpu(free: int, total: int) -> Tiling:
+    """What suits a GPU of so many bytes."""
+    least, most = TILE_ON_GPU
+    tile = min(most, max(least, total // SHARE_OF_TILE // cost.FLOAT32))
+    return Tiling(tile, tile, max(free, 0) // SHARE_OF_KEPT // cost.FLOAT32)
 
 
 @dataclass(frozen=True)
@@ -60,7 +97,8 @@ def head_logprobs(
     mixed = torch.is_autocast_enabled(kind)
     dtype = torch.get_autocast_dtype(kind) if mixed else states.dtype
     graph = torch.is_grad_enabled() and (states.requires_grad or head.linear.weight.requires_grad)
-    settings = _Settings(head.scale / temperature, head.cap / temperature, with_entropy, graph, dtype)
+    sizes = tiling(states.device)
+    settings = _Settings(head.scale / temperature, head.cap / temperature, with_entropy, graph, dtype, sizes)
     with torch.autocast(kind, enabled=False):
         weight, bias = head.linear.weight, head.linear.bias
         logprobs, entropy = _Logprobs.apply(states, index, weight, bias, targets, settings)
@@ -86,7 +124,7 @@ def _checkpointed(
 
     with torch.no_grad():
         vocabulary = head(states[:1]).shape[-1]
-    size = max(16, TILE // vocabulary)
+    size = max(16, tiling(states.device).tile // vocabulary)
     tiles = list(zip(states.split(size), targets.split(size), strict=True))
     again = len(tiles) > 1 and torch.is_grad_enabled()
     answers = [checkpoint(tile, h, y, use_reentrant=False) if again else tile(h, y) for h, y in tiles]
@@ -108,6 +146,7 @@ class _Settings:
     """Whether a backward pass may follow."""
     dtype: torch.dtype
     """Of the matrix products."""
+    sizes: Tiling
 
 
 class _Logprobs(torch.autograd.Function):
@@ -124,15 +163,15 @@ class _Logprobs(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         h, w = states[index].to(how.dtype), weight.to(how.dtype)
         n, vocabulary = len(index), weight.shape[0]
-        size = max(1, TILE // vocabulary)
-        keep = how.graph and n * vocabulary <= KEPT
+        size = max(1, how.sizes.tile // vocabulary)
+        keep = how.graph and n * vocabulary <= how.sizes.kept
         whole = _buffers.take((n if keep else min(n, size)) * vocabulary, h)
         buffer = whole.view(-1, vocabulary)
         logprobs, entropy, normaliser = (buffer.new_zeros(n) for _ in range(3))
         for rows in _tiles(n, size):
             z = buffer[rows] if keep else buffer[: rows.stop - rows.start]
             _logits(h[rows], w, bias, how, z)
-            _softmax(z, targets[rows], logprobs[rows], entropy[rows], normaliser[rows], how.with_entropy, keep)
+            _softmax(z, targets[rows], logprobs[rows], entropy[rows], normaliser[rows], how, keep)
         ctx.set_materialize_grads(False)
         if how.graph:
             ctx.save_for_backward(states, index, weight, bias, targets, entropy, normaliser)
@@ -149,7 +188,9 @@ class _Logprobs(torch.autograd.Function):
         h, w = states[index].to(how.dtype), weight.to(how.dtype)
         n, vocabulary = len(index), weight.shape[0]
         kept, ctx.kept = ctx.kept, None  # it is written over: a second backward pass computes it again
-        size = n if kept is not None and kept.dtype == how.dtype else max(1, TILE // vocabulary)
+        # A GPU's free memory decides what is kept, and must not decide how sums are rounded.
+        at_once = kept is not None and kept.dtype == how.dtype and h.device.type != "cuda"
+        size = n if at_once else max(1, how.sizes.tile // vocabulary)
         whole = kept if kept is not None else _buffers.take(min(n, size) * vocabulary, h)
         buffer = whole.view(-1, vocabulary)
         d_h, d_weight, d_bias = _gradients(ctx.needs_input_grad, h, weight, bias)
@@ -157,7 +198,7 @@ class _Logprobs(torch.autograd.Function):
             g = buffer[rows] if kept is not None else buffer[: rows.stop - rows.start]
             if kept is None:
                 _logits(h[rows], w, bias, how, g)
-                _softmax(g, targets[rows], None, None, None, False, True)
+                _softmax(g, targets[rows], None, None, None, how, True)
             upstream = (None if each is None else each[rows] for each in (by_logprob, by_entropy))
             _to_gradient(g, targets[rows], *upstream, entropy[rows], normaliser[rows], how)
             if d_bias is not None:
@@ -219,11 +260,12 @@ def _softmax(
     logprobs: Tensor | None,
     entropy: Tensor | None,
     normaliser: Tensor | None,
-    with_entropy: bool,
+    how: _Settings,
     normalise: bool,
 ) -> None:
     """Logits to probabilities, in place, a few rows at a time; the figures asked for are written on the way."""
-    for rows in _tiles(len(z), max(1, BLOCK // z.shape[1])):
+    with_entropy = how.with_entropy and entropy is not None
+    for rows in _tiles(len(z), max(1, how.sizes.block // z.shape[1])):
         block = z[rows]
         largest = block.amax(1, keepdim=True)
         block -= largest
@@ -253,7 +295,7 @@ def _to_gradient(
     up = torch.zeros_like(entropy) if by_logprob is None else by_logprob
     if by_entropy is not None and not by_entropy.is_cuda and not by_entropy.any():
         by_entropy = None  # an entropy of weight 0
-    for rows in _tiles(len(p), max(1, BLOCK // p.shape[1])):
+    for rows in _tiles(len(p), max(1, how.sizes.block // p.shape[1])):
         block, coefficient = p[rows], up[rows, None]
         slope = 1 - ((block.log() + normaliser[rows, None]) / how.cap) ** 2 if how.cap else None
         flatter = None

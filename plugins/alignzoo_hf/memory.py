@@ -32,7 +32,7 @@ def on_cpu(shape: ModelShape) -> int:
     held = max(ENOUGH, HELD // cost.activation_bytes(shape, 1))
     least, most, more = ON_CPU
     most = more if cost.gradient_bytes(shape) > SMALL else most
-    return _within(min(SMALL // (cost.FLOAT32 * widest), held, head.KEPT // shape.vocab), least, most)
+    return _within(min(SMALL // (cost.FLOAT32 * widest), held, head.CPU.kept // shape.vocab), least, most)
 
 
 def on_gpu(shape: ModelShape, free: int, width: int) -> int:

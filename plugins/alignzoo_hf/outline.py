@@ -41,8 +41,9 @@ def outline(spec: HF, needs: frozenset[str]) -> Outline:
     width = 2 if bf16 else 4
 
     def logits(positions: int) -> int:
-        kept, tile = positions * shape.vocab, max(head.TILE, shape.vocab)
-        return 4 * (min(kept, tile) + (kept if kept <= head.KEPT else 0))  # a tile at work, and what is kept
+        sizes, kept = head.tiling(place), positions * shape.vocab
+        tile = min(kept, max(sizes.tile, shape.vocab))
+        return cost.FLOAT32 * (tile + (kept if kept <= sizes.kept else 0))  # a tile at work, and what is kept
 
     def trial(layers: int) -> Policy:
         return _trial(spec, config, tokenizer, layers, needs)

@@ -152,9 +152,9 @@ def test_a_tiled_head_gives_the_same_values_and_gradients(load: Any, monkeypatch
         return out.logprobs, out.entropy, [p.grad for p in policy.lm.parameters()]
 
     whole = answer()
-    for tile, kept in ((1, head.KEPT), (1, 0), (head.TILE, 0)):
-        monkeypatch.setattr(head, "TILE", tile)
-        monkeypatch.setattr(head, "KEPT", kept)
+    cpu = head.CPU
+    for tile, kept in ((1, cpu.kept), (1, 0), (cpu.tile, 0)):
+        monkeypatch.setattr(head, "CPU", replace(cpu, tile=tile, kept=kept))
         tiled = answer()
         torch.testing.assert_close(tiled[:2], whole[:2], rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(tiled[2], whole[2], rtol=1e-9, atol=1e-9)

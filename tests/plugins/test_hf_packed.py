@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -219,8 +219,8 @@ def test_the_fast_path_is_the_plain_one(
     tolerance = case.exact if dtype == torch.float64 else 1e-5
     policy = loaded(case, random_model(case.family, **dict(case.changes)), tokenizer)
     policy.lm.to(dtype)
-    for seed, tile in ((0, head.TILE), (1, 3 * VOCABULARY)):
-        monkeypatch.setattr(head, "TILE", tile)
+    for seed, tile in ((0, head.CPU.tile), (1, 3 * VOCABULARY)):
+        monkeypatch.setattr(head, "CPU", replace(head.CPU, tile=tile))
         batch = ragged(seed)
         rng = torch.Generator().manual_seed(seed)
         upstream = torch.randn(2, *batch.tokens.shape, generator=rng).to(dtype)[:, batch.mask]

@@ -21,6 +21,7 @@ from torch.nn.functional import scaled_dot_product_attention as sdpa
 from transformers import AttentionInterface
 
 from alignzoo_hf.pieces import Attended, Masked, Piece, is_flash
+from alignzoo_hf.slots import cast
 
 NAME = "alignzoo_packed"
 """What transformers calls our attention function."""
@@ -148,9 +149,11 @@ def attention(
     if unknown or query.shape[0] != 1 or query.shape[2] != key.shape[2] or more.get("is_causal") is False:
         raise CannotPackError(f"its attention uses {', '.join(unknown) or 'more than causal self-attention'}")
     packing.windows.add(sliding_window)
+    # Under autocast rotary embeddings lift queries and keys to the embedding's float32, which no flash kernel takes.
+    query, key, value = cast(query), cast(key), cast(value)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if query.is_cuda and softcap is None and query.dtype in (torch.float16, torch.bfloat16) and _varlen is not None:
-        return _on_cuda(packing, query, key, value, scale, sliding_window), None
+    if softcap is None and _is_varlen(query, value):
+        return _in_one_kernel(packing, query, key, value, scale, sliding_window), None
     pieces = packing.masked(sliding_window, query)
     if softcap is None and is_flash(query, key, value):
         out: Tensor = Attended.apply(query, key, value, pieces, scale)
@@ -189,10 +192,26 @@ try:
     from torch.nn.attention.varlen import varlen_attn as _varlen
 except ImportError:  # before torch 2.10
     _varlen = None
+if _varlen is not None and not {"scale", "window_size"} <= inspect.signature(_varlen).parameters.keys():
+    _varlen = None  # torch 2.10: causal where queries are fewer than keys, and windows, are said from 2.11 on
+
+WIDEST = 256
+"""The largest size of a head that flash attention takes."""
 
 
-def _on_cuda(packing: Packing, query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None) -> Tensor:
-    """All pieces in one flash kernel; the keys of a shared beginning are read again for each row."""
+def _is_varlen(query: Tensor, value: Tensor) -> bool:
+    """Whether torch's flash kernel for rows of different lengths takes these heads: on a GPU from Ampere on."""
+    fits = query.dtype in (torch.float16, torch.bfloat16) and value.shape[-1] == query.shape[-1] <= WIDEST
+    return fits and query.is_cuda and _varlen is not None and torch.cuda.get_device_capability(query.device) >= (8, 0)
+
+
+def _in_one_kernel(
+    packing: Packing, query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None
+) -> Tensor:
+    """All pieces in one flash kernel; the keys of a shared beginning are read again for each row.
+
+    A piece's queries are the last of its keys, which is where the kernel puts the diagonal of a causal mask.
+    """
     lines, query_bounds, key_bounds, longest_query, longest_key = packing.lines
     times = query.shape[1] // key.shape[1]
     q, k, v = (each[0].transpose(0, 1) for each in (query, key, value))  # (P, H, D)

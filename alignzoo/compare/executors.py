@@ -39,7 +39,7 @@ class Local:
         if not cells:
             return
         waiting = {str((folder / cell.id).resolve()): cell for cell in cells}
-        queue = list(waiting)
+        queue, gpus = list(waiting), Gpus(visible_gpus())
         command = [sys.executable, "-m", "alignzoo.compare.server", json.dumps(cells[0].plugins)]
         server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_environment(self.jobs))
         assert server.stdin is not None and server.stdout is not None
@@ -47,9 +47,11 @@ class Local:
             for line in server.stdout:
                 told = json.loads(line)
                 if "folder" in told:
+                    gpus.give_back(told["folder"])
                     yield Ended(waiting.pop(told["folder"]).id, _how(told["status"]))
                 while queue and len(waiting) - len(queue) < self.jobs:
-                    server.stdin.write(queue.pop(0).encode() + b"\n")
+                    asked = {"folder": queue[0], "environment": gpus.deal(queue.pop(0))}
+                    server.stdin.write(json.dumps(asked).encode() + b"\n")
                     server.stdin.flush()
                 if not waiting:
                     return
@@ -58,6 +60,36 @@ class Local:
             server.stdin.close()  # it kills what still runs, and ends
             server.wait()
             server.stdout.close()
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them. None of them is opened."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [each.strip() for each in named.split(",") if each.strip()]
+    import torch
+
+    return [str(number) for number in range(torch.cuda.device_count())]
+
+
+class Gpus:
+    """Deals the machine's GPUs to cells: each is given the one on which the fewest are running."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = list(names)
+        self.held: dict[str, str] = {}
+
+    def deal(self, cell: str) -> dict[str, str]:
+        """What a cell's environment must say; nothing where there is no choice."""
+        if len(self.names) < 2:
+            return {}
+        running = list(self.held.values())
+        self.held[cell] = min(self.names, key=running.count)
+        return {"CUDA_VISIBLE_DEVICES": self.held[cell]}
+
+    def give_back(self, cell: str) -> None:
+        """A cell has ended."""
+        self.held.pop(cell, None)
 
 
 def executor_of(text: str, jobs: int) -> Executor:

@@ -1,9 +1,9 @@
 """A process that has imported what cells need, and forks a child for each: no cell pays for the imports again.
 
 What they need beyond the core and the plugins, it learns from those that end. `python -m alignzoo.compare.server
-PLUGINS` reads one folder a line and answers one line for each child that has ended:
-{"folder": ..., "status": exit status, negative for a signal}. When its input ends, because whoever started it is done
-or was killed, it kills what still runs and ends.
+PLUGINS` reads one cell a line, {"folder": ..., "environment": variables of its own}, and answers one line for each
+child that has ended: {"folder": ..., "status": exit status, negative for a signal}. When its input ends, because
+whoever started it is done or was killed, it kills what still runs and ends.
 """
 
 from __future__ import annotations
@@ -52,19 +52,20 @@ def main() -> None:
                 if key.fd == 0:
                     if not read:
                         _end(children)
-                    *folders, asked = (asked + read).split(b"\n")
-                    for folder in folders:
-                        children[_fork(folder.decode(), woken, notes)] = folder.decode()
+                    *cells, asked = (asked + read).split(b"\n")
+                    for cell in map(json.loads, cells):
+                        children[_fork(cell["folder"], cell["environment"], woken, notes)] = cell["folder"]
             _reap(children, notes)
 
 
-def _fork(folder: str, woken: int, notes: Path) -> int:
+def _fork(folder: str, environment: dict[str, str], woken: int, notes: Path) -> int:
     pid = os.fork()
     if pid:
         return pid
     try:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.environ.update(environment)
         os.close(woken)
         log = os.open(Path(folder) / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         nothing = os.open(os.devnull, os.O_RDONLY)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import torch
 
+from alignzoo import functional as fn
 from alignzoo.evaluate import Figures, kl_figures
 from alignzoo.interfaces import Policy
 from alignzoo.types import Batch, FloatN, Group
@@ -30,6 +31,7 @@ def shared(groups: Sequence[Group], batch: Batch, prepared: Batch, epochs: int) 
     fresh = batch.select(batch.extra["age"] == 0)  # what an earlier policy wrote says nothing of this one's KL
     if len(fresh) and fresh.old_logprobs is not None and fresh.ref_logprobs is not None:
         figures |= kl_figures(fresh.old_logprobs - fresh.ref_logprobs, fresh)
+    figures |= _mismatch(fresh)
     if completions:
         figures["length"] = sum(len(c.tokens) for c in completions) / len(completions)
         figures["finished"] = sum(c.finished for c in completions) / len(completions)
@@ -56,6 +58,17 @@ def comparisons(batch: Batch) -> Figures:
     return {"groups/tied": tied / compared, "groups/identical": identical / compared} if compared else {}
 
 
+def _mismatch(fresh: Batch) -> Figures:
+    """How far the engine's log-probabilities of what it sampled are from those of the policy's forward pass, which are
+    the same but for rounding, wherever both are known: the mean over tokens of k3 of KL(engine || policy), and the
+    largest difference."""
+    sampled = fresh.extra.get("sampled_logprobs")
+    if sampled is None or fresh.old_logprobs is None or not fresh.mask.any():
+        return {}
+    off = (sampled - fresh.old_logprobs).double()[fresh.mask]
+    return {"mismatch/kl": float(fn.kl_k3(off).mean()), "mismatch/max": float(off.abs().max())}
+
+
 def generated(groups: Sequence[Group]) -> float:
     """Tokens that a policy has written for this step."""
     completions = (completion for group in groups for completion in group.completions)
@@ -80,14 +93,17 @@ def _correlated(name: str, xs: FloatN, ys: FloatN) -> Figures:
 
 
 def memory(policy: Policy) -> Figures:
-    """Peak memory in bytes: of the GPU, or of this process."""
+    """Peak memory in bytes: of the GPU since this was last asked, that is in a step and the evaluation before it, or of
+    this process since its start."""
     if policy.device.type == "cuda":
-        return {"memory": float(torch.cuda.max_memory_allocated(policy.device))}
+        peak = float(torch.cuda.max_memory_allocated(policy.device))
+        torch.cuda.reset_peak_memory_stats(policy.device)
+        return {"memory": peak}
     return {"memory": float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)}
 
 
 class Clock:
-    """Seconds by phase."""
+    """Seconds by phase. A GPU works on when its kernels have been launched, so that a phase ends when they have."""
 
     def __init__(self) -> None:
         self.spent: dict[str, float] = {}
@@ -96,6 +112,8 @@ class Clock:
     def __call__(self, phase: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            torch.cuda.synchronize()
         self.spent[phase] = self.spent.get(phase, 0.0) + time.perf_counter() - start
 
     def seconds(self) -> Figures:

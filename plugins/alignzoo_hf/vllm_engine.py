@@ -4,6 +4,7 @@ tried against a stand-in only: no machine with vLLM was at hand."""
 from __future__ import annotations
 
 import copy
+import gc
 import os
 import tempfile
 from collections.abc import Sequence
@@ -14,11 +15,15 @@ import torch
 from torch import Tensor
 
 from alignzoo import functional as fn
+from alignzoo import processes
 from alignzoo.errors import ModelError
 from alignzoo_hf import models
 from alignzoo_hf.engine import Tokens, Written
 from alignzoo_hf.sampling import Sampling
 from alignzoo_hf.spec import HF
+
+LENGTHS = 1024
+"""The longest text that an engine is started for is a multiple of so many tokens."""
 
 SHARE = 0.3
 """Of the GPU's memory, for vLLM's copy of the weights and its cache; the rest is for training."""
@@ -28,7 +33,7 @@ class VLLM:
     """Writes through a vLLM engine that holds its own copy of the weights."""
 
     def __init__(self, spec: HF, model: Any, tokenizer: Any, stop_ids: frozenset[int]) -> None:
-        self.model, self.stop_ids = model, stop_ids
+        self.spec, self.model, self.tokenizer, self.stop_ids = spec, model, tokenizer, stop_ids
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # so that weights are handed over, not sent
         try:
             import vllm
@@ -38,23 +43,45 @@ class VLLM:
                 "GPU), or leave policy.engine out"
             ) from error
         self.vllm = vllm
-        with tempfile.TemporaryDirectory() as folder:
-            dtype = torch.bfloat16 if models.wants_bf16(spec, models.bare(model).device) else torch.float32
-            models.save(model, tokenizer, Path(folder), dtype)
-            self.engine = vllm.LLM(
-                model=folder,
-                dtype=str(dtype).removeprefix("torch."),
-                max_model_len=spec.max_length or models.context(model),
-                max_num_seqs=spec.generate_batch,
-                gpu_memory_utilization=SHARE,
-                enable_prefix_caching=True,  # a group's prompt is computed once
-                logprobs_mode="processed_logprobs",  # of the distribution that tokens are drawn from
-                trust_remote_code=spec.trust_remote_code,
-            )
+        self.engine: Any = None
+        self.length, self.version = 0, torch.empty(0)
 
     def write(self, prompts: Sequence[Tokens], n: int, settings: Sampling, *, seed: int, slots: int) -> Written:
         """As `Writer.write`. The same seed writes the same text as far as vLLM's kernels allow it."""
-        self._take_weights()
+        longest = max(map(len, prompts), default=0) + settings.max_new_tokens
+        with torch.autocast(models.bare(self.model).device.type, enabled=False):  # precisions are vLLM's own
+            if longest > self.length:
+                self._start(longest)
+            elif not torch.equal(self.version, version_of(self.model)):
+                self._take_weights()
+            return self._write(prompts, n, settings, seed)
+
+    def _start(self, longest: int) -> None:
+        """An engine for texts of so many tokens, with the present weights. A cache for the model's whole context, which
+        vLLM wants for one text at least, may be larger than the memory; so it is as long as the texts, and the engine
+        is started again when longer ones come."""
+        limit = self.spec.max_length or models.context(self.model)
+        self.engine = None  # its memory first
+        gc.collect()
+        self.length = max(longest, min(limit, -(-longest // LENGTHS) * LENGTHS))
+        more: dict[str, Any] = {"distributed_executor_backend": "external_launcher"} if processes.count() > 1 else {}
+        with tempfile.TemporaryDirectory() as folder:
+            dtype = torch.bfloat16 if models.wants_bf16(self.spec, models.bare(self.model).device) else torch.float32
+            models.save(self.model, self.tokenizer, Path(folder), dtype)
+            self.engine = self.vllm.LLM(
+                model=folder,
+                dtype=str(dtype).removeprefix("torch."),
+                max_model_len=self.length,
+                max_num_seqs=self.spec.generate_batch,
+                gpu_memory_utilization=SHARE,
+                enable_prefix_caching=True,  # a group's prompt is computed once
+                logprobs_mode="processed_logprobs",  # of the distribution that tokens are drawn from
+                trust_remote_code=self.spec.trust_remote_code,
+                **more,  # each process its own engine on its own GPU, where several train together
+            )
+        self.version = version_of(self.model)
+
+    def _write(self, prompts: Sequence[Tokens], n: int, settings: Sampling, seed: int) -> Written:
         wanted = [
             self.vllm.SamplingParams(
                 n=n,
@@ -78,6 +105,18 @@ class VLLM:
         weights = list(_merged(self.model).items())
         self.engine.apply_model(lambda model: model.load_weights(iter(weights)) and None)
         self.engine.reset_prefix_cache()
+        self.version = version_of(self.model)
+
+
+@torch.no_grad()
+def version_of(model: Any) -> Tensor:
+    """Numbers that are others when a trained weight is: sums and norms, in one reading of the weights. torch's own
+    counters do not see what a fused AdamW writes."""
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    sums = [weight.sum(dtype=torch.float64) for weight in trained]
+    if not trained:
+        return torch.empty(0)
+    return torch.stack([*sums, *(torch.linalg.vector_norm(weight, dtype=torch.float64) for weight in trained)])
 
 
 def _merged(model: Any) -> dict[str, Tensor]:

@@ -60,7 +60,7 @@ def test_the_gpus_are_those_that_this_process_may_use(monkeypatch: pytest.Monkey
         assert visible_gpus() == expected
 
 
-def test_cells_see_the_gpu_that_they_are_dealt(compare: Compare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cells_see_the_gpu_they_are_dealt(compare: Compare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     plugin = tmp_path / "sees.py"
     plugin.write_text(SEES)

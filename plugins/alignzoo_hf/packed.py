@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 from transformers import AttentionInterface
 
+from alignzoo_hf.head import wide
 from alignzoo_hf.pieces import Attended, Masked, Piece, is_flash
 from alignzoo_hf.slots import cast
 
@@ -179,13 +180,9 @@ def _kernel(query: Tensor, key: Tensor, scale: float, softcap: float | None) -> 
         scores = torch.tanh(q @ k.transpose(2, 3) * (scale / softcap)) * softcap
         hidden = torch.full(scores.shape[2:], -torch.inf, device=q.device).triu(1) if mask is None else mask
         # Reduced in float32 at least, as transformers' own eager attention does.
-        return torch.softmax((scores + hidden).to(_wide(q.dtype)), -1).to(q.dtype) @ v
+        return torch.softmax((scores + hidden).to(wide(q.dtype)), -1).to(q.dtype) @ v
 
     return capped if softcap is not None else plain
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
 
 
 try:

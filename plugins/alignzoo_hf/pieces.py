@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.attention import SDPBackend
 
+from alignzoo_hf.head import wide
+
 aten = torch.ops.aten
 
 
@@ -63,7 +65,7 @@ class Attended(torch.autograd.Function):
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, pieces: Sequence[Masked], scale: float) -> Tensor:
         _, heads, line, size = query.shape
         out = query.new_empty(1, line, heads, size)
-        sums = query.new_empty(1, line, heads, dtype=torch.promote_types(query.dtype, torch.float32))
+        sums = query.new_empty(1, line, heads, dtype=wide(query.dtype))
         for piece, mask in pieces:
             q, k, v = query[:, :, piece.own], piece.seen(key), piece.seen(value)
             answer = aten._scaled_dot_product_flash_attention_for_cpu(

@@ -36,15 +36,18 @@ def uniforms(seed: int, prompts: int, n: int, steps: int) -> Tensor:
 
 
 def draw(logits: Tensor, uniform: Tensor, settings: Sampling) -> tuple[Tensor, Tensor]:
-    """Next tokens and their log-probabilities under the distribution they were drawn from, (N,) each.
+    """Next tokens and their log-probabilities at the given temperature, (N,) each.
 
-    A greedy choice is told with its log-probability at the given temperature.
+    These are of the whole vocabulary, as the training forward says them, also where top-k or top-p left out a part: a
+    ratio of the two then tells how far the engine is off, and not how much was left out.
     """
     logits = logits.float()
     tempered = logits / settings.temperature if settings.temperature != 1.0 else logits
-    probabilities = torch.softmax(filtered(tempered, settings), -1)
+    kept = filtered(tempered, settings)
+    probabilities = torch.softmax(kept, -1)
     tokens = logits.argmax(-1) if settings.greedy else inverse_cdf(probabilities, uniform)
-    return tokens, probabilities.gather(-1, tokens[:, None]).squeeze(-1).log()
+    whole = probabilities if kept is tempered else torch.softmax(tempered, -1)
+    return tokens, whole.gather(-1, tokens[:, None]).squeeze(-1).log()
 
 
 def filtered(logits: Tensor, settings: Sampling) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from alignzoo.types import Batch
 from alignzoo_hf import models
+from alignzoo_hf.layers import EXACT
 from alignzoo_hf.packed import Packing, attending, pack
 from alignzoo_hf.rotary import rotating
 from alignzoo_hf.unread import left_out
@@ -92,8 +93,8 @@ def _difference(model: Any) -> str:
     expected = set(windows(config))
     if packing.windows != expected:
         return f"its layers ask for the windows {_told(packing.windows)}, its config for {_told(expected)}"
-    ours, theirs = ours.float(), theirs.float()
-    exact = theirs.dtype == torch.float32 and not torch.is_autocast_enabled(device.type)
+    exact = theirs.dtype in EXACT and not torch.is_autocast_enabled(device.type)
+    ours, theirs = ours.double(), theirs.double()
     off = float((ours - theirs).norm() / theirs.norm().clamp(min=1e-30))
     if not off < (1e-3 if exact else 5e-2):
         return f"packed and padded states differ by {off:.1e} of their length"

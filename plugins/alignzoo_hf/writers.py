@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -20,6 +21,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from alignzoo.errors import ModelError
 from alignzoo_hf import slots
 from alignzoo_hf.engine import Engine, Tokens, Written
+from alignzoo_hf.layers import EXACT
 from alignzoo_hf.models import bare
 from alignzoo_hf.sampling import Sampling, draw, uniforms
 from alignzoo_hf.spec import HF
@@ -42,6 +44,13 @@ class Writer(Protocol):
 def writer(spec: HF, model: Any, tokenizer: Any, stop_ids: frozenset[int]) -> Writer:
     """The engine that the recipe names. Where ours cannot serve a model, transformers' `generate` does, with a line
     that says why."""
+    if spec.engine in ("vllm", "continuous") and (spec.top_k or spec.top_p < 1):
+        log.warning(
+            "policy.engine = %r records how likely tokens are among those that policy.top_k and policy.top_p keep, and "
+            "not among all, so that schedule.importance_cap would weigh them too low: leave it at 0, or use "
+            "policy.engine = 'alignzoo'",
+            spec.engine,
+        )
     if spec.engine == "vllm":
         from alignzoo_hf.vllm_engine import VLLM
 
@@ -66,18 +75,19 @@ def unfit(model: Any, stop_ids: frozenset[int]) -> str:
         names = sorted({kind.__name__ for kind in kinds} | other)
         return f"its cache is not of keys and values alone ({', '.join(names)})"
     try:
-        answer, expected = _tried(model, stop_ids)
+        answer, expected, exact = _tried(model, stop_ids)
     except Exception as error:  # a model's own code may fail in any way when its attention is not ours
         return f"its forward pass does not go through the attention interface ({type(error).__name__}: {error})"
-    tolerance = 1e-3 if answer.dtype == torch.float32 and not torch.is_autocast_enabled(answer.device.type) else 0.1
+    tolerance = 1e-3 if exact else 0.1
     if not torch.allclose(answer, expected, rtol=tolerance, atol=tolerance):
         worst = float((answer - expected).abs().max())
         return f"with a cache of our own its log-probabilities differ by {worst:.2g}"
     return ""
 
 
-def _tried(model: Any, stop_ids: frozenset[int]) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of a few greedy tokens by the engine, three prompts in two slots, and by the plain model."""
+def _tried(model: Any, stop_ids: frozenset[int]) -> tuple[Tensor, Tensor, bool]:
+    """Log-probabilities of a few greedy tokens by the engine, three prompts in two slots, and by the plain model; and
+    whether it computes in float32."""
     inner = bare(model)
     vocabulary = inner.config.get_text_config().vocab_size
     prompts = [tuple((7 * i + 3 * p + 1) % vocabulary for i in range(length)) for p, length in enumerate((6, 2, 4))]
@@ -88,11 +98,23 @@ def _tried(model: Any, stop_ids: frozenset[int]) -> tuple[Tensor, Tensor]:
     expected = []
     with torch.no_grad():
         for prompt, (tokens, _, _) in zip(prompts, written, strict=True):
-            logits = inner(torch.tensor([prompt + tokens], device=inner.device)).logits[0].float()
-            own = torch.log_softmax(logits, -1)[len(prompt) - 1 : -1]
+            logits = inner(torch.tensor([prompt + tokens], device=inner.device)).logits[0]
+            exact = logits.dtype in EXACT and not torch.is_autocast_enabled(inner.device.type)
+            own = torch.log_softmax(logits.float(), -1)[len(prompt) - 1 : -1]
             expected.append(own.gather(-1, torch.tensor(tokens, device=own.device)[:, None]).squeeze(-1))
     answer = torch.tensor([logprob for _, logprobs, _ in written for logprob in logprobs])
-    return answer, torch.cat(expected).cpu()
+    return answer, torch.cat(expected).cpu(), exact
+
+
+@contextlib.contextmanager
+def unconfigured(model: Any) -> Iterator[None]:
+    """Inside, a model has no generation config of its own: transformers takes from it whatever a call leaves open, a
+    repetition penalty or forbidden tokens, and texts would follow another distribution than the policy's."""
+    former, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = former
 
 
 class Generate:
@@ -126,7 +148,7 @@ class Generate:
             eos_token_id=sorted(self.stop_ids),
             pad_token_id=min(self.stop_ids),
         )
-        with torch.no_grad():
+        with torch.no_grad(), unconfigured(self.model):
             out = self.model.generate(
                 tokens,
                 attention_mask=attend,
@@ -177,11 +199,12 @@ class Continuous:
         )
         former = self.model.config._attn_implementation
         try:
-            answers = self.model.generate_batch(
-                inputs=rows,
-                generation_config=config,
-                continuous_batching_config=self._sizes(rows, settings, seed, slots),
-            )
+            with unconfigured(self.model):
+                answers = self.model.generate_batch(
+                    inputs=rows,
+                    generation_config=config,
+                    continuous_batching_config=self._sizes(rows, settings, seed, slots),
+                )
         finally:
             self.model.set_attn_implementation(former)  # it leaves a paged one behind
         results = list(answers.values())

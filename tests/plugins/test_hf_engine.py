@@ -62,12 +62,9 @@ def tokens(written: Written) -> list[tuple[int, ...]]:
 
 @torch.no_grad()
 def logprobs(model: Any, prompt: Sequence[int], written: Sequence[int], settings: Sampling) -> Tensor:
-    """What the plain forward says of a completion, under the distribution that it was drawn from."""
+    """What the plain forward says of a completion, at the temperature that it was drawn at."""
     logits = model(torch.tensor([[*prompt, *written]])).logits[0, len(prompt) - 1 : -1].float()
-    logits = logits / settings.temperature
-    if settings.top_k:
-        logits = logits.masked_fill(logits < logits.topk(settings.top_k).values[:, -1:], -torch.inf)
-    return torch.log_softmax(logits, -1).gather(-1, torch.tensor(written)[:, None]).squeeze(-1)
+    return torch.log_softmax(logits / settings.temperature, -1).gather(-1, torch.tensor(written)[:, None]).squeeze(-1)
 
 
 @pytest.mark.parametrize("family, lora", [*((name, False) for name in FAMILIES), ("Llama", True), ("Gemma2", True)])
@@ -277,17 +274,17 @@ def test_the_ends_of_the_interval_are_tokens_that_can_be() -> None:
 def test_draws_follow_the_distribution(settings: Sampling) -> None:
     n = 20_000
     logits = 2 * torch.randn(50, generator=torch.Generator().manual_seed(1))
-    p = torch.softmax(logits / settings.temperature, -1)
+    p = whole = torch.softmax(logits / settings.temperature, -1)
     if settings.top_k:
         p = p * (p >= p.topk(settings.top_k).values[-1])
     order = (p / p.sum()).argsort(descending=True)
     before = (p / p.sum())[order].cumsum(0) - (p / p.sum())[order]
-    p[order[before >= settings.top_p]] = 0
+    p = p.index_fill(0, order[before >= settings.top_p], 0)
     p = p / p.sum()
     drawn, logprob = draw(logits.expand(n, -1), uniforms(7, n, 1, 1)[:, 0], settings)
     statistic, bound = chi_squared(drawn, p)
     assert statistic < bound
-    torch.testing.assert_close(logprob, p.log()[drawn], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(logprob, whole.log()[drawn], rtol=1e-4, atol=1e-5)
     assert chi_squared(draw(logits.expand(n, -1), torch.rand(n).double() ** 1.1, settings)[0], p)[0] > bound
 
 
@@ -398,6 +395,7 @@ class FakeLLM:
     def __init__(self, model: str, **settings: Any) -> None:
         self.config = transformers.AutoConfig.from_pretrained(model)
         self.settings, self.model, self.forgotten = settings, FakeModel(), 0
+        self.autocast = torch.is_autocast_enabled("cpu")
 
     def apply_model(self, function: Any) -> list[Any]:
         return [function(self.model)]
@@ -407,6 +405,8 @@ class FakeLLM:
         return True
 
     def generate(self, prompts: Any, sampling_params: Any, *, use_tqdm: bool) -> list[Any]:
+        self.autocast |= torch.is_autocast_enabled("cpu")
+
         def output(prompt: Any, end: int) -> Any:
             ids = [len(prompt["prompt_token_ids"]), end]
             return SimpleNamespace(token_ids=ids, logprobs=[{t: SimpleNamespace(logprob=-float(t))} for t in ids])
@@ -424,23 +424,45 @@ def test_vllm_is_given_the_weights_before_it_writes(monkeypatch: pytest.MonkeyPa
     model = random_model("Llama", lora=True)
     chosen = writer(HF(engine="vllm"), model, tokenizer, STOPS)
     assert isinstance(chosen, VLLM)
-    assert chosen.engine.config.model_type == "llama"
-    assert chosen.engine.settings["logprobs_mode"] == "processed_logprobs"
-    written = chosen.write([(5, 6), (7, 8, 9)], 2, Sampling(4, 0.7, top_k=5), seed=0, slots=8)
+    with torch.autocast("cpu", torch.bfloat16):
+        written = chosen.write([(5, 6), (7, 8, 9)], 2, Sampling(4, 0.7, top_k=5), seed=0, slots=8)
+    engine = chosen.engine
+    assert engine.config.model_type == "llama" and not engine.autocast
+    assert engine.settings["logprobs_mode"] == "processed_logprobs"
+    assert engine.settings["max_model_len"] == 128, "the model's context is shorter than the shortest engine"
+    assert "distributed_executor_backend" not in engine.settings
     assert written == [
         ((2, 99), (-2.0, -99.0), False),
         ((2, 1), (-2.0, -1.0), True),
         ((3, 99), (-3.0, -99.0), False),
         ((3, 1), (-3.0, -1.0), True),
     ]
-    held = chosen.engine.model.weights
+    assert not engine.model.weights and not engine.forgotten, "it was started with these weights"
+    adamw = torch.optim.AdamW(model.parameters(), fused=True)
+    for _ in range(2):
+        sum(weight.sum() for weight in model.parameters()).backward()
+        adamw.step()
+        for _ in range(3):  # handed over once, however often it is asked
+            chosen.write([(5, 6)], 1, Sampling(4, greedy=True), seed=0, slots=8)
+    held = engine.model.weights
     assert held["model.layers.0.mlp.up_proj.weight"].shape == (48, 32) and not [k for k in held if "lora" in k]
-    with torch.no_grad():
-        model.get_base_model().model.norm.weight.add_(1)
-    chosen.write([(5, 6)], 1, Sampling(4, greedy=True), seed=0, slots=8)
-    changed = chosen.engine.model.weights["model.norm.weight"]
-    assert torch.equal(changed, model.get_base_model().model.norm.weight)
-    assert chosen.engine.forgotten == 2
+    assert torch.equal(held["model.norm.weight"], model.get_base_model().model.norm.weight)
+    assert engine.forgotten == 2 and chosen.engine is engine
+
+
+def test_vllm_engines_of_several_processes_are_each_on_their_own_gpu_and_as_long_as_the_texts(
+    monkeypatch: pytest.MonkeyPatch, plain_model: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=FakeLLM, SamplingParams=SimpleNamespace))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    model = random_model("Llama", max_position_embeddings=131_072)
+    chosen = writer(HF(engine="vllm"), model, AutoTokenizer.from_pretrained(plain_model), STOPS)
+    lengths = []
+    for length in (5, 900, 1500, 7):
+        chosen.write([(5,) * length], 1, Sampling(100), seed=0, slots=8)
+        lengths.append(chosen.engine.settings["max_model_len"])
+    assert lengths == [1024, 1024, 2048, 2048]
+    assert chosen.engine.settings["distributed_executor_backend"] == "external_launcher"
 
 
 def test_without_vllm_the_cure_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,6 +37,8 @@ class Pace:
     """Smallest of the sizes of a step, which are its doubles; 0: as many as there are rows."""
     columns: int = 1
     """The columns that a step reads are a multiple of this."""
+    page: int = 0
+    """Columns that the cache grows by; 0: all of them are there at first, which on a CPU takes no memory."""
     graphs: bool = False
     """Whether the steps of a size are recorded as a CUDA graph and replayed."""
 
@@ -52,7 +54,7 @@ class Pace:
         return min(-(-width // self.columns) * self.columns, capacity)
 
 
-GPU = Pace(steps=8, seats=16, columns=256, graphs=True)
+GPU = Pace(steps=8, seats=16, columns=256, page=256, graphs=True)
 """Launching a step's kernels one by one takes longer than running them, and so does waiting for each step's end."""
 
 Tokens = tuple[int, ...]
@@ -183,7 +185,7 @@ class _Writing:
         )
         self.slots = Slots(engine, rows, limit, settings, random)
         longest = max(map(len, prompts), default=0) + steps
-        self.cache = SlotCache(limit, engine.pace.width(longest, 1 << 62))
+        self.cache = SlotCache(limit, engine.pace.width(longest, 1 << 62), engine.pace.page)
         self.graphs = Graphs() if engine.pace.graphs else None
         self.unread = deque(dict.fromkeys(prompts))
         self.rows: dict[Tokens, deque[int]] = {prompt: deque() for prompt in self.unread}
@@ -216,13 +218,14 @@ class _Writing:
         """The next steps, from one that reads so many columns."""
         pace = self.engine.pace
         n = pace.size(self.slots.n, self.slots.limit)
-        width = pace.width(width + pace.steps - 1, self.cache.capacity)
+        width = pace.width(width + pace.steps - 1, self.cache.limit)
         self.cache.reach(width)
         for _ in range(pace.steps):
             if self.graphs is None:
                 self._step(n, width)
             else:
-                self.graphs.run((n, width), lambda: self._step(n, width))
+                # A cache that has grown lies elsewhere, and what was recorded would write where it was.
+                self.graphs.run((n, width, self.cache.capacity), lambda: self._step(n, width))
 
     def _step(self, n: int, width: int) -> None:
         step = Step(self.slots.position[:n], width)

@@ -112,23 +112,39 @@ def windows_asked() -> Iterator[set[int | None]]:
 
 
 class SlotCache(Cache):
-    """Keys and values, (slots, heads, capacity, size) for each layer, allocated when the layer first writes."""
+    """Keys and values, (slots, heads, capacity, size) for each layer, allocated when the layer first writes.
 
-    def __init__(self, slots: int, capacity: int) -> None:
+    On a CPU all of it at once, as what is not touched takes no memory; with `page` as much as is needed, in pages of so
+    many columns and by half at least, as elsewhere what is allocated is taken.
+    """
+
+    def __init__(self, slots: int, limit: int, page: int = 0) -> None:
         super().__init__(layers=[])
-        self.slots, self.capacity = slots, capacity
+        self.slots, self.limit, self.page = slots, limit, page
+        self.capacity = 0 if page else limit
         self.keys: dict[int, Tensor] = {}
         self.values: dict[int, Tensor] = {}
         self.clean = 0
         """Columns that hold numbers: what the allocator left there may be NaN, which a weight of 0 would not silence.
-        The others are not touched, and so take no memory before they are needed."""
+        The others are not touched."""
 
     def reach(self, width: int) -> None:
         """Make the first `width` columns ready to be read."""
+        if width > self.capacity:
+            self._grow(width)
         if width > self.clean:
             former, self.clean = self.clean, min(self.capacity, width + COLUMNS)
             for slots in (*self.keys.values(), *self.values.values()):
                 slots[:, :, former : self.clean].zero_()
+
+    def _grow(self, width: int) -> None:
+        """Room for `width` columns, one layer after the other, so that only one is there twice."""
+        wanted = max(width, self.capacity + self.capacity // 2)
+        self.capacity = min(self.limit, -(-wanted // self.page) * self.page)
+        for held in (self.keys, self.values):
+            for layer, former in held.items():
+                held[layer] = former.new_empty((*former.shape[:2], self.capacity, former.shape[3]))
+                held[layer][:, :, : self.clean] = former[:, :, : self.clean]
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
         return _now.get().update(self, key_states, value_states, layer_idx)

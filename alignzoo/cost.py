@@ -201,9 +201,17 @@ def weight_bytes(shape: ModelShape, frozen: int = FLOAT32) -> int:
     return total + (weight_bytes(shape.critic, frozen) if shape.critic else 0)
 
 
-def reference_bytes(shape: ModelShape) -> int:
+def frozen_bytes(shape: ModelShape, matrices: int = FLOAT32) -> int:
+    """A model that is not trained: its linear layers in `matrices` bytes a weight, and float32 for norms and
+    embeddings, those of a tied head too."""
+    multiplied = shape.trunk + (0 if shape.tied else shape.head)
+    multiplied = min(multiplied, shape.parameters - shape.head)  # embeddings are as many; who scores has no such head
+    return FLOAT32 * shape.parameters - (FLOAT32 - matrices) * multiplied
+
+
+def reference_bytes(shape: ModelShape, matrices: int = FLOAT32) -> int:
     """The frozen copy that answers as before training; an adapted model is its own reference."""
-    return 0 if shape.adapted else FLOAT32 * shape.parameters
+    return 0 if shape.adapted else frozen_bytes(shape, matrices)
 
 
 def gradient_bytes(shape: ModelShape) -> int:

@@ -113,10 +113,10 @@ def bytes_of(step: Rehearsal, outline: Outline, tokens_per_pass: int = 0) -> dic
     sampled = 3 * cost.FLOAT32 * rows * shape.vocab  # logits, probabilities, and their sums
     return {
         "weights": cost.weight_bytes(shape, outline.frozen),
-        "reference": cost.reference_bytes(shape) if "scores" not in step.needs else 0,
+        "reference": cost.reference_bytes(shape, outline.width) if "scores" not in step.needs else 0,
         "gradients": cost.gradient_bytes(shape),
         "adamw": cost.adamw_bytes(shape),
-        "reward models": sum(cost.weight_bytes(each.shape, each.frozen) for each in step.rewards),
+        "reward models": sum(cost.frozen_bytes(each.shape, each.width) for each in step.rewards),
         "activations": sum(kept) + working,  # on the way back, the gradients of one layer's are there too
         "logits": outline.logits(answers) if step.needs & cost.LOGPROBS else 0,
         "key-value cache": cost.cache_bytes(shape, cached, outline.width) + sampled,

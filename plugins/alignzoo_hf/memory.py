@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+
 from alignzoo import cost
 from alignzoo.cost import ModelShape
+from alignzoo.errors import ModelError
 from alignzoo_hf import head
+
+log = logging.getLogger("alignzoo")
 
 SMALL = 1 << 25
 """Bytes from where on the C library maps every new tensor's pages afresh, which costs more than computing it."""
@@ -45,3 +50,22 @@ def on_gpu(shape: ModelShape, free: int, width: int) -> int:
 def _within(tokens: int, least: int, most: int) -> int:
     """The power of two below, between the two."""
     return min(most, max(least, 1 << max(0, tokens.bit_length() - 1))) if tokens > 0 else least
+
+
+def fewer(completions: int, error: Exception, *, tell: bool) -> int:
+    """Half of so many completions, which did not fit in memory together. Raises ModelError where it was one alone."""
+    if completions == 1:
+        raise ModelError(
+            "out of memory while a single completion was generated: use fewer new tokens (policy.max_new_tokens), "
+            "shorter prompts (policy.max_length), a lower precision (policy.dtype), or a smaller model"
+        ) from error
+    half = completions // 2
+    if tell:
+        log.warning(
+            "out of memory while %d completions were generated at once: it goes on with %d, and half of those where "
+            "need be, which changes no text; policy.generate_batch = %d begins there",
+            completions,
+            half,
+            half,
+        )
+    return half

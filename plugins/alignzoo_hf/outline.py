@@ -26,8 +26,8 @@ TRIAL_TOKENS = 24
 """Tokens that a trial writes of each completion."""
 
 
-def outline(spec: HF, needs: frozenset[str]) -> Outline:
-    """The sizes of everything that `load` would build, from configurations alone."""
+def outline(spec: HF, needs: frozenset[str], *, frozen: bool = False) -> Outline:
+    """The sizes of everything that `load` would build, from configurations alone; with `frozen` nothing is trained."""
     place = models.device(spec)
     bf16 = models.wants_bf16(spec, place)
     config = models.config(spec)
@@ -36,6 +36,7 @@ def outline(spec: HF, needs: frozenset[str]) -> Outline:
         main = _model(AutoModelForSequenceClassification if only_scores else AutoModelForCausalLM, config, spec)
         own_critic = "values" in needs and spec.critic == "separate"
         critic = _model(AutoModelForSequenceClassification, config, spec) if own_critic else None
+    main = main.requires_grad_(False) if frozen else main
     shape = shape_of(main, None if critic is None else shape_of(critic))
     tokenizer = models.tokenizer(spec)
     width = 2 if bf16 else 4
@@ -105,5 +106,5 @@ def _tokens_per_pass(shape: ModelShape, place: torch.device, width: int) -> int:
     """As the policy's own, once its weights are there."""
     if place.type != "cuda":
         return memory.on_cpu(shape)
-    weights = cost.weight_bytes(shape, width) + cost.reference_bytes(shape)
+    weights = cost.weight_bytes(shape, width) + cost.reference_bytes(shape, width)
     return memory.on_gpu(shape, torch.cuda.mem_get_info(place)[0] - weights, width)

@@ -6,6 +6,8 @@ import contextlib
 import copy
 import functools
 import itertools
+import os
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,10 +22,13 @@ from alignzoo.cost import ModelShape
 from alignzoo.errors import ModelError
 from alignzoo.gradients import TorchTraining
 from alignzoo.interfaces import PolicyInfo
+from alignzoo.microbatch import is_out_of_memory
 from alignzoo.types import Batch, Completion, Forward, Group, Prompt, Text
 from alignzoo_hf import checks, memory, models
 from alignzoo_hf.encoding import encoder
+from alignzoo_hf.engine import Tokens, Written
 from alignzoo_hf.fingerprint import fingerprint
+from alignzoo_hf.frozen import freeze
 from alignzoo_hf.head import head_logprobs, wide
 from alignzoo_hf.sampling import Sampling
 from alignzoo_hf.shape import shape_of
@@ -36,31 +41,41 @@ class HFPolicy(TorchTraining):
     """A causal language model, and beside it the critic or the scoring head that an optimizer needs.
 
     Models stay in evaluation mode throughout: dropout would break the ratios' exactness and the repeatability of a
-    step. Trained weights are float32; under bf16 the computation runs in autocast and frozen weights are bf16.
+    step. Trained weights are float32; under bf16 the computation runs in autocast and frozen weights are bf16. With
+    `frozen` nothing is trained: a reward model that only answers.
     """
 
-    def __init__(self, spec: HF, needs: frozenset[str]) -> None:
+    def __init__(self, spec: HF, needs: frozenset[str], *, frozen: bool = False) -> None:
         self.spec = spec
+        if spec.deterministic:
+            os.environ.setdefault(
+                "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+            )  # without it cuBLAS has no deterministic products
+            torch.use_deterministic_algorithms(True)
         self.device = models.device(spec)
         self.bf16 = models.wants_bf16(spec, self.device)
         self.tokenizer = models.tokenizer(spec)
-        frozen = torch.bfloat16 if self.bf16 else torch.float32
+        precision = torch.bfloat16 if self.bf16 else torch.float32
         writes = not models.only_scores(needs)
         self.scorer: Any = None
         if "scores" in needs:
-            self.scorer = models.scorer(spec, spec.model, frozen).to(self.device)
+            scorer = models.scorer(spec, spec.model, precision)
+            self.scorer = (freeze(scorer, bf16=self.bf16) if frozen else scorer).to(self.device)
             self.tokenizer = models.with_padding(self.tokenizer)
             models.set_padding(self.scorer, self.tokenizer)
         self.critic: Any = None
         if "values" in needs and spec.critic == "separate":
-            self.critic = self._own_critic(frozen)  # before adapters are put into a live model that it copies
-        self.lm = models.causal_lm(spec, frozen).to(self.device) if writes else None
+            self.critic = self._own_critic(precision)  # before adapters are put into a live model that it copies
+        self.lm = models.causal_lm(spec, precision).to(self.device) if writes else None
         if "values" in needs and spec.critic == "shared":
             self.critic = self._shared_critic()
         self._trains = self.lm is not None and bool(needs)  # who needs nothing only writes
         self._copied: Any = None
         if self._trains and not spec.lora_rank and not isinstance(spec.model, str):
-            self._copied = copy.deepcopy(self.lm).requires_grad_(False)  # a live model's first weights lie nowhere else
+            self._copied = freeze(copy.deepcopy(self.lm), bf16=self.bf16)  # its first weights lie nowhere else
+        # Who learns from given texts alone has a reference for evaluations only, and need not keep it in between.
+        self._reloads = isinstance(spec.model, str) and not needs & {"ref_logprobs", "old_logprobs"}
+        self._at_once = spec.generate_batch
         self._answering: Any = self.lm
         self._packable: dict[type, bool] = {}
         model = self.lm if self.lm is not None else self.scorer
@@ -74,10 +89,10 @@ class HFPolicy(TorchTraining):
             raise ModelError("a shared critic needs a policy that writes")
         return models.value_head(self.lm.config).to(self.device)
 
-    def _own_critic(self, frozen: torch.dtype) -> Any:
+    def _own_critic(self, precision: torch.dtype) -> Any:
         if self.spec.critic_model:
             checks.check_same_tokens(self.tokenizer, self.spec.critic_model, self.spec)
-        critic = models.scorer(self.spec, self.spec.critic_model or self.spec.model, frozen)
+        critic = models.scorer(self.spec, self.spec.critic_model or self.spec.model, precision)
         torch.nn.init.zeros_(models.score_head(critic).weight)  # the value starts at 0, whatever the trunk scored
         return critic.to(self.device)
 
@@ -94,13 +109,27 @@ class HFPolicy(TorchTraining):
         spec = self.spec
         settings = Sampling(spec.max_new_tokens, spec.temperature, spec.top_k, spec.top_p, greedy)
         tokens = [self.encoder.prompt(prompt) for prompt in prompts]
-        with self._autocast():
-            written = self._writer.write(tokens, n, settings, seed=seed, slots=spec.generate_batch)
+        written = self._written(tokens, n, settings, seed)
         completions = iter([Completion(ids, self.encoder.text(ids), done, lps) for ids, lps, done in written])
         return [
             Group(prompt, ids, tuple(itertools.islice(completions, n)))
             for prompt, ids in zip(prompts, tokens, strict=True)
         ]
+
+    def _written(self, prompts: Sequence[Tokens], n: int, settings: Sampling, seed: int) -> Written:
+        """By the engine, with as many completions at once as memory has room for, which changes no text."""
+        while True:
+            try:
+                with self._autocast():
+                    return self._writer.write(prompts, n, settings, seed=seed, slots=self._at_once)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                first = self._at_once == self.spec.generate_batch
+                self._at_once = memory.fewer(min(self._at_once, len(prompts) * n), error, tell=first)
+                traceback.clear_frames(error.__traceback__)  # they hold on to what did not fit
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
 
     @functools.cached_property
     def _writer(self) -> Writer:
@@ -121,6 +150,8 @@ class HFPolicy(TorchTraining):
 
     def forward(self, batch: Batch, columns: frozenset[str]) -> Forward:
         """The columns asked for, at completion positions only; the vocabulary is never held for all of them."""
+        if self._reloads and torch.is_grad_enabled() and self._answering is self.lm:
+            self._copied = None  # the next evaluation loads it again
         batch = batch.to(self.device)
         answers: dict[str, Tensor] = {}
         with self._autocast():
@@ -208,10 +239,10 @@ class HFPolicy(TorchTraining):
 
     @property
     def _reference(self) -> Any:
-        """The frozen copy, loaded when it is first asked; in the trained weights' own precision, as one rounded to bf16
-        would not answer as the policy does at first."""
+        """The frozen copy, loaded when it is first asked; it answers to the bit as the policy does at first."""
         if self._copied is None:
-            self._copied = models.causal_lm(self.spec, torch.float32).to(self.device).requires_grad_(False)
+            copied = models.causal_lm(self.spec, torch.float32)
+            self._copied = freeze(copied, bf16=self.bf16).to(self.device)
         return self._copied
 
     # --- training ------------------------------------------------------------------------------------------------
@@ -246,13 +277,13 @@ class HFPolicy(TorchTraining):
 
     def _tokens_per_pass(self) -> int:
         """Tokens per pass: on the CPU so few that tensors stay small, on a GPU what its free memory holds."""
-        shape = self._shape
+        shape, width = self._shape, 2 if self.bf16 else 4
         if self.device.type != "cuda":
             return memory.on_cpu(shape)
         free = torch.cuda.mem_get_info(self.device)[0]
-        free -= cost.reference_bytes(shape) if self._trains and self._copied is None else 0  # it may still come
+        free -= cost.reference_bytes(shape, width) if self._trains and self._copied is None else 0  # it may still come
         kept = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)  # torch's, and free
-        return memory.on_gpu(shape, free + kept, width=2 if self.bf16 else 4)
+        return memory.on_gpu(shape, free + kept, width)
 
     def _fingerprint(self) -> str:
         """Of the reference's weights, its configuration, the temperature, the precision and the kind of device."""

@@ -16,6 +16,7 @@ from alignzoo.microbatch import MicroBatcher
 from alignzoo_hf.checks import check_reward
 from alignzoo_hf.models import check_scorer
 from alignzoo_hf.outline import outline
+from alignzoo_hf.policy import HFPolicy
 from alignzoo_hf.spec import HF
 
 
@@ -38,9 +39,9 @@ class ModelReward:
 
     @cached_property
     def scorer(self) -> Policy:
-        """The model, loaded when it is first asked."""
+        """The model, loaded when it is first asked, and not to be trained."""
         check_scorer(self._settings(), self.model)
-        return self._settings().load(frozenset({"scores"}))
+        return HFPolicy(self._settings(), frozenset({"scores"}), frozen=True)
 
     def check(self, context: CheckContext) -> None:
         """Raise ModelError where the model is no scorer, or its template cannot render the first step's prompts."""
@@ -48,7 +49,7 @@ class ModelReward:
 
     def outline(self, needs: frozenset[str]) -> Outline:
         """What `scorer` would be, without its weights."""
-        return outline(self._settings(), frozenset({"scores"}))
+        return outline(self._settings(), frozenset({"scores"}), frozen=True)
 
     def _settings(self) -> HF:
         return HF(

@@ -35,6 +35,9 @@ class HF:
     """Where to compute; auto: a GPU when there is one."""
     dtype: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of the computation; trained weights stay in fp32. auto: bf16 on CUDA, fp32 elsewhere."""
+    deterministic: bool = False
+    """Only torch's deterministic algorithms, slower on a GPU, so that a run there repeats to the bit on the same card
+    and versions; on a CPU runs do in any case. An operation that has none is an error."""
     attention: str = "auto"
     """transformers' attention implementation (sdpa, eager, flash_attention_2...); auto: packed, without padding,
     where the model allows it."""
@@ -62,8 +65,8 @@ class HF:
 
     def samples_exactly(self, bf16: bool) -> bool:
         """Whether what is recorded of tokens is what `forward` says: in float32, by an engine whose numbers are its
-        own, of the whole vocabulary."""
-        return not self.top_k and self.top_p == 1 and not bf16 and self.engine in ("alignzoo", "generate")
+        own."""
+        return not bf16 and self.engine in ("alignzoo", "generate")
 
     def load(self, needs: frozenset[str]) -> Policy:
         """The live policy, with a critic for "values" and a scoring head for "scores"."""

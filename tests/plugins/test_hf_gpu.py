@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import os
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -16,14 +17,17 @@ from test_hf_packed import Case, answered, close, loaded, ragged, random_model
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, GenerationConfig, LlamaForCausalLM
 
-from alignzoo_hf import engine, head, packed
-from alignzoo_hf.engine import Engine
+from alignzoo import ModelError, Prompt, cost
+from alignzoo_hf import engine, head, packed, slots, trunk
+from alignzoo_hf.engine import Engine, Pace
 from alignzoo_hf.head import Head, Tiling, head_logprobs
 from alignzoo_hf.policy import HFPolicy
+from alignzoo_hf.reward import ModelReward
 from alignzoo_hf.sampling import Sampling
 from alignzoo_hf.spec import HF
+from alignzoo_hf.writers import Continuous, Generate, unfit, writer
 
 VIEWS = {"view", "t", "slice", "select", "expand", "transpose", "unsqueeze", "squeeze", "detach", "alias", "split"}
 NO_KERNEL = VIEWS | {"empty", "empty_like", "as_strided", "_unsafe_view", "lift_fresh", "reshape"}
@@ -213,3 +217,169 @@ def test_weights_are_cast_once_however_much_is_written(
     assert casts[0] == casts[1]
     assert sum(casts[0].values()) <= sum(matrices.values())
     assert lora or casts[0] == dict(matrices)
+
+
+@pytest.mark.parametrize("family", ["Llama", "Mistral"])
+def test_a_cache_that_grows_says_the_same_and_takes_what_is_needed(
+    family: str, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = random_model(family, initializer_range=0.3)
+    taken = []
+    former = slots.SlotCache.reach
+
+    def reach(self: slots.SlotCache, width: int) -> None:
+        former(self, width)
+        taken.append((self.capacity, self.limit))
+
+    monkeypatch.setattr(slots.SlotCache, "reach", reach)
+    written = []
+    for pace in (Pace(), Pace(steps=3, seats=4, columns=8, page=8)):
+        taken.clear()
+        writing = Engine(model, frozenset(range(1, 60)))
+        writing.pace = pace
+        written.append(writing.write([(200, 201), (202,) * 9], 4, Sampling(50), seed=2, slots=6))
+    assert [each[0] for each in written[0]] == [each[0] for each in written[1]]
+    longest = max(9 + len(tokens) for tokens, _, _ in written[0])
+    capacities, limit = {capacity for capacity, _ in taken}, taken[0][1]
+    assert limit == 64, "59 columns in steps of 8"
+    assert longest < 36, "the texts are to end early"
+    assert max(capacities) <= longest * 1.5 + 3 + 8 < limit
+    assert len(capacities) > 1, "it has grown"
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory")])
+def test_memory_that_ends_while_generating_halves_how_many_are_generated_at_once(
+    error: Exception, tokenizer: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = HF(model=random_model("Llama"), tokenizer=tokenizer, device="cpu", max_new_tokens=6, generate_batch=64)
+    policy = spec.load(frozenset({"logprobs"}))
+    prompts = [Prompt("one"), Prompt("two")]
+    expected = policy.generate(prompts, 6, seed=1)
+    fits, tried = 4, []
+
+    def said(groups: Any) -> list[tuple[int, ...]]:
+        return [completion.tokens for group in groups for completion in group.completions]
+
+    former = Engine.write
+
+    def write(self: Engine, asked: Any, n: int, settings: Sampling, *, seed: int, slots: int) -> Any:
+        tried.append(slots)
+        if min(slots, n * len(asked)) > fits:
+            raise error
+        return former(self, asked, n, settings, seed=seed, slots=slots)
+
+    monkeypatch.setattr(Engine, "write", write)
+    with caplog.at_level("WARNING", "alignzoo"):
+        for _ in range(2):
+            assert said(policy.generate(prompts, 6, seed=1)) == said(expected)
+    assert tried == [64, 6, 3, 3]
+    assert [record.getMessage() for record in caplog.records] == [
+        "out of memory while 12 completions were generated at once: it goes on with 6, and half of those where need "
+        "be, which changes no text; policy.generate_batch = 6 begins there"
+    ]
+    fits = 0
+    with pytest.raises(ModelError, match=r"out of memory while a single completion was generated: .*max_new_tokens"):
+        policy.generate(prompts, 6, seed=1)
+
+
+@pytest.mark.parametrize("chosen", ["generate", "continuous"])
+def test_nothing_of_a_generation_config_changes_what_is_generated(chosen: str) -> None:
+    """Recorded log-probabilities are of what the policy says, and so must the draws be."""
+    model = random_model("Llama")
+    own = model.generation_config = GenerationConfig(
+        do_sample=True, repetition_penalty=5.0, bad_words_ids=[[7]], suppress_tokens=[9], min_new_tokens=6, top_k=2
+    )
+    writing = {"generate": Generate, "continuous": Continuous}[chosen](model, frozenset({1}))
+    written = writing.write([(5, 6, 7)], 8, Sampling(8), seed=0, slots=8)
+    assert model.generation_config is own
+    for tokens, recorded, _ in written:
+        logits = model(torch.tensor([(5, 6, 7, *tokens)])).logits[0, 2:-1]
+        expected = torch.log_softmax(logits, -1).gather(1, torch.tensor(tokens)[:, None])[:, 0]
+        torch.testing.assert_close(torch.tensor(recorded), expected.detach(), rtol=1e-4, atol=1e-4)
+
+
+def test_an_engine_that_records_of_a_part_of_the_vocabulary_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    for settings in ({"top_p": 0.9}, {"top_k": 5}, {}):
+        writer(HF(engine="continuous", **settings), random_model("Llama"), None, frozenset({1}))
+    assert len(caplog.records) == 2 and "schedule.importance_cap" in caplog.text
+
+
+# --- what is held -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("family", "tied"), [("Llama", False), ("Qwen2", True), ("GPT2", True), ("Gemma2", True)])
+def test_a_reference_in_half_the_memory_answers_to_the_bit(family: str, tied: bool, tokenizer: Any) -> None:
+    spec = HF(model=random_model(family), tokenizer=tokenizer, device="cpu", dtype="bf16", max_new_tokens=4)
+    policy = spec.load(frozenset({"logprobs", "ref_logprobs"}))
+    assert isinstance(policy, HFPolicy)
+    reference, columns = policy._reference, frozenset({"logprobs"})
+    bf16 = {name for name, weight in reference.named_parameters() if weight.dtype == torch.bfloat16}
+    assert not [weight for weight in reference.parameters() if weight.requires_grad]
+    assert any("mlp" in name for name in bf16) and ("lm_head.weight" in bf16) is not tied
+    assert not [name for name in bf16 if "norm" in name or "embed" in name or "wte" in name or "bias" in name]
+    own = policy.forward(ragged(0), columns).logprobs
+    with policy.reference(), torch.no_grad():
+        assert torch.equal(policy.forward(ragged(0), columns).logprobs, own)
+    assert {weight.dtype for weight in policy.lm.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_a_reward_model_is_not_trained(dtype: Any, tokenizer: Any, tmp_path: Path) -> None:
+    random_model("Llama", AutoModelForSequenceClassification, num_labels=1).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    reward = ModelReward(str(tmp_path), device="cpu", dtype=dtype)
+    scorer, batch, scores = reward.scorer, ragged(0), frozenset({"scores"})
+    assert isinstance(scorer, HFPolicy)
+    assert not any(weight.requires_grad for weight in scorer.scorer.parameters())
+    trained = HF(model=str(tmp_path), device="cpu", dtype=dtype, max_new_tokens=1).load(scores)
+    assert torch.equal(scorer.forward(batch, scores).scores, trained.forward(batch, scores).scores)
+    held = sum(weight.numel() * weight.element_size() for weight in scorer.scorer.parameters())
+    outline = reward.outline(frozenset())
+    assert outline.shape == scorer.shape() and outline.shape.trained == 0
+    assert cost.frozen_bytes(outline.shape, outline.width) == pytest.approx(held, rel=0.02)
+    assert cost.gradient_bytes(scorer.shape()) == 0
+
+
+def test_who_learns_from_given_texts_holds_no_reference_while_it_does(plain_model: Path) -> None:
+    batch, columns = ragged(0), frozenset({"logprobs"})
+
+    def reference_of(needs: set[str], **changes: Any) -> list[Any]:
+        spec = HF(model=str(plain_model), device="cpu", max_new_tokens=4)
+        policy = replace(spec, **changes).load(frozenset(needs))
+        assert isinstance(policy, HFPolicy)
+        with torch.no_grad(), policy.reference():
+            first = policy.forward(batch, columns).logprobs
+        with torch.no_grad():
+            policy.forward(batch, columns)
+        held = [policy._copied is not None]
+        policy.forward(batch, columns).logprobs.sum().backward()
+        held.append(policy._copied is not None)
+        with torch.no_grad(), policy.reference():
+            assert torch.equal(policy.forward(batch, columns).logprobs, first)
+        return held
+
+    assert reference_of({"logprobs"}) == [True, False]
+    assert reference_of({"logprobs", "ref_logprobs"}) == [True, True]
+    assert reference_of({"logprobs", "old_logprobs"}) == [True, True], "its KL may be measured in every step"
+    live = LlamaForCausalLM.from_pretrained(plain_model)
+    tokenizer = AutoTokenizer.from_pretrained(plain_model)
+    assert reference_of({"logprobs"}, model=live, tokenizer=tokenizer) == [True, True], "it lies nowhere else"
+
+
+# --- precision and order ----------------------------------------------------------------------------------------------
+
+
+def test_a_trunk_in_bf16_is_held_to_what_bf16_is_good_for(caplog: pytest.LogCaptureFixture) -> None:
+    for family in ("Llama", "Qwen3"):
+        model = random_model(family).bfloat16()
+        assert trunk.can_pack(model), caplog.text
+        assert not unfit(model, frozenset({1}))
+
+
+def test_deterministic_algorithms_are_a_setting(plain_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    asked: list[bool] = []
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", asked.append)
+    for chosen in (False, True):
+        HF(model=str(plain_model), device="cpu", max_new_tokens=4, deterministic=chosen).load(frozenset())
+    assert asked == [True] and os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"

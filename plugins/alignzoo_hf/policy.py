@@ -6,7 +6,9 @@ import contextlib
 import copy
 import functools
 import itertools
+import math
 import os
+import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -35,6 +37,9 @@ from alignzoo_hf.shape import shape_of
 from alignzoo_hf.spec import HF
 from alignzoo_hf.trunk import States, can_pack, packed, padded
 from alignzoo_hf.writers import Writer, writer
+
+RELOADING = 0.05
+"""Of the time in which a reference is not needed, what loading it again may take; else it is kept."""
 
 
 class HFPolicy(TorchTraining):
@@ -75,6 +80,7 @@ class HFPolicy(TorchTraining):
             self._copied = freeze(copy.deepcopy(self.lm), bf16=self.bf16)  # its first weights lie nowhere else
         # Who learns from given texts alone has a reference for evaluations only, and need not keep it in between.
         self._reloads = isinstance(spec.model, str) and not needs & {"ref_logprobs", "old_logprobs"}
+        self._let_go = -math.inf
         self._at_once = spec.generate_batch
         self._answering: Any = self.lm
         self._packable: dict[type, bool] = {}
@@ -150,8 +156,8 @@ class HFPolicy(TorchTraining):
 
     def forward(self, batch: Batch, columns: frozenset[str]) -> Forward:
         """The columns asked for, at completion positions only; the vocabulary is never held for all of them."""
-        if self._reloads and torch.is_grad_enabled() and self._answering is self.lm:
-            self._copied = None  # the next evaluation loads it again
+        if self._reloads and self._copied is not None and torch.is_grad_enabled() and self._answering is self.lm:
+            self._copied, self._let_go = None, time.monotonic()  # the next evaluation loads it again
         batch = batch.to(self.device)
         answers: dict[str, Tensor] = {}
         with self._autocast():
@@ -239,10 +245,13 @@ class HFPolicy(TorchTraining):
 
     @property
     def _reference(self) -> Any:
-        """The frozen copy, loaded when it is first asked; it answers to the bit as the policy does at first."""
+        """The frozen copy, loaded when it is first asked; it answers to the bit as the policy does at first. Where it
+        is asked so often that loading it takes more than a share of the time, it stays from then on."""
         if self._copied is None:
+            start = time.monotonic()
             copied = models.causal_lm(self.spec, torch.float32)
             self._copied = freeze(copied, bf16=self.bf16).to(self.device)
+            self._reloads &= time.monotonic() - start <= RELOADING * (start - self._let_go)
         return self._copied
 
     # --- training ------------------------------------------------------------------------------------------------

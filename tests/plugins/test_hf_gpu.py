@@ -9,6 +9,7 @@ import os
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -340,7 +341,11 @@ def test_a_reward_model_is_not_trained(dtype: Any, tokenizer: Any, tmp_path: Pat
     assert cost.gradient_bytes(scorer.shape()) == 0
 
 
-def test_who_learns_from_given_texts_holds_no_reference_while_it_does(plain_model: Path) -> None:
+def test_who_learns_from_given_texts_holds_no_reference_while_it_does(
+    plain_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("alignzoo_hf.policy.time", SimpleNamespace(monotonic=lambda: now[0]))
     batch, columns = ragged(0), frozenset({"logprobs"})
 
     def reference_of(needs: set[str], **changes: Any) -> list[Any]:
@@ -356,14 +361,17 @@ def test_who_learns_from_given_texts_holds_no_reference_while_it_does(plain_mode
         held.append(policy._copied is not None)
         with torch.no_grad(), policy.reference():
             assert torch.equal(policy.forward(batch, columns).logprobs, first)
-        return held
+        policy.forward(batch, columns).logprobs.sum().backward()
+        return [*held, policy._copied is not None]
 
-    assert reference_of({"logprobs"}) == [True, False]
-    assert reference_of({"logprobs", "ref_logprobs"}) == [True, True]
-    assert reference_of({"logprobs", "old_logprobs"}) == [True, True], "its KL may be measured in every step"
+    assert reference_of({"logprobs"}) == [True, False, False]
+    assert reference_of({"logprobs", "ref_logprobs"}) == [True, True, True]
+    assert reference_of({"logprobs", "old_logprobs"}) == [True, True, True], "its KL may be measured in every step"
+    monkeypatch.setattr("alignzoo_hf.policy.time.monotonic", lambda: now.append(now[-1] + 1) or now[-1])
+    assert reference_of({"logprobs"}) == [True, False, True], "it is asked as often as it is learned from"
     live = LlamaForCausalLM.from_pretrained(plain_model)
     tokenizer = AutoTokenizer.from_pretrained(plain_model)
-    assert reference_of({"logprobs"}, model=live, tokenizer=tokenizer) == [True, True], "it lies nowhere else"
+    assert reference_of({"logprobs"}, model=live, tokenizer=tokenizer) == [True, True, True], "it lies nowhere else"
 
 
 # --- precision and order ----------------------------------------------------------------------------------------------

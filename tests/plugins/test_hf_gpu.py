@@ -319,7 +319,7 @@ def test_a_reference_in_half_the_memory_answers_to_the_bit(family: str, tied: bo
     assert any("mlp" in name for name in bf16) and ("lm_head.weight" in bf16) is not tied
     assert not [name for name in bf16 if "norm" in name or "embed" in name or "wte" in name or "bias" in name]
     own = policy.forward(ragged(0), columns).logprobs
-    with policy.reference(), torch.no_grad():
+    with policy.answering("ref"), torch.no_grad():
         assert torch.equal(policy.forward(ragged(0), columns).logprobs, own)
     assert {weight.dtype for weight in policy.lm.parameters()} == {torch.float32}
 
@@ -336,9 +336,9 @@ def test_a_reward_model_is_not_trained(dtype: Any, tokenizer: Any, tmp_path: Pat
     assert torch.equal(scorer.forward(batch, scores).scores, trained.forward(batch, scores).scores)
     held = sum(weight.numel() * weight.element_size() for weight in scorer.scorer.parameters())
     outline = reward.outline(frozenset())
-    assert outline.shape == scorer.shape() and outline.shape.trained == 0
+    assert outline.shape == scorer.info().shape and outline.shape.trained == 0
     assert cost.frozen_bytes(outline.shape, outline.width) == pytest.approx(held, rel=0.02)
-    assert cost.gradient_bytes(scorer.shape()) == 0
+    assert cost.gradient_bytes(scorer.info().shape) == 0
 
 
 def test_who_learns_from_given_texts_holds_no_reference_while_it_does(
@@ -352,14 +352,14 @@ def test_who_learns_from_given_texts_holds_no_reference_while_it_does(
         spec = HF(model=str(plain_model), device="cpu", max_new_tokens=4)
         policy = replace(spec, **changes).load(frozenset(needs))
         assert isinstance(policy, HFPolicy)
-        with torch.no_grad(), policy.reference():
+        with torch.no_grad(), policy.answering("ref"):
             first = policy.forward(batch, columns).logprobs
         with torch.no_grad():
             policy.forward(batch, columns)
         held = [policy._copied is not None]
         policy.forward(batch, columns).logprobs.sum().backward()
         held.append(policy._copied is not None)
-        with torch.no_grad(), policy.reference():
+        with torch.no_grad(), policy.answering("ref"):
             assert torch.equal(policy.forward(batch, columns).logprobs, first)
         policy.forward(batch, columns).logprobs.sum().backward()
         return [*held, policy._copied is not None]

@@ -7,7 +7,6 @@ costs.jsonl is never rewound.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from alignzoo import processes
+from alignzoo.files import line_of, read_lines
 from alignzoo.interfaces import HasCosts
 from alignzoo.types import Group
 
@@ -37,9 +37,7 @@ class Journal:
         """Append several lines of one step."""
         if processes.index():
             return
-        text = "".join(
-            json.dumps({"stage": self.stage, "step": step, **values}, ensure_ascii=False) + "\n" for values in lines
-        )
+        text = "".join(line_of({"stage": self.stage, "step": step, **values}) for values in lines)
         with self._path(file).open("a", encoding="utf-8") as out:
             out.write(text)
 
@@ -142,18 +140,10 @@ def _last(line: Mapping[str, Any]) -> bool:
     return "after" in line or line.get("when") == "after"
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a file; one that was cut off in the writing is no line yet."""
-    if not path.exists():
-        return []
-    text = path.read_text(encoding="utf-8")
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
-
-
 def _keep(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
     if not path.exists():
         return
     partial = path.with_name(f".{path.name}.partial")
-    kept = [json.dumps(line, ensure_ascii=False) + "\n" for line in read_lines(path) if wanted(line)]
+    kept = [line_of(line) for line in read_lines(path) if wanted(line)]
     partial.write_text("".join(kept), encoding="utf-8")
     partial.replace(path)

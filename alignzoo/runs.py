@@ -17,8 +17,8 @@ from alignzoo import processes, report
 from alignzoo.checkpoint import write_json
 from alignzoo.errors import RunError
 from alignzoo.evaluate import Figures
+from alignzoo.files import read_lines, read_object
 from alignzoo.interfaces import Policy
-from alignzoo.journal import read_lines
 from alignzoo.recipe import Recipe
 from alignzoo.recipe.changes import changes
 from alignzoo.registry import Registry
@@ -28,6 +28,10 @@ PACKAGES = ("alignzoo", "torch", "transformers", "accelerate", "peft", "tokenize
 
 SHOWN = 8
 """Changes that an error lists."""
+
+
+BROKEN = "Without it nobody can say what the run was: put it back from a copy, or start again with another --out."
+DONE_AGAIN = "the last steps of finished stages again, from their checkpoints"
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,7 @@ def _check_same(recipe: Recipe, folder: Path) -> None:
     path = folder / "manifest.json"
     if not path.exists():
         raise RunError(f"{folder} holds no run to resume: it has no manifest.json")
-    former = json.loads(path.read_text(encoding="utf-8"))["recipe"]
+    former = read_object(path, "recipe", fix=BROKEN)["recipe"]
     begun = begun_in(folder)
     found = changes(former, json.loads(json.dumps(recipe.resolved)), begun)
     if found:
@@ -157,5 +161,8 @@ def finished_in(folder: Path) -> list[StageResult]:
     path = folder / "result.json"
     if not path.exists():
         return []
-    stages = json.loads(path.read_text(encoding="utf-8"))["stages"]
-    return [StageResult(**{**each, "model": folder / each["model"]}) for each in stages]
+    stages = read_object(path, "stages", fix=f"Put it back, or delete it: --resume then takes {DONE_AGAIN}.")["stages"]
+    try:
+        return [StageResult(**{**each, "model": folder / each["model"]}) for each in stages]
+    except TypeError as error:
+        raise RunError(f"{path} is no result of a run: {error}. Delete it: --resume then takes {DONE_AGAIN}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import statistics
 from collections.abc import Iterable
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import alignzoo
+from alignzoo.files import read_json
 
 RESULTS = Path(alignzoo.__file__).parents[1] / "benchmarks" / "results"
 """Where a source tree has its benchmarks; an installed package has none."""
@@ -70,7 +70,7 @@ def benchmarks(name: str, folder: Path = RESULTS) -> list[dict[str, Any]]:
     path = folder / "learning.json"
     if not path.is_file():
         return []
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = read_json(path)
     runs = [run for run in found["runs"] if run["recipe"] == name]
     rows = []
     for task in dict.fromkeys(run["task"] for run in runs):

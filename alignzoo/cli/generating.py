@@ -13,6 +13,7 @@ import typer
 
 from alignzoo.cli.common import Debug, NoPlugins, Plugins, console, registry, told
 from alignzoo.errors import DataError, ModelError, RecipeError
+from alignzoo.files import decoded
 
 if TYPE_CHECKING:
     from alignzoo.interfaces import Policy
@@ -113,27 +114,23 @@ def _prompt(said: Any, chats: bool) -> Prompt:
 def _read(path: Path) -> list[Any]:
     """The prompts of a file: texts, or conversations in a .jsonl."""
     try:
-        lines = [line for line in path.read_text("utf-8").splitlines() if line.strip()]
+        lines = path.read_text("utf-8-sig").split("\n")  # not splitlines: a text may hold U+2028 and the like
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"{path}: cannot be read: {getattr(error, 'strerror', None) or 'it is not text in UTF-8'}"
         ) from error
-    if not lines:
+    numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    if not numbered:
         raise DataError(f"{path} holds no prompts: give one a line")
-    return [_row(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)] if _is_jsonl(path) else lines
+    return [_row(line, path, number) if _is_jsonl(path) else line for number, line in numbered]
 
 
 def _is_jsonl(path: Path) -> bool:
     return path.suffix in (".jsonl", ".json")
 
 
-def _row(line: str, where: str) -> Any:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise DataError(
-            f'{where}: not JSON: {error}. Expected an object a line, as in {{"prompt": "Hello"}}'
-        ) from error
+def _row(line: str, path: Path, number: int) -> Any:
+    row = decoded(line, path, line=number, fix='Expected an object a line, as in {"prompt": "Hello"}')
     said = row.get("prompt") if isinstance(row, dict) else None
     turns = (
         isinstance(said, list)
@@ -141,7 +138,7 @@ def _row(line: str, where: str) -> Any:
         and all(isinstance(turn, dict) and {"role", "content"} <= turn.keys() for turn in said)
     )
     if not isinstance(said, str) and not turns:
-        raise DataError(f"{where}: no `prompt` that is a text or a list of turns, found {line[:80]}")
+        raise DataError(f"{path}, line {number}: no `prompt` that is a text or a list of turns, found {line[:80]}")
     return said
 
 

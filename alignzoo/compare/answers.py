@@ -6,7 +6,6 @@ and their KL is to the same starting policy, whatever reference the algorithm it
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,6 +18,7 @@ from alignzoo.batching import answer, collate
 from alignzoo.compare.plan import Measure
 from alignzoo.compare.results import Figures
 from alignzoo.evaluate import Gold, standard_error
+from alignzoo.files import line_of, read_lines
 from alignzoo.interfaces import Policy
 from alignzoo.rewards import WeightedReward, score
 from alignzoo.types import Completion, Group, Prompt, Score, Text
@@ -201,13 +201,12 @@ def distinct(texts: Sequence[Sequence[int]], n: int) -> float:
 
 def write_answers(path: Path, answers: Iterable[Answer]) -> None:
     """One line each."""
-    path.write_text("".join(json.dumps(asdict(each), ensure_ascii=False) + "\n" for each in answers), encoding="utf-8")
+    path.write_text("".join(line_of(asdict(each)) for each in answers), encoding="utf-8")
 
 
 def read_answers(path: Path) -> Iterator[Answer]:
     """The answers of a cell, sampled and greedy."""
-    for line in path.read_text(encoding="utf-8").splitlines():
-        yield _answer(json.loads(line))
+    return map(_answer, read_lines(path))
 
 
 def _answer(data: dict[str, Any]) -> Answer:

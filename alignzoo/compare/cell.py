@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import functools
-import json
 import math
 import shutil
 import sys
@@ -21,7 +20,7 @@ from alignzoo.compare.answers import Examiner, examine, figures, write_answers
 from alignzoo.compare.plan import Cell, read_cell
 from alignzoo.compare.results import CellResult, Figures, Status, from_plain
 from alignzoo.errors import AlignzooError, DivergedError
-from alignzoo.journal import read_lines
+from alignzoo.files import read_json, read_lines
 
 TOLERANCE = 0.1
 """A run ends with a step, so it may go over its budget by part of one: by more than this share it is over budget."""
@@ -42,7 +41,7 @@ class Ended:
 def finished(folder: Path) -> CellResult | None:
     """The result of a cell that has come to its end; None of one that has not."""
     path = folder / "cell.json"
-    return from_plain(CellResult, json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+    return from_plain(CellResult, read_json(path)) if path.exists() else None
 
 
 def run_cell(folder: Path) -> CellResult:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,6 +11,7 @@ from typing import Any, Literal
 from alignzoo.checkpoint import write_json
 from alignzoo.compare.results import Role, from_plain
 from alignzoo.errors import RecipeError, did_you_mean
+from alignzoo.files import read_json
 
 ENTRY = re.compile(r"([^\[\]=]+)(?:\[(.*)\])?")
 """NAME, or NAME[key=value,...]."""
@@ -189,7 +189,7 @@ class Cell:
 
 def read_cell(folder: Path) -> Cell:
     """The cell that a folder was made for."""
-    return cell_from(json.loads((folder / "plan.json").read_text(encoding="utf-8")))
+    return cell_from(read_json(folder / "plan.json"))
 
 
 def cell_from(data: Mapping[str, Any]) -> Cell:

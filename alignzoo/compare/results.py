@@ -15,7 +15,6 @@ DIR/
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import Any, Literal, TypeVar
 
 from alignzoo.checkpoint import write_json
 from alignzoo.errors import RunError
+from alignzoo.files import read_json
 
 Figures = dict[str, float]
 
@@ -253,7 +253,7 @@ def read_results(folder: str | Path) -> Results:
     path = Path(folder) / "results.json"
     if not path.exists():
         raise RunError(f"{folder} holds no finished comparison: it has no results.json")
-    data = json.loads(path.read_text(encoding="utf-8"))
+    data = read_json(path)
     if data.get("format") != FORMAT:
         raise RunError(f"{path} is of format {data.get('format')}, this alignzoo reads {FORMAT}: compare again")
     lists: dict[str, type[Any]] = {

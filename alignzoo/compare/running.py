@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from alignzoo.compare.results import CellResult, Results
 from alignzoo.compare.spread import spread
 from alignzoo.compare.winrates import verdicts_of
 from alignzoo.errors import RunError
+from alignzoo.files import read_json
 from alignzoo.registry import Registry
 
 Progress = Callable[[CellResult, int, int], None]
@@ -165,7 +165,7 @@ def _chosen(grid: Grid, tried: Sequence[CellResult]) -> dict[tuple[str, str], tu
 
 
 def _timings(folder: Path, cells: Sequence[CellResult]) -> dict[str, Mapping[str, float]]:
-    return {cell.id: json.loads((folder / cell.folder / "timing.json").read_text("utf-8")) for cell in cells}
+    return {cell.id: read_json(folder / cell.folder / "timing.json") for cell in cells}
 
 
 def _registry(plan: Plan) -> Registry:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
 from alignzoo.compare.results import CellResult, Compared, Results
+from alignzoo.files import read_json
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -53,7 +53,7 @@ def tables(results: Results, folder: Path) -> Iterator[RenderableType]:
                 yield Text(f"  • {headline.text}")
     if len(results.tasks) > 1:
         yield _overall(results)
-    yield _costs(results, json.loads((folder / "timings.json").read_text(encoding="utf-8")))
+    yield _costs(results, read_json(folder / "timings.json"))
 
 
 def _of_task(results: Results, task: str) -> Table:

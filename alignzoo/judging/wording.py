@@ -69,7 +69,7 @@ def read_verdict(reply: str) -> Verdict:
     """The verdict of a reply that is just what was asked for; raises a ValueError that says what is wrong with it."""
     try:
         found = json.loads(reply, object_pairs_hook=_once)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"it is not one JSON object and nothing else ({error})") from error
     if not isinstance(found, dict) or found.keys() != {"rationale", "verdict"}:
         keys = sorted(found) if isinstance(found, dict) else type(found).__name__

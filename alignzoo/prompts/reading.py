@@ -26,6 +26,7 @@ from typing import Annotated, Any
 from annotated_types import Ge, Lt
 
 from alignzoo.errors import DataError, did_you_mean
+from alignzoo.files import decoded
 from alignzoo.prompts.formats import FORMATS, Row, accepted, found, parse, recognise
 from alignzoo.types import Prompt
 
@@ -173,34 +174,19 @@ def _json_lines(path: Path) -> Iterator[Any]:
     with _opened(path) as file:
         for number, line in enumerate(file, 1):
             if line.strip():
-                yield _decoded(path, number, line.rstrip(), "One object a line; a list goes into a .json file.")
+                yield decoded(line.rstrip(), path, line=number, fix="One object a line; a list goes into a .json file.")
 
 
 def _json(path: Path) -> Iterable[Any]:
     with _opened(path) as file:
         content = file.read().rstrip()
     cure = "A list of objects; one object a line goes into a .jsonl file."
-    rows = _decoded(path, 1, content, cure) if content else []
+    rows = decoded(content, path, fix=cure) if content else []
     if isinstance(rows, dict) and isinstance(rows.get("data"), list):
         rows = rows["data"]
     if not isinstance(rows, list):
         raise DataError(f'{path}: expected a list of objects, or {{"data": [...]}}, found {found(rows)}.')
     return rows
-
-
-def _decoded(path: Path, line: int, content: bytes, cure: str) -> Any:
-    """JSON's value; `line` is the number of the first line of `content`."""
-    try:
-        return json.loads(content.decode("utf-8-sig"))  # "-sig" drops the mark that some editors put first
-    except UnicodeDecodeError as error:
-        line += content.count(b"\n", 0, error.start)
-        raise DataError(f"{path}, line {line}: not UTF-8 text ({error.reason}). Save it as UTF-8.") from error
-    except json.JSONDecodeError as error:
-        start = error.doc.split("\n")[error.lineno - 1].strip()[:60]
-        line += error.lineno - 1
-        raise DataError(
-            f"{path}, line {line}: not JSON ({error.msg}, column {error.colno}): {start!r}. {cure}"
-        ) from error
 
 
 def _parquet(path: Path) -> Iterable[Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from alignzoo.errors import RecipeError, did_you_mean
+from alignzoo.files import toml_decoded
 from alignzoo.recipe.tables import Node, merge, named, tree
 
 NAMED = ("task", "policy", "sampler", "optimizer")
@@ -86,8 +87,10 @@ def _override(key: str, value: Any, where: str) -> tuple[list[str], Node]:
 
 def _value(text: str, where: str) -> Any:
     """A TOML value, or a bare word as a string; so is what TOML takes for a date, a directory's name more likely."""
+    if unprintable := [letter for letter in text if "\ud800" <= letter <= "\udfff"]:
+        raise RecipeError(f"{where!a}: {unprintable[0]!a} is no character: the terminal's text is not UTF-8")
     try:
-        found = tomllib.loads(f"value = {text}")
+        found = toml_decoded(f"value = {text}", where)
     except tomllib.TOMLDecodeError as error:
         if text.startswith(("[", "{", '"', "'")):
             raise RecipeError(f"{where}: {text!r} is not a TOML value: {error}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tomllib
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from alignzoo.errors import RecipeError
+from alignzoo.files import read_object, toml_decoded
 from alignzoo.recipe.toml_lines import KeyPath, key_lines
 
 STAGE_REFERENCE = "stage:"
@@ -108,7 +108,7 @@ def read_toml(path: Path, lists: Collection[str] = LISTS) -> Node:
     """A TOML file as nodes, each with its line; `lists` are the keys whose lists hold tables."""
     try:
         text = path.read_text("utf-8")
-        value = tomllib.loads(text)
+        value = toml_decoded(text, path)
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path}: not a text file in UTF-8") from error
     except OSError as error:
@@ -128,11 +128,11 @@ def read_toml(path: Path, lists: Collection[str] = LISTS) -> Node:
 def read_manifest(path: Path) -> Node:
     """The resolved recipe in the manifest of an earlier run."""
     try:
-        recipe = dict(json.loads(path.read_text("utf-8"))["recipe"])
-    except OSError as error:
-        raise RecipeError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise RecipeError(f"{path}: not the manifest of a run: it has no 'recipe'") from error
+        recipe = read_object(path, "recipe", error=RecipeError)["recipe"]
+    except RecipeError as error:
+        raise RecipeError(f"{path}: not the manifest of a run, as a recipe in .json must be: {error}") from error
+    if not isinstance(recipe, dict):
+        raise RecipeError(f"{path}: not the manifest of a run: its 'recipe' is {type(recipe).__name__}, not an object")
     return tree(recipe, lambda key: str(path))
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alignzoo.journal import read_lines
+from alignzoo.files import read_lines
 
 PANELS = {
     "loss": "loss",

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignzoo.journal import read_lines
+from alignzoo.files import read_lines
 from alignzoo.report.toml_text import toml_text
 
 if TYPE_CHECKING:

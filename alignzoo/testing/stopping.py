@@ -55,7 +55,7 @@ def resumes(cause: str, optimizer: Optimizer, sampler: Sampler, prompts: Sequenc
             attempt.require(
                 torch.equal(tensor, found.weights[name]), f"the same weights {name} at the end", "other ones"
             )
-        lines = [(path / "metrics.jsonl").read_text().splitlines() for path in (whole, broken)]
+        lines = [(path / "metrics.jsonl").read_text("utf-8").split("\n") for path in (whole, broken)]
     for undisturbed, resumed in zip(*lines, strict=True):
         attempt.require(undisturbed == resumed, f"the metrics {undisturbed[:160]}", resumed[:160])
 

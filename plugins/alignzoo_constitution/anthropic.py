@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from alignzoo.errors import DataError
+from alignzoo.files import read_json
 from alignzoo.types import Message
 from alignzoo_constitution.principle import Example, Principle
 
@@ -132,10 +133,7 @@ def _between(start: str, text: str, end: str) -> str:
 
 
 def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as JSON: {error}") from error
+    return read_json(path, error=DataError)
 
 
 def _checked(shape: Any, value: Any, path: Path) -> Any:

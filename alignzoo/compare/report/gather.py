@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from alignzoo.compare.results import CellResult, Compared, Results
 from alignzoo.errors import PluginError
-from alignzoo.journal import read_lines
+from alignzoo.files import read_json, read_lines
 from alignzoo.recipe.fields import fields_of, paragraphs
 from alignzoo.registry import Registry
 from alignzoo.registry.registrar import needs_of
@@ -80,7 +79,7 @@ def _reward(cell: Path) -> tuple[str, Any]:
     plan, manifest = cell / "plan.json", cell / "run" / "manifest.json"
     if not (plan.exists() and manifest.exists()):
         return "", None
-    cells_plan, stages = (json.loads(path.read_text(encoding="utf-8")) for path in (plan, manifest))
+    cells_plan, stages = (read_json(path) for path in (plan, manifest))
     reward = stages["recipe"]["stage"][-1].get("reward")
     if cells_plan["recipe"] == cells_plan["evaluator"] and cells_plan["role"] == "algorithm":
         return "evaluator", reward
@@ -275,7 +274,7 @@ def cards(folder: Path, results: Results, registry: Registry) -> list[Card]:
         manifests = [folder / cell.folder / "run" / "manifest.json" for cell in cells]
         path = next((path for path in manifests if path.exists()), None)
         if compared.role == "algorithm" and path is not None:
-            found.append(_card(compared, json.loads(path.read_text(encoding="utf-8")), registry))
+            found.append(_card(compared, read_json(path), registry))
     return found
 
 

@@ -17,6 +17,7 @@ from alignzoo.compare.frontier import FORMS, Fit, fit
 from alignzoo.compare.report import gather, pictures
 from alignzoo.compare.report.drawing import Look, Looks, Picture
 from alignzoo.compare.results import Compared, Pair, Results, Standing, read_results
+from alignzoo.files import read_json
 from alignzoo.registry import Registry
 
 COLUMNS = {
@@ -136,7 +137,7 @@ def _about(folder: Path, results: Results, registry: Registry) -> dict[str, Any]
     """Everything that the templates speak of."""
     looks = Looks(results)
     path = folder / "timings.json"
-    timings: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    timings: Mapping[str, Any] = read_json(path) if path.exists() else {}
     curves = gather.curves(folder, results)
     templates = Path(__file__).parent / "templates"
     return {

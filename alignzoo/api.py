@@ -6,7 +6,6 @@ evaluations.jsonl, seconds.jsonl, result.json, curves.png, checkpoints/ and mode
 
 from __future__ import annotations
 
-import shutil
 import signal
 import sys
 import threading
@@ -17,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from alignzoo import preflight, processes, recording, report, runner
-from alignzoo.checkpoint import write_json
 from alignzoo.errors import RunError, did_you_mean
 from alignzoo.interfaces import Policy
 from alignzoo.journal import Journal
@@ -27,8 +25,9 @@ from alignzoo.preflight import Checked
 from alignzoo.recipe import Recipe, Stage, load
 from alignzoo.registry import Registry
 from alignzoo.runner import Interrupted
-from alignzoo.runs import Result, StageResult, finished_in, folder_of, manifest, next_folder, write
+from alignzoo.runs import Result, StageResult, claimed, finished_in, manifest, next_folder, write
 from alignzoo.stage import Progress, Run, Warn
+from alignzoo.storage import install, partial_of, write_json, writing
 from alignzoo.traits import REWARD_MODEL, traits_of
 from alignzoo.types import Alert
 
@@ -84,18 +83,16 @@ def execute(
 ) -> Result:
     """Run a loaded recipe, checked whole before its first step. Finished stages of a resumed run are not run again.
     `curves` draws curves.png; `ask` puts one question to every judge behind an endpoint before anything is trained."""
-    folder = folder_of(recipe, out, resume)
     check_trackers(trackers, registry)
     for stage in recipe.stages:
         _check_alerts(stage, registry)
-    finished = {each.name: each for each in finished_in(folder)} if resume else {}
-    checked = preflight.check(recipe, _outputs(finished.values()), folder, ask=ask)
-    if processes.index() == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "manifest.json", manifest(recipe, registry))
     results: list[StageResult] = []
     live: Policy | None = None
-    with _polite_interrupt() as interrupted:
+    with claimed(recipe, out, resume) as folder, _polite_interrupt() as interrupted:
+        finished = {each.name: each for each in finished_in(folder)} if resume else {}
+        checked = preflight.check(recipe, _outputs(finished.values()), folder, ask=ask)
+        if processes.index() == 0:
+            write_json(folder / "manifest.json", manifest(recipe, registry))
         for stage in recipe.stages:
             if stage.name in finished:
                 results.append(finished[stage.name])
@@ -205,19 +202,17 @@ def _label(stage: Stage) -> str:
 
 def _save_model(policy: Policy, path: Path, stage: Stage, done: StageResult) -> None:
     """The model directory with its card, whole or not at all."""
-    partial = path.with_name(f".partial-{path.name}")
     if processes.index():
         if policy.info().collective:
-            policy.save(partial)  # the first process gathers from all, and writes
+            policy.save(path)  # the first process gathers from all, and writes
         return
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    policy.save(partial)
+    partial = partial_of(path)
+    with writing(f"the model of {stage.name}", path):
+        policy.save(partial)
     scores = traits_of(stage.optimizer).trains == REWARD_MODEL
     card = report.model_card(done.name, done.optimizer, stage.resolved, done.before, done.after, scores=scores)
     (partial / "README.md").write_text(card, encoding="utf-8")
-    shutil.rmtree(path, ignore_errors=True)
-    partial.rename(path)
+    install(partial, path)
 
 
 @contextmanager

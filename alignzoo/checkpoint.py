@@ -1,17 +1,19 @@
 """Checkpoints: the trained weights and their moments, the step, the fields of parts with a successor. Nothing random.
 
 Every draw's seed is derived from (run seed, step, use), so step k can be made again alone. A checkpoint is written to
-a temporary name, synced and renamed: it is there whole, or not at all.
+a temporary name, synced and renamed: it is there whole, or not at all. Disks damage what they hold, so it also knows
+the SHA-256 of its files, and how much of the journal was written before it.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
-import os
-import shutil
+import pickle
+import re
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,22 +21,31 @@ from typing import Any, TypeVar
 import torch
 from pydantic import TypeAdapter
 from pydantic.errors import PydanticSchemaGenerationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from alignzoo import processes
 from alignzoo.errors import RunError
+from alignzoo.files import read_object
 from alignzoo.interfaces import HasNext, Optimizer, Policy, Sampler
+from alignzoo.storage import discard, in_words, install, partial_of, sha256, sweep, write_json, writing
 
 Part = TypeVar("Part")
 
 
+FILES = ("weights.safetensors", "adamw.pt")
+NAME = re.compile(r"step-(\d{6,})")
+
+
 @dataclass(frozen=True)
 class Checkpoint:
-    """A step of a run, on disk."""
+    """A step of a run, on disk, whose files are as they were written."""
 
     step: int
     path: Path
+    state: Mapping[str, Any] = dataclasses.field(repr=False)
+    """state.json: the fields of parts with a successor, the SHA-256 of the other files, and the journal's extent."""
 
     def restore(
         self, policy: Policy, optimizer: Optimizer, sampler: Sampler
@@ -43,12 +54,29 @@ class Checkpoint:
         try:
             policy.restore(load_file(self.path / "weights.safetensors"))
             policy.restore_optimizer(torch.load(self.path / "adamw.pt", weights_only=True))
-            state = json.loads((self.path / "state.json").read_text())
-            return restored(optimizer, state["optimizer"]), restored(sampler, state["sampler"])
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            return restored(optimizer, self.state["optimizer"]), restored(sampler, self.state["sampler"])
+        except UNREADABLE as error:
             raise RunError(
-                f"the checkpoint {self.path} cannot be read: {error}. Delete that folder to resume from the one before"
+                f"the checkpoint {self.path} is whole, but does not fit this run: {type(error).__name__}: {error}. Was "
+                "the model, a plugin or torch changed? Delete that folder to resume from the one before"
             ) from error
+
+
+UNREADABLE = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    EOFError,
+    SafetensorError,
+    pickle.UnpicklingError,
+)
+
+
+class Damaged(Exception):
+    """A checkpoint is not as it was written; the message says what is wrong with it."""
 
 
 def save(
@@ -59,42 +87,106 @@ def save(
     sampler: Sampler,
     *,
     keep: int,
+    journal: Mapping[str, Any] | None = None,
 ) -> Checkpoint:
-    """Write the checkpoint of a step, then drop all but the newest `keep`. All processes call it; the first writes."""
+    """Write the checkpoint of a step, then drop all but the newest `keep`. All processes call it; the first writes.
+    `journal` is the extent of the journal that it counts on, which is on disk already."""
     final = folder / f"step-{step:06d}"
+    state = {"step": step, "optimizer": state_of(optimizer), "sampler": state_of(sampler), "journal": journal or {}}
     if processes.index() and not policy.info().collective:
-        return Checkpoint(step, final)
-    state, moments = policy.state(), policy.optimizer_state()
+        return Checkpoint(step, final, state)
+    tensors, moments = policy.state(), policy.optimizer_state()
     if processes.index():
-        return Checkpoint(step, final)
-    partial = folder / f".partial-{step:06d}"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    weights: dict[str, Tensor] = {name: tensor.contiguous().cpu() for name, tensor in state.items()}
-    save_file(weights, partial / "weights.safetensors")
-    torch.save(moments, partial / "adamw.pt")
-    write_json(partial / "state.json", {"step": step, "optimizer": state_of(optimizer), "sampler": state_of(sampler)})
-    for path in [*partial.iterdir(), partial]:
-        _sync(path)
-    if final.exists():
-        shutil.rmtree(final)
-    partial.rename(final)
-    _sync(folder)
-    for old in _all(folder)[:-keep]:
-        shutil.rmtree(old.path)
-    return Checkpoint(step, final)
+        return Checkpoint(step, final, state)
+    weights: dict[str, Tensor] = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
+    with writing(f"the checkpoint of step {step}", folder):
+        if folder.is_dir():
+            sweep(folder)
+        partial = partial_of(final)
+        save_file(weights, partial / "weights.safetensors")
+        torch.save(moments, partial / "adamw.pt")
+        state["files"] = {name: sha256(partial / name) for name in FILES}
+        write_json(partial / "state.json", state | {"sha256": _digest(state)})
+        install(partial, final)
+        _drop_old(folder, keep)
+    return Checkpoint(step, final, state)
 
 
-def latest(folder: Path) -> Checkpoint | None:
-    """The newest whole checkpoint, or None where a run has not come to its first."""
-    found = _all(folder)
-    return found[-1] if found else None
+def newest(
+    folder: Path, complete: Callable[[Mapping[str, Any]], str], told: Callable[[int, str], None], *, keep: int
+) -> Checkpoint | None:
+    """The newest checkpoint that is as it was written and whose journal is `complete`, or None where there is none yet.
+
+    `complete` says what a journal of that extent lacks, "" for nothing. A newer one that cannot be used is set aside
+    and `told`; where none can be used, a RunError says why.
+    """
+    for place in (folder.parent, folder):
+        if place.exists() and not place.is_dir():
+            raise RunError(f"{place} is a file where the folder of checkpoints is expected: move it away")
+    if not folder.is_dir():
+        return None
+    sweep(folder)
+    found, problems = _all(folder), []
+    for step, path in reversed(found):
+        try:
+            checkpoint = _whole(step, path)
+            lacks = complete(checkpoint.state["journal"])
+        except Damaged as damage:
+            lacks = str(damage)
+        if lacks:
+            problems.append((step, path, lacks))
+            continue
+        for bad, place, why in problems:
+            aside = place.with_name(f"damaged-{place.name}")
+            if aside.exists():
+                discard(aside)
+            place.rename(aside)
+            told(
+                step,
+                f"the checkpoint of step {bad} cannot be used: {why}. It is now {aside}; the run goes on from "
+                f"step {step}",
+            )
+        _drop_old(folder, keep)  # a kill may have come between
+        return checkpoint
+    if problems:
+        why = "\n".join(f"  {path}: {lacks}" for _, path, lacks in problems)
+        raise RunError(
+            f"no checkpoint in {folder} can be used:\n{why}\nPut back what is missing from a copy, or delete that "
+            "folder: the stage then begins again from its first step"
+        )
+    return None
 
 
-def _all(folder: Path) -> list[Checkpoint]:
-    return sorted(
-        (Checkpoint(int(path.name.removeprefix("step-")), path) for path in folder.glob("step-*")), key=lambda c: c.step
-    )
+def _drop_old(folder: Path, keep: int) -> None:
+    for _, old in _all(folder)[:-keep]:
+        discard(old)
+
+
+def _whole(step: int, path: Path) -> Checkpoint:
+    """The checkpoint of a folder; raises Damaged where it is not as it was written."""
+    try:
+        state = read_object(path / "state.json", "step", "optimizer", "sampler", "journal", "files", "sha256")
+        digest = state.pop("sha256")
+        if digest != _digest(state) or state["step"] != step:
+            raise Damaged("state.json is not as it was written (its SHA-256 differs)")
+        for name in FILES:
+            if sha256(path / name) != state["files"][name]:
+                raise Damaged(f"{name} is not as it was written (its SHA-256 differs)")
+    except RunError as error:
+        raise Damaged(str(error)) from error
+    except OSError as error:
+        raise Damaged(in_words(error)) from error
+    return Checkpoint(step, path, state)
+
+
+def _digest(state: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
+def _all(folder: Path) -> list[tuple[int, Path]]:
+    """The checkpoints' steps and folders in order; what bears another name is no business of ours."""
+    named = [(NAME.fullmatch(path.name), path) for path in folder.iterdir() if path.is_dir()]
+    return sorted((int(match[1]), path) for match, path in named if match)
 
 
 def state_of(part: object) -> dict[str, Any]:
@@ -128,19 +220,3 @@ def _adapters(part: object) -> Iterator[tuple[str, TypeAdapter[Any]]]:
         except PydanticSchemaGenerationError:
             continue
         yield field.name, adapter
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file whole: to a temporary name, synced and renamed."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    _sync(partial)
-    partial.replace(path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

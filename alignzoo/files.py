@@ -1,4 +1,4 @@
-"""The one place where JSON is read and where files are written whole: journals, manifests, checkpoints, data.
+"""The one place where JSON and TOML texts are read: journals, manifests, checkpoints, data, recipes.
 
 A line ends with "\\n" and with nothing else: U+2028, U+2029, U+0085 and the control characters at which
 `str.splitlines` cuts may stand inside a JSON string. What is JSON but no text for a tokenizer (half a surrogate pair),
@@ -151,12 +151,17 @@ def read_object(path: Path, *keys: str, fix: str = "", error: type[AlignzooError
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a file that we append to; one that was cut off in the writing is no line yet."""
+    """The objects in the whole lines of a file that we append to."""
     if not path.exists():
         return []
+    return [_object(line, path, number) for number, line in enumerate(whole_lines(path), 1)]
+
+
+def whole_lines(path: Path) -> list[bytes]:
+    """The lines of a file that we append to. One that was cut off in the writing is no line yet, and the zeros that a
+    power cut leaves behind are none."""
     content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1].split(b"\n")[:-1]
-    return [_object(line, path, number) for number, line in enumerate(whole, 1)]
+    return [line for line in content[: content.rfind(b"\n") + 1].split(b"\n")[:-1] if line.strip(b"\0")]
 
 
 DAMAGED = "A run wrote this file and something else has changed it since: put it back, or delete that line."

@@ -7,19 +7,24 @@ costs.jsonl is never rewound.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from alignzoo import processes
-from alignzoo.files import line_of, read_lines
+from alignzoo.files import line_of, read_lines, whole_lines
 from alignzoo.interfaces import HasCosts
+from alignzoo.storage import sync, write_text
 from alignzoo.types import Group
 
 FILES = ("metrics", "seconds", "samples", "evaluations", "warnings")
 """Those that a resumed run rewinds to its checkpoint."""
+SPENT = "costs"
+NOTHING: Mapping[str, Any] = {"lines": 0, "sha256": sha256().hexdigest()}
 
 
 @dataclass(frozen=True)
@@ -53,16 +58,58 @@ class Journal:
         """The lines of all stages of the run."""
         return read_lines(self._path(file))
 
-    def rewind(self, step: int) -> None:
-        """Forget what this stage wrote after a step, and its last evaluation: a resumed run writes them again."""
+    def extent(self) -> dict[str, dict[str, Any]]:
+        """How many lines this stage has written to each file, and their SHA-256; all that is on the disk by then."""
+        if self.folder.is_dir():
+            sync(self.folder)
+        extent = {}
+        for file in (*FILES, SPENT):
+            path = self._path(file)
+            if path.exists():
+                sync(path)
+            if file != SPENT:
+                mine = self._mine(file)
+                extent[file] = {"lines": len(mine), "sha256": _digest(mine)}
+        return extent
+
+    def lacks(self, extent: Mapping[str, Mapping[str, Any]]) -> str:
+        """What is missing of an extent; "" where all of it is there, as it was written."""
+        for file in FILES:
+            wanted, path = extent.get(file, NOTHING), self._path(file)
+            mine = self._mine(file)[: wanted["lines"]]
+            if len(mine) < wanted["lines"]:
+                return f"it counts on {wanted['lines']} lines of {path}, which has {len(mine)} of them"
+            if _digest(mine) != wanted["sha256"]:
+                return f"the lines of {path} that it counts on are not as they were written"
+        return ""
+
+    def rewind(self, extent: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+        """Forget what this stage wrote beyond an extent, all of it without one: a resumed run writes it again."""
         if processes.index():
             return
-
-        def stays(line: Mapping[str, Any]) -> bool:
-            return line["stage"] != self.stage or (line["step"] <= step and not _last(line))
-
         for file in FILES:
-            _keep(self._path(file), stays)
+            path, left = self._path(file), (extent or {}).get(file, NOTHING)["lines"]
+            if not path.exists():
+                continue
+            read_lines(path)  # raises where a line is not as a run writes it
+            kept = []
+            for line in whole_lines(path):
+                mine = line.startswith(self._prefix)
+                left -= mine
+                if not mine or left >= 0:
+                    kept.append(line.decode() + "\n")
+            write_text(path, "".join(kept))
+        spent = self._path(SPENT)
+        if spent.exists() and not spent.read_bytes().endswith(b"\n"):  # nothing may be appended to a torn line
+            write_text(spent, "".join(line.decode() + "\n" for line in whole_lines(spent)))
+
+    def _mine(self, file: str) -> list[bytes]:
+        path = self._path(file)
+        return [line for line in whole_lines(path) if line.startswith(self._prefix)] if path.exists() else []
+
+    @property
+    def _prefix(self) -> bytes:
+        return f'{{"stage": {json.dumps(self.stage, ensure_ascii=False)}, '.encode()
 
     def _path(self, file: str) -> Path:
         return self.folder / f"{file}.jsonl"
@@ -135,15 +182,5 @@ def samples(groups: Iterable[Group], when: str, tokens: Iterable[Mapping[str, An
     ]
 
 
-def _last(line: Mapping[str, Any]) -> bool:
-    """Whether the line is of the evaluation after training, which has no step of its own."""
-    return "after" in line or line.get("when") == "after"
-
-
-def _keep(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
-    if not path.exists():
-        return
-    partial = path.with_name(f".{path.name}.partial")
-    kept = [line_of(line) for line in read_lines(path) if wanted(line)]
-    partial.write_text("".join(kept), encoding="utf-8")
-    partial.replace(path)
+def _digest(lines: Iterable[bytes]) -> str:
+    return sha256(b"\n".join(lines)).hexdigest()

@@ -142,12 +142,26 @@ def measure(stage: Run, optimizer: Optimizer, batcher: MicroBatcher) -> tuple[Fi
 
 
 def _started(stage: Run, resume: bool) -> tuple[Run, Optimizer, int]:
-    found = checkpoint.latest(stage.checkpoints) if resume else None
-    stage.journal.rewind(found.step if found else -1)
+    found = _newest(stage) if resume else None
+    stage.journal.rewind(found.state["journal"] if found else None)
     if found is None:
         return stage, stage.optimizer, 0
     optimizer, sampler = found.restore(stage.policy, stage.optimizer, stage.sampler)
     return replace(stage, sampler=sampler), optimizer, found.step
+
+
+def _newest(stage: Run) -> checkpoint.Checkpoint | None:
+    """The checkpoint to go on from: the first process chooses it for all."""
+
+    def told(step: int, message: str) -> None:
+        stage.warn(stage.name, step, Alert("checkpoint", message))
+
+    found = None
+    if processes.index() == 0:
+        found = checkpoint.newest(stage.checkpoints, stage.journal.lacks, told, keep=stage.schedule.keep)
+        if found is None and (lost := len(stage.journal.read("metrics"))):
+            told(0, f"there is no checkpoint to go on from: {lost} steps that were taken are taken again")
+    return processes.of_first(found)
 
 
 def _next(part: Part, report: StepReport) -> Part:
@@ -164,7 +178,7 @@ def _before(stage: Run, start: int, batcher: MicroBatcher) -> tuple[Figures, Fig
     settings = stage.heldout.settings
     wanted = settings.best_of and settings.prompts and stage.trains_policy and stage.heldout.rewards
     baseline = best_of(stage.policy, stage.heldout) if wanted else {}
-    stage.journal.rewind(-1)
+    stage.journal.rewind()
     stage.journal.write("evaluations", 0, {"before": before, "best_of": baseline})
     recording.write_samples(stage, 0, "before", written, batcher)
     return before, baseline
@@ -204,6 +218,7 @@ def _save(stage: Run, step: int, optimizer: Optimizer, stopped: str) -> None:
     due = stopped or (stage.schedule.save_every and step % stage.schedule.save_every == 0)
     interrupted = stage.interrupted()
     if due or interrupted:
-        checkpoint.save(stage.checkpoints, step, stage.policy, optimizer, stage.sampler, keep=stage.schedule.keep)
+        journal, keep = stage.journal.extent(), stage.schedule.keep
+        checkpoint.save(stage.checkpoints, step, stage.policy, optimizer, stage.sampler, keep=keep, journal=journal)
     if interrupted:
         raise Interrupted(f"{stage.name}: stopped after step {step} of {stage.steps}")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,7 +15,6 @@ from typing import Any
 import torch
 
 from alignzoo import processes, report
-from alignzoo.checkpoint import write_json
 from alignzoo.errors import RunError
 from alignzoo.evaluate import Figures
 from alignzoo.files import read_lines, read_object
@@ -22,6 +22,7 @@ from alignzoo.interfaces import Policy
 from alignzoo.recipe import Recipe
 from alignzoo.recipe.changes import changes
 from alignzoo.registry import Registry
+from alignzoo.storage import LOCK, in_words, is_leftover, only_writer, write_json
 
 PACKAGES = ("alignzoo", "torch", "transformers", "accelerate", "peft", "tokenizers", "safetensors", "numpy", "pluggy")
 """Whose versions a manifest names."""
@@ -76,8 +77,26 @@ class Result:
         return self.stages[-1].model
 
 
-def folder_of(recipe: Recipe, out: str | Path | None, resume: bool) -> Path:
-    """Where to write. Earlier results are never written over."""
+@contextmanager
+def claimed(recipe: Recipe, out: str | Path | None, resume: bool) -> Iterator[Path]:
+    """The folder to write to, made, and locked against a second writer. Earlier results are never written over, and
+    what the operating system refuses inside is told with what is safe."""
+    folder = _place(recipe, out, resume)
+    if processes.index():
+        yield folder  # the other processes trust the first one, which may have begun to write
+        return
+    try:
+        if not (folder / LOCK).exists():  # what is not a run's is refused before anything is written to it
+            _check_free(recipe, folder, resume)
+        folder.mkdir(parents=True, exist_ok=True)
+        with only_writer(folder):
+            _check_free(recipe, folder, resume)  # another start may have begun, and ended, in the meantime
+            yield folder
+    except OSError as error:
+        raise RunError(f"{in_words(error)}. {_safe(folder)}") from error
+
+
+def _place(recipe: Recipe, out: str | Path | None, resume: bool) -> Path:
     if out is None and processes.count() > 1:
         raise RunError("several processes must write to one folder: name it with --out DIR")
     if out is None:
@@ -87,13 +106,26 @@ def folder_of(recipe: Recipe, out: str | Path | None, resume: bool) -> Path:
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder} is a file: give --out a folder")
-    begun = folder.exists() and any(path.name != "manifest.json" for path in folder.iterdir())
-    if not begun or processes.index():
-        return folder  # the other processes trust the first one, which may have begun to write
+    return folder
+
+
+def _check_free(recipe: Recipe, folder: Path, resume: bool) -> None:
+    """Raise where a folder is another's, or holds another run."""
+    if not folder.exists() or all(map(is_leftover, folder.iterdir())):
+        return
     if not resume:
         raise RunError(f"{folder} is not empty: choose another --out, or go on with that run by --resume")
     _check_same(recipe, folder)
-    return folder
+
+
+def _safe(folder: Path) -> str:
+    """What of a run is on disk, and how to go on."""
+    saved = [path for path in folder.glob("checkpoints/*/step-*") if (path / "state.json").is_file()]
+    if not saved:
+        return "There is no checkpoint yet: start again, with --resume or in another --out"
+    last = max(saved, key=lambda path: path.stat().st_mtime)
+    safe = f"The run up to {last.name} of {last.parent.name} is safe in {folder}"
+    return f"{safe}: when that is mended, go on with the same command and --resume"
 
 
 def next_folder(name: str) -> Path:
@@ -163,6 +195,15 @@ def finished_in(folder: Path) -> list[StageResult]:
         return []
     stages = read_object(path, "stages", fix=f"Put it back, or delete it: --resume then takes {DONE_AGAIN}.")["stages"]
     try:
-        return [StageResult(**{**each, "model": folder / each["model"]}) for each in stages]
-    except TypeError as error:
+        found = [StageResult(**{**each, "model": folder / each["model"]}) for each in stages]
+    except (TypeError, KeyError) as error:
         raise RunError(f"{path} is no result of a run: {error}. Delete it: --resume then takes {DONE_AGAIN}") from error
+    for each in found:
+        if not each.model.resolve().is_relative_to(folder.resolve()):
+            raise RunError(f"{path} names a model outside of the run, {each.model}: put the file back, or delete it")
+        if not each.model.is_dir():
+            raise RunError(
+                f"{each.model} is gone, though the stage {each.name!r} is finished: put it back, or delete {path}: "
+                f"--resume then takes {DONE_AGAIN}, and saves the model"
+            )
+    return found

@@ -13,7 +13,7 @@ CORE, PLUGINS = ROOT / "alignzoo", ROOT / "plugins"
 
 FLOORS = [
     {"types", "errors", "hookspecs", "allocator", "importing"},
-    {"columns", "files", "functional", "interfaces", "schedule", "processes", "cost", "agreement", "probe", "requirements"},
+    {"columns", "files", "storage", "functional", "interfaces", "schedule", "processes", "cost", "agreement", "probe", "requirements"},
     {"gradients", "microbatch", "traits"},
     {"batching", "importance", "prompts", "journal", "checkpoint", "judging", "rewards"},
     {"evaluate", "registry", "scaffold", "report", "tokens", "reference"},

@@ -53,8 +53,8 @@ def run(
     from alignzoo.recipe import load
 
     allocator.keep_freed_memory()
-    if resume and out is not None and not (out / "manifest.json").exists():
-        raise RunError(f"{out} holds no run to resume: it has no manifest.json")
+    if resume and out is not None and not out.exists():
+        raise RunError(f"{out} holds no run to resume: there is no such folder")
     loaded = load(recipe, overrides or (), registry=zoo)
     check_trust(loaded.code, trust)
     if out is None and not resume and processes.count() == 1:

@@ -15,12 +15,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from alignzoo.checkpoint import write_json
 from alignzoo.compare.answers import Examiner, examine, figures, write_answers
 from alignzoo.compare.plan import Cell, read_cell
 from alignzoo.compare.results import CellResult, Figures, Status, from_plain
 from alignzoo.errors import AlignzooError, DivergedError
 from alignzoo.files import read_json, read_lines
+from alignzoo.storage import write_json
 
 TOLERANCE = 0.1
 """A run ends with a step, so it may go over its budget by part of one: by more than this share it is over budget."""

@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from alignzoo.checkpoint import write_json
 from alignzoo.compare.results import Role, from_plain
 from alignzoo.errors import RecipeError, did_you_mean
 from alignzoo.files import read_json
+from alignzoo.storage import write_json
 
 ENTRY = re.compile(r"([^\[\]=]+)(?:\[(.*)\])?")
 """NAME, or NAME[key=value,...]."""

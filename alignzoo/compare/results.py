@@ -20,9 +20,9 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from alignzoo.checkpoint import write_json
 from alignzoo.errors import RunError
 from alignzoo.files import read_json
+from alignzoo.storage import write_json
 
 Figures = dict[str, float]
 

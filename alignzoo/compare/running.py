@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from alignzoo import api
-from alignzoo.checkpoint import write_json
 from alignzoo.compare import tuning
 from alignzoo.compare.analysis import analyse
 from alignzoo.compare.cell import died, finished
@@ -25,6 +24,7 @@ from alignzoo.compare.winrates import verdicts_of
 from alignzoo.errors import RunError
 from alignzoo.files import read_json
 from alignzoo.registry import Registry
+from alignzoo.storage import write_json
 
 Progress = Callable[[CellResult, int, int], None]
 """Told of each cell that has ended: it, how many have, of how many."""

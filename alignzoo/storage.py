@@ -127,6 +127,7 @@ def only_writer(folder: Path) -> Iterator[None]:
             yield
         finally:
             _held.discard(lock.fileno())
+            lock.truncate(0)
 
 
 def _holder(lock: Path) -> str:

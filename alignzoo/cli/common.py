@@ -50,10 +50,16 @@ def told(command: Callable[P, R]) -> Callable[P, R]:
         try:
             with _plain_warnings():
                 return command(*args, **kwargs)
-        except AlignzooError as error:
+        except BrokenPipeError:
+            raise  # who reads our output has seen enough: typer ends in silence
+        except (AlignzooError, OSError) as error:
             if kwargs.get("debug"):
                 raise
-            fail(str(error))
+            if isinstance(error, AlignzooError):
+                fail(str(error))
+            from alignzoo.storage import in_words
+
+            fail(in_words(error))
         except KeyboardInterrupt:
             raise typer.Exit(130) from None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from alignzoo.compare.winrates import verdicts_of
 from alignzoo.errors import RunError
 from alignzoo.files import read_json
 from alignzoo.registry import Registry
-from alignzoo.storage import write_json
+from alignzoo.storage import in_words, only_writer, write_json
 
 Progress = Callable[[CellResult, int, int], None]
 """Told of each cell that has ended: it, how many have, of how many."""
@@ -181,13 +180,13 @@ def _alone(folder: Path) -> Iterator[None]:
     """One comparison works in a folder at a time."""
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder} is a file: give --out a folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(f"another comparison is at work in {folder}: wait for it, or choose another --out") from None
-        yield
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with only_writer(folder):
+            yield
+    except OSError as error:
+        again = "The cells that have ended are safe: when that is mended, the same command with this --out goes on"
+        raise RunError(f"{in_words(error)}. {again}") from error
 
 
 __all__ = ["Entry", "compare", "execute"]

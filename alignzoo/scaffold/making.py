@@ -5,9 +5,11 @@ from __future__ import annotations
 import datetime
 import keyword
 import re
+import shutil
 from pathlib import Path
 
 from alignzoo.errors import PluginError, did_you_mean
+from alignzoo.storage import install, partial_of
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -31,9 +33,15 @@ def make(name: str, kind: str, folder: Path, licence: str = LICENCES[0]) -> Path
     package = folder / f"alignzoo-{name}"
     if package.exists():
         raise PluginError(f"{package} is there already: choose another name, or another --dir")
-    for path, text in files(name, kind, licence).items():
-        (package / path).parent.mkdir(parents=True, exist_ok=True)
-        (package / path).write_text(text, encoding="utf-8")
+    partial = partial_of(package)
+    try:
+        for path, text in files(name, kind, licence).items():
+            (partial / path).parent.mkdir(parents=True, exist_ok=True)
+            (partial / path).write_text(text, encoding="utf-8")
+        install(partial, package)
+    except OSError:
+        shutil.rmtree(partial, ignore_errors=True)  # the error that is told is the first one
+        raise
     return package
 
 

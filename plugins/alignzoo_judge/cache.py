@@ -6,7 +6,8 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -71,9 +72,21 @@ class Cache:
 
     def get(self, key: str) -> str | None:
         """The reply that was kept, if any."""
-        found = self.file.execute("SELECT reply FROM replies WHERE key = ?", (key,)).fetchone()
+        with self._told():
+            found = self.file.execute("SELECT reply FROM replies WHERE key = ?", (key,)).fetchone()
         return None if found is None else str(found[0])
 
     def put(self, key: str, reply: str) -> None:
         """Keep a reply; where another process was first, its own stays."""
-        self.file.execute("INSERT OR IGNORE INTO replies VALUES (?, ?)", (key, reply))
+        with self._told():
+            self.file.execute("INSERT OR IGNORE INTO replies VALUES (?, ?)", (key, reply))
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise RunError(
+                f"the judge's cache {self.path} failed: {error}. The replies in it are safe: make room, or mend the "
+                "file, and go on with --resume, or give another file with judge.cache, or 'off'"
+            ) from error

@@ -25,9 +25,9 @@ from alignzoo.preflight import Checked
 from alignzoo.recipe import Recipe, Stage, load
 from alignzoo.registry import Registry
 from alignzoo.runner import Interrupted
-from alignzoo.runs import Result, StageResult, claimed, finished_in, manifest, next_folder, write
+from alignzoo.runs import Result, StageResult, claimed, finished_in, manifest, next_folder, write, write_manifest
 from alignzoo.stage import Progress, Run, Warn
-from alignzoo.storage import install, partial_of, write_json, writing
+from alignzoo.storage import install, partial_of, writing
 from alignzoo.traits import REWARD_MODEL, traits_of
 from alignzoo.types import Alert
 
@@ -91,8 +91,8 @@ def execute(
     with claimed(recipe, out, resume) as folder, _polite_interrupt() as interrupted:
         finished = {each.name: each for each in finished_in(folder)} if resume else {}
         checked = preflight.check(recipe, _outputs(finished.values()), folder, ask=ask)
-        if processes.index() == 0:
-            write_json(folder / "manifest.json", manifest(recipe, registry))
+        if processes.index() == 0 and len(finished) < len(recipe.stages):
+            write_manifest(folder, recipe, registry, lambda told: warn(recipe.name, 0, Alert("resumed", told)))
         for stage in recipe.stages:
             if stage.name in finished:
                 results.append(finished[stage.name])

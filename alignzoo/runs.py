@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from alignzoo import processes, report
+from alignzoo import inputs, processes, report
 from alignzoo.errors import RunError
 from alignzoo.evaluate import Figures
 from alignzoo.files import read_lines, read_object
@@ -166,9 +166,26 @@ def manifest(recipe: Recipe, registry: Registry) -> dict[str, Any]:
         "seeds": {stage.name: stage.seed for stage in recipe.stages},
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "plugins": registry.distributions(),
+        "files": inputs.files(recipe.resolved),
         "machine": {"system": platform.platform(), "threads": torch.get_num_threads(), "processes": processes.count()},
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }
+
+
+def write_manifest(folder: Path, recipe: Recipe, registry: Registry, told: Callable[[str], None]) -> None:
+    """manifest.json. Of a run that is resumed it is compared with the former one: other data or plugins are refused,
+    other versions or threads are told, and what was is kept under "resumed"."""
+    now, path = manifest(recipe, registry), folder / "manifest.json"
+    if any(not is_leftover(each) for each in folder.iterdir()):
+        former = read_object(path, "recipe", fix=BROKEN)
+        parts = inputs.used(recipe.resolved, registry)
+        inputs.check_unchanged(former, now, parts, path)
+        different = inputs.differing(former, now)
+        resumed = [*former.get("resumed", []), *([different] if different else [])]
+        now |= {"resumed": resumed} if resumed else {}
+        if words := inputs.in_words(different, now, parts):
+            told(f"the run was started with {words}: its results can differ from those of a run that was not resumed")
+    write_json(path, now)
 
 
 def _version(package: str) -> str:

@@ -21,7 +21,6 @@ from alignzoo.journal import Journal
 from alignzoo.scaffold import make
 from alignzoo.storage import LOCK, Unwritten, in_words, only_writer, writing
 
-
 WORDS = {
     errno.ENOSPC: "no space is left",
     errno.EROFS: "read-only",

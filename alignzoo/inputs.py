@@ -1,0 +1,122 @@
+"""What a run was made with beside its recipe, and whether a resumed run still has it: data, plugins, versions."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from alignzoo.errors import RunError
+from alignzoo.registry import Registry
+
+PART = 64 << 20
+"""Bytes: of a larger file only so much at its beginning and at its end is read."""
+
+NOT_INPUTS = ("name", "cache", "model", "tokenizer", "critic_model", "base_url")
+"""Settings whose values name no file that a run reads as it is."""
+
+
+def files(resolved: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Size and SHA-256 of each file that a recipe's settings name: data, Python functions, templates, constitutions."""
+    found = dict.fromkeys(path for path in _paths(resolved))
+    return {str(path): _fingerprint(path) for path in found}
+
+
+def _paths(value: Any, key: str = "") -> Iterator[Path]:
+    if isinstance(value, Mapping):
+        for name, each in value.items():
+            yield from _paths(each, str(name))
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _paths(each, key)
+    elif isinstance(value, str) and value and key not in NOT_INPUTS and len(value) < 4096 and "\0" not in value:
+        place, colon, _ = value.rpartition(":")
+        module = sys.modules.get(place) if colon else None
+        file = getattr(module, "__file__", None) or (place if place.endswith(".py") else value)
+        path = Path(file).expanduser()
+        try:
+            if path.is_file() or (key.endswith("path") and path.is_dir()):
+                yield path
+        except OSError:  # too long for a file's name, and so no file
+            return
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    """A file's size and SHA-256; of a folder's files the sum and the SHA-256 of theirs."""
+    if path.is_dir():
+        inside = {str(each.relative_to(path)): _fingerprint(each) for each in sorted(path.rglob("*")) if each.is_file()}
+        size = sum(each["size"] for each in inside.values())
+        return {"size": size, "sha256": hashlib.sha256(repr(inside).encode()).hexdigest()}
+    size, digest = path.stat().st_size, hashlib.sha256()
+    with path.open("rb") as file:
+        digest.update(file.read(PART))
+        if size > PART:
+            file.seek(max(PART, size - PART))
+            digest.update(file.read(PART))
+    return {"size": size, "sha256": digest.hexdigest()}
+
+
+def used(resolved: Mapping[str, Any], registry: Registry) -> set[str]:
+    """The plugins that a recipe's parts come from."""
+    names = set(_names(resolved))
+    return {each.plugin for each in registry.list() if {each.name, f"{each.plugin}/{each.name}"} & names}
+
+
+def _names(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        if isinstance(value.get("name"), str):
+            yield value["name"]
+        yield from (name for each in value.values() for name in _names(each))
+    elif isinstance(value, list | tuple):
+        yield from (name for each in value for name in _names(each))
+
+
+def check_unchanged(former: Mapping[str, Any], now: Mapping[str, Any], parts: set[str], path: Path) -> None:
+    """Raise where data or a plugin that a run was started with has changed: half of it would be of another run."""
+    changed = [
+        f"  {name} has changed: it was {_about(was)}, now it is {_about(now['files'][name])}"
+        for name, was in dict(former.get("files", {})).items()
+        if name in now["files"] and now["files"][name] != was
+    ]
+    for name, was in dict(former.get("plugins", {})).items():
+        digest, other = was.get("sha256"), now["plugins"].get(name, {}).get("sha256")
+        if name in parts and digest and other and digest != other:
+            changed.append(
+                f"  the source of the plugin {name} has changed: its SHA-256 was {digest[:12]}, now {other[:12]}"
+            )
+    if changed:
+        told = "\n".join(changed[:8])
+        raise RunError(
+            f"{path.parent} was started with other data or plugins and cannot be resumed with these:\n{told}\nPut the "
+            f"former ones back, or start anew with another --out. To go on all the same, delete their entries in {path}"
+        )
+
+
+def _about(file: Mapping[str, Any]) -> str:
+    return f"{file['size']} bytes, SHA-256 {file['sha256'][:12]}"
+
+
+def differing(former: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """The former values of what may change between two starts and can change the last bits: versions, threads."""
+    found: dict[str, Any] = {}
+    for table in ("versions", "machine", "plugins", "files"):
+        was, is_now = dict(former.get(table, {})), now[table]
+        different = {key: value for key, value in was.items() if is_now.get(key) != value}
+        if different:
+            found[table] = different
+    return found
+
+
+def in_words(former: Mapping[str, Any], now: Mapping[str, Any], parts: set[str]) -> str:
+    """What differs, for a warning; "" for nothing that is worth one."""
+    versions, machine = former.get("versions", {}), former.get("machine", {})
+    told = [f"{name} {was}, now {now['versions'].get(name)}" for name, was in versions.items()]
+    counts = [name for name in ("threads", "processes") if name in machine]
+    told += [f"{machine[name]} {name}, now {now['machine'][name]}" for name in counts]
+    for name, was in former.get("plugins", {}).items():
+        version = now["plugins"].get(name, {}).get("version")
+        if name in parts and was.get("version") != version:
+            told.append(f"the plugin {name} {was.get('version')}, now {version}")
+    return "; ".join(told)

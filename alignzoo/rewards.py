@@ -44,7 +44,7 @@ def _ask(reward: WeightedReward, groups: Sequence[Group], policy: Policy) -> lis
         answer = reward.source.score(groups, policy)
     except AlignzooError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise RewardError(
             f"the reward {reward.name!r} raised {type(error).__name__}: {error}. Call it by hand on one prompt and "
             "completion to see why; --debug shows where."

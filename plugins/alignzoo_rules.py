@@ -142,7 +142,7 @@ def find(path: str) -> Callable[..., Any]:
     try:
         with beside(file.parent if file else Path.cwd()):
             module = _from_file(file) if file else importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise RewardError(
             f"reward function {path!r}: {type(error).__name__} while importing {module_name}: {error}"
         ) from error

@@ -22,8 +22,8 @@ KEY = "sk-loopback-0123456789-never-written"
 
 ANSWER = re.compile(r'<answer number="\d+">\n(.*?)\n</answer>', re.DOTALL)
 
-Fault = int | str | tuple[int, Mapping[str, str]]
-"""A status, a status with headers, "hang", "close", or text that is replied as it stands."""
+Fault = int | str | bytes | tuple[int, Mapping[str, str]]
+"""A status, a status with headers, "hang", "close", text that is replied as it stands, or a whole body of bytes."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,9 @@ class JudgeServer:
             said = heard.headers.get("authorization", "")
             self._send(handler, status, {"error": {"message": f"told {status}; you said {said}"}}, headers)
             return
+        if isinstance(fault, bytes):
+            self._write(handler, 200, fault, {})
+            return
         text = fault if isinstance(fault, str) else self.program(heard)
         prompt = sum(len(message["content"].split()) for message in heard.messages)
         written = len(text.split())
@@ -157,7 +160,9 @@ class JudgeServer:
         self._send(handler, 200, {**whole, "choices": [choice], "usage": usage}, {})
 
     def _send(self, handler: BaseHTTPRequestHandler, status: int, value: Any, headers: Mapping[str, str]) -> None:
-        text = json.dumps(value).encode()
+        self._write(handler, status, json.dumps(value).encode(), headers)
+
+    def _write(self, handler: BaseHTTPRequestHandler, status: int, text: bytes, headers: Mapping[str, str]) -> None:
         handler.send_response(status)
         for name, each in {"content-type": "application/json", "content-length": str(len(text)), **headers}.items():
             handler.send_header(name, each)

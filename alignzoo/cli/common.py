@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -62,6 +63,13 @@ def told(command: Callable[P, R]) -> Callable[P, R]:
             fail(in_words(error))
         except KeyboardInterrupt:
             raise typer.Exit(130) from None
+        except SystemExit as error:  # no command ends so: a plugin, or what it calls
+            if kwargs.get("debug"):
+                raise
+            *_, last = traceback.extract_tb(error.__traceback__)
+            fail(
+                f"{last.filename}, line {last.lineno}, ended the program by sys.exit({error.code!r}): --debug shows why"
+            )
 
     return run
 

@@ -22,6 +22,7 @@ import alignzoo
 from alignzoo.errors import PluginError, did_you_mean
 from alignzoo.importing import beside
 from alignzoo.registry.failure import Failure
+from alignzoo.registry.interrupts import watched
 from alignzoo.registry.registrar import Origin, Registration, description
 from alignzoo.registry.source import find_spec
 
@@ -86,12 +87,15 @@ def entry_points(without: Collection[str] = ()) -> list[tuple[importlib.metadata
 def installed(point: importlib.metadata.EntryPoint, name: str) -> Plugin:
     """The plugin of an entry point, found but not imported."""
     plugin = Plugin(Origin(name, *(_distribution(point.dist) if point.dist else ())), point.load)
-    try:
-        plugin.origin = replace(plugin.origin, module=point.module)
-        spec = find_spec(point.module)
-    except Exception as error:
-        plugin.failure = Failure.of(plugin.origin, error, None)
-        return plugin
+    with watched() as is_ctrl_c:
+        try:
+            plugin.origin = replace(plugin.origin, module=point.module)
+            spec = find_spec(point.module)
+        except BaseException as error:  # a parent package is imported, and may raise anything
+            if is_ctrl_c(error):
+                raise
+            plugin.failure = Failure.of(plugin.origin, error, None)
+            return plugin
     if spec.origin and spec.origin.endswith(".py"):
         plugin.source = Path(spec.origin).resolve()
         plugin.origin = replace(plugin.origin, folder=plugin.source.parent)

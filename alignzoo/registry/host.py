@@ -25,6 +25,7 @@ from alignzoo.registry.compat import check_api
 from alignzoo.registry.discovery import Plugin, digest, entry_points, import_file, installed, own_recipes
 from alignzoo.registry.examination import Examination
 from alignzoo.registry.failure import Failure, plain_traceback
+from alignzoo.registry.interrupts import watched
 from alignzoo.registry.registrar import KINDS, Origin, Registrar, Registration
 from alignzoo.registry.resolving import compare, resolve
 from alignzoo.registry.source import declared
@@ -193,20 +194,26 @@ class Registry:
         observers = [each.plugin for each in getattr(self.hook, hook).get_hookimpls()]
         for observer in observers:
             alone = self._manager.subset_hook_caller(hook, [each for each in observers if each is not observer])
-            try:
-                answers += alone(**arguments)
-            except (Exception, SystemExit) as error:
-                self._switch_off(observer, hook, error)
+            with watched() as is_ctrl_c:
+                try:
+                    answers += alone(**arguments)
+                except BaseException as error:
+                    if is_ctrl_c(error):
+                        raise
+                    self._switch_off(observer, hook, error)
         return answers
 
     def trackers(self) -> dict[str, str]:
         """What `alignzoo_trackers` of all plugins answers, safely: tracker names, each with its cure or ""."""
         served: dict[str, str] = {}
         for each in self.hook.alignzoo_trackers.get_hookimpls():
-            try:
-                served |= cast("dict[str, str]", each.function())
-            except (Exception, SystemExit) as error:
-                self._switch_off(each.plugin, "alignzoo_trackers", error)
+            with watched() as is_ctrl_c:
+                try:
+                    served |= cast("dict[str, str]", each.function())
+                except BaseException as error:
+                    if is_ctrl_c(error):
+                        raise
+                    self._switch_off(each.plugin, "alignzoo_trackers", error)
         return served
 
     def _switch_off(self, observer: object, hook: str, error: BaseException) -> None:
@@ -284,19 +291,22 @@ class Registry:
         """Import it and call its hook, once."""
         if plugin.loaded is not None or plugin.failure:
             return
-        try:
-            with contextlib.redirect_stdout(sys.stderr):  # so that nobody spoils what a command writes as JSON
-                loaded = plugin.load()
-            plugin.api = plugin.api or str(getattr(loaded, "api", ""))
-            check_api(plugin.api, plugin.origin.distribution)
-            registrar = self._register(plugin, loaded)
-            if plugin.static:
-                compare(plugin, registrar, loaded)
-        except (Exception, SystemExit) as error:
-            plugin.failure = Failure.of(plugin.origin, error, plugin.source)
-            if self._manager.has_plugin(plugin.origin.plugin):
-                self._manager.unregister(name=plugin.origin.plugin)
-            return
+        with watched() as is_ctrl_c:
+            try:
+                with contextlib.redirect_stdout(sys.stderr):  # so that nobody spoils what a command writes as JSON
+                    loaded = plugin.load()
+                plugin.api = plugin.api or str(getattr(loaded, "api", ""))
+                check_api(plugin.api, plugin.origin.distribution)
+                registrar = self._register(plugin, loaded)
+                if plugin.static:
+                    compare(plugin, registrar, loaded)
+            except BaseException as error:  # a PanicException of pyo3, a Skipped of pytest, a sys.exit
+                if is_ctrl_c(error):
+                    raise
+                plugin.failure = Failure.of(plugin.origin, error, plugin.source)
+                if self._manager.has_plugin(plugin.origin.plugin):
+                    self._manager.unregister(name=plugin.origin.plugin)
+                return
         plugin.loaded, plugin.objects, plugin.registrations = loaded, registrar.objects, registrar.registrations
 
     def _register(self, plugin: Plugin, loaded: object) -> Registrar:

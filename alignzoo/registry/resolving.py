@@ -12,6 +12,7 @@ from typing import Any
 from alignzoo.errors import PluginError, did_you_mean
 from alignzoo.registry.discovery import Plugin
 from alignzoo.registry.failure import Failure
+from alignzoo.registry.interrupts import watched
 from alignzoo.registry.registrar import Registrar, Registration, check_part
 
 
@@ -39,12 +40,15 @@ def resolve(plugin: Plugin, registration: Registration) -> Any:
     if kind == "recipe":
         return Path(target)
     module, _, path = target.partition(":")
-    try:
-        own = module == plugin.origin.module and isinstance(plugin.loaded, ModuleType)
-        home = plugin.loaded if own else importlib.import_module(module)
-    except (Exception, SystemExit) as error:
-        failure = Failure.of(plugin.origin, error, plugin.source)
-        raise PluginError(f"{kind} {name!r} cannot be had, for {target} cannot be imported: {failure}") from error
+    with watched() as is_ctrl_c:
+        try:
+            own = module == plugin.origin.module and isinstance(plugin.loaded, ModuleType)
+            home = plugin.loaded if own else importlib.import_module(module)
+        except BaseException as error:
+            if is_ctrl_c(error):
+                raise
+            failure = Failure.of(plugin.origin, error, plugin.source)
+            raise PluginError(f"{kind} {name!r} cannot be had, for {target} cannot be imported: {failure}") from error
     try:
         found = functools.reduce(getattr, path.split("."), home)
     except AttributeError as error:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from annotated_types import Ge, Gt, Le
@@ -182,7 +183,7 @@ class OpenAI:
                 if key in found or (kept := cache.get(key) if cache else None) is None:
                     missing |= {} if key in found else {key: request}
                 else:
-                    found[key] = read(Reply(**json.loads(kept)))
+                    found[key] = read(_kept(kept, where))
             asks = [self._ask(request, read, _keeper(cache, key)) for key, request in missing.items()]
             self._transport.counts["cached"] += len(keys) - len(asks)
             if asks:
@@ -222,6 +223,17 @@ def _keeper(cache: Cache | None, key: str) -> Callable[[Reply], None]:
             cache.put(key, json.dumps(vars(reply), ensure_ascii=False))
 
     return keep
+
+
+def _kept(text: str, where: Path | None) -> Reply:
+    """A reply of the cache."""
+    try:
+        return Reply(**json.loads(text))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise RunError(
+            f"the judge's cache {where} holds what is no reply ({error}): delete the file, or give another with "
+            "judge.cache"
+        ) from error
 
 
 def _verdict(reply: Reply) -> Verdict:

@@ -6,6 +6,7 @@ import asyncio
 import email.utils
 import os
 import random
+import re
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -29,6 +30,9 @@ WRONG_FOR_ALL = {
     404: "there is no such model or address",
 }
 """Answers that no repetition and no other question would change."""
+
+HALF = re.compile("[\ud800-\udfff]")
+"""Half a surrogate pair, which JSON can spell and no file can hold."""
 
 JITTER = random.SystemRandom()
 """Spreads repetitions in time; no result depends on it, and it leaves the seeded generators alone."""
@@ -148,8 +152,9 @@ class Transport:
                 problem = f"no answer within {self.judge.timeout:g} s"
             except openai.APIConnectionError as error:
                 problem = f"no connection: {error.__cause__ or error}"
-            except (openai.APIError, ValueError) as error:
-                problem = f"its answer is no chat completion: {error}"
+            except (openai.APIError, ValueError, RecursionError, TypeError, AttributeError, LookupError) as error:
+                # Whatever can be wrong with one reply: the client's reading of it raises many kinds.
+                problem = f"its answer is no chat completion: {self.cut(error, 200)}"
             if attempt < self.judge.retries:
                 self.counts["retries"] += 1
                 await asyncio.sleep(wait)
@@ -159,7 +164,7 @@ class Transport:
     def _refused(self, error: Any) -> str:
         """What a status that may pass says; raises where it will not pass."""
         status = error.status_code
-        told = self.safe(f"{self.url} answers {status}: {str(error.message)[:200]}")
+        told = f"{self.url} answers {status}: {self.cut(error.message, 200)}"
         if status in WRONG_FOR_ALL or error.code == "insufficient_quota":
             what = WRONG_FOR_ALL.get(status, "the quota is used up")
             raise RewardError(f"the judge cannot be asked: {what}. {told}") from None  # it might repeat the key
@@ -181,12 +186,15 @@ class Transport:
         """A completion's text, its tokens counted; ValueError where it is none."""
         try:
             choice = completion.choices[0]
-            text, refusal = choice.message.content, getattr(choice.message, "refusal", None)
-        except (AttributeError, TypeError, IndexError) as error:
-            raise ValueError(str(completion)[:80]) from error
+            text, refusal = _text(choice.message.content), getattr(choice.message, "refusal", None)
+        except (AttributeError, TypeError, LookupError, RecursionError) as error:
+            if getattr(completion, "usage", None) is not None:
+                self._count_tokens(completion.usage)  # it was paid for, whatever it says
+            raise ValueError(self.cut(completion, 80)) from error
         self._count_tokens(completion.usage)
         refused = bool(refusal) or choice.finish_reason == "content_filter"
-        return Reply(self.safe(refusal or text or ""), refused, choice.finish_reason == "length")
+        said = str(refusal) if refusal else text
+        return Reply(self.safe(HALF.sub("\ufffd", said)), refused, choice.finish_reason == "length")
 
     # --- what it costs ------------------------------------------------------------------------------------------
 
@@ -199,9 +207,11 @@ class Transport:
                     "cannot be kept: set judge.budget.requests instead"
                 )
             return
-        n_in, n_out = usage.prompt_tokens or 0, usage.completion_tokens or 0
-        self.counts["tokens_in"] += n_in
-        self.counts["tokens_out"] += n_out
+        counts = [getattr(usage, name, None) or 0 for name in ("prompt_tokens", "completion_tokens")]
+        if not hasattr(usage, "prompt_tokens") or not all(type(count) is int and count >= 0 for count in counts):
+            raise ValueError(f"its usage is no count of tokens: {self.cut(usage, 80)}")
+        self.counts["tokens_in"] += counts[0]
+        self.counts["tokens_out"] += counts[1]
 
     @property
     def tokens(self) -> int:
@@ -229,10 +239,26 @@ class Transport:
                     f"{lost if self.judge.cache == 'off' else kept}; it may spend as much again: go on with --resume"
                 )
 
+    def cut(self, told: object, length: int) -> str:
+        """The beginning of what an endpoint says. The key is masked first: cut in two, it would be known no more."""
+        try:
+            return self.safe(str(told))[:length]
+        except RecursionError:
+            return "it is nested too deep to be shown"
+
     def safe(self, text: str) -> str:
         """The text without the key, should an endpoint repeat it."""
         key = os.environ.get(self.judge.key_variable, "").strip() if self.judge.key_variable else ""
         return text.replace(key, "***") if key else text
+
+
+def _text(content: Any) -> str:
+    """A message's text; some endpoints send it in parts. TypeError for what is neither."""
+    if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
+        return "".join(_text(part["text"]) for part in content)
+    if content is not None and not isinstance(content, str):
+        raise TypeError("its content is no text")
+    return content or ""
 
 
 def check_url(url: str) -> None:

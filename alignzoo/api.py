@@ -22,6 +22,7 @@ from alignzoo.journal import Journal
 from alignzoo.material import examination, heldout_of
 from alignzoo.objects import flat, overrides_of
 from alignzoo.preflight import Checked
+from alignzoo.printable import printable
 from alignzoo.recipe import Recipe, Stage, load
 from alignzoo.registry import Registry
 from alignzoo.runner import Interrupted
@@ -34,7 +35,7 @@ from alignzoo.types import Alert
 
 def told_on_stderr(stage: str, step: int, alert: Alert) -> None:
     """What the Python API does with an alert unless it is told otherwise."""
-    sys.stderr.write(f"{stage}, step {step}: {alert.message}\n")
+    sys.stderr.write(printable(f"{stage}, step {step}: {alert.message}\n"))
 
 
 def run(

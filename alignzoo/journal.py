@@ -18,12 +18,14 @@ from typing import Any
 from alignzoo import processes
 from alignzoo.files import line_of, read_lines, whole_lines
 from alignzoo.interfaces import HasCosts
-from alignzoo.storage import sync, write_text
+from alignzoo.storage import for_owner, sync, write_text
 from alignzoo.types import Group
 
 FILES = ("metrics", "seconds", "samples", "evaluations", "warnings")
 """Those that a resumed run rewinds to its checkpoint."""
 SPENT = "costs"
+PRIVATE = ("samples",)
+"""They hold what the model wrote and what it was asked, and are for their owner's eyes alone, as its weights are."""
 NOTHING: Mapping[str, Any] = {"lines": 0, "sha256": sha256().hexdigest()}
 
 
@@ -43,7 +45,8 @@ class Journal:
         if processes.index():
             return
         text = "".join(line_of({"stage": self.stage, "step": step, **values}) for values in lines)
-        with self._path(file).open("a", encoding="utf-8") as out:
+        opener = for_owner if file in PRIVATE else None
+        with open(self._path(file), "a", encoding="utf-8", opener=opener) as out:
             out.write(text)
 
     def read(self, file: str, step: int | None = None) -> list[dict[str, Any]]:
@@ -98,7 +101,7 @@ class Journal:
                 left -= mine
                 if not mine or left >= 0:
                     kept.append(line.decode() + "\n")
-            write_text(path, "".join(kept))
+            write_text(path, "".join(kept), private=file in PRIVATE)
         spent = self._path(SPENT)
         if spent.exists() and not spent.read_bytes().endswith(b"\n"):  # nothing may be appended to a torn line
             write_text(spent, "".join(line.decode() + "\n" for line in whole_lines(spent)))

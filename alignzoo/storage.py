@@ -31,13 +31,20 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole."""
+def write_text(path: Path, text: str, *, private: bool = False) -> None:
+    """Write a text file whole; a `private` one is for its owner's eyes alone."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
+    partial.unlink(missing_ok=True)  # one that a kill left may have another mode
+    with open(partial, "w", encoding="utf-8", opener=for_owner if private else None) as out:
+        out.write(text)
     sync(partial)
     partial.replace(path)
     sync(path.parent)
+
+
+def for_owner(path: str, flags: int) -> int:
+    """An opener of files that hold what a model or its data say: made with the mode that safetensors gives weights."""
+    return os.open(path, flags, 0o600)
 
 
 def sync(path: Path) -> None:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 CORE, PLUGINS = ROOT / "alignzoo", ROOT / "plugins"
 
 FLOORS = [
-    {"types", "errors", "hookspecs", "allocator", "importing"},
+    {"types", "errors", "hookspecs", "allocator", "importing", "printable"},
     {"columns", "files", "storage", "functional", "interfaces", "schedule", "processes", "cost", "agreement", "probe", "requirements"},
     {"gradients", "microbatch", "traits"},
     {"batching", "importance", "prompts", "journal", "checkpoint", "judging", "rewards"},

@@ -9,11 +9,12 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn, ParamSpec, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec, TypeAlias, TypeVar
 
 import typer
 
 from alignzoo.errors import AlignzooError, RecipeError
+from alignzoo.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -76,11 +77,11 @@ def told(command: Callable[P, R]) -> Callable[P, R]:
 
 def fail(message: str) -> NoReturn:
     """Say what is wrong, and end with status 1."""
-    lines = message.splitlines()
+    lines = message.split("\n")
     if len(lines) > LINES:
         half = LINES // 2
         lines = [*lines[:half], f"... ({len(lines) - 2 * half} lines; --debug shows all)", *lines[-half:]]
-    sys.stderr.write("error: " + "\n".join(lines) + "\n")
+    sys.stderr.write(printable("error: " + "\n".join(lines)) + "\n")
     raise typer.Exit(1)
 
 
@@ -109,9 +110,17 @@ def check_trust(code: Sequence[Code], trust: bool) -> None:
 def console(*, stderr: bool = False) -> Console:
     """A console; as wide as the terminal, or `WIDTH` in a log."""
     from rich.console import Console
+    from rich.segment import Segment
+
+    class Plain(Console):
+        """What is printed may be others' text: of control characters only rich's own reach the terminal."""
+
+        def render(self, *what: Any, **how: Any) -> Iterator[Segment]:
+            for text, style, control in super().render(*what, **how):
+                yield Segment(text if control else printable(text), style, control)
 
     stream = sys.stderr if stderr else sys.stdout
-    return Console(file=stream, highlight=False, width=None if stream.isatty() else WIDTH)
+    return Plain(file=stream, highlight=False, width=None if stream.isatty() else WIDTH)
 
 
 def _warn(message: str) -> None:
@@ -122,7 +131,7 @@ def _warn(message: str) -> None:
 def _plain_warnings() -> Iterator[None]:
     """Warnings as a sentence, not as a line of source."""
     former = warnings.formatwarning
-    warnings.formatwarning = lambda message, *where, **more: f"warning: {message}\n"
+    warnings.formatwarning = lambda message, *where, **more: printable(f"warning: {message}\n")
     try:
         yield
     finally:

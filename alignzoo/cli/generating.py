@@ -14,6 +14,7 @@ import typer
 from alignzoo.cli.common import Debug, NoPlugins, Plugins, console, registry, told
 from alignzoo.errors import DataError, ModelError, RecipeError
 from alignzoo.files import decoded
+from alignzoo.printable import escaped, printable
 
 if TYPE_CHECKING:
     from alignzoo.interfaces import Policy
@@ -158,13 +159,13 @@ def _print(group: Group) -> None:
 
     text = asked(group.prompt.messages)
     for completion in group.completions:
-        sys.stdout.write(f"> {text}\n{completion.text}{'' if completion.finished else ' …'}\n\n")
+        sys.stdout.write(printable(f"> {text}\n{completion.text}{'' if completion.finished else ' …'}\n\n"))
 
 
 def _print_json(group: Group) -> None:
     completions = [{"text": c.text, "finished": c.finished, "tokens": len(c.tokens)} for c in group.completions]
     messages = group.prompt.messages if isinstance(group.prompt.messages, str) else list(group.prompt.messages)
-    sys.stdout.write(json.dumps({"prompt": messages, "completions": completions}, ensure_ascii=False) + "\n")
+    sys.stdout.write(escaped(json.dumps({"prompt": messages, "completions": completions}, ensure_ascii=False)) + "\n")
 
 
 def _talk(answer: Callable[[Prompt, int], str], *, chats: bool) -> None:
@@ -180,7 +181,7 @@ def _talk(answer: Callable[[Prompt, int], str], *, chats: bool) -> None:
         turns = (*turns, {"role": "user", "content": said})
         text = answer(Prompt(turns if chats else said), turn)
         turns = (*turns, {"role": "assistant", "content": text})
-        sys.stdout.write(f"{text}\n\n")
+        sys.stdout.write(printable(f"{text}\n\n"))
 
 
 def _said() -> str | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from alignzoo.cli.common import AsJson, NoPlugins, Plugins, console, registry, told
+from alignzoo.printable import printable
 
 if TYPE_CHECKING:
     from alignzoo.registry.registrar import Registration
@@ -41,7 +42,7 @@ def list_plugins(
                 f"  Write {f'{each.plugin}/{each.name}'!r}, or uninstall one of them.\n"
             )
     for failure in zoo.failures:
-        sys.stdout.write(f"\nfailed: {failure.owner}: {failure.last_line}\n  {failure.cure}\n")
+        sys.stdout.write(printable(f"\nfailed: {failure.owner}: {failure.last_line}\n  {failure.cure}\n"))
 
 
 def _print(listed: Sequence[Registration]) -> None:

@@ -21,6 +21,7 @@ from alignzoo.evaluate import Gold, standard_error
 from alignzoo.files import line_of, read_lines
 from alignzoo.interfaces import Policy
 from alignzoo.rewards import WeightedReward, score
+from alignzoo.storage import write_text
 from alignzoo.types import Completion, Group, Prompt, Score, Text
 
 SHOWN = 16
@@ -201,7 +202,7 @@ def distinct(texts: Sequence[Sequence[int]], n: int) -> float:
 
 def write_answers(path: Path, answers: Iterable[Answer]) -> None:
     """One line each."""
-    path.write_text("".join(line_of(asdict(each)) for each in answers), encoding="utf-8")
+    write_text(path, "".join(line_of(asdict(each)) for each in answers), private=True)
 
 
 def read_answers(path: Path) -> Iterator[Answer]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignzoo.files import read_lines
+from alignzoo.printable import fenced
 from alignzoo.report.toml_text import toml_text
 
 if TYPE_CHECKING:
@@ -216,9 +217,7 @@ On held-out prompts, before and after this stage; `_greedy` without sampling, ±
 
 The whole stage, every default filled in. Paths are cut to their last part.
 
-```toml
-{toml_text(_without_paths(resolved)).strip()}
-```
+{fenced(toml_text(_without_paths(resolved)).strip(), "toml")}
 """
 
 

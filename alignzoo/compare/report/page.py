@@ -18,6 +18,7 @@ from alignzoo.compare.report import gather, pictures
 from alignzoo.compare.report.drawing import Look, Looks, Picture
 from alignzoo.compare.results import Compared, Pair, Results, Standing, read_results
 from alignzoo.files import read_json
+from alignzoo.printable import fenced, printable
 from alignzoo.registry import Registry
 
 COLUMNS = {
@@ -223,10 +224,15 @@ def _turns(results: Results, task: str, metric: str, curves: Sequence[gather.Cur
 def _environment(*, autoescape: bool) -> Environment:
     loader = PackageLoader("alignzoo.compare.report")
     environment = Environment(
-        loader=loader, autoescape=autoescape, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=loader,
+        autoescape=autoescape,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: printable(value) if type(value) is str else value,
     )
-    filters: dict[str, Any] = {"number": number, "share": share, "plainly": plainly, "cell": cell_text, "clock": clock}
-    environment.filters |= filters | {"typeset": typeset}
+    filters: dict[str, Any] = {"number": number, "share": share, "plainly": plainly, "cell": cell_text}
+    environment.filters |= filters | {"clock": clock, "fenced": fenced, "typeset": typeset}
     environment.globals["digits"] = DIGITS
     environment.globals["svg"] = lambda picture: Markup(picture.themed())
     environment.globals["ours"] = Markup

@@ -7,8 +7,11 @@ no number for a float (thousands of digits) or no data at all (thousands of brac
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
+import stat
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -128,8 +131,32 @@ def _check_surrogates(value: Any, text: str, where: str, line: int, error: type[
         ) from None
 
 
+KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+
+
+def check_kind(path: Path, error: type[AlignzooError] = DataError) -> None:
+    """Raise where a path is there, but is nothing that can be read to its end: a link to nowhere, a pipe, a device."""
+    try:
+        kind = stat.S_IFMT(path.stat().st_mode)
+    except OSError as found:
+        if found.errno == errno.ELOOP:
+            raise error(f"{path} is a symbolic link that leads back to itself: make it point to a file") from found
+        if found.errno == errno.ENAMETOOLONG:
+            raise error(f"{str(path)[:80]}... is longer than a file's name can be") from found
+        if path.is_symlink():
+            target = os.readlink(path)
+            fix = "make it point to a file"
+            raise error(f"{path} is a symbolic link to {target}, which is not there: {fix}") from found
+        return  # what is missing, or may not be read, is told by who reads it
+    except ValueError as found:  # a NUL in the name
+        raise error(f"{str(path)!r} cannot be the name of a file: {found}") from found
+    if kind in KINDS:
+        raise error(f"{path} is {KINDS[kind]}, which is no file to read, perhaps twice: write its content to a file")
+
+
 def read_json(path: Path, *, fix: str = "", error: type[AlignzooError] = RunError) -> Any:
     """The value of a JSON file."""
+    check_kind(path, error)
     try:
         content = path.read_bytes()
     except OSError as found:

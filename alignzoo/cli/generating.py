@@ -13,7 +13,7 @@ import typer
 
 from alignzoo.cli.common import Debug, NoPlugins, Plugins, console, registry, told
 from alignzoo.errors import DataError, ModelError, RecipeError
-from alignzoo.files import decoded
+from alignzoo.files import check_kind, decoded
 from alignzoo.printable import escaped, printable
 
 if TYPE_CHECKING:
@@ -114,6 +114,7 @@ def _prompt(said: Any, chats: bool) -> Prompt:
 
 def _read(path: Path) -> list[Any]:
     """The prompts of a file: texts, or conversations in a .jsonl."""
+    check_kind(path)
     try:
         lines = path.read_text("utf-8-sig").split("\n")  # not splitlines: a text may hold U+2028 and the like
     except (OSError, UnicodeDecodeError) as error:

@@ -26,7 +26,7 @@ from typing import Annotated, Any
 from annotated_types import Ge, Lt
 
 from alignzoo.errors import DataError, did_you_mean
-from alignzoo.files import decoded
+from alignzoo.files import check_kind, decoded
 from alignzoo.prompts.formats import FORMATS, Row, accepted, found, parse, recognise
 from alignzoo.types import Prompt
 
@@ -140,7 +140,10 @@ def _point(prompt: Prompt) -> float:
 
 def _rows(path: str, split: str) -> Iterable[Any]:
     """The rows of a file, a directory or a hub dataset, one after the other."""
+    if not path.strip():
+        raise DataError("data.path is empty: give a file, a directory that `datasets` saved, or a hub dataset.")
     place = Path(path).expanduser()
+    check_kind(place)
     reader = next((reader for ending, reader in READERS.items() if path.lower().endswith(ending)), None)
     if place.is_dir():
         return _saved(place, split)

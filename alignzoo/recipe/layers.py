@@ -18,6 +18,9 @@ PARTS = (*TO_ALL, *TO_LAST)
 OF_ALL_BY_TASK = ("policy", "data", "evaluate", "seed")
 """What [tasks.X] changes in every stage; its other parts are the last stage's."""
 
+LONGEST = 64
+"""Letters of a name that folders and files are called by."""
+
 
 @dataclass(frozen=True)
 class Layered:
@@ -67,6 +70,10 @@ def _stages(root: Node) -> list[Node]:
             raise RecipeError(
                 f"{name.where}: stage.name: found {show(name.plain())}, allowed: letters, digits, '-' and '_', "
                 f"but none of {', '.join(PARTS)}"
+            )
+        if len(name.value) > LONGEST:
+            raise RecipeError(
+                f"{name.where}: stage.name: found {len(name.value)} letters, allowed: {LONGEST}, as a folder's name"
             )
         if name.value in seen:
             first = seen[name.value].where

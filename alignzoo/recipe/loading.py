@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from alignzoo.errors import RecipeError
-from alignzoo.recipe.layers import layered
+from alignzoo.recipe.layers import LONGEST, layered
 from alignzoo.recipe.overrides import Overrides, normal, parse
-from alignzoo.recipe.parts import build, checked
+from alignzoo.recipe.parts import build, checked, show
 from alignzoo.recipe.stages import Plain, Stage, build_stage, with_parts
 from alignzoo.recipe.tables import Node, merge, read_manifest, read_toml
 from alignzoo.recipe.trust import Code
@@ -17,6 +18,9 @@ from alignzoo.registry import Registry
 from alignzoo.traits import traits_of
 
 __all__ = ["Overrides", "Recipe", "Stage", "load", "part"]
+
+FOLDER = re.compile(r"[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*")
+"""A recipe's name."""
 
 ONLINE, OFFLINE = "_online.toml", "_offline.toml"
 """The generic recipes: for optimizers that learn from what the policy has just written, and for the others."""
@@ -96,4 +100,10 @@ def _with_optimizer(root: Node, name: str) -> Node:
 
 def _text(root: Node, key: str, default: str) -> str:
     text: str = checked(str, root.value[key], key) if key in root.value else default
+    if key == "name" and (not FOLDER.fullmatch(text) or len(text) > LONGEST):
+        where = root.value[key].where if key in root.value else root.where
+        raise RecipeError(
+            f"{where}: name: found {show(text)[:90]}, allowed: a folder's name of at most {LONGEST} letters, without "
+            "'/' and not beginning with '.', for runs/NAME-001 is called so"
+        )
     return text

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from alignzoo.errors import RecipeError
-from alignzoo.files import read_object, toml_decoded
+from alignzoo.files import check_kind, read_object, toml_decoded
 from alignzoo.recipe.toml_lines import KeyPath, key_lines
 
 STAGE_REFERENCE = "stage:"
@@ -106,6 +106,7 @@ def merge(lower: Node, upper: Node, *, broad: bool = False) -> Node:
 
 def read_toml(path: Path, lists: Collection[str] = LISTS) -> Node:
     """A TOML file as nodes, each with its line; `lists` are the keys whose lists hold tables."""
+    check_kind(path, RecipeError)
     try:
         text = path.read_text("utf-8")
         value = toml_decoded(text, path)

@@ -218,7 +218,7 @@ def _save(stage: Run, step: int, optimizer: Optimizer, stopped: str) -> None:
     due = stopped or (stage.schedule.save_every and step % stage.schedule.save_every == 0)
     interrupted = stage.interrupted()
     if due or interrupted:
-        journal, keep = stage.journal.extent(), stage.schedule.keep
+        journal, keep = {} if processes.index() else stage.journal.extent(), stage.schedule.keep
         checkpoint.save(stage.checkpoints, step, stage.policy, optimizer, stage.sampler, keep=keep, journal=journal)
     if interrupted:
         raise Interrupted(f"{stage.name}: stopped after step {step} of {stage.steps}")

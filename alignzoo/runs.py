@@ -22,7 +22,7 @@ from alignzoo.interfaces import Policy
 from alignzoo.recipe import Recipe
 from alignzoo.recipe.changes import changes
 from alignzoo.registry import Registry
-from alignzoo.storage import LOCK, in_words, is_leftover, only_writer, write_json
+from alignzoo.storage import LOCK, discard, in_words, is_leftover, only_writer, write_json
 
 PACKAGES = ("alignzoo", "torch", "transformers", "accelerate", "peft", "tokenizers", "safetensors", "numpy", "pluggy")
 """Whose versions a manifest names."""
@@ -88,10 +88,15 @@ def claimed(recipe: Recipe, out: str | Path | None, resume: bool) -> Iterator[Pa
     try:
         if not (folder / LOCK).exists():  # what is not a run's is refused before anything is written to it
             _check_free(recipe, folder, resume)
+        made = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
-        with only_writer(folder):
-            _check_free(recipe, folder, resume)  # another start may have begun, and ended, in the meantime
-            yield folder
+        try:
+            with only_writer(folder):
+                _check_free(recipe, folder, resume)  # another start may have begun, and ended, in the meantime
+                yield folder
+        finally:
+            if made and [path.name for path in folder.iterdir()] == [LOCK]:
+                discard(folder)  # the run was refused before it wrote anything
     except OSError as error:
         raise RunError(f"{in_words(error)}. {_safe(folder)}") from error
 

@@ -13,7 +13,8 @@ CORE, PLUGINS = ROOT / "alignzoo", ROOT / "plugins"
 
 FLOORS = [
     {"types", "errors", "hookspecs", "allocator", "importing", "printable"},
-    {"columns", "files", "storage", "functional", "interfaces", "schedule", "processes", "cost", "agreement", "probe", "requirements"},
+    {"columns", "functional", "interfaces", "schedule", "processes", "cost", "agreement", "probe", "requirements"}
+    | {"files", "storage"},
     {"gradients", "microbatch", "traits"},
     {"batching", "importance", "prompts", "journal", "checkpoint", "judging", "rewards"},
     {"evaluate", "registry", "scaffold", "report", "tokens", "reference"},

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from alignzoo.batching import collate
 
 from alignzoo import Completion, Group, Prompt, Score
+from alignzoo.batching import collate
 from alignzoo.vocabulary import Clock, memory, shared
 
 

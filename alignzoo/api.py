@@ -19,7 +19,7 @@ from alignzoo import preflight, processes, recording, report, runner
 from alignzoo.errors import RunError, did_you_mean
 from alignzoo.interfaces import Policy
 from alignzoo.journal import Journal
-from alignzoo.material import examination, heldout_of
+from alignzoo.material import examination, heldout_of, own_data
 from alignzoo.objects import flat, overrides_of
 from alignzoo.preflight import Checked
 from alignzoo.printable import printable
@@ -29,8 +29,12 @@ from alignzoo.runner import Interrupted
 from alignzoo.runs import Result, StageResult, claimed, finished_in, manifest, next_folder, write, write_manifest
 from alignzoo.stage import Progress, Run, Warn
 from alignzoo.storage import install, partial_of, writing
+from alignzoo.survey import Survey, sentences, survey
 from alignzoo.traits import REWARD_MODEL, traits_of
-from alignzoo.types import Alert
+from alignzoo.types import Alert, Prompt
+
+Show = Callable[[str, Survey], None]
+"""Shown what a stage is about to train on: the stage, and the survey of its own data."""
 
 
 def told_on_stderr(stage: str, step: int, alert: Alert) -> None:
@@ -81,9 +85,11 @@ def execute(
     trackers: Sequence[str] = (),
     curves: bool = True,
     ask: bool = True,
+    show: Show = lambda *seen: None,
 ) -> Result:
     """Run a loaded recipe, checked whole before its first step. Finished stages of a resumed run are not run again.
-    `curves` draws curves.png; `ask` puts one question to every judge behind an endpoint before anything is trained."""
+    `curves` draws curves.png; `ask` puts one question to every judge behind an endpoint before anything is trained;
+    `show` is given each stage's survey of its own data."""
     check_trackers(trackers, registry)
     for stage in recipe.stages:
         _check_alerts(stage, registry)
@@ -98,7 +104,7 @@ def execute(
             if stage.name in finished:
                 results.append(finished[stage.name])
                 continue
-            watch = _Watch(registry, progress, warn, interrupted, tuple(trackers))
+            watch = _Watch(registry, progress, warn, interrupted, tuple(trackers), show)
             ready = stage.with_outputs(_outputs(results))
             done, live = _stage(ready, checked.pop(stage.name), folder, watch, resume)
             results.append(done)
@@ -115,6 +121,7 @@ class _Watch:
     warn: Warn
     interrupted: Callable[[], bool]
     trackers: tuple[str, ...]
+    show: Show
 
 
 def _outputs(results: Iterable[StageResult]) -> dict[str, str]:
@@ -128,9 +135,10 @@ def _stage(stage: Stage, data: Checked, folder: Path, watch: _Watch, resume: boo
     if any(data.spent.values()):
         journal.write("costs", 0, {"when": "check", **data.spent})
     policy = stage.policy.load(stage.optimizer.needs)
+    train = data.train if stage.data is None else _looked_at(stage, policy, data.train, folder, watch)
     live = Run(
         name=stage.name,
-        prompts=data.train,
+        prompts=train,
         heldout=heldout_of(stage, data.prompts, data.shown),
         policy=policy,
         sampler=stage.sampler,
@@ -155,6 +163,20 @@ def _stage(stage: Stage, data: Checked, folder: Path, watch: _Watch, resume: boo
     ended = _alerts(watch.registry.observe("alignzoo_run_end", run=about, result=done))
     recording.tell(live, done.steps, processes.of_first(ended))
     return done, policy
+
+
+def _looked_at(stage: Stage, policy: Policy, train: Sequence[Prompt], folder: Path, watch: _Watch) -> list[Prompt]:
+    """The prompts to train on, once they have been shown to the user as the model sees them."""
+    kept, found = survey(
+        train, policy, own_data(stage).too_long, lambda done, n: watch.progress(f"{stage.name}: data", done, n, {})
+    )
+    if processes.index() == 0:
+        for sentence in sentences(found):
+            watch.warn(stage.name, 0, Alert("data", sentence))
+        watch.show(stage.name, found)
+        (folder / "data").mkdir(exist_ok=True)
+        write_json(folder / "data" / f"{stage.name}.json", found.data())
+    return kept
 
 
 @dataclass(frozen=True)

@@ -127,6 +127,15 @@ class Policy(Protocol):
 
 
 @runtime_checkable
+class HasContext(Protocol):
+    """A policy that knows how much it can read. Without it, no prompt is known to be cut."""
+
+    def fits(self, prompt: Prompt) -> bool:
+        """Whether a prompt is read whole, beside the longest completion."""
+        ...
+
+
+@runtime_checkable
 class PolicySpec(Protocol):
     """A policy's settings: what a recipe's `policy` table becomes, and what plugins register."""
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from alignzoo.errors import DataError, RunError
 from alignzoo.evaluate import Gold, Heldout, Rates
 from alignzoo.interfaces import HasRates
-from alignzoo.prompts import Data, from_rows, split, train_and_heldout
+from alignzoo.prompts import Data, Rows, train_and_heldout
+from alignzoo.prompts.turns import heard, is_one_turn
 from alignzoo.recipe import Stage
 from alignzoo.requirements import from_data
 from alignzoo.rewards import WeightedReward
@@ -27,18 +28,48 @@ def data_of(stage: Stage, read: Read = train_and_heldout) -> tuple[list[Prompt],
         train = stage.task.data(stage.kind, "train")
         check_completions(stage, train)
         return train, stage.task.data("prompts", "heldout"), stage.task.data(stage.kind, "heldout")
-    if isinstance(stage.data, Data):
-        train, heldout = read(stage.data)
-    elif isinstance(stage.data, str | Path):
-        train, heldout = read(Data(path=str(stage.data)))
-    else:
-        rows = list(stage.data)
-        given = rows if all(isinstance(row, Prompt) for row in rows) else from_rows(rows)
-        train, heldout = split(given, Data.heldout)
+    data = own_data(stage)
+    train, heldout = (heard(prompts, data.chat, data.system) for prompts in read(data))
     if not train:
         raise RunError(f"{stage.name}: no training prompts: all of the data are held out; lower data.heldout")
     check_completions(stage, train)
-    return train, heldout, [prompt for prompt in heldout if prompt.completions]
+    if stage.sampler.online:
+        return train, heldout, [prompt for prompt in heldout if prompt.completions]
+    shown = [prompt for prompt in heldout if prompt.completions and not _unlearnable(stage, prompt)]
+    return _learnable(stage, train), heldout, shown
+
+
+def own_data(stage: Stage) -> Data:
+    """The user's own data, whatever was given for them."""
+    if isinstance(stage.data, Data):
+        return stage.data
+    return Data(path=str(stage.data)) if isinstance(stage.data, str | Path) else Data(rows=Rows(stage.data))
+
+
+def _learnable(stage: Stage, prompts: Sequence[Prompt]) -> list[Prompt]:
+    """The rows that can be learnt from; what is left out is told, with how many."""
+    reasons: dict[str, int] = {}
+    for prompt in prompts:
+        if reason := _unlearnable(stage, prompt):
+            reasons[reason] = reasons.get(reason, 0) + 1
+    told = "; ".join(f"{n} of {len(prompts)}, {reason}" for reason, n in reasons.items())
+    if sum(reasons.values()) == len(prompts):
+        raise DataError(f"{stage.name}: no row can be learnt from: {told}")
+    if told:
+        warnings.warn(f"{stage.name}: rows left out of training: {told}", stacklevel=2)
+    return [prompt for prompt in prompts if not _unlearnable(stage, prompt)]
+
+
+def _unlearnable(stage: Stage, prompt: Prompt) -> str:
+    """Why a row is not learnt from; "" where it is."""
+    if not is_one_turn(prompt):
+        return (
+            "for an answer has more turns than one: put those before the last into the prompt, or give the "
+            "conversations as `messages`"
+        )
+    if traits_of(stage.optimizer).imitates and len(prompt.completions) == 1 and prompt.labels == (0.0,):
+        return "for their label says that the answer is bad, and it would be imitated"
+    return ""
 
 
 def check_completions(stage: Stage, prompts: Sequence[Prompt]) -> None:

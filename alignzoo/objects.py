@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from alignzoo.interfaces import Policy, RewardSource
+from alignzoo.prompts import Data, Rows
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,12 @@ def overrides_of(policy: Any, data: Any, reward: Any) -> dict[str, Any]:
         changes["policy"] = Ready(policy) if isinstance(policy, Policy) else policy
     if isinstance(data, str | Path):
         changes["data.path"] = str(data)
-    elif isinstance(data, Mapping):
+    elif isinstance(data, Mapping) and data.keys() <= {"kind", *(f.name for f in fields(Data))}:
         changes |= flat({"data": data})
-    elif data is not None:
+    elif isinstance(data, Data):
         changes["data"] = data
+    elif data is not None:
+        changes["data.rows"] = Rows(data)
     if reward is not None:
         rewards = reward if isinstance(reward, list | tuple) else [reward]
         changes["reward"] = [_reward(each) for each in rewards]

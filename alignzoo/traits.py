@@ -33,6 +33,9 @@ class Traits:
     """It learns from what the policy itself generates, so that its recipe samples from the policy by default."""
     completions: int = 1
     """How many completions of a prompt it compares at least; 1: a single one teaches it something."""
+    imitates: bool = False
+    """It makes a group's best answer likelier whatever its score, so that an answer that the data call bad has to be
+    left out."""
     kl_weight: str = ""
     """The field that weighs the KL to the reference: what `alignzoo compare --frontier` varies."""
     search: Mapping[str, tuple[float, float]] = field(default_factory=dict)

@@ -39,6 +39,9 @@ class Prompt:
     """One score per completion, higher is better; only their order matters to most methods."""
     info: Mapping[str, Any] = field(default_factory=dict)
     """The dataset's other columns, handed to rewards: an answer key, a margin, a source."""
+    chat: Literal["auto", "user", "plain"] | None = None
+    """What a text is: a user's turn where the model has a chat template (auto), in any case (user), or a text to be
+    continued as it stands (plain; None: the same, but where the model has a template the user is told)."""
 
 
 @dataclass(frozen=True)

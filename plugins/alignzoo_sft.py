@@ -27,6 +27,7 @@ class SFT:
     needs: ClassVar[frozenset[str]] = frozenset({"logprobs"})
     prepare_reads: ClassVar[frozenset[str]] = frozenset()
     couples: ClassVar[str] = "row"
+    imitates: ClassVar[bool] = True
 
     def prepare(self, batch: Batch) -> Batch:
         chosen = fn.best(batch)

@@ -14,8 +14,9 @@ from alignzoo.errors import RunError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from alignzoo.api import Result
+    from alignzoo.api import Result, Show
     from alignzoo.stage import Warn
+    from alignzoo.survey import Survey
     from alignzoo.types import Alert
 
 
@@ -65,7 +66,8 @@ def run(
         err = console(stderr=True)
         with shown_on(err, quiet=quiet) as progress:
             warn = warning_on(err)
-            watching: dict[str, Any] = {"progress": progress, "warn": warn, "trackers": tracker or ()}
+            show = (lambda *seen: None) if quiet else example_on(err)
+            watching: dict[str, Any] = {"progress": progress, "warn": warn, "trackers": tracker or (), "show": show}
             result = api.execute(loaded, zoo, out=out, resume=resume, ask=not no_ask, **watching)
     except (api.Interrupted, KeyboardInterrupt) as stopped:
         said = str(stopped) or "stopped at once: what came after the last checkpoint will be done again"
@@ -83,6 +85,20 @@ def warning_on(err: Console) -> Warn:
         err.print(f"warning: {stage}, step {step}: {alert.message}", style="yellow", markup=False, soft_wrap=True)
 
     return warn
+
+
+def example_on(err: Console) -> Show:
+    """The first row as the model sees it, special tokens and all; what is not trained on is dim."""
+
+    def show(stage: str, found: Survey) -> None:
+        from rich.text import Text
+
+        dropped = f", {found.dropped} left out" if found.dropped else ""
+        err.print(f"{stage}: {found.rows} rows to train on{dropped}. The first, as the model sees it:", markup=False)
+        text = Text("".join(found.prompt), style="dim").append("".join(found.answer), style="not dim bold")
+        err.print(text if found.answer else text.append("…", style="not dim"), soft_wrap=True)
+
+    return show
 
 
 def _print(out: Console, result: Result, *, quiet: bool) -> None:

@@ -1,5 +1,5 @@
 """Datasets -> prompts."""
 
-from alignzoo.prompts.reading import READERS, Data, from_rows, read, split, train_and_heldout
+from alignzoo.prompts.reading import READERS, Data, Rows, from_rows, read, split, train_and_heldout
 
-__all__ = ["READERS", "Data", "from_rows", "read", "split", "train_and_heldout"]
+__all__ = ["READERS", "Data", "Rows", "from_rows", "read", "split", "train_and_heldout"]

@@ -8,108 +8,23 @@ from __future__ import annotations
 
 import math
 import re
-import reprlib
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
-from alignzoo.errors import DataError, did_you_mean
+from alignzoo.errors import DataError
+from alignzoo.prompts.row import ROLES, Row, found
+from alignzoo.prompts.turns import as_messages, as_turns, settled, with_system
 from alignzoo.types import Message, Prompt, Text
 
-ROLES = ("system", "user", "assistant")
-"""Who speaks in a conversation."""
+__all__ = ["FORMATS", "ROLES", "Format", "Row", "accepted", "found", "parse", "recognise"]
 
-ANSWERS = frozenset({"chosen", "rejected", "completion", "completions"})
+READ = frozenset({"prompt", "instruction", "chosen", "rejected", "completion", "completions"})
 """Columns that a recognised format must read: left over, they are a shape begun and not finished."""
 
-
-@dataclass(frozen=True)
-class Row:
-    """A row and where it stands, so that what is wrong with it is said with file, row and column."""
-
-    columns: Mapping[str, Any]
-    where: str
-    """The file, the row counted from 1, and the format it is read as."""
-
-    def wrong(self, column: str, problem: str) -> DataError:
-        """The error to raise about a column."""
-        return DataError(f"{self.where}, column {column!r}: {problem}\n{accepted()}")
-
-    def value(self, column: str) -> Any:
-        """Whatever the column holds."""
-        if column not in self.columns:
-            raise self.wrong(column, f"it is missing. {did_you_mean(column, self.columns)}")
-        return self.columns[column]
-
-    def string(self, column: str) -> str:
-        """A string, empty or not."""
-        value = self.value(column)
-        if not isinstance(value, str):
-            raise self.wrong(column, f"expected a string, found {found(value)}.")
-        return value
-
-    def items(self, column: str) -> list[Any]:
-        """A list."""
-        value = self.value(column)
-        if not isinstance(value, list | tuple):
-            raise self.wrong(column, f"expected a list, found {found(value)}.")
-        return list(value)
-
-    def text(self, column: str) -> Text:
-        """A text that is not empty; of a conversation, the last turn is not."""
-        text = self.as_text(column, self.value(column))
-        if not (text if isinstance(text, str) else text[-1]["content"]):
-            raise self.wrong(column, "it is empty.")
-        return text
-
-    def reply(self, column: str, to: Text) -> Text:
-        """A text that is not empty, of the prompt's kind, and the assistant's."""
-        return self.as_reply(column, self.text(column), to)
-
-    def as_text(self, column: str, value: Any) -> Text:
-        """A value as a text."""
-        if isinstance(value, str):
-            return value
-        if not isinstance(value, list | tuple) or not value:
-            raise self.wrong(column, f"expected a text, found {found(value)}.")
-        return tuple(self.as_message(f"{column}[{index}]", turn) for index, turn in enumerate(value))
-
-    def as_message(self, column: str, turn: Any) -> Message:
-        """A turn as a message: its role and content, and nothing else that says something."""
-        if not isinstance(turn, Mapping) or not isinstance(turn.get("content"), str):
-            raise self.wrong(column, f'expected {{"role", "content"}} in text, found {found(turn)}.')
-        role, content = turn.get("role"), turn["content"]
-        if role not in ROLES:
-            raise self.wrong(column, f"unknown role {role!r}. Known: {', '.join(ROLES)}.")
-        # Parquet gives every message the keys of all, filled with nulls.
-        others = sorted(key for key in turn if key not in ("role", "content") and turn[key] not in (None, "", [], {}))
-        if others:
-            raise self.wrong(column, f"only role and content can be kept, found {', '.join(others)}.")
-        return {"role": role, "content": content}
-
-    def as_reply(self, column: str, text: Text, to: Text) -> Text:
-        """A text as a reply: of the prompt's kind, and the assistant's."""
-        if isinstance(text, str) != isinstance(to, str):
-            wanted, got = ("a string", "a conversation") if isinstance(to, str) else ("a conversation", "a string")
-            raise self.wrong(column, f"expected {wanted}, found {got}; the texts of a row are all of one kind.")
-        if not isinstance(text, str) and text[-1]["role"] != "assistant":
-            raise self.wrong(column, f"expected the assistant's turn at its end, found the {text[-1]['role']}'s.")
-        return text
-
-    def rename(self, columns: Mapping[str, str]) -> Row:
-        """The same row under our names; `columns` maps our name to the file's."""
-        for ours, theirs in columns.items():
-            if theirs not in self.columns:
-                hint = did_you_mean(theirs, self.columns)
-                raise DataError(f"{self.where}: columns.{ours} = {theirs!r}, but there is no such column. {hint}")
-        kept = {name: value for name, value in self.columns.items() if name not in columns.values()}
-        for ours in sorted(kept.keys() & columns.keys()):
-            raise DataError(
-                f"{self.where}: columns.{ours} = {columns[ours]!r} would hide the file's own column {ours!r}. "
-                f"Rename that one too: columns.old_{ours} = {ours!r}."
-            )
-        return replace(self, columns=kept | {ours: self.columns[theirs] for ours, theirs in columns.items()})
+SYSTEM = "system"
+"""The column of any format that holds the system's turn."""
 
 
 def scores(row: Row) -> Prompt:
@@ -129,8 +44,7 @@ def ranks(row: Row) -> Prompt:
 
 def preference(row: Row) -> Prompt:
     """A pair."""
-    prompt = row.text("prompt")
-    return Prompt(prompt, (row.reply("chosen", prompt), row.reply("rejected", prompt)), (1.0, 0.0))
+    return Prompt(*_asked(row, {name: row.text(name) for name in ("chosen", "rejected")}), (1.0, 0.0))
 
 
 def hh(row: Row) -> Prompt:
@@ -146,22 +60,19 @@ def implicit(row: Row) -> Prompt:
 
 def unpaired(row: Row) -> Prompt:
     """One completion, good (true) or bad (false)."""
-    prompt, label = row.text("prompt"), row.value("label")
-    if not isinstance(label, bool):
-        raise row.wrong("label", f"expected true or false, found {found(label)}.")
-    return Prompt(prompt, (row.reply("completion", prompt),), (float(label),))
+    label = row.truth("label")
+    return Prompt(*_asked(row, {"completion": row.text("completion")}), (float(label),))
 
 
 def completion(row: Row) -> Prompt:
     """A demonstration."""
-    prompt = row.text("prompt")
-    return Prompt(prompt, (row.reply("completion", prompt),), (1.0,))
+    return Prompt(*_asked(row, {"completion": row.text("completion")}), (1.0,))
 
 
 def alpaca(row: Row) -> Prompt:
-    """A demonstration."""
-    prompt = _instruction(row)
-    return Prompt(prompt, (row.reply("output", prompt),), (1.0,))
+    """A demonstration; with earlier turns in `history`, and a system's."""
+    prompt = Prompt(_instruction(row), (row.reply("output", ""),), (1.0,))
+    return _after(row, prompt) if row.columns.get("history") else prompt
 
 
 def pandalm(row: Row) -> Prompt:
@@ -222,6 +133,8 @@ class Format(NamedTuple):
     read: Callable[[Row], Prompt]
     opening: str = ""
     """How the first column begins, where columns alone do not tell."""
+    optional: tuple[str, ...] = ()
+    """Columns that it reads where they are there."""
 
 
 FORMATS: dict[str, Format] = {
@@ -232,8 +145,8 @@ FORMATS: dict[str, Format] = {
     "preference-implicit": Format(("chosen", "rejected"), implicit),
     "unpaired": Format(("prompt", "completion", "label"), unpaired),
     "prompt-completion": Format(("prompt", "completion"), completion),
-    "alpaca": Format(("instruction", "input", "output"), alpaca),
-    "pandalm": Format(("instruction", "input", "response1", "response2"), pandalm),
+    "alpaca": Format(("instruction", "output"), alpaca, optional=("input", "history")),
+    "pandalm": Format(("instruction", "response1", "response2"), pandalm, optional=("input",)),
     "alpaca-eval": Format(("instruction", "output_1", "output_2"), alpaca_eval),
     "messages": Format(("messages",), messages),
     "prompt-only": Format(("prompt",), prompt_only),
@@ -244,24 +157,42 @@ FORMATS: dict[str, Format] = {
 
 def parse(row: Row, name: str) -> Prompt:
     """Read a row as the format of this name."""
-    columns, read, _ = FORMATS[name]
-    prompt = read(replace(row, where=f"{row.where} ({name})"))
-    return replace(prompt, info={column: row.columns[column] for column in row.columns if column not in columns})
+    form = FORMATS[name]
+    row = replace(row, where=f"{row.where} ({name})")
+    prompt = settled(form.read(row))
+    if row.columns.get(SYSTEM):
+        prompt = with_system(prompt, row.string(SYSTEM), lambda problem: row.wrong(SYSTEM, problem))
+    known = {*form.columns, *form.optional, SYSTEM}
+    return replace(prompt, info={column: row.columns[column] for column in row.columns if column not in known})
 
 
 def recognise(row: Row) -> str:
-    """The name of the format that a file's first row fits."""
-    present = {column for column, value in row.columns.items() if value is not None}
-    for name, (columns, _, opening) in FORMATS.items():
-        if not present.issuperset(columns) or not str(row.columns[columns[0]]).startswith(opening):
-            continue
-        if unread := sorted((ANSWERS & present).difference(columns)):
-            raise DataError(
-                f"{row.where} looks like {name!r}, which would leave {', '.join(unread)} unread. "
-                f"Complete the columns, or say format = {name!r} if it is meant.\n{accepted()}"
-            )
+    """The name of the format that a file's first row fits, by its columns: one that is null there is one all the
+    same, and an error when it is read."""
+    name, unread = _fitting(row, set(row.columns))
+    filled = {column for column, value in row.columns.items() if value is not None}
+    nulls = [column for column in FORMATS[name].columns if column not in filled] if name else []
+    if nulls:
+        other, left = _fitting(row, filled)
+        meant = f" Say format = {other!r} if the column is not meant." if other and not left else ""
+        raise replace(row, where=f"{row.where} ({name})").wrong(nulls[0], f"it is null.{meant}")
+    if name and unread:
+        raise DataError(
+            f"{row.where} looks like {name!r}, which would leave {', '.join(unread)} unread. "
+            f"Complete the columns, or say format = {name!r} if it is meant.\n{accepted()}"
+        )
+    if name:
         return name
-    raise DataError(f"{row.where} has the columns {', '.join(sorted(present))}: no format fits.\n{accepted()}")
+    raise DataError(f"{row.where} has the columns {', '.join(sorted(row.columns))}: no format fits.\n{accepted()}")
+
+
+def _fitting(row: Row, present: set[str]) -> tuple[str, list[str]]:
+    """The first format that these columns fit, "" for none, and those that it would not read and must."""
+    for name, (columns, _, opening, optional) in FORMATS.items():
+        if present.issuperset(columns) and str(row.columns[columns[0]]).startswith(opening):
+            filled = {column for column in READ & present if row.columns[column] is not None}
+            return name, sorted(filled.difference(columns, optional))
+    return "", []
 
 
 def accepted() -> str:
@@ -272,14 +203,6 @@ def accepted() -> str:
         lines.append(f"  {name:<20} {', '.join(form.columns):<40} {meaning}")
     return "\n".join([*lines, 'Columns of other names: columns = { prompt = "question" }. All others go to `info`.'])
 
-
-def found(value: Any) -> str:
-    """A value's type and a short look at it, for errors."""
-    return "null" if value is None else f"{type(value).__name__} {_SHORT.repr(value)}"
-
-
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = 60
 
 _RESPONSES = ("response1", "response2")
 _VOTES = {"0": (0.5, 0.5), "1": (1.0, 0.0), "2": (0.0, 1.0)}
@@ -294,7 +217,7 @@ def _vote(row: Row, column: str) -> tuple[float, float]:
 
 
 def _instruction(row: Row) -> str:
-    parts = [row.string("instruction"), row.string("input")]
+    parts = [row.string("instruction"), row.string("input") if row.columns.get("input") is not None else ""]
     if not any(parts):
         raise row.wrong("instruction", "it is empty, and so is the input.")
     return "\n\n".join(filter(None, parts))
@@ -302,11 +225,61 @@ def _instruction(row: Row) -> str:
 
 def _ranking(row: Row) -> tuple[Text, tuple[Text, ...]]:
     """The prompt and its completions. An empty one is kept, for it was written and ranked."""
-    prompt, values = row.text("prompt"), row.items("completions")
+    values = row.items("completions")
     if len(values) < 2:
         raise row.wrong("completions", f"expected two or more to rank, found {len(values)}.")
     named = {f"completions[{index}]": value for index, value in enumerate(values)}
-    return prompt, tuple(row.as_reply(name, row.as_text(name, value), prompt) for name, value in named.items())
+    return _asked(row, {name: row.as_text(name, value) for name, value in named.items()})
+
+
+def _asked(row: Row, replies: Mapping[str, Text]) -> tuple[Text, tuple[Text, ...]]:
+    """The prompt and the replies to it, by their columns; replies that are conversations may repeat the prompt."""
+    prompt, texts = row.text("prompt"), list(replies.values())
+    if isinstance(prompt, str) and texts and not any(isinstance(text, str) for text in texts):
+        prompt = _question(row, prompt, texts)
+    if isinstance(prompt, str):
+        return prompt, tuple(row.as_reply(name, text, prompt) for name, text in replies.items())
+    own = tuple(turn for turn in prompt if turn["role"] != SYSTEM)
+    answers: list[Text] = []
+    for name, text in replies.items():
+        turns = row.as_reply(name, text, prompt)
+        repeated = next((turns[len(each) :] for each in (prompt, own) if each and turns[: len(each)] == each), turns)
+        if repeated and not isinstance(repeated, str) and repeated[0]["role"] != "assistant":
+            raise row.wrong(name, "it begins with another turn than the assistant's, and does not repeat the prompt.")
+        if not repeated:
+            raise row.wrong(name, "it repeats the prompt and answers nothing.")
+        answers.append(repeated)
+    return prompt, tuple(answers)
+
+
+def _question(row: Row, prompt: str, replies: Sequence[Text]) -> Text:
+    """A prompt that is a string as turns, where its replies are conversations: the turns that these share before their
+    last, or else the user's only turn."""
+    turns = [() if isinstance(text, str) else text for text in replies]
+    if all(text[0]["role"] == "assistant" for text in turns):
+        return ({"role": "user", "content": prompt},)
+    most = min(map(len, turns)) - 1
+    shared = next((n for n in range(most) if len({str(text[n]) for text in turns}) > 1), most)
+    begins = turns[0][:shared]
+    asked = [turn["content"].strip() for turn in begins if turn["role"] == "user"]
+    if prompt.strip() not in (asked[:1] + asked[-1:]):
+        raise row.wrong(
+            "prompt",
+            "it is a string, and not what the user asks in the replies, which are conversations: where these have all, "
+            "say format = 'preference-implicit' (of pairs) or leave the column out.",
+        )
+    return begins
+
+
+def _after(row: Row, prompt: Prompt) -> Prompt:
+    """The prompt after the turns of `history`, a list of [question, answer]."""
+    turns: list[Message] = []
+    for index, pair in enumerate(row.items("history")):
+        if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
+            raise row.wrong(f"history[{index}]", f"expected a question and its answer, found {found(pair)}.")
+        turns += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
+    prompt = as_turns(prompt)
+    return replace(prompt, messages=(*turns, *as_messages(prompt.messages)))
 
 
 def _numbers(row: Row, column: str, n: int) -> tuple[float, ...]:

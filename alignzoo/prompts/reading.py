@@ -21,13 +21,15 @@ from io import BufferedIOBase
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Lt
 
 from alignzoo.errors import DataError, did_you_mean
 from alignzoo.files import check_kind, decoded
+from alignzoo.prompts.cells import Cells, csv_rows, with_numbers
 from alignzoo.prompts.formats import FORMATS, Row, accepted, found, parse, recognise
+from alignzoo.prompts.turns import Chat
 from alignzoo.types import Prompt
 
 
@@ -35,7 +37,7 @@ from alignzoo.types import Prompt
 class Data:
     """The user's own data: a recipe's `data` table."""
 
-    path: str
+    path: str = ""
     """A .jsonl, .json (either also .gz), .parquet or .csv file, a directory that `datasets` saved, or a hub dataset:
     "owner/name", or "owner/name:config" where it has several."""
     format: str = "auto"
@@ -53,37 +55,106 @@ class Data:
     """Where the held-out rows are, in the same format; "": in `path`."""
     heldout_split: str = ""
     """Which split they are; "": the same name as `split`."""
+    chat: Chat = "auto"
+    """What a text is: a user's turn where the model has a chat template (auto), in any case (user), or a text to be
+    continued as it stands (plain)."""
+    system: str = ""
+    """What the system says before each prompt that has no system's turn of its own; "": nothing."""
+    too_long: Literal["cut", "drop", "error"] = "cut"
+    """What becomes of a row that does not fit into the model's context: a prompt loses its first turns, an answer its
+    end (cut); the row is left out (drop); or the run does not start (error)."""
+    rows: Any = None
+    """Rows in the place of `path`, from Python: dicts, prompts, a dataset or a table."""
+
+
+class Rows:
+    """Rows that were given in Python: a recipe carries them, and shows them as an object that no file holds."""
+
+    def __init__(self, rows: Any) -> None:
+        self.rows = rows
 
 
 def read(data: Data) -> list[Prompt]:
     """Every row of `data.path`, up to `data.limit`, as a prompt. DataError says what is wrong, and where."""
-    rows = islice(_rows(data.path, data.split), data.limit or None)
-    return from_rows(rows, source=data.path, format=data.format, columns=data.columns)
+    if (data.rows is None) == (not data.path):
+        raise DataError(
+            "the data need a place: give data.path, or rows from Python" + " and not both" * bool(data.path)
+        )
+    source = data.path or "the data"
+    given = data.rows.rows if isinstance(data.rows, Rows) else data.rows
+    rows = _rows(data.path, data.split) if given is None else _split_of(given, data.split)
+    some = islice(rows_of(rows, source), data.limit or None)
+    return from_rows(some, source=source, format=data.format, columns=data.columns)
 
 
 def from_rows(
-    rows: Iterable[Mapping[str, Any]],
+    rows: Any,
     *,
     source: str = "the data",
     format: str = "auto",
     columns: Mapping[str, str] | None = None,
 ) -> list[Prompt]:
-    """Rows as prompts: a list of dicts, or a `datasets.Dataset`. `source` is what errors call them."""
+    """Rows as prompts: dicts or prompts in a list, a `datasets.Dataset`, or a table of pandas or polars. `source` is
+    what errors call them."""
     if format != "auto" and format not in FORMATS:
         raise DataError(f"{source}: no format is called {format!r}. {did_you_mean(format, ['auto', *FORMATS])}")
-    if isinstance(rows, Mapping):
-        raise DataError(f"{source}: expected rows, found a mapping. Give the value of {' or '.join(map(repr, rows))}.")
-    prompts = []
-    for number, raw in enumerate(rows, 1):
+    prompts: list[Prompt] = []
+    untyped = False
+    for number, raw in enumerate(rows_of(rows, source), 1):
+        if isinstance(raw, Prompt):
+            prompts.append(raw)
+            continue
         if not isinstance(raw, Mapping):
             raise DataError(f"{source}, row {number}: expected an object, found {found(raw)}.\n{accepted()}")
-        row = Row(raw, f"{source}, row {number}").rename(columns or {})
+        untyped = isinstance(raw, Cells)
+        row = Row(raw, f"{source}, row {number}", untyped).rename(columns or {})
         if format == "auto":
             format = recognise(row)
         prompts.append(parse(row, format))
     if not prompts:
         raise DataError(f"{source} holds no rows. Give at least one.\n{accepted()}")
-    return prompts
+    _warn_of_echoes(prompts, source)
+    return with_numbers(prompts) if untyped else prompts
+
+
+def rows_of(rows: Any, source: str) -> Iterable[Any]:
+    """What was given as rows, one after the other; tables of pandas and polars too."""
+    if isinstance(rows, Mapping):
+        raise DataError(f"{source}: expected rows, found a mapping. Give the value of {' or '.join(map(repr, rows))}.")
+    if hasattr(rows, "to_dicts"):  # polars
+        return list(rows.to_dicts())
+    if hasattr(rows, "to_dict") and hasattr(rows, "notna"):  # pandas, where what is missing is NaN
+        return [
+            {key: value.tolist() if hasattr(value, "tolist") else value for key, value in row.items()}
+            for row in rows.astype(object).where(rows.notna(), None).to_dict("records")
+        ]
+    if isinstance(rows, str) or not isinstance(rows, Iterable):
+        raise DataError(f"{source}: expected rows, found {found(rows)}. Give a list of dicts, a dataset or a table.")
+    return rows
+
+
+def _split_of(rows: Any, split: str) -> Any:
+    """The split of a dictionary of datasets; rows that are none as they are."""
+    if not isinstance(rows, Mapping):
+        return rows
+    if split not in rows:
+        raise DataError(f"the data have no split {split!r}. {did_you_mean(split, rows)} Say which with data.split.")
+    return rows[split]
+
+
+def _warn_of_echoes(prompts: Sequence[Prompt], source: str) -> None:
+    """Say where text answers all begin with their whole prompt, which they would say twice."""
+    texts = [(prompt.messages, text) for prompt in prompts for text in prompt.completions]
+    echoes = [
+        isinstance(asked, str) and isinstance(text, str) and text.startswith(asked) for asked, text in texts if asked
+    ]
+    if len(echoes) > 1 and all(echoes):
+        warnings.warn(
+            f"{source}: each of the {len(echoes)} answers begins with its whole prompt, and is trained on as it is, "
+            "the prompt said twice: cut it off the answers, or leave the prompt out (format preference-implicit) "
+            "unless they are meant to repeat it",
+            stacklevel=3,
+        )
 
 
 def train_and_heldout(data: Data) -> tuple[list[Prompt], list[Prompt]]:
@@ -198,11 +269,7 @@ def _parquet(path: Path) -> Iterable[Any]:
 
 
 def _csv(path: Path) -> Iterable[Any]:
-    cure = " It must be a CSV file with a line of column names, and one row or more."
-    options = {"keep_default_na": False}  # an answer may well be "None" or "NA": what is written counts
-    return _by_datasets(
-        lambda hf: hf.Dataset.from_csv(glob.escape(str(path)), **options), f"{path} cannot be read", cure
-    )
+    return csv_rows(path, _opened)
 
 
 def _saved(path: Path, split: str) -> Iterable[Any]:

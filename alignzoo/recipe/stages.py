@@ -170,7 +170,8 @@ class _Builder:
         kind: DataKind = checked(DataKind, node.value.get("kind", Node("prompts", node.where)), f"{path}.kind")
         table = node.without("kind")
         data = build(Data, table, path) if table.value else None
-        self.resolved["data"] = {"kind": kind} | (settings(data) if data else {})
+        shown = {key: value for key, value in settings(data).items() if value is not None} if data else {}
+        self.resolved["data"] = {"kind": kind} | shown
         return kind, data
 
     def rewards(self, task: Any, sampler: Any) -> tuple[WeightedReward, ...]:

@@ -1,106 +1,207 @@
-"""Text -> tokens: chat templates, and the boundary between prompt and completion."""
+"""Prompts and answers -> tokens: the one place where text is rendered, for training, generation, rewards and judges."""
 
 from __future__ import annotations
 
 import warnings
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from os.path import commonprefix
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
-from alignzoo.errors import ModelError
-from alignzoo.types import Completion, Group, Message, Prompt, Text
+from alignzoo.errors import DataError, ModelError
+from alignzoo.types import Completion, Group, Prompt, Text
+from alignzoo_hf.splitting import Splitter
+from alignzoo_hf.template import TEMPLATES, Template, Turns, read_template
 
-TEMPLATES = {
-    "chatml": (
-        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-    ),
-    "dialogue": (
-        "{{ bos_token or '' }}{% for m in messages %}"
-        "{% if m['role'] == 'system' %}{{ m['content'] }}"
-        "{% else %}{{ '\n\nHuman: ' if m['role'] == 'user' else '\n\nAssistant: ' }}{{ m['content'] }}{% endif %}"
-        "{% endfor %}{% if add_generation_prompt %}{{ '\n\nAssistant:' }}{% endif %}"
-    ),
-}
-"""By name. transformers drops a newline that follows a block, so these stand in expressions."""
+__all__ = ["TEMPLATES", "Encoder", "read_template"]
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """Turns prompts and given completions into tokens, and tokens back into text."""
+    """Turns prompts and given completions into tokens, and tokens back into text.
+
+    What is trained on is what is generated: a prompt's tokens are those from which an answer is generated, and the
+    answer's are, token by token, what template and tokenizer make of the whole conversation, up to where generation
+    ends.
+    """
 
     tokenizer: Any
     stop_ids: frozenset[int]
     """Tokens that end a completion."""
     eos_id: int | None
-    """The one that given completions are ended with; None for models that have no such token."""
+    """The one that given completions are ended with where they have none; None for models that have no such token."""
     template: str | None
     max_length: int
     max_new_tokens: int
+    vocabulary: int = 0
+    """How many tokens the model's embedding has; 0: not known."""
+
+    @cached_property
+    def chat(self) -> Template:
+        """The model's chat template, or the recipe's."""
+        return Template(self.tokenizer, self.template)
+
+    @cached_property
+    def splitter(self) -> Splitter:
+        """The tokenizer, which keeps the boundary between prompt and answer."""
+        return Splitter(self.tokenizer)
+
+    # --- prompts -------------------------------------------------------------------------------------------------
+
+    def turns(self, prompt: Prompt) -> Turns | None:
+        """The prompt as a conversation; None where it is plain text, to be continued.
+
+        A text that the data give as "auto" is a user's turn where the model has a chat template, unless it has gone
+        through that template already. Of a text about which nothing is said, only the user is told.
+        """
+        text = prompt.messages
+        if not isinstance(text, str):
+            return text
+        if prompt.chat == "plain" or not text or (prompt.chat != "user" and not self.chat.exists):
+            return None
+        if prompt.chat is None:
+            _tell("the model has a chat template, which is not used for prompts that are text: give conversations")
+            return None
+        if prompt.chat == "auto" and self.chat.has_written(text):
+            _tell(
+                "prompts that have gone through a chat template already are taken as they stand: "
+                "data.chat=user makes each a user's turn all the same"
+            )
+            return None
+        if prompt.chat == "auto":
+            _tell(
+                "the model has a chat template, so each text prompt is a user's turn and its answer the assistant's: "
+                "data.chat=plain takes texts as they stand, data.chat=user says that turns are meant"
+            )
+        return ({"role": "user", "content": text},)
 
     def fits(self, prompt: Prompt) -> bool:
         """Whether `prompt` takes it whole."""
-        return len(self._whole(prompt)) <= self._room
+        turns = self.turns(prompt)
+        return len(self._tokens(self._text(prompt, turns), turns)) <= self._room
 
     def prompt(self, prompt: Prompt) -> tuple[int, ...]:
-        """A prompt's tokens. What does not fit beside a completion loses its beginning, with one warning a run."""
-        tokens, room = self._whole(prompt), self._room
-        if len(tokens) > room:
-            warnings.warn(
-                f"prompts longer than {room} tokens (max_length {self.max_length} less max_new_tokens "
-                f"{self.max_new_tokens}) lose their beginning",
-                stacklevel=2,
+        """A prompt's tokens. One that does not fit beside a completion is cut, with one warning a run: a conversation
+        loses its first turns but for the system's, then the beginning of the first that is left; a text its
+        beginning."""
+        turns = self.turns(prompt)
+        return self._fitted(self._text(prompt, turns), turns)
+
+    def _fitted(self, text: str, turns: Turns | None) -> tuple[int, ...]:
+        tokens = self._tokens(text, turns)
+        if len(tokens) > self._room:
+            _tell(
+                f"prompts longer than {self._room} tokens (max_length {self.max_length} less max_new_tokens "
+                f"{self.max_new_tokens}) lose their beginning"
             )
-            tokens = tokens[-room:]
-        return tuple(tokens)
+            tokens = self._shortened(tokens, turns)
+        return self._known(tokens, text)
 
     @property
     def _room(self) -> int:
         return max(1, self.max_length - self.max_new_tokens)
 
-    def _whole(self, prompt: Prompt) -> list[int]:
-        if isinstance(prompt.messages, str):
-            tokens = list(self.tokenizer(prompt.messages, verbose=False)["input_ids"])
-            while len(tokens) > 1 and tokens[-1] in self.stop_ids and tokens[-1] != self.tokenizer.bos_token_id:
-                tokens.pop()  # some tokenizers end every text; a prompt goes on
-        else:
-            tokens = self._plain(self._render(prompt.messages, open_turn=True))
+    def _text(self, prompt: Prompt, turns: Turns | None) -> str:
+        return str(prompt.messages) if turns is None else self.chat.opened(turns)
+
+    def _tokens(self, text: str, turns: Turns | None) -> list[int]:
+        """A prompt's tokens, whole."""
+        tokens = self.splitter.plain(text)
+        if turns is None:
+            after = self.splitter.around[1]  # a separator of encoders stays; an end would keep a prompt from going on
+            tokens = [*self.splitter.begun(tokens), *(token for token in after if token not in self.stop_ids)]
         if not tokens:
-            start = self.tokenizer.bos_token_id
-            tokens = [
-                start if start is not None else self.eos_id or 0
-            ]  # an empty prompt still needs a token to predict from
+            start = self.tokenizer.bos_token_id  # an empty prompt still needs a token to predict from
+            tokens = [start if start is not None else self.eos_id or 0]
         return tokens
 
-    def completion(self, prompt: Prompt, text: Text, room: int) -> Completion:
-        """A given completion's tokens, ended with the end-of-sequence token; cut at `room` tokens."""
-        tail = text if isinstance(prompt.messages, str) else self._tail(prompt.messages, text)
-        if not isinstance(tail, str):
-            raise ModelError("a plain-text prompt cannot be answered by a conversation: give both in one form")
-        tokens = self._ended(self._plain(tail))
-        return Completion(tuple(tokens[:room]), self.text(tokens[:room]), len(tokens) <= room)
+    def _shortened(self, tokens: list[int], turns: Turns | None) -> list[int]:
+        """The end of a prompt that is too long."""
+        room = self._room
+        if turns is None:
+            head = self.splitter.around[0][: room - 1]
+            return [*head, *tokens[len(head) - room :]] if tokens[: len(head)] == head else tokens[-room:]
+        system = turns[: next((i for i, turn in enumerate(turns) if turn["role"] != "system"), len(turns))]
+        starts = [i for i in range(len(system), len(turns)) if turns[i]["role"] == "user"]
+        for start in starts[1:]:
+            shorter = self._tokens(self.chat.opened((*system, *turns[start:])), turns)
+            if len(shorter) <= room:
+                return shorter
+        if not starts:
+            return tokens[-room:]
+        first, *rest = turns[starts[-1] :]
+
+        def ending(size: int) -> list[int]:
+            content = first["content"]
+            kept = {**first, "content": content[len(content) - size :]}
+            return self._tokens(self.chat.opened((*system, kept, *rest)), turns)
+
+        size = bisect_left(range(1, len(first["content"]) + 1), True, key=lambda size: len(ending(size)) > room)
+        return ending(size)[-room:]
+
+    def _known(self, tokens: Sequence[int], text: str) -> tuple[int, ...]:
+        """The tokens, each of which the model's embedding has."""
+        beyond = max(tokens, default=0)
+        if self.vocabulary and beyond >= self.vocabulary:
+            raise DataError(
+                f"the token {self.tokenizer.convert_ids_to_tokens(beyond)!r} ({beyond}) of the text {text[:80]!r} has "
+                f"no place in the model's embedding of {self.vocabulary}: enlarge it with "
+                "model.resize_token_embeddings(len(tokenizer)) and save the model, or take the token out of the data"
+            )
+        return tuple(tokens)
+
+    # --- answers -------------------------------------------------------------------------------------------------
 
     def group(self, prompt: Prompt, texts: Sequence[Text]) -> Group:
-        """A prompt with its given completions, encoded."""
-        prompt_tokens = self.prompt(prompt)
-        room = self.max_length - len(prompt_tokens)
-        return Group(prompt, prompt_tokens, tuple(self.completion(prompt, text, room) for text in texts))
+        """A prompt with its given completions, encoded. An answer that does not fit loses its end."""
+        turns = self.turns(prompt)
+        before = self._text(prompt, turns)
+        tokens = self._fitted(before, turns)
+        room = self.max_length - len(tokens)
+        return Group(prompt, tokens, tuple(self._completion(before, turns, text, room) for text in texts))
+
+    def _completion(self, before: str, turns: Turns | None, text: Text, room: int) -> Completion:
+        """A given completion's tokens, ended where generation ends; cut at `room` tokens."""
+        said = _said(text, turns)
+        tail = said if turns is None else self.chat.answer(turns, said, before)
+        tokens = self._known(self._ended(self.splitter.answer(before, tail)), tail)
+        return Completion(tokens[:room], self.text(tokens[:room]), len(tokens) <= room)
 
     def _ended(self, tokens: list[int]) -> list[int]:
-        """With one end-of-sequence token at the end. Templates may write white space after the end of a turn, but
-        generation stops at the end of the turn itself."""
+        """With one end: the first that only white space and other ends follow, as generation stops there; its own
+        where there is none."""
         if self.eos_id is None:
             return tokens
-        ends = [i for i, token in enumerate(tokens) if token == self.eos_id]
-        if ends and not self.text(tokens[ends[-1] :]).strip():
-            return tokens[: ends[-1] + 1]
-        return [*tokens, self.eos_id]
+        ends, end = self.stop_ids | {self.eos_id}, -1
+        for i in reversed(range(len(tokens))):
+            if tokens[i] in ends:
+                end = i
+            elif str(self.tokenizer.decode([tokens[i]])).strip():
+                break
+        return [*tokens, self.eos_id] if end < 0 else tokens[: end + 1]
+
+    # --- tokens as text ------------------------------------------------------------------------------------------
 
     def text(self, tokens: Sequence[int]) -> str:
-        """Tokens as text, without special tokens."""
-        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
+        """Tokens as text, without the special tokens that make up turns and ends. Others stay, <think> say: they are
+        what the model says."""
+        return str(self.tokenizer.decode([token for token in tokens if token not in self._hidden]))
+
+    @cached_property
+    def _hidden(self) -> frozenset[int]:
+        """Special tokens that are no part of what is said: starts, ends, padding, and those that the template writes
+        around turns; without a template, all."""
+        special = frozenset(self.tokenizer.all_special_ids)
+        named = ("bos", "eos", "pad", "unk", "sep", "cls", "mask")
+        own = {getattr(self.tokenizer, f"{name}_token_id") for name in named}
+        if not self.chat.exists:
+            return special
+        try:
+            around = self.splitter.plain(self.chat.example)
+        except (DataError, ModelError):
+            return special
+        return special & (own | self.stop_ids | set(around))
 
     def pieces(self, tokens: Sequence[int]) -> list[str]:
         """Each token's text: what it adds to the text of those before it. A letter of several tokens is its last's."""
@@ -115,52 +216,21 @@ class Encoder:
                 start, said = said, end
         return found
 
-    def _plain(self, text: str) -> list[int]:
-        # Not verbose: it would warn of lengths that are cut here.
-        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
-    def _tail(self, messages: tuple[Message, ...], text: Text) -> str:
-        """What the template adds to the open conversation for an answer."""
-        turns: tuple[Message, ...] = ({"role": "assistant", "content": text},) if isinstance(text, str) else text
-        before = self._render(messages, open_turn=True)
-        whole = self._render((*messages, *turns), open_turn=False)
-        if whole.startswith(before):
-            return whole[len(before) :]
-        closed = self._render(messages, open_turn=False)
-        if not whole.startswith(closed):
-            raise ModelError(
-                "the chat template rewrites earlier turns when an answer is added, so prompt and completion cannot be "
-                "told apart: give another one with policy.chat_template"
-            )
-        opening, answer = before[len(closed) :], whole[len(closed) :]
-        shared = commonprefix([opening, answer])  # noqa: RUF071 - characters are what is compared
-        return answer[len(shared) :]  # the prompt has opened the turn already, in its own way
-
-    def _render(self, messages: tuple[Message, ...], *, open_turn: bool) -> str:
-        if self.template is None and not self.tokenizer.chat_template:
-            raise ModelError(
-                "the data are conversations but the tokenizer has no chat template: set policy.chat_template to "
-                f"{', '.join(map(repr, TEMPLATES))} or a Jinja file, or give prompts as plain text"
-            )
-        return str(
-            self.tokenizer.apply_chat_template(
-                [dict(message) for message in messages],
-                chat_template=self.template,
-                tokenize=False,
-                add_generation_prompt=open_turn,
-            )
+def _said(text: Text, turns: Turns | None) -> str:
+    """What the assistant says in a given completion."""
+    if isinstance(text, str):
+        return text
+    if turns is None:
+        raise ModelError("a plain-text prompt cannot be answered by a conversation: give both in one form")
+    roles = [turn["role"] for turn in text]
+    if roles != ["assistant"]:
+        raise DataError(
+            f"the completion {str(text)[:80]!r} has the turns {', '.join(roles)}, and only one turn of the assistant "
+            "can be learnt: put the turns before the last into the prompt"
         )
+    return text[0]["content"]
 
 
-def read_template(name: str) -> str | None:
-    """A chat template by name or from a file; None for the tokenizer's own."""
-    if not name:
-        return None
-    if name in TEMPLATES:
-        return TEMPLATES[name]
-    try:
-        return Path(name).read_text(encoding="utf-8")
-    except OSError as error:
-        raise ModelError(
-            f"policy.chat_template {name!r} is neither one of {', '.join(TEMPLATES)} nor a readable file: {error}"
-        ) from error
+def _tell(message: str) -> None:
+    warnings.warn(message, stacklevel=1)  # from one place, whoever asks: once a run

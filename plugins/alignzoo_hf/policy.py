@@ -108,6 +108,10 @@ class HFPolicy(TorchTraining):
         """A prompt and given completions as tokens."""
         return self.encoder.group(prompt, texts)
 
+    def fits(self, prompt: Prompt) -> bool:
+        """Whether a prompt is read whole, beside the longest completion."""
+        return self.encoder.fits(prompt)
+
     def generate(self, prompts: Sequence[Prompt], n: int, *, seed: int, greedy: bool = False) -> list[Group]:
         """Write `n` completions of each prompt, by the sampling settings of the recipe or greedily."""
         if self.lm is None:

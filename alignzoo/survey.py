@@ -1,0 +1,103 @@
+"""What a stage is about to train on, looked at before its first step: what of its rows is cut, and the first of them as
+the model sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from alignzoo.errors import DataError
+from alignzoo.interfaces import HasContext, HasPieces, Policy
+from alignzoo.types import Group, Prompt
+
+LOOKED_AT = 10_000
+"""Rows that are looked at where none is to be dropped."""
+
+TooLong = Literal["cut", "drop", "error"]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a stage's own data look like to its model."""
+
+    rows: int
+    """Rows to train on."""
+    looked_at: int
+    """How many of them were tokenised for this: all, or the first."""
+    dropped: int
+    """Rows left out because they are too long."""
+    prompts_cut: int
+    """Prompts that lose their beginning."""
+    answers_cut: int
+    """Answers that lose their end, and with it the token by which the model learns to stop."""
+    prompt: tuple[str, ...]
+    """The first prompt, token by token, special tokens included: the policy reads it, and it is masked."""
+    answer: tuple[str, ...]
+    """Its first given answer, which is trained on; nothing where the policy generates."""
+
+    def data(self) -> dict[str, Any]:
+        """The same as plain data; the example as two texts."""
+        return asdict(self) | {"prompt": "".join(self.prompt), "answer": "".join(self.answer)}
+
+
+def survey(
+    prompts: Sequence[Prompt], policy: Policy, too_long: TooLong, progress: Callable[[int, int], None]
+) -> tuple[list[Prompt], Survey]:
+    """The prompts to train on, and what they look like. DataError where a row is too long and may not be."""
+    seen = list(prompts if too_long != "cut" else prompts[:LOOKED_AT])
+    kept: list[Prompt] = []
+    shown: Group | None = None
+    prompts_cut = answers_cut = 0
+    for number, prompt in enumerate(seen):
+        if number % 1000 == 0:
+            progress(number, len(seen))
+        group = policy.encode(prompt, prompt.completions)
+        shown = shown or group
+        cut = isinstance(policy, HasContext) and not policy.fits(prompt)
+        ends = sum(not completion.finished for completion in group.completions)
+        if too_long == "error" and (cut or ends):
+            raise DataError(
+                f"the {'prompt' if cut else 'answer'} of the row {_asked(prompt)!r} does not fit into the model's "
+                "context: raise policy.max_length, shorten it, or say data.too_long=cut or drop"
+            )
+        if too_long == "drop" and (cut or ends):
+            continue
+        prompts_cut, answers_cut = prompts_cut + cut, answers_cut + ends
+        kept.append(prompt)
+    if not kept:
+        raise DataError(f"each of the {len(seen)} rows is too long for the model's context: raise policy.max_length")
+    kept += prompts[len(seen) :]
+    tokens = _pieces(policy, shown)
+    return kept, Survey(len(kept), len(seen), len(prompts) - len(kept), prompts_cut, answers_cut, *tokens)
+
+
+def sentences(found: Survey) -> list[str]:
+    """What the user has to know of it."""
+    of = f"of {found.looked_at}" + (f" (the first of {found.rows})" if found.looked_at < found.rows else "")
+    longer = "raise policy.max_length where the model allows it, or leave such rows out with data.too_long=drop"
+    told = []
+    if found.dropped:
+        told.append(f"rows left out because they do not fit into the model's context: {found.dropped} {of}")
+    if found.prompts_cut:
+        told.append(
+            f"prompts that are cut at their beginning to fit into the model's context: {found.prompts_cut} "
+            f"{of} rows; {longer}, or lower policy.max_new_tokens"
+        )
+    if found.answers_cut:
+        told.append(
+            f"given answers that are cut at their end, and do not teach to stop: {found.answers_cut} "
+            f"in {of.removeprefix('of ')} rows; {longer}"
+        )
+    return told
+
+
+def _pieces(policy: Policy, group: Group | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    if group is None or not isinstance(policy, HasPieces):
+        return (), ()
+    answer = group.completions[0].tokens if group.completions else ()
+    return tuple(policy.pieces(group.prompt_tokens)), tuple(policy.pieces(answer))
+
+
+def _asked(prompt: Prompt) -> str:
+    return prompt.messages[:80] if isinstance(prompt.messages, str) else str(prompt.messages[-1]["content"])[:80]

@@ -136,6 +136,16 @@ class HasContext(Protocol):
 
 
 @runtime_checkable
+class HasChats(Protocol):
+    """A policy that knows whether it reads turns. Without it, a text is gone on with as it stands."""
+
+    @property
+    def chats(self) -> bool:
+        """Whether it has a chat template, by which a text may be a user's turn."""
+        ...
+
+
+@runtime_checkable
 class PolicySpec(Protocol):
     """A policy's settings: what a recipe's `policy` table becomes, and what plugins register."""
 

@@ -42,7 +42,7 @@ def overrides_of(policy: Any, data: Any, reward: Any) -> dict[str, Any]:
     elif isinstance(data, Data):
         changes["data"] = data
     elif data is not None:
-        changes["data.rows"] = Rows(data)
+        changes |= {"data.rows": Rows(data), "data.path": ""}  # in the place of a recipe's own
     if reward is not None:
         rewards = reward if isinstance(reward, list | tuple) else [reward]
         changes["reward"] = [_reward(each) for each in rewards]

@@ -45,7 +45,7 @@ class ReplaySampler:
 
 def _bare(group: Group) -> Group:
     """Without what only rewards read: it has its scores."""
-    return replace(group, prompt=Prompt(group.prompt.messages))
+    return replace(group, prompt=Prompt(group.prompt.messages, chat=group.prompt.chat))
 
 
 def _older(group: Group) -> Group:

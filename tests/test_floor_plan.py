@@ -17,7 +17,7 @@ FLOORS = [
     | {"files", "storage"},
     {"gradients", "microbatch", "traits"},
     {"batching", "importance", "prompts", "journal", "checkpoint", "judging", "rewards"},
-    {"evaluate", "registry", "scaffold", "report", "tokens", "reference"},
+    {"evaluate", "registry", "scaffold", "report", "tokens", "reference", "survey"},
     {"vocabulary", "recipe", "stage", "update"},
     {"passes", "no_gradient"},
     {"recording", "budget", "rollout"},

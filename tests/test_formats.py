@@ -138,6 +138,11 @@ SHAPES: dict[str, tuple[dict[str, Any], Prompt]] = {
         {"instruction": "Translate.", "input": "Hund", "output": "dog"},
         Prompt("Translate.\n\nHund", ("dog",), (1.0,)),
     ),
+    "alpaca, without the column": ({"instruction": "Say hi.", "output": "hi"}, Prompt("Say hi.", ("hi",), (1.0,))),
+    "alpaca, with a system and a history": (
+        {"instruction": "And?", "input": "", "output": "c", "system": "Be brief.", "history": [["a", "b"]]},
+        Prompt((SYSTEM, user("a"), assistant("b"), user("And?")), ((assistant("c"),),), (1.0,)),
+    ),
     "alpaca, no input": (
         {"instruction": "Say hi.", "input": "", "output": "hi"},
         Prompt("Say hi.", ("hi",), (1.0,)),
@@ -206,7 +211,7 @@ RANKING = {"prompt": "a", "completions": ["b", "c"], "scores": [1, 0]}
 VOTES = {"instruction": "a", "input": "", "response1": "b", "response2": "c", "annotator1": 1}
 
 WRONG: dict[str, tuple[list[Any], str]] = {
-    "no format fits": ([{"instruction": "a", "output": "b"}], "row 1 has .* instruction, output: no format fits"),
+    "no format fits": ([{"question": "a", "output": "b"}], "row 1 has .* output, question: no format fits"),
     "not an object": ([PAIR, ["a", "b"]], r"row 2: expected an object, found list \['a', 'b'\]"),
     "missing in the middle": (
         [PAIR, PAIR, {"prompt": "a", "chosen": "b", "rejectd": "c"}],

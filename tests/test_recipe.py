@@ -515,7 +515,7 @@ WRONG = {
     "an unknown key of a stage": (("sampler =", "samplr ="), 27, "'samplr'", ["no key of a stage", "'sampler'"]),
     "a seed that is none": (("# Two stages.", "seed = -1"), 1, "sft.seed", ["found -1", "an integer at least 0"]),
     "a kind that is none": (('"demonstrations"', '"demos"'), 20, "sft.data.kind", ["'demonstrations'"]),
-    "data without a path": (("{ kind =", "{ limit = 1, kind ="), 20, "sft.data.path", ["missing"]),
+    "data without a path": (("{ kind =", "{ limit = 1, kind ="), 20, "sft.data", ["path is missing"]),
     "data that are a number": (('{ kind = "demonstrations" }', "3"), 20, "sft.data", ["a table or a path"]),
     "a schedule that is a number": (
         ("[schedule]\nsteps = 10\nlr = 1e-4", "schedule = 3"),

@@ -97,11 +97,9 @@ def _check_place(model: str) -> None:
 
 def _has_template(policy: Policy) -> bool:
     """Whether the policy can read conversations."""
-    try:
-        policy.encode(_prompt("", chats=True), ())
-    except ModelError:
-        return False
-    return True
+    from alignzoo.interfaces import HasChats
+
+    return isinstance(policy, HasChats) and policy.chats
 
 
 def _prompt(said: Any, chats: bool) -> Prompt:
@@ -109,7 +107,7 @@ def _prompt(said: Any, chats: bool) -> Prompt:
 
     if not isinstance(said, str):
         return Prompt(tuple(said))
-    return Prompt(({"role": "user", "content": said},) if chats else said)
+    return Prompt(({"role": "user", "content": said},)) if chats else Prompt(said, chat="plain")
 
 
 def _read(path: Path) -> list[Any]:
@@ -180,7 +178,7 @@ def _talk(answer: Callable[[Prompt, int], str], *, chats: bool) -> None:
     while (said := _said()) is not None:
         turn += 1
         turns = (*turns, {"role": "user", "content": said})
-        text = answer(Prompt(turns if chats else said), turn)
+        text = answer(Prompt(turns) if chats else _prompt(said, chats), turn)
         turns = (*turns, {"role": "assistant", "content": text})
         sys.stdout.write(printable(f"{text}\n\n"))
 

@@ -66,6 +66,10 @@ class Data:
     rows: Any = None
     """Rows in the place of `path`, from Python: dicts, prompts, a dataset or a table."""
 
+    def __post_init__(self) -> None:
+        if not self.path and self.rows is None:
+            raise DataError("path is missing: say where the data are")
+
 
 class Rows:
     """Rows that were given in Python: a recipe carries them, and shows them as an object that no file holds."""
@@ -76,11 +80,7 @@ class Rows:
 
 def read(data: Data) -> list[Prompt]:
     """Every row of `data.path`, up to `data.limit`, as a prompt. DataError says what is wrong, and where."""
-    if (data.rows is None) == (not data.path):
-        raise DataError(
-            "the data need a place: give data.path, or rows from Python" + " and not both" * bool(data.path)
-        )
-    source = data.path or "the data"
+    source = "the data" if data.rows is not None else data.path
     given = data.rows.rows if isinstance(data.rows, Rows) else data.rows
     rows = _rows(data.path, data.split) if given is None else _split_of(given, data.split)
     some = islice(rows_of(rows, source), data.limit or None)
@@ -166,7 +166,12 @@ def train_and_heldout(data: Data) -> tuple[list[Prompt], list[Prompt]]:
     prompts = read(data)
     if not (data.heldout_path or data.heldout_split):
         return split(prompts, data.heldout)
-    place = replace(data, path=data.heldout_path or data.path, split=data.heldout_split or data.split)
+    place = replace(
+        data,
+        path=data.heldout_path or data.path,
+        rows=None if data.heldout_path else data.rows,
+        split=data.heldout_split or data.split,
+    )
     heldout = read(place)
     seen = set(map(_identity, heldout))
     train = [prompt for prompt in prompts if _identity(prompt) not in seen]

@@ -12,7 +12,7 @@ from annotated_types import Ge
 
 from alignzoo import Completion, Group, Policy, Prompt, Text, Writer
 from alignzoo import functional as fn
-from alignzoo.interfaces import HasCosts
+from alignzoo.interfaces import HasChats, HasCosts
 from alignzoo_constitution import dialogue
 from alignzoo_constitution.files import Principle, chosen, load
 
@@ -81,6 +81,8 @@ class Revise:
     ) -> list[Completion]:
         """A critique and a revision of every answer."""
         rows = list(zip(prompts, answers, principles, strict=True))
+        if isinstance(policy, HasChats) and policy.chats:
+            rows = [(_as_turns(prompt), answer, principle) for prompt, answer, principle in rows]
         asked = [self._request(prompt, answer, principle, None) for prompt, answer, principle in rows]
         critiques = [text for text, _ in self._write(asked, policy, fn.derive(seed, "critique"))]
         asked = [self._request(*row, critique) for row, critique in zip(rows, critiques, strict=True)]
@@ -109,6 +111,13 @@ class Revise:
             texts = [(group.completions[0].text, group.completions[0].finished) for group in groups]
         plain = [isinstance(request, str) for request in requests]
         return [_own(text, finished, marked) for (text, finished), marked in zip(texts, plain, strict=True)]
+
+
+def _as_turns(prompt: Prompt) -> Prompt:
+    """A text that the policy reads as a user's turn, as one."""
+    if not isinstance(prompt.messages, str) or prompt.chat not in ("auto", "user"):
+        return prompt
+    return replace(prompt, messages=({"role": "user", "content": prompt.messages},))
 
 
 def _own(text: str, finished: bool, marked: bool) -> tuple[str, bool]:

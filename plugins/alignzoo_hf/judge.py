@@ -14,7 +14,7 @@ from annotated_types import Ge, Gt
 from alignzoo import Group, ModelError, Policy, Prompt, Question, Score, Text, Verdict
 from alignzoo.batching import answer, collate
 from alignzoo.columns import REFERENCE
-from alignzoo.interfaces import CheckContext
+from alignzoo.interfaces import CheckContext, HasChats, HasContext
 from alignzoo.judging import described
 from alignzoo.microbatch import MicroBatcher
 from alignzoo_hf.checks import check_judge
@@ -63,7 +63,7 @@ class Local:
     def judge(self, questions: Sequence[Question], policy: Policy | None) -> list[Verdict]:
         """A verdict on each question."""
         judging = self._policy(policy)
-        prompts = [_prompt(question) for question in questions]
+        prompts = [_prompt(question, judging) for question in questions]
         fitting = [i for i, prompt in enumerate(prompts) if _fits(judging, prompt)]
         verdicts = [
             Verdict("error", note="the question is too long for the judge's context less its max_new_tokens")
@@ -85,7 +85,8 @@ class Local:
         """The next turn of each conversation, or the continuation of each text."""
         if not self.model and self.state == "frozen":
             raise ModelError("judge 'local' cannot write as the policy was: set judge.model, or judge.state = 'live'")
-        groups = self._policy(policy).generate([Prompt(text) for text in conversations], 1, seed=seed)
+        writing = self._policy(policy)
+        groups = writing.generate([_as_read(text, writing) for text in conversations], 1, seed=seed)
         return [group.completions[0].text for group in groups]
 
     def _policy(self, policy: Policy | None) -> Policy:
@@ -119,10 +120,22 @@ class Local:
         return contextlib.nullcontext() if self.model or self.state == "live" else policy.answering(REFERENCE)
 
 
-def _prompt(question: Question) -> Prompt:
-    """The question in the form of its prompt, a conversation or plain text, with its examples before it."""
+def _chats(policy: Policy) -> bool:
+    return isinstance(policy, HasChats) and policy.chats
+
+
+def _as_read(text: Text, policy: Policy) -> Prompt:
+    """A text as a user's turn where the policy has a chat template, else as text to go on with."""
+    if isinstance(text, str) and _chats(policy):
+        return Prompt(({"role": "user", "content": text},))
+    return Prompt(text)
+
+
+def _prompt(question: Question, policy: Policy) -> Prompt:
+    """The question as turns, where its prompt is a conversation or the policy has a chat template, else as plain text,
+    with its examples before it."""
     solved = [(_wording(example), _option(example, verdict)) for example, verdict in question.examples]
-    if isinstance(question.prompt, str):
+    if isinstance(question.prompt, str) and not _chats(policy):
         before = "".join(f"{asked}\nReply: {option}\n\n" for asked, option in solved)
         return Prompt(f"{before}{_wording(question)}\nReply:")
     turns: list[dict[str, str]] = []
@@ -147,5 +160,5 @@ def _rows(policy: Policy, prompt: Prompt, options: tuple[str, str]) -> list[Grou
 
 
 def _fits(policy: Policy, prompt: Prompt) -> bool:
-    """Whether a prompt is read whole; of a policy of another kind nothing is known."""
-    return not isinstance(policy, HFPolicy) or policy.encoder.fits(prompt)
+    """Whether a prompt is read whole; of a policy that does not say nothing is known."""
+    return not isinstance(policy, HasContext) or policy.fits(prompt)

@@ -108,6 +108,11 @@ class HFPolicy(TorchTraining):
         """A prompt and given completions as tokens."""
         return self.encoder.group(prompt, texts)
 
+    @property
+    def chats(self) -> bool:
+        """Whether it has a chat template, by which a text may be a user's turn."""
+        return self.encoder.chat.exists
+
     def fits(self, prompt: Prompt) -> bool:
         """Whether a prompt is read whole, beside the longest completion."""
         return self.encoder.fits(prompt)

@@ -118,8 +118,9 @@ def test_examples_are_shown_with_the_right_option(chat: str, plain: str) -> None
     assert text.count("\nReply: 1\n\n") == 1 and text.endswith("\nReply:")
 
 
-def test_a_question_that_does_not_fit_is_an_error_and_the_others_are_answered(plain_model: Path) -> None:
-    verdicts = Local().judge([PAIR, Question("hm", ("a",))], policy_of(str(plain_model), chat_template="chatml"))
+def test_a_question_that_does_not_fit_is_an_error_and_the_others_are_answered(plain: str) -> None:
+    policy = policy_of(plain, chat_template="chatml", max_length=320)
+    verdicts = Local().judge([Question("hm" * 99, ("a",)), Question("hm", ("a",))], policy)
     assert [verdict.kind for verdict in verdicts] == ["error", "value"]
     assert verdicts[0].note == "the question is too long for the judge's context less its max_new_tokens"
 

@@ -192,7 +192,8 @@ class Encoder:
     def _hidden(self) -> frozenset[int]:
         """Special tokens that are no part of what is said: starts, ends, padding, and those that the template writes
         around turns; without a template, all."""
-        special = frozenset(self.tokenizer.all_special_ids)
+        added = self.tokenizer.added_tokens_decoder
+        special = self.stop_ids | set(self.tokenizer.all_special_ids) | {i for i, each in added.items() if each.special}
         named = ("bos", "eos", "pad", "unk", "sep", "cls", "mask")
         own = {getattr(self.tokenizer, f"{name}_token_id") for name in named}
         if not self.chat.exists:

@@ -13,12 +13,13 @@ from alignzoo.interfaces import Policy
 from alignzoo.microbatch import MicroBatcher, MicroBatchTooLarge
 from alignzoo.types import Batch, Group, Score
 
+OWN = frozenset({"sampled_logprobs", "finished", "age"})
+"""Columns of `Batch.extra` that are filled here; the data's columns of these names are not taken for them."""
+
 
 def collate(groups: Sequence[Group], device: torch.device | str = "cpu") -> Batch:
-    """Lay scored groups out as a batch: right-padded, rows of a group adjacent, abstained completions left out.
-
-    Raises DataError when a column in `Group.extra` is missing from some groups.
-    """
+    """Lay scored groups out as a batch: right-padded, rows of a group adjacent, abstained completions left out. Columns
+    in `Group.extra` that some groups lack are left out."""
     rows = [(index, group, i) for index, group in enumerate(groups) for i in _scored(group)]
     lengths = [(len(group.prompt_tokens), len(group.completions[i].tokens)) for _, group, i in rows]
     width = max((p + c for p, c in lengths), default=1)
@@ -69,16 +70,12 @@ def _parts(rows: Sequence[tuple[int, Group, int]]) -> dict[str, Tensor]:
 
 
 def _extra(rows: Sequence[tuple[int, Group, int]]) -> dict[str, Tensor]:
-    names = sorted({name for _, group, _ in rows for name in group.extra})
-    columns = {}
-    for name in names:
-        lacking = next((group for _, group, _ in rows if name not in group.extra), None)
-        if lacking is not None:
-            raise DataError(
-                f"the column {name!r} is missing for the prompt {str(lacking.prompt.messages)[:80]!r} but present for "
-                "others: give every row the column, or none"
-            )
-        columns[name] = torch.tensor([group.extra[name][i] for _, group, i in rows], dtype=torch.float32)
+    names = sorted({name for _, group, _ in rows for name in group.extra} - OWN)
+    columns = {
+        name: torch.tensor([group.extra[name][i] for _, group, i in rows], dtype=torch.float32)
+        for name in names
+        if all(name in group.extra for _, group, _ in rows)
+    }
     written = [group.completions[i].logprobs for _, group, i in rows]
     if written and all(each is not None for each in written):
         columns["sampled_logprobs"] = _sampled(rows)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 
+from alignzoo.batching import OWN
 from alignzoo.errors import DataError, RunError
 from alignzoo.evaluate import Gold, Heldout, Rates
 from alignzoo.interfaces import HasRates
@@ -36,7 +39,9 @@ def data_of(stage: Stage, read: Read = train_and_heldout) -> tuple[list[Prompt],
     if stage.sampler.online:
         return train, heldout, [prompt for prompt in heldout if prompt.completions]
     shown = [prompt for prompt in heldout if prompt.completions and not _unlearnable(stage, prompt)]
-    return _learnable(stage, train), heldout, shown
+    kept = _learnable(stage, train)
+    _check_columns(stage, kept)
+    return kept, heldout, shown
 
 
 def own_data(stage: Stage) -> Data:
@@ -58,6 +63,31 @@ def _learnable(stage: Stage, prompts: Sequence[Prompt]) -> list[Prompt]:
     if told:
         warnings.warn(f"{stage.name}: rows left out of training: {told}", stacklevel=2)
     return [prompt for prompt in prompts if not _unlearnable(stage, prompt)]
+
+
+def _check_columns(stage: Stage, prompts: Sequence[Prompt]) -> None:
+    """Raise where the optimizer names a column of the data that is no number in some row, or that it cannot have."""
+    for f in fields(stage.optimizer):  # type: ignore[arg-type]
+        name = getattr(stage.optimizer, f.name)
+        rows = [prompt for prompt in prompts if isinstance(name, str) and name in prompt.info]
+        if not rows:
+            continue
+        if name in OWN:
+            raise DataError(
+                f"{stage.name}: optimizer.{f.name} names the column {name!r}, and batches have one of their own of "
+                f"that name: rename it, with data.columns={{own_{name}={name!r}}} and optimizer.{f.name}=own_{name}"
+            )
+        lacking = [prompt for prompt in prompts if not _is_number(prompt.info.get(name))]
+        if lacking:
+            raise DataError(
+                f"{stage.name}: optimizer.{f.name} names the column {name!r}, which is no finite number in "
+                f"{len(lacking)} of {len(prompts)} rows, first {lacking[0].info.get(name)!r} for the prompt "
+                f"{str(lacking[0].messages)[:80]!r}: give every row a number, or leave such rows out"
+            )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _unlearnable(stage: Stage, prompt: Prompt) -> str:

@@ -127,10 +127,11 @@ def test_parts_and_extra_columns() -> None:
     assert batch.extra["finished"].tolist() == [1.0, 0.0]
 
 
-def test_a_column_that_some_groups_lack_is_an_error_that_names_it() -> None:
-    groups = [group((1,), scores=(1.0,), extra={"margin": (0.5,)}), group((1,), scores=(1.0,))]
-    with pytest.raises(DataError, match="column 'margin' is missing for the prompt 'what\\?'"):
-        collate(groups)
+def test_a_column_that_some_groups_lack_or_that_has_a_name_of_the_batchs_own_is_left_out() -> None:
+    both = {"gap": (0.5,), "age": (9.0,), "sampled_logprobs": (9.0,)}
+    groups = [group((1,), scores=(1.0,), extra={"margin": (0.5,)} | both), group((1,), scores=(1.0,), extra=both)]
+    extra = collate(groups).extra
+    assert extra.keys() == {"gap", "age", "finished"} and extra["age"].tolist() == [0.0, 0.0]
 
 
 def test_groups_without_scores_cannot_be_collated() -> None:

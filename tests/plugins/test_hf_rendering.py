@@ -1,4 +1,4 @@
-"""What is trained on is what is generated, whatever the tokenizer and the chat template: properties over random talk."""
+"""What is trained on is what is generated, whatever tokenizer and chat template: properties over random talk."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def data_of(stage: Stage, read: Read = train_and_heldout) -> tuple[list[Prompt],
         return train, heldout, [prompt for prompt in heldout if prompt.completions]
     shown = [prompt for prompt in heldout if prompt.completions and not _unlearnable(stage, prompt)]
     kept = _learnable(stage, train)
-    _check_columns(stage, kept)
+    _check_columns(stage, [*kept, *shown])
     return kept, heldout, shown
 
 

@@ -40,7 +40,7 @@ class Encoder:
     @cached_property
     def chat(self) -> Template:
         """The model's chat template, or the recipe's."""
-        return Template(self.tokenizer, self.template)
+        return Template(self.tokenizer, self.template, self._tell)
 
     @cached_property
     def splitter(self) -> Splitter:
@@ -61,20 +61,30 @@ class Encoder:
         if prompt.chat == "plain" or not text or (prompt.chat != "user" and not self.chat.exists):
             return None
         if prompt.chat is None:
-            _tell("the model has a chat template, which is not used for prompts that are text: give conversations")
+            self._tell("the model has a chat template, which is not used for prompts that are text: give conversations")
             return None
         if prompt.chat == "auto" and self.chat.has_written(text):
-            _tell(
+            self._tell(
                 "prompts that have gone through a chat template already are taken as they stand: "
                 "data.chat=user makes each a user's turn all the same"
             )
             return None
         if prompt.chat == "auto":
-            _tell(
+            self._tell(
                 "the model has a chat template, so each text prompt is a user's turn and its answer the assistant's: "
                 "data.chat=plain takes texts as they stand, data.chat=user says that turns are meant"
             )
         return ({"role": "user", "content": text},)
+
+    def _tell(self, message: str) -> None:
+        """Once a run, however often it is the case."""
+        if message not in self._told:
+            self._told.add(message)
+            warnings.warn(message, stacklevel=2)
+
+    @cached_property
+    def _told(self) -> set[str]:
+        return set()
 
     def fits(self, prompt: Prompt) -> bool:
         """Whether `prompt` takes it whole."""
@@ -91,7 +101,7 @@ class Encoder:
     def _fitted(self, text: str, turns: Turns | None) -> tuple[int, ...]:
         tokens = self._tokens(text, turns)
         if len(tokens) > self._room:
-            _tell(
+            self._tell(
                 f"prompts longer than {self._room} tokens (max_length {self.max_length} less max_new_tokens "
                 f"{self.max_new_tokens}) lose their beginning"
             )
@@ -231,7 +241,3 @@ def _said(text: Text, turns: Turns | None) -> str:
             "can be learnt: put the turns before the last into the prompt"
         )
     return text[0]["content"]
-
-
-def _tell(message: str) -> None:
-    warnings.warn(message, stacklevel=1)  # from one place, whoever asks: once a run

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from os.path import commonprefix
@@ -40,6 +40,8 @@ class Template:
     tokenizer: Any
     source: str | None
     """The template; None for the tokenizer's own."""
+    tell: Callable[[str], None]
+    """Tells the user of something, once."""
 
     @property
     def exists(self) -> bool:
@@ -90,11 +92,10 @@ class Template:
         tag = re.search(r"<(\w+)>\s*$", left)
         if tag is None or f"</{tag[1]}>" in answer:
             return answer
-        warnings.warn(
+        self.tell(
             f"the chat template opens every answer with <{tag[1]}>, and given answers bring no reasoning: they are "
             f"trained on after an empty one. Put the reasoning into the answers, as <{tag[1]}>...</{tag[1]}>, or "
-            "give a template without it with policy.chat_template",
-            stacklevel=2,
+            "give a template without it with policy.chat_template"
         )
         return f"\n</{tag[1]}>\n\n{answer}"
 

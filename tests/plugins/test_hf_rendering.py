@@ -227,7 +227,8 @@ def test_a_long_conversation_loses_its_first_turns_and_keeps_the_systems() -> No
     assert text.startswith("<|im_start|>system\nbe brief<|im_end|>\n<|im_start|>user\nuser ")
     assert text.endswith("<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n") and "user 0" not in text
     with pytest.warns(UserWarning, match="lose their beginning"):
-        text = spelt(enc, enc.prompt(Prompt((SYSTEM, {"role": "user", "content": "x y " * 400 + "end?"}))))
+        long = {"role": "user", "content": "x y " * 400 + "end?"}
+        text = spelt(enc, encoder("qwen-2.5", max_length=180).prompt(Prompt((SYSTEM, long))))
     assert text.startswith("<|im_start|>system\nbe brief<|im_end|>\n<|im_start|>user\n")
     assert text.endswith(" x y end?<|im_end|>\n<|im_start|>assistant\n")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,8 @@ def overrides_of(policy: Any, data: Any, reward: Any) -> dict[str, Any]:
     elif isinstance(data, Data):
         changes["data"] = data
     elif data is not None:
-        changes |= {"data.rows": Rows(data), "data.path": ""}  # in the place of a recipe's own
+        rows = list(data) if isinstance(data, Iterator) else data  # several stages may read them
+        changes |= {"data.rows": Rows(rows), "data.path": ""}  # in the place of a recipe's own
     if reward is not None:
         rewards = reward if isinstance(reward, list | tuple) else [reward]
         changes["reward"] = [_reward(each) for each in rewards]

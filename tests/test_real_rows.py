@@ -115,6 +115,10 @@ REFUSED: dict[str, tuple[list[dict[str, Any]], str]] = {
         [{"prompt": "[{'role': 'user', 'content': 'a'} {'role': 'assistant', 'content': 'b'}]"}],
         "column 'prompt': it looks like a conversation, but is no JSON",
     ),
+    "a richer row than the first": (
+        [{"prompt": "a", "completion": "b"}, {"prompt": "c", "completion": "bad", "label": False}],
+        r"row 2 looks like 'unpaired', and the first row like 'prompt-completion'",
+    ),
     "a history of another shape": (
         [{"instruction": "a", "output": "b", "history": ["c"]}],
         r"column 'history\[0\]': expected a question and its answer",
@@ -168,7 +172,7 @@ def test_tables_and_dictionaries_of_datasets_are_rows() -> None:
     both = datasets.DatasetDict(train=datasets.Dataset.from_list(ROWS), test=datasets.Dataset.from_list(ROWS[:1]))
     assert read(Data(rows=Rows(both))) == expected
     assert read(Data(rows=both, split="test", limit=1)) == expected[:1]
-    with pytest.raises(DataError, match=r"the data have no split 'tset'\. Did you mean 'test'"):
+    with pytest.raises(DataError, match=r"the data are a mapping without a split 'tset'\. Did you mean 'test'"):
         read(Data(rows=both, split="tset"))
     with pytest.raises(DataError, match="expected rows, found int 3"):
         from_rows(3)

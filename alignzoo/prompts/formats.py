@@ -18,7 +18,7 @@ from alignzoo.prompts.row import ROLES, Row, found
 from alignzoo.prompts.turns import as_messages, as_turns, settled, with_system
 from alignzoo.types import Message, Prompt, Text
 
-__all__ = ["FORMATS", "ROLES", "Format", "Row", "accepted", "found", "parse", "recognise"]
+__all__ = ["FORMATS", "ROLES", "Format", "Row", "accepted", "check_fits", "found", "parse", "recognise"]
 
 READ = frozenset({"prompt", "instruction", "chosen", "rejected", "completion", "completions"})
 """Columns that a recognised format must read: left over, they are a shape begun and not finished."""
@@ -184,6 +184,17 @@ def recognise(row: Row) -> str:
     if name:
         return name
     raise DataError(f"{row.where} has the columns {', '.join(sorted(row.columns))}: no format fits.\n{accepted()}")
+
+
+def check_fits(row: Row, name: str) -> None:
+    """Raise where a later row has more to say than the format of the first row reads: a label, say."""
+    filled = {column for column, value in row.columns.items() if value is not None}
+    other = _fitting(row, filled)[0] if filled.issuperset(FORMATS[name].columns) else ""
+    if other and not set(FORMATS[other].columns).issubset(FORMATS[name].columns):
+        raise DataError(
+            f"{row.where} looks like {other!r}, and the first row like {name!r}: give all rows the same columns, or "
+            f"say which is meant, with format = {name!r}.\n{accepted()}"
+        )
 
 
 def _fitting(row: Row, present: set[str]) -> tuple[str, list[str]]:

@@ -28,7 +28,7 @@ from annotated_types import Ge, Lt
 from alignzoo.errors import DataError, did_you_mean
 from alignzoo.files import check_kind, decoded
 from alignzoo.prompts.cells import Cells, csv_rows, with_numbers
-from alignzoo.prompts.formats import FORMATS, Row, accepted, found, parse, recognise
+from alignzoo.prompts.formats import FORMATS, Row, accepted, check_fits, found, parse, recognise
 from alignzoo.prompts.turns import Chat
 from alignzoo.types import Prompt
 
@@ -99,7 +99,7 @@ def from_rows(
     if format != "auto" and format not in FORMATS:
         raise DataError(f"{source}: no format is called {format!r}. {did_you_mean(format, ['auto', *FORMATS])}")
     prompts: list[Prompt] = []
-    untyped = False
+    untyped, found_out = False, format == "auto"
     for number, raw in enumerate(rows_of(rows, source), 1):
         if isinstance(raw, Prompt):
             prompts.append(raw)
@@ -110,6 +110,8 @@ def from_rows(
         row = Row(raw, f"{source}, row {number}", untyped).rename(columns or {})
         if format == "auto":
             format = recognise(row)
+        elif found_out:
+            check_fits(row, format)
         prompts.append(parse(row, format))
     if not prompts:
         raise DataError(f"{source} holds no rows. Give at least one.\n{accepted()}")
@@ -138,7 +140,10 @@ def _split_of(rows: Any, split: str) -> Any:
     if not isinstance(rows, Mapping):
         return rows
     if split not in rows:
-        raise DataError(f"the data have no split {split!r}. {did_you_mean(split, rows)} Say which with data.split.")
+        raise DataError(
+            f"the data are a mapping without a split {split!r}. {did_you_mean(split, rows)} Say which with data.split; "
+            "columns become rows by datasets.Dataset.from_dict."
+        )
     return rows[split]
 
 

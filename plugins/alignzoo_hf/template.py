@@ -89,6 +89,13 @@ class Template:
     def _joined(self, left: str, answer: str) -> str:
         """The answer after what the prompt alone has opened in its own way: reasoning, as a rule, which an answer
         without any ends at once."""
+        closed = re.search(r"</(\w+)>\s*$", left)
+        if closed and f"</{closed[1]}>" in answer:
+            raise DataError(
+                f"the chat template ends the reasoning before the answer ({left.strip()!r}), and the answer "
+                f"{answer[:80]!r} brings reasoning: take it out, or give a template that leaves room for it with "
+                "policy.chat_template"
+            )
         tag = re.search(r"<(\w+)>\s*$", left)
         if tag is None or f"</{tag[1]}>" in answer:
             return answer
@@ -105,8 +112,9 @@ class Template:
         if whole.startswith(closed) and _keeps(whole[len(closed) :], text):
             return whole
         pre, post = self._frame(base)
-        if text.lstrip().startswith("<think>"):
-            pre = re.sub(r"<think>\s*</think>\s*$", "", pre)  # the answer brings its own
+        if "</think>" in text:  # it brings its own reasoning, in the place of the template's empty one
+            opening = "" if text.lstrip().startswith("<think>") else "<think>\n"
+            pre = re.sub(r"<think>\s*</think>\s*$", opening, pre)
         return pre + text + post
 
     def _frame(self, turns: Turns) -> tuple[str, str]:

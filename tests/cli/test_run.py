@@ -126,3 +126,20 @@ def test_code_that_only_the_recipes_file_names_is_run_on_trust(alignzoo, recipe:
     assert said.code == 1 and "rl.policy.trust_remote_code = True" in said.err
     again = (f"reward.function={recipe.parent / 'vowels.py'}:vowels", "policy.trust_remote_code=false")
     assert alignzoo("run", recipe, *again, "--out", out, "--quiet").code == 0 and marker.exists()
+
+
+def test_the_example_that_is_shown_dims_what_is_not_trained_on() -> None:
+    import io
+
+    from rich.console import Console
+
+    from alignzoo.cli.running import example_on
+    from alignzoo.survey import Survey
+
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, color_system="standard", highlight=False, width=80)
+    example_on(console)("sft", Survey(3, 3, 1, 0, 0, ("<|user|>", "[Hi]", "<|bot|>"), ("Yes", "<|end|>")))
+    lines = out.getvalue().splitlines()
+    assert lines[0] == "sft: 3 rows to train on, 1 left out. The first, as the model sees it:"
+    assert lines[1].startswith("\x1b[2m<|user|>[Hi]<|bot|>\x1b[0m") and "Yes<|end|>" in lines[1]
+    assert "\x1b[2mYes" not in lines[1]

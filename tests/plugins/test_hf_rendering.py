@@ -37,6 +37,10 @@ PIECES = [
 ]
 
 
+SYSTEM = {"role": "system", "content": "be brief"}
+USER = {"role": "user", "content": "hello"}
+
+
 def encoder(name: str, **changes: Any) -> Encoder:
     tokenizer, ends, eos = FAMILIES[name]
     return Encoder(tokenizer, ends, eos, **{"template": None, "max_length": 4096, "max_new_tokens": 8} | changes)
@@ -162,6 +166,29 @@ def test_reasoning_in_the_data_is_trained_on(name: str, reasoned: str) -> None:
     assert whole.count("<think>") == whole.count("</think>") == 1
 
 
+ALWAYS_EMPTY = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}{% if m['role'] == 'assistant' %}"
+    "{{ '<think>\n\n</think>\n\n' + m['content'].split('</think>')[-1].strip() }}{% else %}"
+    "{{ m['content'] }}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize("said", ["<think>\nwhy\n</think>\n\nyes", "<think>why</think>yes", "why</think>yes", "yes"])
+def test_reasoning_takes_the_place_of_the_empty_one_of_the_template(said: str) -> None:
+    enc = encoder("qwen-3", template=ALWAYS_EMPTY)
+    (completion,) = enc.group(Prompt((USER,)), [said]).completions
+    begins = {"why": "<think>\n", "yes": "<think>\n\n</think>\n\n"}.get(said[:3], "")
+    assert spelt(enc, completion.tokens) == f"{begins}{said}<|im_end|>"
+    opens = ALWAYS_EMPTY.replace("'<|im_start|>assistant\n' }}", "'<|im_start|>assistant\n<think>\n\n</think>\n\n' }}")
+    enc = encoder("qwen-3", template=opens)
+    if said == "yes":
+        assert spelt(enc, enc.group(Prompt((USER,)), [said]).completions[0].tokens) == "yes<|im_end|>"
+    else:
+        with pytest.raises(DataError, match="ends the reasoning before the answer"):
+            enc.group(Prompt((USER,)), [said])
+
+
 def test_an_answer_without_reasoning_ends_the_reasoning_that_is_opened_for_it() -> None:
     enc = encoder("r1")
     with pytest.warns(UserWarning, match="opens every answer with <think>"):
@@ -182,8 +209,6 @@ def test_a_template_that_opens_no_turn(name: str) -> None:
     assert group.completions[0].text.strip() == "yes"
 
 
-SYSTEM = {"role": "system", "content": "be brief"}
-USER = {"role": "user", "content": "hello"}
 REFUSED = {
     "system": ("gemma", (SYSTEM, USER), "System role not supported"),
     "two of the user": ("gemma", (USER, USER), "must alternate"),

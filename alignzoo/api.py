@@ -28,7 +28,7 @@ from alignzoo.registry import Registry
 from alignzoo.runner import Interrupted
 from alignzoo.runs import Result, StageResult, claimed, finished_in, manifest, next_folder, write, write_manifest
 from alignzoo.stage import Progress, Run, Warn
-from alignzoo.storage import install, partial_of, writing
+from alignzoo.storage import install, partial_of, write_json, writing
 from alignzoo.survey import Survey, sentences, survey
 from alignzoo.traits import REWARD_MODEL, traits_of
 from alignzoo.types import Alert, Prompt

@@ -51,6 +51,10 @@ class PolicyInfo:
     the reference's answers are kept for the run alone."""
     token_strings: Callable[[Sequence[int]], list[str]] | None = None
     """Each token's text; together they are the text of all, but for special tokens, which show here."""
+    fits: Callable[[Prompt], bool] | None = None
+    """Whether a prompt is read whole, beside the longest completion. None: no prompt is known to be cut."""
+    chats: bool = False
+    """It has a chat template, by which a text may be a user's turn. Otherwise a text is continued as it stands."""
 
 
 @runtime_checkable
@@ -123,25 +127,6 @@ class Policy(Protocol):
 
     def save(self, path: Path) -> None:
         """Write a model directory that others can load. Adapters are merged: the next stage's reference is this."""
-        ...
-
-
-@runtime_checkable
-class HasContext(Protocol):
-    """A policy that knows how much it can read. Without it, no prompt is known to be cut."""
-
-    def fits(self, prompt: Prompt) -> bool:
-        """Whether a prompt is read whole, beside the longest completion."""
-        ...
-
-
-@runtime_checkable
-class HasChats(Protocol):
-    """A policy that knows whether it reads turns. Without it, a text is gone on with as it stands."""
-
-    @property
-    def chats(self) -> bool:
-        """Whether it has a chat template, by which a text may be a user's turn."""
         ...
 
 

@@ -15,7 +15,7 @@ from alignzoo import columns, cost
 from alignzoo.batching import collate, only, trim
 from alignzoo.cost import ModelShape, Work
 from alignzoo.errors import RunError
-from alignzoo.interfaces import HasCosts, HasOutline, Outline
+from alignzoo.interfaces import HasCosts, HasOutline, Outline, PolicyInfo
 from alignzoo.material import data_of
 from alignzoo.microbatch import cut
 from alignzoo.passes import WATCHED, Facts, Pass, passes
@@ -45,6 +45,9 @@ class _StandIn:
         self.written = Work()
         self.tokens = self.rows = self.cached = 0
         self._outline, self._length = outline, min(length or outline.longest, outline.longest)
+
+    def info(self) -> PolicyInfo:
+        return PolicyInfo()
 
     def encode(self, prompt: Prompt, texts: Sequence[Text]) -> Group:
         return self._outline.encode(prompt, texts)

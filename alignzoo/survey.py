@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from alignzoo.errors import DataError
-from alignzoo.interfaces import HasContext, HasPieces, Policy
+from alignzoo.interfaces import Policy
 from alignzoo.types import Group, Prompt
 
 LOOKED_AT = 10_000
@@ -49,12 +49,13 @@ def survey(
     kept: list[Prompt] = []
     shown: Group | None = None
     prompts_cut = answers_cut = 0
+    fits = policy.info().fits
     for number, prompt in enumerate(seen):
         if number % 1000 == 0:
             progress(number, len(seen))
         group = policy.encode(prompt, prompt.completions)
         shown = shown or group
-        cut = isinstance(policy, HasContext) and not policy.fits(prompt)
+        cut = fits is not None and not fits(prompt)
         ends = sum(not completion.finished for completion in group.completions)
         if too_long == "error" and (cut or ends):
             raise DataError(
@@ -93,10 +94,11 @@ def sentences(found: Survey) -> list[str]:
 
 
 def _pieces(policy: Policy, group: Group | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    if group is None or not isinstance(policy, HasPieces):
+    strings = policy.info().token_strings
+    if group is None or strings is None:
         return (), ()
     answer = group.completions[0].tokens if group.completions else ()
-    return tuple(policy.pieces(group.prompt_tokens)), tuple(policy.pieces(answer))
+    return tuple(strings(group.prompt_tokens)), tuple(strings(answer))
 
 
 def _asked(prompt: Prompt) -> str:

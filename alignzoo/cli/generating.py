@@ -97,9 +97,7 @@ def _check_place(model: str) -> None:
 
 def _has_template(policy: Policy) -> bool:
     """Whether the policy can read conversations."""
-    from alignzoo.interfaces import HasChats
-
-    return isinstance(policy, HasChats) and policy.chats
+    return policy.info().chats
 
 
 def _prompt(said: Any, chats: bool) -> Prompt:

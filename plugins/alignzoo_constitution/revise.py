@@ -12,7 +12,7 @@ from annotated_types import Ge
 
 from alignzoo import Completion, Group, Policy, Prompt, Text, Writer
 from alignzoo import functional as fn
-from alignzoo.interfaces import HasChats, HasCosts
+from alignzoo.interfaces import HasCosts
 from alignzoo_constitution import dialogue
 from alignzoo_constitution.files import Principle, chosen, load
 
@@ -81,7 +81,7 @@ class Revise:
     ) -> list[Completion]:
         """A critique and a revision of every answer."""
         rows = list(zip(prompts, answers, principles, strict=True))
-        if isinstance(policy, HasChats) and policy.chats:
+        if policy.info().chats:
             rows = [(_as_turns(prompt), answer, principle) for prompt, answer, principle in rows]
         asked = [self._request(prompt, answer, principle, None) for prompt, answer, principle in rows]
         critiques = [text for text, _ in self._write(asked, policy, fn.derive(seed, "critique"))]

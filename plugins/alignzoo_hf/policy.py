@@ -108,15 +108,6 @@ class HFPolicy(TorchTraining):
         """A prompt and given completions as tokens."""
         return self.encoder.group(prompt, texts)
 
-    @property
-    def chats(self) -> bool:
-        """Whether it has a chat template, by which a text may be a user's turn."""
-        return self.encoder.chat.exists
-
-    def fits(self, prompt: Prompt) -> bool:
-        """Whether a prompt is read whole, beside the longest completion."""
-        return self.encoder.fits(prompt)
-
     def generate(self, prompts: Sequence[Prompt], n: int, *, seed: int, greedy: bool = False) -> list[Group]:
         """Write `n` completions of each prompt, by the sampling settings of the recipe or greedily."""
         if self.lm is None:
@@ -159,6 +150,8 @@ class HFPolicy(TorchTraining):
             exact_samples=self.spec.samples_exactly(self.bf16),
             fingerprint=self._fingerprint,
             token_strings=self.encoder.pieces,
+            fits=self.encoder.fits,
+            chats=self.encoder.chat.exists,
         )
 
     # --- answering -----------------------------------------------------------------------------------------------

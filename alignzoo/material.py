@@ -127,9 +127,9 @@ def check_completions(stage: Stage, prompts: Sequence[Prompt]) -> None:
 def _source(stage: Stage) -> str:
     """How a message calls a stage's data."""
     path = stage.data.path if isinstance(stage.data, Data) else stage.data
-    if isinstance(path, str | Path):
+    if isinstance(path, str | Path) and str(path):
         return str(path)
-    return f"the task's {stage.kind}" if stage.data is None else "the data"
+    return f"the task's {stage.kind}" if stage.data is None else "the given rows"
 
 
 def _optimizer(stage: Stage) -> str:

@@ -8,46 +8,57 @@ import torch
 from torch import Tensor
 
 from alignzoo import columns, processes
-from alignzoo.errors import DataError
+from alignzoo.errors import DataError, RewardError
 from alignzoo.interfaces import Policy
 from alignzoo.microbatch import MicroBatcher, MicroBatchTooLarge
-from alignzoo.types import Batch, Group, Score
+from alignzoo.types import Batch, BoolNT, Completion, FloatNT, Group, Score
 
-OWN = frozenset({"sampled_logprobs", "finished", "age"})
+Row = tuple[int, Group, int]
+"""The number of a group, the group, and the place of one of its completions."""
+
+OWN = frozenset({"sampled_logprobs", "finished", "staleness", "turn"})
 """Columns of `Batch.extra` that are filled here; the data's columns of these names are not taken for them."""
 
 
-def collate(groups: Sequence[Group], device: torch.device | str = "cpu") -> Batch:
-    """Lay scored groups out as a batch: right-padded, rows of a group adjacent, abstained completions left out. Columns
-    in `Group.extra` that some groups lack are left out."""
+def collate(groups: Sequence[Group], device: torch.device | str = "cpu", *, version: int | None = None) -> Batch:
+    """Lay scored groups out as a batch: right-padded, rows of a group adjacent. Completions that were abstained from,
+    or of which no token is trained on, are left out; so are columns in `Group.extra` that some groups lack.
+
+    `version` is the policy's, by which `extra["staleness"]` counts; the newest one among the completions where it is
+    not given. Raises DataError where a column in `Group.extra` does not fit the tokens, RewardError for a token's
+    reward where nothing is trained.
+    """
     rows = [(index, group, i) for index, group in enumerate(groups) for i in _scored(group)]
     lengths = [(len(group.prompt_tokens), len(group.completions[i].tokens)) for _, group, i in rows]
     width = max((p + c for p, c in lengths), default=1)
     tokens = torch.zeros(len(rows), width, dtype=torch.long)
-    dense = torch.zeros(len(rows), width)
     for row, (_, group, i) in enumerate(rows):
-        start, end = lengths[row][0], sum(lengths[row])
-        tokens[row, :end] = torch.tensor(group.prompt_tokens + group.completions[i].tokens)
-        if (given := _scores(group)[i].tokens) is not None:
-            dense[row, start:end] = torch.tensor(given)
+        tokens[row, : sum(lengths[row])] = torch.tensor(group.prompt_tokens + group.completions[i].tokens)
     offset = [0]
     for group in groups:
         offset.append(offset[-1] + len(group.completions))
     position = torch.arange(width)
     prompt, whole = (torch.tensor([f(pair) for pair in lengths]).long() for f in (lambda p: p[0], sum))
     attend = position < whole[:, None]
-    is_dense = any(_scores(group)[i].tokens is not None for _, group, i in rows)
+    completion = attend & (position >= prompt[:, None])
+    answers = [group.completions[i] for _, group, i in rows]
+    own = completion & _column(rows, width, [each.own for each in answers], True)
+    mask = completion & _column(rows, width, [each.trained for each in answers], True)
+    media = tuple(group.prompt.media for _, group, _ in rows)
     return Batch(
         tokens=tokens,
         attend=attend,
-        mask=attend & (position >= prompt[:, None]),
+        mask=mask,
         group=torch.tensor([index for index, _, _ in rows], dtype=torch.long),
         rewards=torch.tensor([_scores(group)[i].value for _, group, i in rows], dtype=torch.float32),
         weights=torch.ones(len(rows)),
-        token_rewards=dense if is_dense else None,
+        token_rewards=_token_rewards(rows, mask),
         parts=_parts(rows),
-        extra=_extra(rows),
+        extra=_extra(rows, mask, own, version),
         row=torch.tensor([offset[index] + i for index, _, i in rows], dtype=torch.long),
+        own=own,
+        prompt_length=prompt,
+        media=media if any(each is not None for each in media) else (),
     ).to(device)
 
 
@@ -58,10 +69,42 @@ def _scores(group: Group) -> tuple[Score, ...]:
 
 
 def _scored(group: Group) -> list[int]:
-    return [i for i, given in enumerate(_scores(group)) if given.value is not None and group.completions[i].tokens]
+    pairs = zip(_scores(group), group.completions, strict=True)
+    return [i for i, (given, each) in enumerate(pairs) if given.value is not None and any(each.trained)]
 
 
-def _parts(rows: Sequence[tuple[int, Group, int]]) -> dict[str, Tensor]:
+def _column(rows: Sequence[Row], width: int, values: Sequence[Sequence[float] | None], default: float) -> Tensor:
+    """Each row's values on the tokens of its completion, (N, T); `default` where there are none."""
+    dtype = torch.bool if isinstance(default, bool) else torch.float32
+    column = torch.full((len(rows), width), default, dtype=dtype)
+    for row, ((_, group, _), given) in enumerate(zip(rows, values, strict=True)):
+        if given is not None:
+            start = len(group.prompt_tokens)
+            column[row, start : start + len(given)] = torch.tensor(given, dtype=dtype)
+    return column
+
+
+def _token_rewards(rows: Sequence[Row], mask: BoolNT) -> FloatNT | None:
+    """Dense rewards, 0 elsewhere; None where there are none. One that stands where nothing is trained would count for
+    nothing, so it is an error."""
+    given = [_scores(group)[i].tokens for _, group, i in rows]
+    if all(each is None for each in given):
+        return None
+    column = _column(rows, mask.shape[1], given, 0.0)
+    lost = ((column != 0) & ~mask).nonzero().tolist()
+    if lost:
+        row, place = lost[0]
+        group = rows[row][1]
+        number = float(column[row, place])
+        raise RewardError(
+            f"a token's reward of {number:g} stands on token {place - len(group.prompt_tokens)} of a completion of "
+            f"{str(group.prompt.messages)[:80]!r}, which is not trained on (`Completion.own`, `Completion.mask`): "
+            "give it to the last token of a turn of the policy's own"
+        )
+    return column
+
+
+def _parts(rows: Sequence[Row]) -> dict[str, Tensor]:
     names = sorted({name for _, group, i in rows for name in _scores(group)[i].parts})
     return {
         name: torch.tensor([_scores(group)[i].parts.get(name, 0.0) for _, group, i in rows], dtype=torch.float32)
@@ -69,25 +112,55 @@ def _parts(rows: Sequence[tuple[int, Group, int]]) -> dict[str, Tensor]:
     }
 
 
-def _extra(rows: Sequence[tuple[int, Group, int]]) -> dict[str, Tensor]:
+def _extra(rows: Sequence[Row], mask: BoolNT, own: BoolNT, version: int | None) -> dict[str, Tensor]:
     names = sorted({name for _, group, _ in rows for name in group.extra} - OWN)
-    columns = {
-        name: torch.tensor([group.extra[name][i] for _, group, i in rows], dtype=torch.float32)
-        for name in names
-        if all(name in group.extra for _, group, _ in rows)
-    }
-    written = [group.completions[i].logprobs for _, group, i in rows]
-    if written and all(each is not None for each in written):
-        columns["sampled_logprobs"] = _sampled(rows)
-    columns["finished"] = torch.tensor([float(group.completions[i].finished) for _, group, i in rows])
-    columns["age"] = torch.tensor([float(group.completions[i].age) for _, group, i in rows])
+    columns = {name: _given(name, rows, mask) for name in names if all(name in group.extra for _, group, _ in rows)}
+    completions = [group.completions[i] for _, group, i in rows]
+    if completions and all(each.logprobs is not None for each in completions):
+        sampled = _column(rows, mask.shape[1], [each.logprobs for each in completions], 0.0)
+        columns["sampled_logprobs"] = torch.where(mask & own, sampled, 0.0)
+    if any(each.turns for each in completions):
+        columns["turn"] = _column(rows, mask.shape[1], [_turn_numbers(each) for each in completions], 0.0) * mask
+    columns["finished"] = torch.tensor([float(each.finished) for each in completions])
+    columns["staleness"] = _staleness(completions, version)
     return columns
 
 
-def _sampled(rows: Sequence[tuple[int, Group, int]]) -> Tensor:
-    """What was recorded of each token when it was sampled, 0 elsewhere, (N, T)."""
-    lines = [(0.0,) * len(group.prompt_tokens) + (group.completions[i].logprobs or ()) for _, group, i in rows]
-    return torch.nn.utils.rnn.pad_sequence([torch.tensor(line) for line in lines], batch_first=True)
+def _given(name: str, rows: Sequence[Row], mask: BoolNT) -> Tensor:
+    """A column of `Group.extra`: (N,), or (N, T) where each of its entries has a number for each token."""
+    entries = [group.extra[name][i] for _, group, i in rows]
+    numbers = [each for each in entries if not isinstance(each, tuple)]
+    if len(numbers) == len(entries):
+        return torch.tensor(numbers, dtype=torch.float32)
+    by_token: list[tuple[float, ...]] = []
+    for (_, group, i), entry in zip(rows, entries, strict=True):
+        n = len(group.completions[i].tokens)
+        if not isinstance(entry, tuple) or len(entry) != n:
+            found = f"{len(entry)} numbers" if isinstance(entry, tuple) else "one number"
+            raise DataError(
+                f"the column {name!r} has {found} for a completion of {n} tokens of the prompt "
+                f"{str(group.prompt.messages)[:80]!r}: give one number for each token, of every completion, or one "
+                "number for each completion"
+            )
+        by_token.append(entry)
+    return _column(rows, mask.shape[1], by_token, 0.0) * mask
+
+
+def _turn_numbers(completion: Completion) -> list[float]:
+    """Of each token, the number of its turn, from 0 on."""
+    begins = set(completion.turns) - {0}
+    numbers, turn = [], 0.0
+    for place in range(len(completion.tokens)):
+        turn += place in begins
+        numbers.append(turn)
+    return numbers
+
+
+def _staleness(completions: Sequence[Completion], version: int | None) -> Tensor:
+    """By how many steps the policy that generated it is older than the present one, (N,)."""
+    known = [each.policy_version for each in completions if each.policy_version is not None]
+    now = max(known, default=0) if version is None else version
+    return torch.tensor([float(now - (now if v is None else v)) for v in (each.policy_version for each in completions)])
 
 
 def trim(batch: Batch) -> Batch:

@@ -123,14 +123,21 @@ def _lines(journal: Journal, stage: str | None) -> list[Spent]:
 
 
 def work(
-    policy: Policy, groups: Sequence[Group], batch: Batch, prepared: Batch, plan: Sequence[Pass], *, epochs: int
+    policy: Policy,
+    groups: Sequence[Group],
+    batch: Batch,
+    prepared: Batch,
+    plan: Sequence[Pass],
+    *,
+    epochs: int,
+    step: int,
 ) -> Figures:
-    """A step's operations, by the passes that it ran: `flops/forward` and `flops/backward`; nothing of a policy that
-    does not tell its shape."""
+    """The operations of a step, counted from 1, by the passes that it ran: `flops/forward` and `flops/backward`;
+    nothing of a policy that does not tell its shape."""
     info = policy.info()
     if info.shape is None:
         return {}
-    forward = cost.decode(info.shape, cost.writing_groups(groups))
+    forward = cost.decode(info.shape, cost.writing_groups(groups, step))
     backward = 0
     filled, trained = cost.reading_batch(batch), cost.reading_batch(prepared) * epochs
     for each in plan:

@@ -91,46 +91,55 @@ class Work:
 # --- lengths -> work --------------------------------------------------------------------------------------------------
 
 
-def reading(prompt: int, completions: Iterable[int]) -> Work:
-    """One forward pass over a group: the prompt once, each completion after it, the head on completions."""
+def reading(prompt: int, completions: Sequence[int], answers: Sequence[int] | None = None) -> Work:
+    """One forward pass over a group: the prompt once, each completion after it, the head where an answer is asked for:
+    at so many of a completion's tokens, at all of them where it is not given."""
     work = Work(prompt, _triangle(prompt))
-    for length in completions:
-        work += Work(length, length * prompt + _triangle(length), length)
+    for length, asked in zip(completions, completions if answers is None else answers, strict=True):
+        work += Work(length, length * prompt + _triangle(length), asked)
     return work
 
 
-def reading_rows(prompt: int, completions: Iterable[int]) -> Work:
+def reading_rows(prompt: int, completions: Sequence[int]) -> Work:
     """The same where every completion is a row with a prompt of its own."""
     return sum((reading(prompt, [length]) for length in completions), Work())
 
 
 def writing(prompt: int, completions: Sequence[int]) -> Work:
     """Decoding a group: the prompt once, then every token but each completion's last, which nothing follows."""
-    work = Work(prompt, _triangle(prompt), 1)
-    for length in completions:
-        follow = max(0, length - 1)
-        work += Work(follow, follow * prompt + _triangle(follow), follow)
+    return _decoding(prompt, [(True,) * length for length in completions])
+
+
+def _decoding(prompt: int, completions: Sequence[Sequence[bool]]) -> Work:
+    """The same of transcripts: which of each one's tokens were generated; the others among them were read."""
+    shared = not completions or any(own[0] if own else True for own in completions)
+    work = Work(prompt, _triangle(prompt), int(shared))
+    for own in completions:
+        follow = max((place for place, generated in enumerate(own) if generated), default=0)
+        work += Work(follow, follow * prompt + _triangle(follow), sum(own[1:]))
     return work
 
 
 def reading_batch(batch: Batch) -> Work:
     """A forward pass over a batch in which the prompt is read once for all adjacent rows that share it."""
-    lengths, completions = batch.attend.sum(1).tolist(), batch.mask.sum(1).tolist()
+    prompts, answers = batch.prompt_length.tolist(), batch.mask.sum(1).tolist()
+    completions = (batch.attend.sum(1) - batch.prompt_length).tolist()
     work, start = Work(), 0
     for size in torch.unique_consecutive(batch.prompt.cpu(), return_counts=True)[1].tolist():
         rows = slice(start, start + size)
-        work += reading(lengths[start] - completions[start], completions[rows])
+        work += reading(prompts[start], completions[rows], answers[rows])
         start += size
     return work
 
 
-def writing_groups(groups: Iterable[Group]) -> Work:
-    """Decoding the completions that a policy has written now; texts of the data and of earlier steps are free."""
+def writing_groups(groups: Iterable[Group], step: int | None = None) -> Work:
+    """Decoding the completions that a policy has generated for this step, counted from 1, or for none yet; texts of the
+    data and of other steps are free. What others said between its turns is read."""
     work = Work()
     for group in groups:
-        lengths = [len(each.tokens) for each in group.completions if each.logprobs is not None and not each.age]
-        if lengths:
-            work += writing(len(group.prompt_tokens), lengths)
+        new = [each for each in group.completions if each.logprobs is not None and each.step in (None, step)]
+        if new:
+            work += _decoding(len(group.prompt_tokens), [each.own or (True,) * len(each.tokens) for each in new])
     return work
 
 

@@ -114,7 +114,7 @@ def reduced(column: torch.Tensor, batch: Batch) -> torch.Tensor:
 def _outcomes(groups: Sequence[Group], heldout: Heldout) -> Figures:
     """What came out, of scored groups: reward, gold, accuracy, length, finished, the task's rates as `rate/NAME`."""
     outcomes: dict[str, list[list[float]]] = {
-        "length": [[float(len(c.tokens)) for c in group.completions] for group in groups],
+        "length": [[float(c.n_own) for c in group.completions] for group in groups],
         "finished": [[float(c.finished) for c in group.completions] for group in groups],
     }
     if heldout.gold is not None:
@@ -146,13 +146,16 @@ def _distributions(groups: Sequence[Group], policy: Policy, batcher: MicroBatche
 
 
 def kl_figures(log_ratio: torch.Tensor, batch: Batch) -> Figures:
-    """`kl` is k1 per sequence; `kl/k3`, `kl/token` and `kl/k3/token` are what they say."""
-    k3 = fn.kl_k3(log_ratio) * batch.mask
+    """`kl` is k1 per sequence; `kl/k3`, `kl/token` and `kl/k3/token` are what they say. Of tokens that the policy has
+    generated: the others say nothing of it, even where they are trained on."""
+    own = batch.mask & batch.own
+    log_ratio = torch.where(own, log_ratio, 0.0)
+    k3 = fn.kl_k3(log_ratio) * own
     return {
         "kl": float(log_ratio.sum(1).mean()),
         "kl/k3": float(k3.sum(1).mean()),
-        "kl/token": float(fn.masked_mean(log_ratio, batch.mask)),
-        "kl/k3/token": float(fn.masked_mean(k3, batch.mask)),
+        "kl/token": float(fn.masked_mean(log_ratio, own)),
+        "kl/k3/token": float(fn.masked_mean(k3, own)),
     }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from alignzoo import functional as fn
 from alignzoo.errors import RunError
 from alignzoo.types import Batch, FloatNT, Forward, Terms
@@ -17,7 +19,8 @@ def importance(terms: Terms, batch: Batch, out: Forward, cap: float) -> FloatNT:
     old = out.logprobs if batch.old_logprobs is None else batch.old_logprobs
     if old is None or terms.loss.ndim == 1:
         raise _useless(cap, "this optimizer's loss does not speak of single tokens")
-    return fn.truncated_importance_weights(old, sampled, cap)
+    weights = fn.truncated_importance_weights(old, sampled, cap)
+    return torch.where(batch.own, weights, 1.0)  # nobody has sampled the others
 
 
 def _useless(cap: float, why: str) -> RunError:

@@ -79,6 +79,14 @@ class Policy(Protocol):
         """Generate `n` completions of each prompt. The same seed and weights generate the same text."""
         ...
 
+    def go_on(
+        self, prefixes: Sequence[Sequence[int]], n: int, *, seed: int, greedy: bool = False
+    ) -> list[list[Completion]]:
+        """Generate `n` continuations of each run of tokens: a prompt, or a prompt with a transcript that goes on, whose
+        tokens stay as they are. After a prompt's own tokens it generates what `generate` does. Raises ModelError for
+        a prefix that leaves no room."""
+        ...
+
     def forward(self, batch: Batch, columns: frozenset[str]) -> Forward:
         """Answer these columns of `alignzoo.columns`: (N, T), zero where the mask is False, or (N,) of a row."""
         ...

@@ -89,9 +89,8 @@ def deal(batch: Batch, count: int, *, couples: str) -> list[Batch]:
 
 
 def _units(batch: Batch, rows: int, tokens: int, couples: str) -> list[Unit]:
-    begins = torch.where(batch.mask.any(1), batch.mask.long().argmax(1), batch.attend.long().sum(1))
-    own: list[int] = (batch.attend.sum(1) - begins).tolist()
-    shared: list[int] = begins.tolist()
+    own: list[int] = (batch.attend.sum(1) - batch.prompt_length).tolist()
+    shared: list[int] = batch.prompt_length.tolist()
     prompts: list[int] = batch.prompt.tolist()
     units: list[Unit] = []
     start = 0

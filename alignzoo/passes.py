@@ -138,7 +138,7 @@ class Passes:
             groups=len(batch.group_sizes()),
             watched=wanted,
             remembered=known,
-            recorded=exact and "sampled_logprobs" in batch.extra and not batch.extra["age"].any(),
+            recorded=exact and _is_recorded(batch),
             one_piece=processes.count() == 1 and self.batcher.holds(batch),
         )
         plan = passes(optimizer, self.schedule, facts)
@@ -192,6 +192,12 @@ def _filled(plan: Iterable[Pass], how: How) -> frozenset[str]:
     """The columns that come from there."""
     found = (columns.named(each.role, each.answers) for each in plan if each.role and each.how == how)
     return frozenset(name for names in found for name in names)
+
+
+def _is_recorded(batch: Batch) -> bool:
+    """Whether the present policy has recorded how likely each token is that is trained on."""
+    stale, foreign = batch.extra["staleness"].any(), (batch.mask & ~batch.own).any()
+    return "sampled_logprobs" in batch.extra and not stale and not foreign
 
 
 def generated_by_policy(groups: Sequence[Group]) -> bool:

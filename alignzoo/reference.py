@@ -38,8 +38,8 @@ GROUPS = 64
 """Computed at once, whatever the schedule: the same data have the same file in runs that batch them otherwise."""
 
 
-Row = tuple[tuple[int, ...], tuple[int, ...]]
-"""A row of the data: the prompt's tokens and the completion's."""
+Row = tuple[tuple[int, ...], tuple[int, ...], tuple[bool, ...]]
+"""A row of the data: the prompt's tokens, the completion's, and which of these are trained on, so asked about."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Remembered:
 
 def _rows(groups: Sequence[Group]) -> list[Row]:
     """The rows by their numbers in `Batch.row`."""
-    return [(group.prompt_tokens, each.tokens) for group in groups for each in group.completions]
+    return [(group.prompt_tokens, each.tokens, each.trained) for group in groups for each in group.completions]
 
 
 def remember(
@@ -107,8 +107,10 @@ def _file(policy: Policy, rows: Sequence[Row], batcher: MicroBatcher) -> Path | 
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alignzoo" / "reference"
     digest = hashlib.blake2b(digest_size=16)
     digest.update(repr((FORMAT, fingerprint(), batcher.rows, batcher.tokens)).encode())
-    for prompt, completion in rows:
+    for prompt, completion, trained in rows:
         digest.update(f"{len(prompt)} {len(completion)} ".encode() + array("q", prompt + completion).tobytes())
+        if not all(trained):
+            digest.update(bytes(trained))
     return (Path(folder) if folder else home) / f"{digest.hexdigest()}.safetensors"
 
 

@@ -53,13 +53,20 @@ class _StandIn:
         return self._outline.encode(prompt, texts)
 
     def generate(self, prompts: Sequence[Prompt], n: int, *, seed: int, greedy: bool = False) -> list[Group]:
-        groups = [replace(self.encode(prompt, []), completions=self._completions(n)) for prompt in prompts]
+        groups = [self.encode(prompt, []) for prompt in prompts]
+        found = self.go_on([group.prompt_tokens for group in groups], n, seed=seed)
+        return [replace(group, completions=tuple(each)) for group, each in zip(groups, found, strict=True)]
+
+    def go_on(
+        self, prefixes: Sequence[Sequence[int]], n: int, *, seed: int, greedy: bool = False
+    ) -> list[list[Completion]]:
+        groups = [Group(Prompt(""), tuple(prefix), self._completions(n)) for prefix in prefixes]
         self.written += cost.writing_groups(groups)
         self.tokens += len(groups) * n * self._length
         rows = min(len(groups) * n, self._outline.slots)
         width = max(len(group.prompt_tokens) for group in groups) + self._outline.longest
         self.rows, self.cached = max(self.rows, rows), max(self.cached, rows * width)
-        return groups
+        return [list(group.completions) for group in groups]
 
     def _completions(self, n: int) -> tuple[Completion, ...]:
         """Different from their first token on: what rows have in common, a policy need not compute for each."""

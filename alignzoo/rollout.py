@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from alignzoo import functional as fn
 from alignzoo import processes
@@ -38,11 +38,17 @@ def rollout(stage: Run, step: int, clock: Clock) -> Rollout:
             groups = sampler.sample(processes.dealt(prompts), stage.policy, seed=seed)
         with clock("score"):
             groups = processes.gather(_scored(stage, groups))
+        groups = [_noted(group, step + 1) for group in groups]
         brought += groups
         chosen += sampler.select(groups) if isinstance(sampler, Selects) else groups
         if len(chosen) >= stage.schedule.prompts:
             break
     return Rollout(chosen, brought)
+
+
+def _noted(group: Group, step: int) -> Group:
+    """With the step and the policy's version noted of what the policy has generated for this step."""
+    return replace(group, completions=tuple(each.generated_for(step) for each in group.completions))
 
 
 def _scored(stage: Run, groups: Sequence[Group]) -> list[Group]:

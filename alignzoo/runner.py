@@ -98,8 +98,9 @@ def _step(
     groups, brought = rolled.groups, rolled.brought
     with clock("fill"):
         measures = schedule.measures_kl(step + 1) or stage.keeps_samples(step + 1)
+        batch = collate(groups, stage.policy.device, version=step)
         watched = measures and stage.trains_policy and generated_by_policy(groups)
-        ready = passes.ready(optimizer, collate(groups, stage.policy.device), groups, watched=watched)
+        ready = passes.ready(optimizer, batch, groups, watched=watched)
     with clock("update"):
         lr = schedule.rate(step, steps)
         done: list[Updated] = []
@@ -108,10 +109,12 @@ def _step(
             for minibatch in ready.prepared.split(schedule.minibatch, rng=rng):
                 done.append(update(stage.policy, optimizer, minibatch, lr, schedule, passes.batcher, ready.deferred))
     batch, prepared = ready.after(done), ready.prepared
-    metrics = shared(groups, batch, prepared, optimizer.epochs) | selection(groups, brought)
+    metrics = shared(groups, batch, prepared, optimizer.epochs, step + 1) | selection(groups, brought, step + 1)
     metrics |= means(each.figures for each in done)
     metrics |= no_gradient.counted(metrics, optimizer, online=stage.sampler.online)
-    metrics |= work(stage.policy, brought, ready.batch, prepared, ready.plan, epochs=optimizer.epochs)
+    metrics |= work(
+        stage.policy, brought, ready.batch, prepared, ready.plan, epochs=optimizer.epochs, step=step + 1
+    )
     metrics |= {"lr": lr} | clock.seconds() | memory(stage.policy)
     if not math.isfinite(metrics.get("loss", 0.0)) or not math.isfinite(metrics.get("grad_norm", 0.0)):
         raise DivergedError(
@@ -198,7 +201,8 @@ def _passes(stage: Run, told: Callable[[Alert], None]) -> Passes:
     batcher = MicroBatcher(stage.policy, rows=schedule.micro_batch, tokens=schedule.micro_tokens, told=told)
     passes = Passes(stage.policy, schedule, batcher)
     whole = not schedule.has_budget and stage.steps * schedule.prompts >= len(stage.prompts)
-    if stage.sampler.online or not whole or "ref_logprobs" not in stage.optimizer.needs:
+    seen = any(prompt.media is not None for prompt in stage.prompts)  # by which rows of equal tokens may differ
+    if stage.sampler.online or not whole or seen or "ref_logprobs" not in stage.optimizer.needs:
         return passes
     n = len(stage.prompts)
 

@@ -38,7 +38,9 @@ def token_columns(
     prepared: Batch | None = None,
 ) -> Tokens:
     """For each completion shown, in order: `tokens` as text, and `logprobs`, `ref_logprobs` and `advantages`, of each
-    token, as far as the batch of `groups` knows them. Nothing of the completions beyond the first groups shown."""
+    token, as far as the batch of `groups` knows them: None of tokens that are not trained on. `own` says which are the
+    policy's own, and `turns` where turns begin, where there is more to say than that all are. Nothing of the
+    completions beyond the first groups shown."""
     numbers = {id(c): number for number, c in enumerate(c for group in groups for c in group.completions)}
     known = {number: place for place, number in enumerate(batch.row.tolist())}
     trained = {} if prepared is None else {number: place for place, number in enumerate(prepared.row.tolist())}
@@ -50,6 +52,10 @@ def token_columns(
             if place < SHOWN:
                 if strings is not None:
                     columns["tokens"] = strings(completion.tokens)
+                if completion.own is not None:
+                    columns["own"] = list(completion.own)
+                if completion.turns:
+                    columns["turns"] = list(completion.turns)
                 if number in known:
                     answers = {"logprobs": batch.old_logprobs, "ref_logprobs": batch.ref_logprobs}
                     columns |= _row(answers, batch, known[number])
@@ -65,10 +71,12 @@ def _spread(prepared: Batch) -> Tensor | None:
     return fn.token_column(found, prepared.mask) if found is not None and found.ndim == 1 else found
 
 
-def _row(columns: Mapping[str, Tensor | None], batch: Batch, row: int) -> dict[str, list[float]]:
+def _row(columns: Mapping[str, Tensor | None], batch: Batch, row: int) -> dict[str, list[float | None]]:
     """One row's numbers, of its completion alone."""
+    span = slice(int(batch.prompt_length[row]), int(batch.attend[row].sum()))
+    trained = batch.mask[row, span].tolist()
     return {
-        name: [round(value, 4) for value in column[row][batch.mask[row]].tolist()]
+        name: [round(v, 4) if known else None for v, known in zip(column[row, span].tolist(), trained, strict=True)]
         for name, column in columns.items()
         if column is not None
     }

@@ -14,6 +14,8 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from alignzoo.transcript import Completion as Completion
+
 FloatN: TypeAlias = Tensor
 FloatNT: TypeAlias = Tensor
 LongN: TypeAlias = Tensor
@@ -42,22 +44,9 @@ class Prompt:
     chat: Literal["auto", "user", "plain"] | None = None
     """What a text is: a user's turn where the model has a chat template (auto), in any case (user), or a text to be
     continued as it stands (plain; None: the same, but where the model has a template the user is told)."""
-
-
-@dataclass(frozen=True)
-class Completion:
-    """One answer, as tokens and as text."""
-
-    tokens: tuple[int, ...]
-    text: str
-    finished: bool = True
-    """It ended by itself; False when it was cut off at a length limit."""
-    logprobs: tuple[float, ...] | None = None
-    """Log-probability of each token when it was sampled; None for text that no policy of this run wrote."""
-    trail: Mapping[str, str] = field(default_factory=dict)
-    """How it came about, in a sampler's own words, for samples.jsonl: which principle, what critique."""
-    age: int = 0
-    """Steps since it was written: 0 where it is of this step, more where a sampler brings it again."""
+    media: Any = None
+    """Images or sound that belong to the question, as a policy knows them: a path, a handle. Only the policy reads it,
+    and no journal has it."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +56,7 @@ class Score:
     value: float | None
     """The reward; None when the source abstained."""
     tokens: tuple[float, ...] | None = None
-    """A dense reward, one number per token, beside the whole completion's value."""
+    """A dense reward, one number per token, beside the completion's value: 0 for tokens that are not trained on."""
     parts: Mapping[str, float] = field(default_factory=dict)
     """Named components, logged each."""
     note: str = ""
@@ -117,8 +106,8 @@ class Group:
     prompt_tokens: tuple[int, ...]
     completions: tuple[Completion, ...]
     scores: tuple[Score, ...] | None = None
-    extra: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    """Columns that the core does not know: one number per completion each."""
+    extra: Mapping[str, tuple[float, ...] | tuple[tuple[float, ...], ...]] = field(default_factory=dict)
+    """Columns that the core does not know: of each completion a number, or a number for each of its tokens."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +119,7 @@ class Batch:
     attend: BoolNT
     """True on real tokens, prompt and completion."""
     mask: BoolNT
-    """True on completion tokens: what a loss may speak of."""
+    """True on the completion tokens that are trained on: what a loss may speak of. There may be holes between."""
     group: LongN
     """What is compared: which group a row belongs to; equal values are adjacent. Minibatches are whole groups."""
     rewards: FloatN
@@ -161,6 +150,14 @@ class Batch:
     row: LongN = None  # type: ignore[assignment]  # __post_init__ sets it
     """Who a row is: its number in the step, which stays with it through `select`, `split` and `prepare`. The place of
     the completion among all completions of the step's groups."""
+    own: BoolNT = None  # type: ignore[assignment]  # __post_init__ sets it
+    """True on the completion tokens that the policy generated, which may be others than those that are trained on. The
+    mask where it is not given."""
+    prompt_length: LongN = None  # type: ignore[assignment]  # __post_init__ sets it
+    """How many tokens of a row are the prompt's: its completion begins there, whoever speaks first in it. Where it is
+    not given, the tokens before the first that is generated or trained on."""
+    media: tuple[Any, ...] = ()
+    """`Prompt.media` of each row; empty where no prompt has any."""
 
     def __post_init__(self) -> None:
         shape = tuple(self.tokens.shape)
@@ -170,6 +167,12 @@ class Batch:
             object.__setattr__(self, "prompt", self.group)
         if self.row is None:
             object.__setattr__(self, "row", torch.arange(shape[0], device=self.tokens.device))
+        if self.own is None:
+            object.__setattr__(self, "own", self.mask)
+        if self.prompt_length is None:
+            object.__setattr__(self, "prompt_length", _before_first(self.mask | self.own, self.attend))
+        if self.media and len(self.media) != shape[0]:
+            raise ValueError(f"media has {len(self.media)} entries for {shape[0]} rows")
         for name, column in self.columns().items():
             if tuple(column.shape) not in (shape, shape[:1]):
                 raise ValueError(f"{name} has shape {tuple(column.shape)}, expected {shape[:1]} or {shape}")
@@ -194,9 +197,10 @@ class Batch:
                 found |= {f"{f.name}.{key}": column for key, column in value.items()}
         return found
 
-    def with_columns(self, columns: Mapping[str, Tensor | None]) -> Batch:
-        """The batch with these columns in the place of its own, named as `columns` names them."""
-        changes: dict[str, Any] = {}
+    def with_columns(self, columns: Mapping[str, Tensor | None], *, media: tuple[Any, ...] | None = None) -> Batch:
+        """The batch with these columns in the place of its own, named as `columns` names them; and with other media
+        where its rows are others."""
+        changes: dict[str, Any] = {} if media is None else {"media": media}
         for name, column in columns.items():
             table, _, key = name.partition(".")
             if key:
@@ -215,7 +219,9 @@ class Batch:
 
     def select(self, rows: Tensor | slice) -> Batch:
         """These rows, every column alike. `rows` is a boolean mask, indices or a slice."""
-        return self.with_columns({name: column[rows] for name, column in self.columns().items()})
+        found = {name: column[rows] for name, column in self.columns().items()}
+        places = torch.arange(len(self), device=self.tokens.device)[rows].tolist() if self.media else []
+        return self.with_columns(found, media=tuple(self.media[place] for place in places))
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
@@ -238,6 +244,12 @@ class Batch:
         """How many rows each group has, in order, on the CPU."""
         counts: LongN = torch.unique_consecutive(self.group.cpu(), return_counts=True)[1]
         return counts
+
+
+def _before_first(flags: BoolNT, attend: BoolNT) -> LongN:
+    """How many tokens of each row come before the first flag; all where there is none."""
+    found: LongN = torch.where(flags.any(1), flags.long().argmax(1), attend.long().sum(1))
+    return found
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ def update(
 ) -> Updated:
     """One update of the weights. Micro-batches and processes are partial sums of Σ weights·terms / N."""
     couples = traits_of(optimizer).couples
-    tokens = float(minibatch.mask.sum())
+    tokens = max(1.0, float((minibatch.mask & minibatch.own).sum()))
     work = _Work(policy, optimizer, len(minibatch), tokens, schedule.importance_cap, deferred.names)
     ahead = deferred.ahead
     rounds = [Round(minibatch)] if ahead is not None else batcher.rounds(minibatch, couples=couples)
@@ -102,7 +102,7 @@ class _Work:
     rows: int
     """Of the minibatch, over all processes."""
     tokens: float
-    """Of its completions."""
+    """Trained on and the policy's own, of its completions."""
     importance_cap: float
     late: frozenset[str]
 
@@ -143,9 +143,9 @@ class _Work:
         parts = {name: reduced(column, micro) / self.rows for name, column in terms.metrics.items()}
         parts["loss"] = loss.detach()
         if out.entropy is not None:
-            parts["entropy"] = out.entropy.detach().sum() / self.tokens
+            parts["entropy"] = (out.entropy.detach() * micro.own).sum() / self.tokens
         for name, column in corrected.items():
-            parts[name] = (column * micro.mask).sum() / self.tokens
+            parts[name] = (column * (micro.mask & micro.own)).sum() / self.tokens
         return parts
 
 

@@ -15,8 +15,8 @@ from alignzoo.interfaces import Policy
 from alignzoo.types import Batch, FloatN, Group
 
 
-def shared(groups: Sequence[Group], batch: Batch, prepared: Batch, epochs: int) -> Figures:
-    """A step's figures from its groups, its batch, and what the optimizer made of the batch."""
+def shared(groups: Sequence[Group], batch: Batch, prepared: Batch, epochs: int, step: int) -> Figures:
+    """The figures of a step, counted from 1: from its groups, its batch, and what the optimizer made of the batch."""
     completions = [completion for group in groups for completion in group.completions]
     figures = {"groups": float(len(groups)), "completions": float(len(completions)), "rows": float(len(prepared))}
     figures |= comparisons(batch)
@@ -24,18 +24,19 @@ def shared(groups: Sequence[Group], batch: Batch, prepared: Batch, epochs: int) 
         rewards = batch.rewards.double()
         figures |= {"reward/mean": float(rewards.mean()), "reward/std": float(rewards.std(correction=0))}
         figures |= {f"reward/{name}": float(values.mean()) for name, values in batch.parts.items()}
-        figures |= _correlated("length/reward", batch.mask.sum(1).double(), rewards)
+        figures |= _correlated("length/reward", batch.own.sum(1).double(), rewards)
+        figures |= _staleness(batch.extra["staleness"])
     abstained = len(completions) - len(batch)
     if abstained:
         figures["reward/abstained"] = float(abstained)
-    fresh = batch.select(batch.extra["age"] == 0)  # what an earlier policy wrote says nothing of this one's KL
+    fresh = batch.select(batch.extra["staleness"] == 0)  # an earlier policy's samples say nothing of this one's KL
     if len(fresh) and fresh.old_logprobs is not None and fresh.ref_logprobs is not None:
         figures |= kl_figures(fresh.old_logprobs - fresh.ref_logprobs, fresh)
     figures |= _mismatch(fresh)
     if completions:
-        figures["length"] = sum(len(c.tokens) for c in completions) / len(completions)
+        figures["length"] = sum(c.n_own for c in completions) / len(completions)
         figures["finished"] = sum(c.finished for c in completions) / len(completions)
-    figures["tokens/generated"] = generated(groups)
+    figures["tokens/generated"] = generated(groups, step)
     figures["tokens/trained"] = float(prepared.attend.sum()) * epochs
     return figures
 
@@ -63,26 +64,35 @@ def _mismatch(fresh: Batch) -> Figures:
     the same but for rounding, wherever both are known: the mean over tokens of k3 of KL(engine || policy), and the
     largest difference."""
     sampled = fresh.extra.get("sampled_logprobs")
-    if sampled is None or fresh.old_logprobs is None or not fresh.mask.any():
+    own = fresh.mask & fresh.own
+    if sampled is None or fresh.old_logprobs is None or not own.any():
         return {}
-    off = (sampled - fresh.old_logprobs).double()[fresh.mask]
+    off = (sampled - fresh.old_logprobs).double()[own]
     return {"mismatch/kl": float(fn.kl_k3(off).mean()), "mismatch/max": float(off.abs().max())}
 
 
-def generated(groups: Sequence[Group]) -> float:
-    """Tokens that a policy has written for this step."""
+def generated(groups: Sequence[Group], step: int) -> float:
+    """Tokens that a policy has generated for this step, by whatever version of it; not what it was told in between."""
     completions = (completion for group in groups for completion in group.completions)
-    return float(sum(len(c.tokens) for c in completions if c.logprobs is not None and not c.age))
+    return float(sum(c.n_own for c in completions if c.logprobs is not None and c.step == step))
 
 
-def selection(chosen: Sequence[Group], brought: Sequence[Group]) -> Figures:
+def _staleness(steps: FloatN) -> Figures:
+    """By how many steps the policy that generated the completions is older than the present one; nothing where none of
+    them is of an older one."""
+    if not steps.any():
+        return {}
+    return {"staleness/mean": float(steps.mean()), "staleness/max": float(steps.max())}
+
+
+def selection(chosen: Sequence[Group], brought: Sequence[Group], step: int) -> Figures:
     """What it took to find the groups to learn from; nothing where all that were brought are learnt from."""
     if len(chosen) == len(brought) and all(a is b for a, b in zip(chosen, brought, strict=True)):
         return {}
     figures = {"groups/brought": float(len(brought)), "groups/chosen": float(len(chosen))}
     values = [s.value for group in brought for s in group.scores or () if s.value is not None]
     mean = {"reward/brought": sum(values) / len(values)} if values else {}
-    return figures | mean | {"tokens/generated": generated(brought)}
+    return figures | mean | {"tokens/generated": generated(brought, step)}
 
 
 def _correlated(name: str, xs: FloatN, ys: FloatN) -> Figures:

@@ -38,18 +38,20 @@ class ReplaySampler:
         return [*policy.generate(prompts, self.n, seed=seed), *(self.buffer[i] for i in drawn.tolist())]
 
     def next(self, report: StepReport) -> ReplaySampler:
-        """With this step's groups in the buffer, and all of them a step older."""
-        new = [_bare(group) for group in report.groups if not any(each.age for each in group.completions)]
-        return replace(self, buffer=tuple(_older(group) for group in (*self.buffer, *new)[-self.capacity :]))
+        """With this step's groups in the buffer."""
+        new = [_bare(group, report.step) for group in report.groups if _is_new(group, report.step)]
+        return replace(self, buffer=(*self.buffer, *new)[-self.capacity :])
 
 
-def _bare(group: Group) -> Group:
+def _is_new(group: Group, step: int) -> bool:
+    return all(each.step in (None, step) for each in group.completions)
+
+
+def _bare(group: Group, step: int) -> Group:
     """Without what only rewards read: it has its scores."""
-    return replace(group, prompt=Prompt(group.prompt.messages, chat=group.prompt.chat))
-
-
-def _older(group: Group) -> Group:
-    return replace(group, completions=tuple(replace(each, age=each.age + 1) for each in group.completions))
+    completions = tuple(each.generated_for(step) for each in group.completions)
+    bare = Prompt(group.prompt.messages, chat=group.prompt.chat, media=group.prompt.media)
+    return replace(group, prompt=bare, completions=completions)
 
 
 @alignzoo.hookimpl

@@ -346,7 +346,7 @@ class Length:
 
     def _count(self, completion: Completion) -> int:
         if self.unit == "tokens":
-            return len(completion.tokens)
+            return completion.n_own
         return len(completion.text.split()) if self.unit == "words" else len(completion.text)
 
 

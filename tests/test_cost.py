@@ -53,7 +53,7 @@ def test_work_of_batches_and_groups() -> None:
     assert cost.reading_batch(collate([group, given])) == cost.reading(3, [2, 1]) + cost.reading(2, [2])
     assert cost.reading_batch(replace(collate([group]), prompt=torch.arange(2))) == cost.reading_rows(3, [2, 1])
     assert cost.writing_groups([group, given]) == cost.writing(3, [2, 1])
-    older = replace(group, completions=tuple(replace(each, age=2) for each in group.completions))
+    older = replace(group, completions=tuple(replace(each, policy_version=0, step=1) for each in group.completions))
     assert cost.writing_groups([older]) == Work()  # it was paid for two steps ago
 
 

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 CORE, PLUGINS = ROOT / "alignzoo", ROOT / "plugins"
 
 FLOORS = [
+    {"transcript"},
     {"types", "errors", "hookspecs", "allocator", "importing", "printable"},
     {"columns", "functional", "interfaces", "schedule", "processes", "cost", "agreement", "probe", "requirements"}
     | {"files", "storage"},

@@ -35,7 +35,7 @@ def ready(
     policy: ToyPolicy, optimizer: Optimizer, groups: list[Group], *, tokens: int = 0, watched: bool = False
 ) -> Ready:
     made = Passes(policy, Schedule(), MicroBatcher(policy, tokens=tokens))
-    return made.ready(optimizer, collate(groups), groups, watched=watched)
+    return made.ready(optimizer, collate(groups, version=2), groups, watched=watched)
 
 
 ONCE = [GRPO(), GRPO(kl=0.0), PPO(epochs=1), PPO(epochs=1, whiten_advantages=False)]
@@ -142,7 +142,7 @@ def test_what_was_recorded_in_an_earlier_step_does_not() -> None:
     def changed(**changes: Any) -> list[Group]:
         return [replace(g, completions=tuple(replace(c, **changes) for c in g.completions)) for g in groups]
 
-    older, given = changed(age=1), changed(logprobs=None)
+    older, given = changed(policy_version=1), changed(logprobs=None)
     assert ready(policy, RLOO(), groups, tokens=20).deferred.names
     for others in (older, [groups[0], *older[1:]], given):
         assert not ready(policy, RLOO(), others, tokens=20).deferred.names

@@ -17,7 +17,7 @@ from alignzoo.interfaces import Policy, PolicySpec
 from alignzoo.testing.laws import Attempt, Checks, Given, checks, is_a_spec, summary
 from alignzoo.testing.measure import padded
 from alignzoo.testing.world import toy_prompts
-from alignzoo.types import Batch, Group, Prompt, Score
+from alignzoo.types import Batch, Completion, Group, Prompt, Score
 
 WRITER = frozenset({"logprobs", "entropy", "values"})
 """What a writer with a critic answers; a scorer answers `scores`."""
@@ -78,6 +78,42 @@ def writes(spec: PolicySpec, given: Given) -> None:
             )
     with attempt.runs("generate([], 1)"):
         attempt.require(policy.generate([], 1, seed=0) == [], "no groups for no prompts", "some")
+
+
+def goes_on(spec: PolicySpec, given: Given) -> None:
+    """After a prompt's tokens `go_on` generates what `generate` does; after a transcript's, it goes on with these very
+    tokens, and `forward` says of its words, with others' words between, what it said."""
+    attempt = Attempt(11, "the prompts' tokens", "a prefix that is tokenised, cut or ended anew, or another seed")
+    policy = _load(attempt, spec, WRITER)
+    prompts = _prompts(given)
+    groups = policy.generate(prompts, 2, seed=0)
+    with attempt.runs("go_on()"):
+        again = policy.go_on([group.prompt_tokens for group in groups], 2, seed=0)
+    expected = [[each.tokens for each in group.completions] for group in groups]
+    attempt.require([[each.tokens for each in found] for found in again] == expected, "generate's own tokens", "others")
+    attempt = replace(attempt, given="two turns with two tokens of somebody else between", law=5)
+    begun = [group.completions[0].cut(3).then(_heard(group)) for group in groups]
+    with attempt.runs("go_on() after a transcript"):
+        pairs = zip(groups, begun, strict=True)
+        found = policy.go_on([group.prompt_tokens + each.tokens for group, each in pairs], 1, seed=1)
+    whole = [each.then(*turn) for each, turn in zip(begun, found, strict=True)]
+    batch = _batch([replace(group, completions=(each,)) for group, each in zip(groups, whole, strict=True)], policy)
+    asked = frozenset({"logprobs", "entropy"})
+    answers = _answers(attempt, policy, batch, asked)
+    told = batch.extra["sampled_logprobs"][batch.mask].cpu()
+    exact = policy.info().exact_samples
+    attempt.near("log-probabilities", answers["logprobs"][batch.mask].cpu(), told, TOLERANCE if exact else 1e-3)
+    full = replace(batch, mask=batch.attend & (torch.cumsum(batch.mask, 1) > 0))
+    plain = _answers(attempt, policy, full, asked)
+    attempt = replace(attempt, given="the same tokens with a mask without holes", law=2)
+    for name in sorted(asked):
+        attempt.near(name, plain[name][batch.mask].cpu(), answers[name][batch.mask].cpu(), TOLERANCE)
+        attempt.require(not answers[name][~batch.mask].any(), f"{name} of 0 under the mask", "others")
+
+
+def _heard(group: Group) -> Completion:
+    """Two tokens that the policy has not generated: of its prompt."""
+    return Completion.observation((group.prompt_tokens * 2)[:2], "")
 
 
 def encodes(spec: PolicySpec, given: Given) -> None:
@@ -313,6 +349,7 @@ def checkpoints(spec: PolicySpec, given: Given) -> None:
 POLICY_CHECKS: Checks = checks(
     (11, contract),
     (11, writes),
+    (11, goes_on),
     (11, encodes),
     (11, columns),
     (1, padding),

@@ -142,9 +142,9 @@ def written(sampler: Sampler, given: Given) -> None:
         return
     rows = collate(single)
     said = answer(policy, rows, frozenset({"logprobs"}))["logprobs"]
-    for row, group in enumerate(single):
-        told = torch.tensor(group.completions[0].logprobs)
-        attempt.near("log-probabilities", said[row][rows.mask[row]], told, 1e-3)
+    for row in range(len(single)):
+        where, told = rows.mask[row] & rows.own[row], rows.extra["sampled_logprobs"]
+        attempt.near("log-probabilities", said[row][where], told[row][where], 1e-3)
 
 
 def selects(sampler: Sampler, given: Given) -> None:

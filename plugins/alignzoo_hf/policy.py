@@ -110,17 +110,30 @@ class HFPolicy(TorchTraining):
 
     def generate(self, prompts: Sequence[Prompt], n: int, *, seed: int, greedy: bool = False) -> list[Group]:
         """Write `n` completions of each prompt, by the sampling settings of the recipe or greedily."""
+        tokens = [self.encoder.prompt(prompt) for prompt in prompts]
+        found = self.go_on(tokens, n, seed=seed, greedy=greedy)
+        return [Group(*each) for each in zip(prompts, tokens, map(tuple, found), strict=True)]
+
+    def go_on(
+        self, prefixes: Sequence[Sequence[int]], n: int, *, seed: int, greedy: bool = False
+    ) -> list[list[Completion]]:
+        """Write `n` continuations of each run of tokens, which is read as it stands."""
         if self.lm is None:
             raise ModelError("this policy only scores: it has no language-model head to write with")
         spec = self.spec
+        longest = max(map(len, prefixes), default=1)
+        if longest + spec.max_new_tokens > self.encoder.max_length or not all(prefixes):
+            raise ModelError(
+                f"a prefix of {longest} tokens leaves no room for policy.max_new_tokens = {spec.max_new_tokens} within "
+                f"policy.max_length = {self.encoder.max_length}: let transcripts end earlier, or lower the former"
+                if all(prefixes)
+                else "a prefix of no tokens cannot be continued: there is nothing to predict from"
+            )
         settings = Sampling(spec.max_new_tokens, spec.temperature, spec.top_k, spec.top_p, greedy)
-        tokens = [self.encoder.prompt(prompt) for prompt in prompts]
+        tokens = [tuple(prefix) for prefix in prefixes]
         written = self._written(tokens, n, settings, seed)
         completions = iter([Completion(ids, self.encoder.text(ids), done, lps) for ids, lps, done in written])
-        return [
-            Group(prompt, ids, tuple(itertools.islice(completions, n)))
-            for prompt, ids in zip(prompts, tokens, strict=True)
-        ]
+        return [list(itertools.islice(completions, n)) for _ in tokens]
 
     def _written(self, prompts: Sequence[Tokens], n: int, settings: Sampling, seed: int) -> Written:
         """By the engine, with as many completions at once as memory has room for, which changes no text."""

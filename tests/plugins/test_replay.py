@@ -17,29 +17,31 @@ from alignzoo.testing import toy_policy
 from alignzoo_replay import ReplaySampler
 
 
-def group(name: str, age: int = 0) -> Group:
-    return Group(Prompt(name, info={"key": 3}), (2,), (Completion((3,), name, age=age),), (Score(1.0),))
+def group(name: str) -> Group:
+    return Group(Prompt(name, info={"key": 3}), (2,), (Completion((3,), name, logprobs=(-1.0,)),), (Score(1.0),))
 
 
-def report(*groups: Group) -> StepReport:
-    return StepReport(1, 9, {}, groups)
+def report(step: int, *groups: Group) -> StepReport:
+    return StepReport(step, 9, {}, groups)
 
 
-def names(sampler: ReplaySampler) -> list[tuple[str, int]]:
-    return [(each.prompt.messages, each.completions[0].age) for each in sampler.buffer]
+def names(sampler: ReplaySampler) -> list[tuple[Any, int | None, int | None]]:
+    """Of each group in the buffer, the step and the version of the policy that generated it."""
+    kept = [(each.prompt.messages, each.completions[0]) for each in sampler.buffer]
+    return [(name, completion.step, completion.policy_version) for name, completion in kept]
 
 
 def test_new_groups_come_in_and_the_oldest_leave() -> None:
-    sampler = ReplaySampler(capacity=3).next(report(group("a"), group("b")))
-    assert names(sampler) == [("a", 1), ("b", 1)]
-    sampler = sampler.next(report(group("c"), group("d"), *sampler.buffer))  # what came from the buffer is in it
-    assert names(sampler) == [("b", 2), ("c", 1), ("d", 1)]
+    sampler = ReplaySampler(capacity=3).next(report(1, group("a"), group("b")))
+    assert names(sampler) == [("a", 1, 0), ("b", 1, 0)]
+    sampler = sampler.next(report(2, group("c"), group("d"), *sampler.buffer))  # what came from the buffer is in it
+    assert names(sampler) == [("b", 1, 0), ("c", 2, 1), ("d", 2, 1)]
     assert sampler.buffer[0].scores == (Score(1.0),) and not sampler.buffer[0].prompt.info
 
 
 @pytest.mark.parametrize(("replayed", "n"), [(0.0, 0), (0.5, 1), (1.0, 2), (9.0, 3)])
 def test_as_many_as_asked_for_are_drawn(replayed: float, n: int) -> None:
-    sampler = ReplaySampler(n=2, replayed=replayed, buffer=tuple(group(name, 1) for name in "abc"))
+    sampler = ReplaySampler(n=2, replayed=replayed, buffer=tuple(group(name) for name in "abc"))
     found = sampler.sample([Prompt("x"), Prompt("y")], toy_policy(), seed=0)
     assert [each.prompt.messages for each in found[:2]] == ["x", "y"]
     drawn = [each.prompt.messages for each in found[2:]]
@@ -72,6 +74,7 @@ def test_old_groups_are_learnt_from_but_neither_written_nor_scored_again(tmp_pat
         whole = round(line["length"] * line["completions"])
         assert line["tokens/generated"] == whole if step == 1 else line["tokens/generated"] < 0.75 * whole
         assert "kl" in line
+        assert ("staleness/max" in line) == (step > 1) and 0 <= line.get("staleness/max", 0) < step
     assert lines[0]["importance"] == pytest.approx(1.0, abs=1e-4)  # all of them are the policy's own
     assert abs(lines[-1]["importance"] - 1) > 1e-4  # an earlier policy's
 

@@ -41,7 +41,7 @@ def _scored(group: Group, value: float | None) -> Group:
 
 
 def _shortened(group: Group) -> Group:
-    return replace(group, completions=tuple(replace(c, tokens=c.tokens[:1]) for c in group.completions))
+    return replace(group, completions=tuple(c.cut(1) for c in group.completions))
 
 
 def _far(batch: Batch, names: Sequence[str]) -> Batch:

@@ -102,7 +102,7 @@ def _poisoned(columns: dict[str, Tensor], where: Tensor) -> dict[str, Tensor]:
     rng = torch.Generator().manual_seed(0)
     spoiled = dict(columns)
     for name, column in columns.items():
-        if column.ndim == 2 and name not in ("attend", "mask", "weights"):
+        if column.ndim == 2 and name not in ("attend", "mask", "own", "weights"):
             garbage = 1e3 * torch.randn(column.shape, generator=rng)
             garbage = garbage.abs() % 13 if name == "tokens" else garbage
             spoiled[name] = torch.where(where, column.detach(), garbage.to(column.dtype))

@@ -323,9 +323,39 @@ class ForgetsTheCritic(ToyPolicy):
         super().restore({**super().state(), **state})
 
 
+class TokenisesAgain(ToyPolicy):
+    """Goes on from the end of what it has said, as a policy does that has lost the tokens before."""
+
+    def go_on(
+        self, prefixes: Sequence[Sequence[int]], n: int, *, seed: int, greedy: bool = False
+    ) -> list[list[Completion]]:
+        return super().go_on([prefix[-6:] for prefix in prefixes], n, seed=seed, greedy=greedy)
+
+
+class FillsHoles(ToyPolicy):
+    """Answers from the first token that is trained on to the last."""
+
+    def forward(self, batch: Batch, columns: frozenset[str]) -> Forward:
+        after = batch.mask.flip(1).cumsum(1).flip(1) > 0
+        return super().forward(replace(batch, mask=after & (batch.mask.cumsum(1) > 0)), columns)
+
+
+class StopsAtHoles(ToyPolicy):
+    """Answers the first turn alone."""
+
+    def forward(self, batch: Batch, columns: frozenset[str]) -> Forward:
+        begins = batch.mask.long().argmax(1, keepdim=True)
+        places = torch.arange(batch.mask.shape[1])
+        ended = (~batch.mask & (places > begins)).cumsum(1) > 0
+        return super().forward(replace(batch, mask=batch.mask & ~ended), columns)
+
+
 BROKEN_POLICIES: list[tuple[Any, str, int]] = [
     (NoSave, "contract", 11),
     (Backwards, "writes", 11),
+    (TokenisesAgain, "goes_on", 11),
+    (FillsHoles, "goes_on", 2),
+    (StopsAtHoles, "goes_on", 5),
     (OtherPromptTokens, "encodes", 11),
     (AnswersUnasked, "columns", 11),
     (SpeaksUnderTheMask, "columns", 2),

@@ -1,7 +1,8 @@
 """Algorithms of other shapes, each a plugin file that knows only what `alignzoo` and `alignzoo.functional` name.
 
 An adaptive KL penalty with a critic, steered by the method's own metric; rewards for single tokens with a credit that
-is each token's own. Those with a moving baseline, a resampling or a buffer are plugins of the house.
+is each token's own; an environment of two turns, which every online method learns from as it is. Those with a moving
+baseline, a resampling or a buffer are plugins of the house.
 """
 
 from __future__ import annotations
@@ -20,7 +21,11 @@ from alignzoo import Completion, Forward, Group, Prompt, StepReport
 from alignzoo import functional as fn
 from alignzoo.interfaces import PolicyInfo
 from alignzoo.registry import Registry
-from alignzoo.testing import check_optimizer, toy_batch
+from alignzoo.testing import check_optimizer, check_sampler, toy_batch, toy_policy, toy_prompts
+from alignzoo.testing.stopping import resumes
+from alignzoo_grpo import GRPO
+from alignzoo_ppo import PPO
+from toy_run import train
 
 FILES = sorted((Path(__file__).parent / "public_api").glob("*.py"))
 
@@ -90,6 +95,39 @@ def test_a_reward_sees_what_each_token_is(zoo: Registry) -> None:
     (scores,) = zoo.get("reward", "placed")().score([group], Speaks())
     assert [s.tokens for s in scores] == [(1, 1, 1, 1, 0), (1, 0, 0, 1, 0), (1, 1)]
     assert [s.value for s in scores] == [1.0, 0.0, 0.0]
+
+
+def test_an_environment_keeps_a_samplers_contract(zoo: Registry) -> None:
+    check_sampler(zoo.get("sampler", "two-turns")(n=2))
+
+
+def test_a_turn_goes_on_from_the_tokens_that_there_are(zoo: Registry) -> None:
+    policy = toy_policy()
+    sampler = zoo.get("sampler", "two-turns")(n=20, key="1")  # the word for the end, so that some questions have it
+    (group,) = sampler.sample([Prompt("what?")], policy, seed=3)
+    (tool,) = policy.encode(Prompt(""), ["?"]).completions
+    for completion, score in zip(group.completions, group.scores or (), strict=True):
+        first, heard, second = completion.turns
+        assert first == 0 and completion.own == (True,) * heard + (False,) + (True,) * (len(completion.tokens) - second)
+        assert completion.tokens[heard:second] == tool.tokens[:-1] or "[7]" in completion.text
+        assert score.parts["asked"] == ("[7]" in completion.text) == (1 in completion.tokens[:heard])
+    assert {score.parts["asked"] for score in group.scores or ()} == {0.0, 1.0}
+
+
+METHODS = [GRPO(), PPO(epochs=2, kl=0.0)]
+
+
+@pytest.mark.parametrize("optimizer", METHODS, ids=["grpo", "ppo"])
+def test_methods_learn_from_an_environment_as_they_are(zoo: Registry, optimizer: Any, tmp_path: Path) -> None:
+    sampler = zoo.get("sampler", "two-turns")(n=8)
+    found = train(toy_policy(), optimizer, tmp_path / "run", sampler=sampler, steps=20, lr=0.05, samples_every=0)
+    rewards = [line["reward/mean"] for line in found["metrics"]]
+    assert sum(rewards[:3]) / 3 < 0.15 and sum(rewards[-3:]) / 3 > 0.35
+
+
+@pytest.mark.parametrize("optimizer", METHODS, ids=["grpo", "ppo"])
+def test_a_run_in_an_environment_that_was_stopped_goes_on(zoo: Registry, optimizer: Any) -> None:
+    resumes("state outside of the fields", optimizer, zoo.get("sampler", "two-turns")(n=2), toy_prompts())
 
 
 @pytest.mark.slow

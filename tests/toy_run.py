@@ -27,14 +27,15 @@ def train(policy: ToyPolicy, optimizer: Optimizer, out: Path, **changes: Any) ->
     out.mkdir()
     told: list[tuple[int, Alert]] = []
     observe: Callable[..., Sequence[Alert]] = changes.pop("observe", lambda report: ())
+    sampler, reward = changes.pop("sampler", ToySampler()), changes.pop("reward", ToyReward())
     settings: dict[str, Any] = {"steps": 3, "prompts": 4, "lr": 0.01, "save_every": 0, "samples_every": 1}
     stage = Run(
         name="toy",
         prompts=[Prompt(f"prompt {i}") for i in range(6)],
         heldout=Heldout(Evaluation(prompts=0), (), (), (), None),
         policy=policy,
-        sampler=ToySampler(),
-        rewards=(WeightedReward("toy", ToyReward()),),
+        sampler=sampler,
+        rewards=(WeightedReward("toy", reward),),
         optimizer=optimizer,
         schedule=Schedule(**settings | changes),
         seed=0,

@@ -228,14 +228,17 @@ def _judged(line: Line) -> Line:
 
 
 def _tokens(line: Line) -> Line:
-    """Tokens and their columns, where they are all there."""
+    """Tokens and their columns, where they are all there: None of tokens that were not trained on; and which tokens are
+    not the policy's own."""
     tokens = line.get("tokens") or ()
     if not tokens or not all(isinstance(each, str) for each in tokens):
         return {}
     named = {"logprob": "logprobs", "reference": "ref_logprobs", "advantage": "advantages"}
     columns = {short: line.get(name) for short, name in named.items()}
     whole = {short: values for short, values in columns.items() if values and len(values) == len(tokens)}
-    return {"tokens": list(tokens), **{short: [round(v, 3) for v in values] for short, values in whole.items()}}
+    found = {short: [None if v is None else round(v, 3) for v in values] for short, values in whole.items()}
+    foreign = [place for place, own in enumerate(line.get("own") or ()) if not own]
+    return {"tokens": list(tokens), **found, **({"foreign": foreign} if foreign else {})}
 
 
 def spoken(messages: Any) -> str:

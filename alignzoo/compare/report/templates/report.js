@@ -34,12 +34,18 @@ const COLOURS = {
     value: (s, i) => { const r = difference(s, i); return r === null ? null : Math.exp(-r) - 1 + r; },
     low: "", high: "KL of the token, k3 estimate, in nats",
   },
-  advantage: { value: (s, i) => (s.advantage ? s.advantage[i] : null), low: "worse than expected", high: "better" },
-  logprob: { value: (s, i) => (s.logprob ? s.logprob[i] : null), low: "unlikely, in nats", high: "" },
+  advantage: { value: (s, i) => number(s.advantage, i), low: "worse than expected", high: "better" },
+  logprob: { value: (s, i) => number(s.logprob, i), low: "unlikely, in nats", high: "" },
 };
 
+// A token's number; null where there is none, as for what others said between the policy's turns.
+function number(column, i) {
+  return column && column[i] !== null ? column[i] : null;
+}
+
 function difference(sample, i) {
-  return sample.logprob && sample.reference ? sample.logprob[i] - sample.reference[i] : null;
+  const now = number(sample.logprob, i), then = number(sample.reference, i);
+  return now === null || then === null ? null : now - then;
 }
 
 function element(name, attributes, ...children) {
@@ -73,7 +79,8 @@ function words(sample, top, detail) {
   } else {
     sample.tokens.forEach((token, i) => {
       const value = colour.value(sample, i);
-      const span = element("span", { title: told(sample, i) }, token);
+      const foreign = (sample.foreign || []).includes(i);
+      const span = element("span", { title: told(sample, i), class: foreign ? "foreign" : "own" }, token);
       if (value !== null) {
         const strength = Math.round(Math.min(1, Math.abs(value) / top) * 65);
         if (strength > 2) {
@@ -90,11 +97,13 @@ function words(sample, top, detail) {
 
 function told(sample, i) {
   const lines = [JSON.stringify(sample.tokens[i])];
-  if (sample.logprob) lines.push(`log π ${sample.logprob[i].toFixed(2)}`);
-  if (sample.reference) lines.push(`log π of the start ${sample.reference[i].toFixed(2)}`);
+  if ((sample.foreign || []).includes(i)) lines.push("not the policy's own");
+  const now = number(sample.logprob, i), then = number(sample.reference, i), advantage = number(sample.advantage, i);
+  if (now !== null) lines.push(`log π ${now.toFixed(2)}`);
+  if (then !== null) lines.push(`log π of the start ${then.toFixed(2)}`);
   const ratio = difference(sample, i);
   if (ratio !== null) lines.push(`log-ratio ${ratio.toFixed(2)}, KL (k3) ${(Math.exp(-ratio) - 1 + ratio).toFixed(3)}`);
-  if (sample.advantage) lines.push(`advantage ${sample.advantage[i].toFixed(2)}`);
+  if (advantage !== null) lines.push(`advantage ${advantage.toFixed(2)}`);
   return lines.join("\n");
 }
 

@@ -128,7 +128,7 @@ def test_parts_and_extra_columns() -> None:
 
 
 def test_a_column_that_some_groups_lack_or_that_has_a_name_of_the_batchs_own_is_left_out() -> None:
-    both = {"gap": (0.5,), "age": (9.0,), "sampled_logprobs": (9.0,)}
+    both = {"gap": (0.5,), "staleness": (9.0,), "sampled_logprobs": (9.0,)}
     groups = [group((1,), scores=(1.0,), extra={"margin": (0.5,)} | both), group((1,), scores=(1.0,), extra=both)]
     extra = collate(groups).extra
     assert extra.keys() == {"gap", "staleness", "finished"} and extra["staleness"].tolist() == [0.0, 0.0]

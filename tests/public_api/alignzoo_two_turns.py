@@ -28,6 +28,7 @@ class TwoTurns:
     answer: str = "7"
     """What the tool then says; otherwise it says that it does not know."""
     online: ClassVar[bool] = True
+    brings_scores: ClassVar[bool] = True
 
     def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seed: int) -> list[Group]:
         groups = policy.generate(prompts, self.n, seed=fn.derive(seed, "question"))

@@ -13,7 +13,7 @@ from alignzoo.errors import DataError, RunError
 from alignzoo.evaluate import Gold, Heldout, Rates
 from alignzoo.interfaces import HasRates
 from alignzoo.prompts import Data, Rows, train_and_heldout
-from alignzoo.prompts.turns import heard, is_one_turn
+from alignzoo.prompts.turns import are_answers, heard, settled
 from alignzoo.recipe import Stage
 from alignzoo.requirements import from_data
 from alignzoo.rewards import WeightedReward
@@ -36,7 +36,8 @@ def data_of(stage: Stage, read: Read = train_and_heldout) -> tuple[list[Prompt],
     if not train:
         raise RunError(f"{stage.name}: no training prompts: all of the data are held out; lower data.heldout")
     check_completions(stage, train)
-    if stage.sampler.online:
+    if stage.sampler.online:  # what is asked last is answered
+        train, heldout = (list(map(settled, prompts)) for prompts in (train, heldout))
         return train, heldout, [prompt for prompt in heldout if prompt.completions]
     shown = [prompt for prompt in heldout if prompt.completions and not _unlearnable(stage, prompt)]
     kept = _learnable(stage, train)
@@ -92,11 +93,8 @@ def _is_number(value: object) -> bool:
 
 def _unlearnable(stage: Stage, prompt: Prompt) -> str:
     """Why a row is not learnt from; "" where it is."""
-    if not is_one_turn(prompt):
-        return (
-            "for an answer has more turns than one: put those before the last into the prompt, or give the "
-            "conversations as `messages`"
-        )
+    if not are_answers(prompt):
+        return "for an answer begins or ends with another turn than the assistant's: put what is asked into the prompt"
     if traits_of(stage.optimizer).imitates and len(prompt.completions) == 1 and prompt.labels == (0.0,):
         return "for their label says that the answer is bad, and it would be imitated"
     return ""

@@ -250,22 +250,27 @@ def test_bad_answers_are_not_imitated(tiny_model: Path, tmp_path: Path) -> None:
         run(tiny_model, tmp_path / "none", "sft", [row | {"label": False} for row in rows], "data.heldout=0")
 
 
-def test_answers_of_several_turns_are_left_out_with_their_number(tiny_model: Path, tmp_path: Path) -> None:
+def test_answers_may_have_several_turns_but_answer_what_is_asked(tiny_model: Path, tmp_path: Path) -> None:
     pair = {"prompt": [ASK], "chosen": [YES], "rejected": [NO]}
     rows = [pair, pair, pair | {"chosen": [YES, user("Sure?"), YES]}]
     found, told = run(tiny_model, tmp_path / "run", "dpo", rows, "data.heldout=0")
-    assert found["rows"] == 2 and "1 of 3, for an answer has more turns than one" in told
+    assert found["rows"] == 3 and "left out" not in told
+    other = {"chosen": [ASK, YES, user("Sure?"), YES], "rejected": [ASK, YES, user("Why?"), NO]}
+    same = [{"chosen": [ASK, YES], "rejected": [ASK, NO]}] * 2
+    found, told = run(tiny_model, tmp_path / "other", "dpo", [other, *same], "data.heldout=0")
+    assert found["rows"] == 2
+    assert "an answer begins or ends with another turn than the assistant's" in told
 
 
 def test_a_column_that_the_optimizer_names_is_a_number_in_every_row(tiny_model: Path, tmp_path: Path) -> None:
-    rows = [{"prompt": f"q{i}", "chosen": "a", "rejected": "b", "gap": i or None, "age": 1.0} for i in range(4)]
+    rows = [{"prompt": f"q{i}", "chosen": "a", "rejected": "b", "gap": i or None, "staleness": 1.0} for i in range(4)]
     run(tiny_model, tmp_path / "unused", "dpo", rows, "data.heldout=0")
     with pytest.raises(
         DataError, match=r"optimizer.margin names the column 'gap', which is no finite number in 1 of 4"
     ):
         run(tiny_model, tmp_path / "gap", "reward-model", rows, "data.heldout=0", "optimizer.margin=gap")
     with pytest.raises(DataError, match=r"batches have one of their own of that name: rename it, with data.columns"):
-        run(tiny_model, tmp_path / "age", "reward-model", rows, "data.heldout=0", "optimizer.margin=age")
+        run(tiny_model, tmp_path / "age", "reward-model", rows, "data.heldout=0", "optimizer.margin=staleness")
 
 
 def test_a_row_that_the_template_refuses_stops_the_run_before_its_first_step(tiny_model: Path, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from alignzoo.errors import DataError, did_you_mean
 from alignzoo.files import check_kind, decoded
 from alignzoo.prompts.cells import Cells, csv_rows, with_numbers
 from alignzoo.prompts.formats import FORMATS, Row, accepted, check_fits, found, parse, recognise
-from alignzoo.prompts.turns import Chat
+from alignzoo.prompts.turns import Chat, opened
 from alignzoo.types import Prompt
 
 
@@ -63,6 +63,8 @@ class Data:
     too_long: Literal["cut", "drop", "error"] = "cut"
     """What becomes of a row that does not fit into the model's context: a prompt loses its first turns, an answer its
     end (cut); the row is left out (drop); or the run does not start (error)."""
+    turns: Literal["all", "last"] = "all"
+    """Which of the assistant's turns of a conversation, given as `messages`, are trained on."""
     rows: Any = None
     """Rows in the place of `path`, from Python: dicts, prompts, a dataset or a table."""
 
@@ -84,7 +86,7 @@ def read(data: Data) -> list[Prompt]:
     given = data.rows.rows if isinstance(data.rows, Rows) else data.rows
     rows = _rows(data.path, data.split) if given is None else _split_of(given, data.split)
     some = islice(rows_of(rows, source), data.limit or None)
-    return from_rows(some, source=source, format=data.format, columns=data.columns)
+    return from_rows(some, source=source, format=data.format, columns=data.columns, turns=data.turns)
 
 
 def from_rows(
@@ -93,9 +95,10 @@ def from_rows(
     source: str = "the data",
     format: str = "auto",
     columns: Mapping[str, str] | None = None,
+    turns: Literal["all", "last"] = "last",
 ) -> list[Prompt]:
     """Rows as prompts: dicts or prompts in a list, a `datasets.Dataset`, or a table of pandas or polars. `source` is
-    what errors call them."""
+    what errors call them. `turns` says which of the assistant's turns of `messages` are the completion."""
     if format != "auto" and format not in FORMATS:
         raise DataError(f"{source}: no format is called {format!r}. {did_you_mean(format, ['auto', *FORMATS])}")
     prompts: list[Prompt] = []
@@ -112,7 +115,8 @@ def from_rows(
             format = recognise(row)
         elif found_out:
             check_fits(row, format)
-        prompts.append(parse(row, format))
+        prompt = parse(row, format)
+        prompts.append(opened(prompt) if turns == "all" and format == "messages" else prompt)
     if not prompts:
         raise DataError(f"{source} holds no rows. Give at least one.\n{accepted()}")
     _warn_of_echoes(prompts, source)

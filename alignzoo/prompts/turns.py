@@ -50,9 +50,22 @@ def settled(prompt: Prompt) -> Prompt:
     return replace(prompt, messages=begins, completions=tuple(text[shared:] for text in turns))
 
 
-def is_one_turn(prompt: Prompt) -> bool:
-    """Whether every completion is one turn of the assistant, or a text."""
-    return all(isinstance(text, str) or [turn["role"] for turn in text] == ["assistant"] for text in prompt.completions)
+def opened(prompt: Prompt) -> Prompt:
+    """The prompt up to the first answer of the assistant; all that follows is the completion, of which each of the
+    assistant's turns is learnt."""
+    turns, asked = as_messages(prompt.messages), False
+    for place, turn in enumerate(turns):
+        if asked and turn["role"] == "assistant":
+            answers = tuple((*turns[place:], *as_messages(text, "assistant")) for text in prompt.completions)
+            return replace(prompt, messages=turns[:place], completions=answers)
+        asked = asked or turn["role"] == "user"
+    return prompt
+
+
+def are_answers(prompt: Prompt) -> bool:
+    """Whether every completion is a text, or turns that begin and end with the assistant's."""
+    ends = [(text[0], text[-1]) for text in prompt.completions if not isinstance(text, str)]
+    return all(turn["role"] == "assistant" for pair in ends for turn in pair)
 
 
 def heard(prompts: Sequence[Prompt], chat: Chat, system: str) -> list[Prompt]:

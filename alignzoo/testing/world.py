@@ -189,8 +189,7 @@ class ToyPolicy(TorchTraining):
             self._answering = self.weights
 
     def encode(self, prompt: Prompt, texts: Sequence[Text]) -> Group:
-        completions = tuple(Completion((*_encoded(text), EOS), str(text)) for text in texts)
-        return Group(prompt, _encoded(prompt.messages), completions)
+        return Group(prompt, _encoded(prompt.messages), tuple(map(_answer, texts)))
 
     def generate(self, prompts: Sequence[Prompt], n: int, *, seed: int, greedy: bool = False) -> list[Group]:
         starts = [_encoded(prompt.messages) for prompt in prompts]
@@ -232,6 +231,15 @@ class ToyPolicy(TorchTraining):
     def save(self, path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
         torch.save(self.state(), path / "toy.pt")
+
+
+def _answer(text: Text) -> Completion:
+    """A given answer; in one of several turns, the assistant's are its own."""
+    if isinstance(text, str) or len(text) == 1:
+        return Completion((*_encoded(text), EOS), str(text))
+    turns = [(turn["role"] == "assistant", turn["content"]) for turn in text]
+    own = [_answer(said) if mine else Completion.observation(_encoded(said), said) for mine, said in turns]
+    return Completion((), "").then(*own)
 
 
 def _encoded(text: Text) -> tuple[int, ...]:

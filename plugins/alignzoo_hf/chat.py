@@ -5,12 +5,13 @@ from __future__ import annotations
 import warnings
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from alignzoo.errors import DataError, ModelError
-from alignzoo.types import Completion, Group, Prompt, Text
+from alignzoo.prompts.turns import settled
+from alignzoo.types import Completion, Group, Message, Prompt, Text
 from alignzoo_hf.splitting import Splitter
 from alignzoo_hf.template import TEMPLATES, Template, Turns, read_template
 
@@ -166,6 +167,8 @@ class Encoder:
     def group(self, prompt: Prompt, texts: Sequence[Text]) -> Group:
         """A prompt with its given completions, encoded. An answer that does not fit loses its end."""
         turns = self.turns(prompt)
+        if turns is not None and not all(self._goes_on(turns, text) for text in texts):
+            return self._last_turns(prompt, turns, texts)
         before = self._text(prompt, turns)
         tokens = self._fitted(before, turns)
         room = self.max_length - len(tokens)
@@ -173,10 +176,66 @@ class Encoder:
 
     def _completion(self, before: str, turns: Turns | None, text: Text, room: int) -> Completion:
         """A given completion's tokens, ended where generation ends; cut at `room` tokens."""
-        said = _said(text, turns)
-        tail = said if turns is None else self.chat.answer(turns, said, before)
-        tokens = self._known(self._ended(self.splitter.answer(before, tail)), tail)
+        if turns is not None and not isinstance(text, str) and len(text) > 1:
+            return self._transcript(turns, _answers(text), room)
+        tokens = self._answer(before, turns, _said(text, turns))
         return Completion(tokens[:room], self.text(tokens[:room]), len(tokens) <= room)
+
+    def _answer(self, before: str, turns: Turns | None, said: str) -> tuple[int, ...]:
+        """The tokens of what the assistant says after this text."""
+        tail = said if turns is None else self.chat.answer(turns, said, before)
+        return self._known(self._ended(self.splitter.answer(before, tail)), tail)
+
+    def _transcript(self, turns: Turns, said: Turns, room: int) -> Completion:
+        """A given completion in which others speak, too. The assistant's turns are its own, where they stand in the
+        conversation token by token as they are generated; all else is context."""
+        spoken = [i for i, turn in enumerate(said) if turn["role"] == "assistant"]
+        answers = [self._exchange((*turns, *said[:i]), said[i]) for i in spoken]
+        start, tokens = len(answers[0][0]), sum(answers[-1], ())
+        own, begins = [False] * len(tokens), [start]
+        for head, answer in answers:
+            end = len(head) + len(answer)
+            if tokens[:end] == head + answer:
+                own[len(head) : end] = [True] * len(answer)
+                begins += [len(head), end]
+            else:
+                self._tell(
+                    "the chat template writes some answers otherwise than they are generated once the conversation has "
+                    "gone on (without an end, or without their reasoning): these are read, and not trained on. The "
+                    "last answer of each conversation is"
+                )
+        stop = min(len(tokens), start + room)
+        cut, places = tokens[start:stop], sorted({begin - start for begin in begins if begin < stop})
+        whole = stop == len(tokens)
+        return Completion(cut, self.text(cut), whole, own=tuple(own[start:stop]), turns=tuple(places))
+
+    def _exchange(self, turns: Turns, answer: Message) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The tokens of a conversation, and those of the assistant's answer to it as it is generated."""
+        text = self.chat.opened(turns)
+        return tuple(self._tokens(text, turns)), self._answer(text, turns, _words(answer))
+
+    def _goes_on(self, turns: Turns, text: Text) -> bool:
+        """Whether a given completion's first tokens come after those that it would be generated from."""
+        if isinstance(text, str) or len(text) < 2:
+            return True
+        earlier = (*turns, *_answers(text)[:-1])
+        before = self._tokens(self.chat.opened(turns), turns)
+        return self._tokens(self.chat.opened(earlier), earlier)[: len(before)] == before
+
+    def _last_turns(self, prompt: Prompt, turns: Turns, texts: Sequence[Text]) -> Group:
+        """The prompt with all turns but the last, of which alone something can be learnt."""
+        last = settled(replace(prompt, messages=turns, completions=tuple(texts)))
+        if any(not isinstance(text, str) and len(text) > 1 for text in last.completions):
+            raise ModelError(
+                "the chat template writes answers otherwise than it opens them once the conversation has gone on, so "
+                "completions of several turns cannot be told apart from their prompt: give another one with "
+                "policy.chat_template"
+            )
+        self._tell(
+            "the chat template writes answers otherwise than it opens them once the conversation has gone on, so of "
+            "each conversation only the last answer is trained on: data.turns=last says that this is meant"
+        )
+        return replace(self.group(last, last.completions), prompt=prompt)
 
     def _ended(self, tokens: list[int]) -> list[int]:
         """With one end: the first that only white space and other ends follow, as generation stops there; its own
@@ -234,10 +293,19 @@ def _said(text: Text, turns: Turns | None) -> str:
         return text
     if turns is None:
         raise ModelError("a plain-text prompt cannot be answered by a conversation: give both in one form")
+    return _words(_answers(text)[0])
+
+
+def _answers(text: Turns) -> Turns:
+    """A completion's turns, which the assistant has begun and ends."""
     roles = [turn["role"] for turn in text]
-    if roles != ["assistant"]:
+    if not roles or {roles[0], roles[-1]} != {"assistant"}:
         raise DataError(
-            f"the completion {str(text)[:80]!r} has the turns {', '.join(roles)}, and only one turn of the assistant "
-            "can be learnt: put the turns before the last into the prompt"
+            f"the completion {str(text)[:80]!r} has the turns {', '.join(roles) or 'of nobody'}, and what is learnt "
+            "begins and ends with the assistant's: put what is asked into the prompt"
         )
-    return text[0]["content"]
+    return text
+
+
+def _words(turn: Message) -> str:
+    return turn["content"]

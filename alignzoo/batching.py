@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,14 +23,25 @@ OWN = frozenset({"sampled_logprobs", "finished", "staleness", "turn"})
 """Columns of `Batch.extra` that are filled here; the data's columns of these names are not taken for them."""
 
 
-def collate(groups: Sequence[Group], device: torch.device | str = "cpu", *, version: int | None = None) -> Batch:
+def collate(
+    groups: Sequence[Group],
+    device: torch.device | str = "cpu",
+    *,
+    scored: bool = True,
+    source_weights: Mapping[str, float] | None = None,
+    version: int | None = None,
+) -> Batch:
     """Lay scored groups out as a batch: right-padded, rows of a group adjacent. Completions that were abstained from,
     or of which no token is trained on, are left out; so are columns in `Group.extra` that some groups lack.
 
-    `version` is the policy's, by which `extra["staleness"]` counts; the newest one among the completions where it is
-    not given. Raises DataError where a column in `Group.extra` does not fit the tokens, RewardError for a token's
-    reward where nothing is trained.
+    With `scored=False` every completion is a row with the reward 0, whatever a reward says of it: a batch to be
+    answered about, not to be trained on. `source_weights` names the run's rewards, a column each in `Batch.sources`;
+    one that only the scores name weighs 1. `version` is the policy's, by which `extra["staleness"]` counts; the newest
+    one among the completions where it is not given. Raises DataError where a column in `Group.extra` does not fit the
+    tokens, RewardError for a token's reward where nothing is trained.
     """
+    if not scored:
+        groups = [replace(group, scores=(Score(0.0),) * len(group.completions)) for group in groups]
     rows = [(index, group, i) for index, group in enumerate(groups) for i in _scored(group)]
     lengths = [(len(group.prompt_tokens), len(group.completions[i].tokens)) for _, group, i in rows]
     width = max((p + c for p, c in lengths), default=1)
@@ -54,6 +68,7 @@ def collate(groups: Sequence[Group], device: torch.device | str = "cpu", *, vers
         weights=torch.ones(len(rows)),
         token_rewards=_token_rewards(rows, mask),
         parts=_parts(rows),
+        **_sources(rows, source_weights or {}),
         extra=_extra(rows, mask, own, version),
         row=torch.tensor([offset[index] + i for index, _, i in rows], dtype=torch.long),
         own=own,
@@ -110,6 +125,14 @@ def _parts(rows: Sequence[Row]) -> dict[str, Tensor]:
         name: torch.tensor([_scores(group)[i].parts.get(name, 0.0) for _, group, i in rows], dtype=torch.float32)
         for name in names
     }
+
+
+def _sources(rows: Sequence[Row], weights: Mapping[str, float]) -> dict[str, Any]:
+    """What each reward gave of each row, NaN where it abstained, and the rewards' weights."""
+    given = [_scores(group)[i].sources for _, group, i in rows]
+    names = [*weights, *sorted({name for each in given for name in each} - weights.keys())]
+    columns = {name: torch.tensor([each.get(name, math.nan) for each in given], dtype=torch.float32) for name in names}
+    return {"sources": columns, "source_weights": {name: weights.get(name, 1.0) for name in names}}
 
 
 def _extra(rows: Sequence[Row], mask: BoolNT, own: BoolNT, version: int | None) -> dict[str, Tensor]:

@@ -17,9 +17,9 @@ from alignzoo import functional as fn
 from alignzoo.batching import answer_jointly, collate, fill, only
 from alignzoo.interfaces import Optimizer, Policy, Sampler
 from alignzoo.microbatch import MicroBatcher
-from alignzoo.rewards import WeightedReward, score
+from alignzoo.rewards import WeightedReward, score, source_weights
 from alignzoo.schedule import Evaluation
-from alignzoo.types import Batch, Completion, Forward, Group, Prompt, Score
+from alignzoo.types import Batch, Completion, Forward, Group, Prompt
 
 Figures = dict[str, float]
 Gold = Callable[[Prompt, Completion], float]
@@ -95,7 +95,8 @@ def objective(
         return {}
     groups = score(sampler.sample(prompts, policy, seed=heldout.settings.seed), heldout.rewards, policy)
     needs = optimizer.needs
-    batch = optimizer.prepare(only(fill(collate(groups, policy.device), policy, needs, batcher=batcher), needs))
+    batch = collate(groups, policy.device, source_weights=source_weights(heldout.rewards))
+    batch = optimizer.prepare(only(fill(batch, policy, needs, batcher=batcher), needs))
     if not len(batch):
         return {}
     out = Forward.of(answer_jointly(policy, batch, columns.trained(needs), batcher=batcher))
@@ -134,7 +135,7 @@ def _outcomes(groups: Sequence[Group], heldout: Heldout) -> Figures:
 
 def _distributions(groups: Sequence[Group], policy: Policy, batcher: MicroBatcher) -> Figures:
     """KL to the reference (k1 and k3; per sequence and per token) and entropy, from the policy's own samples."""
-    batch = collate([_unscored(group) for group in groups], policy.device)
+    batch = collate(groups, policy.device, scored=False)
     out = answer_jointly(policy, batch, frozenset({"logprobs", "entropy"}), batcher=batcher)
     with policy.answering(columns.REFERENCE):
         ref = answer_jointly(policy, batch, frozenset({"logprobs"}), batcher=batcher)["logprobs"]
@@ -160,7 +161,7 @@ def kl_figures(log_ratio: torch.Tensor, batch: Batch) -> Figures:
 
 
 def _scores(policy: Policy, groups: Sequence[Group], batcher: MicroBatcher) -> list[list[float]]:
-    batch = collate([_unscored(group) for group in groups], policy.device)
+    batch = collate(groups, policy.device, scored=False)
     values = iter(answer_jointly(policy, batch, frozenset({"scores"}), batcher=batcher)["scores"].tolist())
     return [[next(values) for _ in group.completions] for group in groups]
 
@@ -195,8 +196,3 @@ def _best(group: Group) -> Group:
     values = [-math.inf if s.value is None else s.value for s in group.scores or ()]
     best = values.index(max(values))
     return replace(group, completions=group.completions[best : best + 1], scores=(group.scores or ())[best : best + 1])
-
-
-def _unscored(group: Group) -> Group:
-    """Every completion in the batch, whatever a reward says of it."""
-    return replace(group, scores=(Score(0.0),) * len(group.completions), extra={})

@@ -5,7 +5,7 @@ Nothing is loaded but configurations and the data. What the policy would write h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -21,6 +21,7 @@ from alignzoo.microbatch import cut
 from alignzoo.passes import WATCHED, Facts, Pass, passes
 from alignzoo.probe import Clock
 from alignzoo.recipe import Stage
+from alignzoo.rewards import source_weights
 from alignzoo.traits import traits_of
 from alignzoo.types import Batch, Completion, Group, Prompt, Score, Text
 
@@ -93,8 +94,9 @@ class Rehearsal:
         self.prompts = [data[i * len(data) // size % len(data)] for i in range(size)]  # spread over the data
         self.writer = _StandIn(self.outline, length)
         groups = stage.sampler.sample(self.prompts, self.writer, seed=0)  # type: ignore[arg-type]
-        self.groups = [_scored(group) for group in groups]
-        self.batch = collate(self.groups)
+        weights = source_weights(stage.rewards)
+        self.groups = [group if group.scores is not None else _scored(group, weights) for group in groups]
+        self.batch = collate(self.groups, source_weights=weights)
         zeros = torch.zeros(self.batch.tokens.shape)
         filled = replace(self.batch, old_logprobs=zeros, ref_logprobs=zeros, old_values=zeros)
         self.prepared = stage.optimizer.prepare(only(filled, self.needs))
@@ -235,8 +237,8 @@ def _alone(batch: Batch) -> Batch:
     return replace(batch, prompt=torch.arange(len(batch), device=batch.tokens.device))
 
 
-def _scored(group: Group) -> Group:
-    """With the data's own labels, or any scores that differ."""
+def _scored(group: Group, rewards: Iterable[str]) -> Group:
+    """With the data's own labels, or any scores that differ, from each of these rewards."""
     labels = group.prompt.labels
     scores = labels if len(labels) == len(group.completions) else range(len(group.completions))
-    return replace(group, scores=tuple(Score(float(value)) for value in scores))
+    return replace(group, scores=tuple(Score(float(v), sources=dict.fromkeys(rewards, float(v))) for v in scores))

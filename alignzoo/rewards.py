@@ -24,19 +24,28 @@ class WeightedReward:
     weight: float = 1.0
 
 
-def score(groups: Sequence[Group], rewards: Sequence[WeightedReward], policy: Policy) -> list[Group]:
-    """The groups with one combined score per completion: Σ weight·value; each source by itself in `parts`.
+def source_weights(rewards: Sequence[WeightedReward]) -> dict[str, float]:
+    """The weight of each reward by its name, for `batching.collate`."""
+    return {reward.name: reward.weight for reward in rewards}
 
-    A source that abstains adds nothing to that completion; when all abstain, the completion has no score. Raises
-    RewardError when a source raises, or answers anything but one finite number or None per completion.
+
+def score(groups: Sequence[Group], rewards: Sequence[WeightedReward], policy: Policy) -> list[Group]:
+    """The groups with one combined score per completion: Σ weight·value; each source by itself in `sources`.
+
+    Groups that come with scores keep them, and no reward is asked about these. A source that abstains adds nothing to
+    that completion; when all abstain, the completion has no score. Raises RewardError when a source raises, or answers
+    anything but one finite number or None per completion.
     """
-    answers = [_ask(reward, groups, policy) for reward in rewards]
-    combined = []
-    for index, group in enumerate(groups):
-        sources = [answer[index] for answer in answers]
-        scores = tuple(_combine(rewards, [s[i] for s in sources]) for i in range(len(group.completions)))
-        combined.append(replace(group, scores=scores))
-    return combined
+    new = [group for group in groups if group.scores is None]
+    answers = [_ask(reward, new, policy) for reward in rewards] if new else []
+    scored = (_combined(group, rewards, [answer[i] for answer in answers]) for i, group in enumerate(new))
+    return [next(scored) if group.scores is None else group for group in groups]
+
+
+def _combined(group: Group, rewards: Sequence[WeightedReward], answers: Sequence[tuple[Score, ...]]) -> Group:
+    """The group with what all rewards together say of each completion."""
+    n = len(group.completions)
+    return replace(group, scores=tuple(_combine(rewards, [answer[i] for answer in answers]) for i in range(n)))
 
 
 def _ask(reward: WeightedReward, groups: Sequence[Group], policy: Policy) -> list[tuple[Score, ...]]:
@@ -78,12 +87,13 @@ def _check(name: str, group: Group, scores: Sequence[Score]) -> None:
 
 def _combine(rewards: Sequence[WeightedReward], scores: Sequence[Score]) -> Score:
     parts: dict[str, float] = {}
+    sources: dict[str, float] = {}
     value: float | None = None
     dense: list[float] | None = None
     for reward, given in zip(rewards, scores, strict=True):
         parts |= {f"{reward.name}/{part}": number for part, number in given.parts.items()}
         if given.value is not None:
-            parts[reward.name] = given.value
+            parts[reward.name] = sources[reward.name] = given.value
             value = (value or 0.0) + reward.weight * given.value
         if given.tokens is not None:
             weighted = [reward.weight * number for number in given.tokens]
@@ -96,4 +106,4 @@ def _combine(rewards: Sequence[WeightedReward], scores: Sequence[Score]) -> Scor
             f"the weighted rewards {weighed} add up to {value:g}: at most {LARGEST:g} in size is expected"
         )
     note = "; ".join(given.note for given in scores if given.note)
-    return Score(value, None if dense is None else tuple(dense), parts, note)
+    return Score(value, None if dense is None else tuple(dense), parts, note, sources)

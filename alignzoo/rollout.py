@@ -37,7 +37,7 @@ def rollout(stage: Run, step: int, clock: Clock) -> Rollout:
         with clock("sample"):
             groups = sampler.sample(processes.dealt(prompts), stage.policy, seed=seed)
         with clock("score"):
-            groups = processes.gather(_scored(stage, groups))
+            groups = processes.gather(score(groups, stage.rewards, stage.policy))
         groups = [_noted(group, step + 1) for group in groups]
         brought += groups
         chosen += sampler.select(groups) if isinstance(sampler, Selects) else groups
@@ -49,10 +49,3 @@ def rollout(stage: Run, step: int, clock: Clock) -> Rollout:
 def _noted(group: Group, step: int) -> Group:
     """With the step and the policy's version noted of what the policy has generated for this step."""
     return replace(group, completions=tuple(each.generated_for(step) for each in group.completions))
-
-
-def _scored(stage: Run, groups: Sequence[Group]) -> list[Group]:
-    """The groups with scores; those that the sampler brings with scores keep them."""
-    new = [group for group in groups if group.scores is None]
-    scored = iter(score(new, stage.rewards, stage.policy) if new else ())
-    return [next(scored) if group.scores is None else group for group in groups]

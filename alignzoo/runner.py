@@ -12,7 +12,6 @@ import torch
 
 from alignzoo import checkpoint, no_gradient, processes, recording
 from alignzoo import functional as fn
-from alignzoo.batching import collate
 from alignzoo.budget import Meter, work
 from alignzoo.errors import DivergedError
 from alignzoo.evaluate import Figures, best_of, objective, scoring, writing
@@ -98,9 +97,8 @@ def _step(
     groups, brought = rolled.groups, rolled.brought
     with clock("fill"):
         measures = schedule.measures_kl(step + 1) or stage.keeps_samples(step + 1)
-        batch = collate(groups, stage.policy.device, version=step)
         watched = measures and stage.trains_policy and generated_by_policy(groups)
-        ready = passes.ready(optimizer, batch, groups, watched=watched)
+        ready = passes.ready(optimizer, stage.collated(groups, version=step), groups, watched=watched)
     with clock("update"):
         lr = schedule.rate(step, steps)
         done: list[Updated] = []

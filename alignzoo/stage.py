@@ -9,13 +9,14 @@ from pathlib import Path
 import torch
 
 from alignzoo import functional as fn
+from alignzoo.batching import collate
 from alignzoo.evaluate import Heldout
 from alignzoo.interfaces import Optimizer, Policy, Sampler
 from alignzoo.journal import Journal
-from alignzoo.rewards import WeightedReward
+from alignzoo.rewards import WeightedReward, source_weights
 from alignzoo.schedule import Schedule
 from alignzoo.traits import traits_of
-from alignzoo.types import Alert, Prompt, StepReport
+from alignzoo.types import Alert, Batch, Group, Prompt, StepReport
 
 Progress = Callable[[str, int, int, Mapping[str, float]], None]
 """Told of everything that takes time: what is done, how much of it, of how much, and the latest figures."""
@@ -52,6 +53,11 @@ class Run:
     def trains_policy(self) -> bool:
         """Whether what is trained generates text; a reward model does not."""
         return traits_of(self.optimizer).trains == "policy"
+
+    def collated(self, groups: Sequence[Group], *, version: int | None = None) -> Batch:
+        """These scored groups as a batch, with a column for each of the rewards; `version` is the policy's."""
+        weights = source_weights(self.rewards)
+        return collate(groups, self.policy.device, source_weights=weights, version=version)
 
     def keeps_samples(self, step: int) -> bool:
         """Whether what this step samples is written down."""

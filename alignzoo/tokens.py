@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -12,7 +11,7 @@ from alignzoo import functional as fn
 from alignzoo.batching import collate, fill
 from alignzoo.interfaces import Policy
 from alignzoo.microbatch import MicroBatcher
-from alignzoo.types import Batch, Group, Score
+from alignzoo.types import Batch, Group
 
 Tokens = list[dict[str, Any]]
 """Columns of each completion, token by token."""
@@ -26,8 +25,7 @@ WATCHED = frozenset({"old_logprobs", "ref_logprobs"})
 
 def filled(groups: Sequence[Group], policy: Policy, batcher: MicroBatcher) -> Batch:
     """The first groups as a batch with their log-probabilities, whatever a reward says of them."""
-    unscored = [replace(g, scores=(Score(0.0),) * len(g.completions), extra={}) for g in groups[:SHOWN]]
-    return fill(collate(unscored, policy.device), policy, WATCHED, batcher=batcher)
+    return fill(collate(groups[:SHOWN], policy.device, scored=False), policy, WATCHED, batcher=batcher)
 
 
 def token_columns(

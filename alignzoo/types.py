@@ -61,6 +61,8 @@ class Score:
     """Named components, logged each."""
     note: str = ""
     """The judge's reason."""
+    sources: Mapping[str, float] = field(default_factory=dict)
+    """Of a combined score: what each reward of the run gave, unweighted, by its name; one that abstained is missing."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,11 @@ class Batch:
     token_rewards: FloatNT | None = None
     """Dense rewards, beside `rewards`."""
     parts: Mapping[str, FloatN] = field(default_factory=dict)
-    """Each reward source by itself."""
+    """Each reward source and its named components, to be logged; 0 where one is missing."""
+    sources: Mapping[str, FloatN] = field(default_factory=dict)
+    """Each reward of the run by itself, unweighted; NaN where it abstained, so mask before you compute with it."""
+    source_weights: Mapping[str, float] = field(default_factory=dict)
+    """The recipe's weight of each of `sources`; `rewards` is their weighted sum."""
     old_logprobs: FloatNT | None = None
     """Log-probabilities before the first update on this batch."""
     ref_logprobs: FloatNT | None = None
@@ -194,7 +200,7 @@ class Batch:
             if isinstance(value, Tensor):
                 found[f.name] = value
             elif isinstance(value, Mapping):
-                found |= {f"{f.name}.{key}": column for key, column in value.items()}
+                found |= {f"{f.name}.{key}": each for key, each in value.items() if isinstance(each, Tensor)}
         return found
 
     def with_columns(self, columns: Mapping[str, Tensor | None], *, media: tuple[Any, ...] | None = None) -> Batch:

@@ -23,7 +23,7 @@ def shared(groups: Sequence[Group], batch: Batch, prepared: Batch, epochs: int, 
     if len(batch):
         rewards = batch.rewards.double()
         figures |= {"reward/mean": float(rewards.mean()), "reward/std": float(rewards.std(correction=0))}
-        figures |= {f"reward/{name}": float(values.mean()) for name, values in batch.parts.items()}
+        figures |= {f"reward/{name}": _mean_given(batch, name) for name in batch.parts}
         figures |= _correlated("length/reward", batch.own.sum(1).double(), rewards)
         figures |= _staleness(batch.extra["staleness"])
     abstained = len(completions) - len(batch)
@@ -39,6 +39,12 @@ def shared(groups: Sequence[Group], batch: Batch, prepared: Batch, epochs: int, 
     figures["tokens/generated"] = generated(groups, step)
     figures["tokens/trained"] = float(prepared.attend.sum()) * epochs
     return figures
+
+
+def _mean_given(batch: Batch, name: str) -> float:
+    """The mean of a reward over the rows of which it gave a number; of a component over all."""
+    column = batch.parts[name]
+    return float(column[~batch.sources[name].isnan()].mean() if name in batch.sources else column.mean())
 
 
 def comparisons(batch: Batch) -> Figures:

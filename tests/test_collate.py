@@ -57,6 +57,40 @@ def test_a_source_that_abstains_adds_nothing_and_when_all_abstain_there_is_no_sc
     assert given[0].parts == {"b": 3.0}
 
 
+def test_several_rewards_stay_apart_in_the_batch() -> None:
+    a, b = [(Score(2.0), Score(1.0, parts={"x": 4.0}))], [(Score(3.0, parts={"b": 9.0}), Score(None))]
+    groups = scored([group((1,), (2,))], a, b, weights=(0.1, 5.0))
+    batch = collate(groups, source_weights={"a": 0.1, "b": 5.0})
+    # 0.1·2 + 5·3 = 15.2; b abstains of the second: 0.1·1 = 0.1
+    assert batch.rewards.tolist() == pytest.approx([15.2, 0.1])
+    assert batch.sources["a"].tolist() == [2.0, 1.0]
+    assert batch.sources["b"][0] == 3.0 and batch.sources["b"][1].isnan()
+    assert list(batch.sources) == ["a", "b"]  # "a/x" and "b/b" are components, in `parts` alone
+    assert batch.source_weights == {"a": 0.1, "b": 5.0}
+    turned = batch.select(torch.tensor([1, 0])).to("cpu")
+    assert turned.sources["a"].tolist() == [1.0, 2.0] and turned.source_weights == batch.source_weights
+
+
+def test_a_reward_that_gave_nothing_has_its_column_too() -> None:
+    batch = collate([group((1,), (2,), scores=(1.0, 2.0))], source_weights={"a": 0.5})
+    assert batch.sources["a"].isnan().all() and batch.rewards.tolist() == [1.0, 2.0]
+    assert collate([group((1,), scores=(1.0,))]).sources == {}
+
+
+def test_groups_that_come_with_scores_keep_them() -> None:
+    own, new = group((1,), scores=(7.0,)), group((2,))
+    found = scored([own, new, own], [(Score(2.0),)])  # one answer: the reward is asked about one group
+    assert [[s.value for s in each.scores or ()] for each in found] == [[7.0], [2.0], [7.0]]
+    assert scored([own], AssertionError("a reward was asked about nothing"))[0] is own
+
+
+def test_whoever_only_asks_about_completions_invents_no_score() -> None:
+    groups = [group((1,), (2,)), group((3,), scores=(None,))]
+    batch = collate(groups, scored=False)
+    assert batch.row.tolist() == [0, 1, 2] and batch.rewards.tolist() == [0.0, 0.0, 0.0]
+    assert groups[0].scores is None
+
+
 def test_dense_rewards_are_weighed_and_added_by_token() -> None:
     a, b = [(Score(1.0, (1.0, 2.0)),)], [(Score(1.0, (0.5, 0.0)),)]
     (given,) = scored([group((1, 2))], a, b, weights=(1.0, 2.0))[0].scores or ()

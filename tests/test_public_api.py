@@ -46,7 +46,7 @@ def test_it_knows_public_names_alone(path: Path) -> None:
     assert ours and ours <= {f"alignzoo.{name}" for name in alignzoo.__all__}
 
 
-@pytest.mark.parametrize("name", ["adaptive-kl", "reward-to-go"])
+@pytest.mark.parametrize("name", ["adaptive-kl", "reward-to-go", "gdpo"])
 def test_it_keeps_the_contract(zoo: Registry, name: str) -> None:
     check_optimizer(zoo.get("optimizer", name)())
 
@@ -80,6 +80,22 @@ def test_each_token_is_credited_with_what_follows(zoo: Registry) -> None:
     prepared = replace(zoo.get("optimizer", "reward-to-go")(), gamma=0.5).prepare(batch)
     expected = torch.tensor([[0.0, -0.125, -1.25, 0.0], [0.0, 0.125, 1.25, 0.0]])
     torch.testing.assert_close(prepared.advantages, expected)
+
+
+def test_each_reward_is_standardised_by_itself_and_then_the_batch(zoo: Registry) -> None:
+    # Two groups of two. "right" (weight 1): 0, 100 | 1, 1 and "short" (weight 0.5): 3, 1 | abstains, 2.
+    # In its group each is ±1/√2 = ±0.707107 (sd of two is |a-b|/√2), whatever its size; a tie, or a row alone, is 0:
+    # sums: -0.707107 + 0.353553 = -0.353553, 0.353553, 0, 0; their sd is √(2·0.125/3) = 0.288675
+    # so ±0.353553/0.288675 = ±1.224745, 0, 0
+    nan = float("nan")
+    batch = replace(
+        toy_batch([1, 1, 1, 1], group=[0, 0, 1, 1], rewards=[1.5, 100.5, 1.0, 2.0]),
+        sources={"right": torch.tensor([0.0, 100.0, 1.0, 1.0]), "short": torch.tensor([3.0, 1.0, nan, 2.0])},
+        source_weights={"right": 1.0, "short": 0.5},
+    )
+    prepared = zoo.get("optimizer", "gdpo")().prepare(batch)
+    expected = torch.tensor([-1.224745, 1.224745, 0.0, 0.0])
+    torch.testing.assert_close(prepared.advantages, expected, rtol=1e-3, atol=1e-6)  # ε = 1e-4 beside 0.29
 
 
 def test_a_reward_sees_what_each_token_is(zoo: Registry) -> None:
@@ -146,3 +162,26 @@ def test_it_learns(zoo: Registry, name: str, tmp_path: Path) -> None:
         lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
         moved = sum(line["approx_kl"] for line in lines[10:]) / len(lines[10:])
         assert 0.003 < moved < 0.03  # the target is 0.01
+
+
+@pytest.mark.slow
+def test_several_rewards_reach_the_algorithm(zoo: Registry, tmp_path: Path) -> None:
+    def sorted_letters(prompts: list[Any], completions: list[Any]) -> list[float]:
+        pairs = zip(prompts, completions, strict=True)
+        return [float(said(c).split()[1:] == sorted(said(p).split()[1:])) for p, c in pairs]
+
+    def marked(prompts: list[Any], completions: list[Any]) -> list[float | None]:  # abstains where 3 letters are asked
+        pairs = zip(prompts, completions, strict=True)
+        return [None if len(said(p).split()) < 5 else 100.0 * said(c).startswith("=") for p, c in pairs]
+
+    def said(turns: list[dict[str, str]]) -> str:
+        return turns[-1]["content"].strip()
+
+    rewards = [{"name": "python", "function": f, "weight": w} for f, w in ((sorted_letters, 1.0), (marked, 0.2))]
+    settings: dict[str, Any] = {"evaluate": {"prompts": 64, "best_of": 0, "greedy": False}, "schedule": {"steps": 12}}
+    names = "reward/python", "reward/python#2"
+    run = alignzoo.run("gdpo", task="sort", reward=rewards, registry=zoo, out=tmp_path / "run", **settings)
+    assert run.after["gold"] >= run.before["gold"] + 0.1
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert all(0 <= line[names[0]] <= 1 and 0 <= line[names[1]] <= 100 for line in lines)
+    assert lines[-1][names[1]] > 90  # the mean where it gave something: an abstention is no 0

@@ -22,7 +22,7 @@ from alignzoo.files import line_of, read_lines
 from alignzoo.interfaces import Policy
 from alignzoo.rewards import WeightedReward, score
 from alignzoo.storage import write_text
-from alignzoo.types import Completion, Group, Prompt, Score, Text
+from alignzoo.types import Completion, Group, Prompt, Text
 
 SHOWN = 16
 """Of the answers to how many prompts every token's log-probabilities are kept, for looking at."""
@@ -88,7 +88,7 @@ def examine(policy: Policy, examiner: Examiner, measure: Measure) -> list[Answer
 def _answers(
     groups: Sequence[Group], policy: Policy, examiner: Examiner, measure: Measure, *, greedy: bool = False
 ) -> list[Answer]:
-    batch = collate([replace(g, scores=(Score(0.0),) * len(g.completions), extra={}) for g in groups], policy.device)
+    batch = collate(groups, policy.device, scored=False)
     out = answer(policy, batch, frozenset({"logprobs", "entropy"}))
     start = answer(examiner.start, batch, frozenset({"logprobs"}))["logprobs"]
     ratio = out["logprobs"] - start

@@ -131,7 +131,7 @@ class Attempt:
     def unchanged(self, what: str, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
         """Every column equal to the bit; `what` says of a column's name in {} what it is."""
         for name, column in expected.items():
-            if name not in found or column.shape != found[name].shape or not torch.equal(column, found[name]):
+            if name not in found or column.shape != found[name].shape or not _identical(column, found[name]):
                 now = summary(found[name]) if name in found else "nothing"
                 self.fail(f"{what.format(name)} to be as before ({summary(column)})", now)
 
@@ -144,6 +144,11 @@ class Attempt:
         before = torch.get_rng_state()
         yield
         self.unchanged("torch's global {}", {"seed": before}, {"seed": torch.get_rng_state()})
+
+
+def _identical(one: Tensor, other: Tensor) -> bool:
+    """Equal to the bit; what is no number in one, as where a reward abstained, is none in the other."""
+    return torch.equal(one.isnan(), other.isnan()) and torch.equal(one.nan_to_num(), other.nan_to_num())
 
 
 def summary(values: Tensor) -> str:

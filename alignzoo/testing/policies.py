@@ -17,7 +17,7 @@ from alignzoo.interfaces import Policy, PolicySpec
 from alignzoo.testing.laws import Attempt, Checks, Given, checks, is_a_spec, summary
 from alignzoo.testing.measure import padded
 from alignzoo.testing.world import toy_prompts
-from alignzoo.types import Batch, Completion, Group, Prompt, Score
+from alignzoo.types import Batch, Completion, Group, Prompt
 
 WRITER = frozenset({"logprobs", "entropy", "values"})
 """What a writer with a critic answers; a scorer answers `scores`."""
@@ -43,7 +43,7 @@ def _written(attempt: Attempt, policy: Policy, given: Given, n: int = 3) -> list
 
 
 def _batch(groups: list[Group], policy: Policy) -> Batch:
-    return collate([replace(g, scores=(Score(0.0),) * len(g.completions), extra={}) for g in groups], policy.device)
+    return collate(groups, policy.device, scored=False)
 
 
 def _answers(attempt: Attempt, policy: Policy, batch: Batch, columns: frozenset[str] = WRITER) -> dict[str, Tensor]:

@@ -80,7 +80,7 @@ def batch(sampler: Sampler, given: Given) -> None:
     attempt = Attempt(11, "all groups, scored alike", "a column in some groups' extra that others lack")
     found = _sample(attempt, sampler, _prompts(given), _policy(given), 0)
     with attempt.runs("collate()"):
-        rows = collate([replace(each, scores=(Score(0.0),) * len(each.completions)) for each in found])
+        rows = collate(found, scored=False)
     expected = sum(len(group.completions) for group in found)
     attempt.require(len(rows) == expected, f"{expected} rows", str(len(rows)))
 
@@ -133,14 +133,14 @@ def written(sampler: Sampler, given: Given) -> None:
     attempt = Attempt(5, "the policy's own log-probabilities of each completion that has some", cause)
     found = _sample(attempt, sampler, _prompts(given), policy, 0)
     single = [
-        replace(group, completions=(completion,), scores=(Score(0.0),), extra={})
+        replace(group, completions=(completion,), scores=None, extra={})
         for group in found
         for completion in group.completions
         if completion.logprobs is not None
     ]
     if not single:
         return
-    rows = collate(single)
+    rows = collate(single, scored=False)
     said = answer(policy, rows, frozenset({"logprobs"}))["logprobs"]
     for row in range(len(single)):
         where, told = rows.mask[row] & rows.own[row], rows.extra["sampled_logprobs"]

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import torch
 from annotated_types import Ge, Gt
 
-from alignzoo import Group, ModelError, Policy, Prompt, Question, Score, Text, Verdict
+from alignzoo import Group, ModelError, Policy, Prompt, Question, Text, Verdict
 from alignzoo.batching import answer, collate
 from alignzoo.columns import REFERENCE
 from alignzoo.interfaces import CheckContext
@@ -70,7 +70,7 @@ class Local:
         rows = [row for i in fitting for row in _rows(judging, prompts[i], OPTIONS[len(questions[i].answers)])]
         if rows:
             with self._state(judging):
-                batch = collate(rows, judging.device)
+                batch = collate(rows, judging.device, scored=False)
                 batcher = MicroBatcher(judging, rows=self.batch)
                 columns = answer(judging, batch, frozenset({"logprobs"}), batcher=batcher)
             sums = columns["logprobs"].double().sum(1).view(-1, 2)  # (questions, 2)
@@ -155,7 +155,7 @@ def _rows(policy: Policy, prompt: Prompt, options: tuple[str, str]) -> list[Grou
     """Each option as a group of its own."""
     texts = [f" {option}" for option in options] if isinstance(prompt.messages, str) else options
     group = policy.encode(prompt, texts)
-    return [replace(group, completions=(each,), scores=(Score(0.0),)) for each in group.completions]
+    return [replace(group, completions=(each,)) for each in group.completions]
 
 
 def _fits(policy: Policy, prompt: Prompt) -> bool:

@@ -65,7 +65,7 @@ class ModelReward:
         rows = [self._encoded(group, i) for group in groups for i in range(len(group.completions))]
         if not rows:
             return [() for _ in groups]
-        batch = collate(rows)
+        batch = collate(rows, scored=False)
         values = answer(self.scorer, batch, frozenset({"scores"}), batcher=MicroBatcher(self.scorer, rows=self.batch))[
             "scores"
         ].tolist()
@@ -80,4 +80,4 @@ class ModelReward:
         cut = not given.finished and completion.finished  # and so was ended by the encoding
         tokens = encoded.prompt_tokens + (completion.tokens[:-1] if cut else completion.tokens)
         whole = replace(completion, tokens=tokens)  # prompt and all: an empty answer is a row as well
-        return replace(encoded, prompt_tokens=(), completions=(whole,), scores=(Score(0.0),))
+        return replace(encoded, prompt_tokens=(), completions=(whole,))

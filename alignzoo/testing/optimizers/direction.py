@@ -20,7 +20,7 @@ from alignzoo.testing.measure import (
     prepare,
     pull,
 )
-from alignzoo.testing.world import toy_groups
+from alignzoo.testing.world import TOY_WEIGHTS, toy_groups
 from alignzoo.types import Batch, Completion, Forward, Group, Prompt, Score
 
 
@@ -69,8 +69,15 @@ def _contest(optimizer: Optimizer, scores: Sequence[Sequence[float]], given: Giv
     for index, values in enumerate(scores):
         completions = tuple(Completion((2 + index, 2 + i, 12 - i), str(i)) for i in range(len(values)))
         extra = {name: (0.5,) * len(values) for name in given.columns}
-        groups.append(Group(Prompt(f"prompt {index}"), (3, 4 + index), completions, tuple(map(Score, values)), extra))
+        given_scores = tuple(map(_one_score, values))
+        groups.append(Group(Prompt(f"prompt {index}"), (3, 4 + index), completions, given_scores, extra))
     return _even(optimizer, groups)
+
+
+def _one_score(value: float) -> Score:
+    """Of the first toy reward; the second gives 0."""
+    first, second = TOY_WEIGHTS
+    return Score(value, sources={first: value / TOY_WEIGHTS[first], second: 0.0})
 
 
 def _even(optimizer: Optimizer, groups: Sequence[Group]) -> Batch:
@@ -173,7 +180,7 @@ def _pull_of(attempt: Attempt, optimizer: Optimizer, given: Given, length: int) 
         answers = [tuple(2 + (size + i + t) % 11 for t in range(size)) for i in (0, 3)]
         completions = tuple(Completion(tokens, str(tokens)) for tokens in answers)
         extra = {name: (0.5, 0.5) for name in given.columns}
-        groups.append(Group(Prompt(f"{size}"), (3, size), completions, (Score(1.0), Score(0.0)), extra))
+        groups.append(Group(Prompt(f"{size}"), (3, size), completions, (_one_score(1.0), _one_score(0.0)), extra))
     prepared = prepare(attempt, optimizer, _even(optimizer, groups))
     gradient = pull(attempt, optimizer, prepared, _even_answer(optimizer, prepared))["logprobs"]
     rows = (prepared.mask.sum(1) == length) & (prepared.rewards == 1)

@@ -10,7 +10,7 @@ import torch
 from alignzoo.interfaces import Optimizer
 from alignzoo.testing.laws import Attempt, Given
 from alignzoo.testing.measure import Case, answer, case, columns_of, loss, objective, prepare
-from alignzoo.testing.world import toy_groups
+from alignzoo.testing.world import TOY_WEIGHTS, toy_groups
 from alignzoo.types import Batch, Group, Score
 
 
@@ -23,6 +23,8 @@ def hard_inputs(optimizer: Optimizer, given: Given) -> None:
         "completions of one token": [_shortened(group) for group in ragged],
         "one tied pair of one token each": [_shortened(_scored(ragged[1], 0.0))],
         "one completion of one token": [_shortened(ragged[0])],
+        "a reward that abstains everywhere": [_abstaining(group, 99) for group in ragged],
+        "one score of each group from a reward, the rest from none": [_abstaining(group, 1) for group in ragged],
         "no completion that has a score": [_scored(group, None) for group in ragged],
         "no group at all": [],
     }.items():
@@ -37,7 +39,15 @@ def hard_inputs(optimizer: Optimizer, given: Given) -> None:
 
 
 def _scored(group: Group, value: float | None) -> Group:
-    return replace(group, scores=(Score(value),) * len(group.completions))
+    sources = {} if value is None else dict.fromkeys(TOY_WEIGHTS, value / sum(TOY_WEIGHTS.values()))
+    return replace(group, scores=(Score(value, sources=sources),) * len(group.completions))
+
+
+def _abstaining(group: Group, kept: int) -> Group:
+    """Scored by nobody but the first reward, and of it only so many completions; by 1 and 0 in turn."""
+    name = next(iter(TOY_WEIGHTS))
+    values = [float(i % 2) if i < kept else None for i in range(len(group.completions))]
+    return replace(group, scores=tuple(Score(v or 0.0, sources={} if v is None else {name: v}) for v in values))
 
 
 def _shortened(group: Group) -> Group:
@@ -55,7 +65,8 @@ def _far(batch: Batch, names: Sequence[str]) -> Batch:
 def _survives(attempt: Attempt, optimizer: Optimizer, made: Case) -> None:
     prepared = prepare(attempt, optimizer, made.batch)
     for name, column in columns_of(prepared).items():
-        attempt.finite(f"{name} from prepare", column)
+        if not name.startswith("sources."):  # where a reward abstains, its column says so by NaN
+            attempt.finite(f"{name} from prepare", column)
     if not len(prepared):
         return
     terms = loss(attempt, optimizer, prepared, answer(optimizer, made.policy, prepared))

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
         RewardError,
         RunError,
     )
-    from alignzoo.interfaces import Judge, Optimizer, Policy, PolicySpec, RewardSource, Sampler, Task, Writer
+    from alignzoo.interfaces import Context, Judge, Optimizer, Policy, PolicySpec, RewardSource, Sampler, Task, Writer
+    from alignzoo.lifecycle import live_of, opened
     from alignzoo.types import (
         Alert,
         Batch,
@@ -49,6 +50,7 @@ __all__ = [
     "AlignzooError",
     "Batch",
     "Completion",
+    "Context",
     "DataError",
     "Forward",
     "Group",
@@ -77,6 +79,8 @@ __all__ = [
     "compare",
     "functional",
     "hookimpl",
+    "live_of",
+    "opened",
     "run",
 ]
 
@@ -94,7 +98,8 @@ _HOMES = {
     "alignzoo.api": "run",
     "alignzoo.compare": "compare",
     "alignzoo.errors": "AlignzooError DataError ModelError PluginError RecipeError RewardError RunError",
-    "alignzoo.interfaces": "Judge Optimizer Policy PolicySpec RewardSource Sampler Task Writer",
+    "alignzoo.interfaces": "Context Judge Optimizer Policy PolicySpec RewardSource Sampler Task Writer",
+    "alignzoo.lifecycle": "live_of opened",
     "alignzoo.types": "Alert Batch Completion Forward Group Message Prompt Question Score StepReport Terms Text"
     " Verdict",
 }

@@ -11,20 +11,22 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from alignzoo import preflight, processes, recording, report, runner
 from alignzoo.errors import RunError, did_you_mean
-from alignzoo.interfaces import Policy
+from alignzoo.interfaces import Context, Policy
 from alignzoo.journal import Journal
+from alignzoo.lifecycle import Opening
 from alignzoo.material import examination, heldout_of, own_data
 from alignzoo.objects import flat, overrides_of
 from alignzoo.preflight import Checked
 from alignzoo.printable import printable
 from alignzoo.recipe import Recipe, Stage, load
 from alignzoo.registry import Registry
+from alignzoo.rewards import opened_rewards
 from alignzoo.runner import Interrupted
 from alignzoo.runs import Result, StageResult, claimed, finished_in, manifest, next_folder, write, write_manifest
 from alignzoo.stage import Progress, Run, Warn
@@ -136,13 +138,38 @@ def _stage(stage: Stage, data: Checked, folder: Path, watch: _Watch, resume: boo
         journal.write("costs", 0, {"when": "check", **data.spent})
     policy = stage.policy.load(stage.optimizer.needs)
     train = data.train if stage.data is None else _looked_at(stage, policy, data.train, folder, watch)
-    live = Run(
+    with Opening(Context(stage.name, folder / "parts" / stage.name, stage.seed, policy.device)) as opening:
+        live = _live(stage, policy, train, data, folder, watch, opening)
+        trained = sum(each.numel() for group in policy.parameters() for each in group["params"])
+        about = RunInfo(stage.name, folder, live.steps, stage.resolved, watch.trackers, trained)
+        watch.registry.observe("alignzoo_run_start", run=about)
+        outcome = runner.run(live, resume=resume)
+        model = folder / "models" / stage.name
+        done = StageResult(stage.name, _label(stage), **asdict(outcome), model=model)
+        _save_model(policy, model, stage, done)
+        ended = _alerts(watch.registry.observe("alignzoo_run_end", run=about, result=done))
+        recording.tell(live, done.steps, processes.of_first(ended))
+    return done, policy
+
+
+def _live(
+    stage: Stage,
+    policy: Policy,
+    train: Sequence[Prompt],
+    data: Checked,
+    folder: Path,
+    watch: _Watch,
+    opening: Opening,
+) -> Run:
+    """The stage as the loop needs it, its parts open."""
+    heldout = heldout_of(stage, data.prompts, data.shown)
+    return Run(
         name=stage.name,
         prompts=train,
-        heldout=heldout_of(stage, data.prompts, data.shown),
+        heldout=replace(heldout, rewards=opened_rewards(opening, heldout.rewards)),
         policy=policy,
-        sampler=stage.sampler,
-        rewards=stage.rewards,
+        sampler=opening.open(stage.sampler, "sampler"),
+        rewards=opened_rewards(opening, stage.rewards),
         optimizer=stage.optimizer,
         schedule=stage.schedule,
         seed=stage.seed,
@@ -153,16 +180,6 @@ def _stage(stage: Stage, data: Checked, folder: Path, watch: _Watch, resume: boo
         warn=watch.warn,
         interrupted=watch.interrupted,
     )
-    trained = sum(each.numel() for group in policy.parameters() for each in group["params"])
-    about = RunInfo(stage.name, folder, live.steps, stage.resolved, watch.trackers, trained)
-    watch.registry.observe("alignzoo_run_start", run=about)
-    outcome = runner.run(live, resume=resume)
-    model = folder / "models" / stage.name
-    done = StageResult(stage.name, _label(stage), **asdict(outcome), model=model)
-    _save_model(policy, model, stage, done)
-    ended = _alerts(watch.registry.observe("alignzoo_run_end", run=about, result=done))
-    recording.tell(live, done.steps, processes.of_first(ended))
-    return done, policy
 
 
 def _looked_at(stage: Stage, policy: Policy, train: Sequence[Prompt], folder: Path, watch: _Watch) -> list[Prompt]:

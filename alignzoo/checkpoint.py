@@ -13,7 +13,7 @@ import json
 import pickle
 import re
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,7 +28,8 @@ from torch import Tensor
 from alignzoo import processes
 from alignzoo.errors import RunError
 from alignzoo.files import read_object
-from alignzoo.interfaces import HasNext, Optimizer, Policy, Sampler
+from alignzoo.interfaces import HasNext, Optimizer, Policy, RewardSource, Sampler
+from alignzoo.lifecycle import parts_in, taking_over, with_parts
 from alignzoo.storage import discard, in_words, install, partial_of, sha256, sweep, write_json, writing
 
 Part = TypeVar("Part")
@@ -48,13 +49,15 @@ class Checkpoint:
     """state.json: the fields of parts with a successor, the SHA-256 of the other files, and the journal's extent."""
 
     def restore(
-        self, policy: Policy, optimizer: Optimizer, sampler: Sampler
-    ) -> tuple[Optimizer, Sampler]:
+        self, policy: Policy, optimizer: Optimizer, sampler: Sampler, rewards: Sequence[RewardSource]
+    ) -> tuple[Optimizer, Sampler, list[RewardSource]]:
         """Put weights and the torch optimizer back where they were; the successors of that step come back."""
         try:
             policy.restore(load_file(self.path / "weights.safetensors"))
             policy.restore_optimizer(torch.load(self.path / "adamw.pt", weights_only=True))
-            return restored(optimizer, self.state["optimizer"]), restored(sampler, self.state["sampler"])
+            pairs = zip(rewards, self.state["rewards"], strict=True)
+            given = [restored(reward, fields) for reward, fields in pairs]
+            return restored(optimizer, self.state["optimizer"]), restored(sampler, self.state["sampler"]), given
         except UNREADABLE as error:
             raise RunError(
                 f"the checkpoint {self.path} is whole, but does not fit this run: {type(error).__name__}: {error}. Was "
@@ -85,6 +88,7 @@ def save(
     policy: Policy,
     optimizer: Optimizer,
     sampler: Sampler,
+    rewards: Sequence[RewardSource],
     *,
     keep: int,
     journal: Mapping[str, Any] | None = None,
@@ -93,6 +97,7 @@ def save(
     `journal` is the extent of the journal that it counts on, which is on disk already."""
     final = folder / f"step-{step:06d}"
     state = {"step": step, "optimizer": state_of(optimizer), "sampler": state_of(sampler), "journal": journal or {}}
+    state["rewards"] = [state_of(reward) for reward in rewards]
     if processes.index() and not policy.info().collective:
         return Checkpoint(step, final, state)
     tensors, moments = policy.state(), policy.optimizer_state()
@@ -190,9 +195,13 @@ def _all(folder: Path) -> list[tuple[int, Path]]:
 
 
 def state_of(part: object) -> dict[str, Any]:
-    """The fields of a part with a successor, as JSON has them; what only Python can hold does not change in a run."""
-    found = {}
+    """The fields of a part with a successor, as JSON has them, and those of the parts in its fields, as "judge.0" where
+    the field is `judge`; what only Python can hold, a function say, does not change in a run."""
+    within = {f"{name}.{number}": state_of(each) for (name, number), each in parts_in(part).items()}
+    found: dict[str, Any] = {place: state for place, state in within.items() if state}
     for name, adapter in _adapters(part):
+        if callable(getattr(part, name)):
+            continue
         try:
             found[name] = adapter.dump_python(getattr(part, name), mode="json", warnings="error")
         except ValueError as error:
@@ -205,16 +214,21 @@ def state_of(part: object) -> dict[str, Any]:
 
 def restored(part: Part, fields: Mapping[str, Any]) -> Part:
     """The part with the state that `state_of` gave."""
-    values = {name: adapter.validate_python(fields[name]) for name, adapter in _adapters(part)}
-    return dataclasses.replace(part, **values) if values else part  # type: ignore[type-var]
+    places = {place: f"{place[0]}.{place[1]}" for place in parts_in(part)}
+    within = {p: restored(each, fields[places[p]]) for p, each in parts_in(part).items() if places[p] in fields}
+    part = with_parts(part, within)
+    values = {n: each.validate_python(fields[n]) for n, each in _adapters(part) if not callable(getattr(part, n))}
+    return taking_over(dataclasses.replace(part, **values), part) if values else part  # type: ignore[type-var]
 
 
 def _adapters(part: object) -> Iterator[tuple[str, TypeAdapter[Any]]]:
     """What turns each field into JSON and back, by its annotation; none for what no JSON can hold."""
     if not dataclasses.is_dataclass(part) or not isinstance(part, HasNext):
         return
-    hints = typing.get_type_hints(type(part), include_extras=True)
+    hints, parts = typing.get_type_hints(type(part), include_extras=True), {name for name, _ in parts_in(part)}
     for field in dataclasses.fields(part):
+        if field.name in parts:
+            continue
         try:
             adapter: TypeAdapter[Any] = TypeAdapter(hints[field.name])
         except PydanticSchemaGenerationError:

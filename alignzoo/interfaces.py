@@ -268,6 +268,16 @@ class Selects(Protocol):
 
 
 @runtime_checkable
+class Chooses(Protocol):
+    """A sampler that says which prompts a step uses: a curriculum, prompts by their difficulty."""
+
+    def choose(self, prompts: Sequence[Prompt], n: int, *, seed: int) -> Sequence[int]:
+        """Pure: the places of n of the stage's prompts, of which one may come more than once. `Prompt.index` is the
+        place by which `next` knows a prompt again."""
+        ...
+
+
+@runtime_checkable
 class RewardSource(Protocol):
     """Scores whole groups, so that pairwise judges and pointwise rules have one signature.
 
@@ -340,9 +350,34 @@ class Optimizer(Protocol):
 
 @runtime_checkable
 class HasNext(Protocol):
-    """An optimizer or a sampler with a successor for the following step; its fields are its state, and checkpointed."""
+    """An optimizer, sampler, reward or judge with a successor for the following step; its fields are its state, and
+    checkpointed."""
 
     def next(self, report: StepReport) -> Self: ...
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where a part is opened. All of it has a default: what is opened by hand belongs to no run."""
+
+    stage: str = ""
+    """The stage's name."""
+    folder: Path | None = None
+    """The part's own folder in the run's, for its files; a resumed run has the same. Who writes there makes it."""
+    seed: int = 0
+    """The stage's."""
+    device: torch.device | None = None
+    """Where the policy in training computes."""
+
+
+@runtime_checkable
+class Opens(Protocol):
+    """A sampler, reward or judge that holds something while it works: a model, connections, processes."""
+
+    def open(self, context: Context) -> Any:
+        """Open it: `alignzoo.live_of(self)` from then on. Once a stage; if it has a method `close`, that is called
+        at the stage's end, after an error, too. A successor of the part takes it over as it is."""
+        ...
 
 
 @runtime_checkable

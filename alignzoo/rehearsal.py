@@ -15,7 +15,8 @@ from alignzoo import columns, cost
 from alignzoo.batching import collate, only, trim
 from alignzoo.cost import ModelShape, Work
 from alignzoo.errors import RunError
-from alignzoo.interfaces import HasCosts, HasOutline, Outline, PolicyInfo
+from alignzoo.interfaces import Context, HasCosts, HasOutline, Outline, PolicyInfo
+from alignzoo.lifecycle import opened
 from alignzoo.material import data_of
 from alignzoo.microbatch import cut
 from alignzoo.passes import WATCHED, Facts, Pass, passes
@@ -93,7 +94,8 @@ class Rehearsal:
         self.steps, self.whole = stage.schedule.total(len(data)), len(data)
         self.prompts = [data[i * len(data) // size % len(data)] for i in range(size)]  # spread over the data
         self.writer = _StandIn(self.outline, length)
-        groups = stage.sampler.sample(self.prompts, self.writer, seed=0)  # type: ignore[arg-type]
+        with opened(stage.sampler, Context(stage.name)) as sampler:
+            groups = sampler.sample(self.prompts, self.writer, seed=0)  # type: ignore[arg-type]
         weights = source_weights(stage.rewards)
         self.groups = [group if group.scores is not None else _scored(group, weights) for group in groups]
         self.batch = collate(self.groups, source_weights=weights)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from alignzoo.errors import AlignzooError, RewardError
 from alignzoo.interfaces import Policy, RewardSource
+from alignzoo.lifecycle import Opening
 from alignzoo.types import Group, Score
 
 LARGEST = 1e15
@@ -22,6 +23,11 @@ class WeightedReward:
     """How its part is called in the metrics."""
     source: RewardSource
     weight: float = 1.0
+
+
+def opened_rewards(opening: Opening, rewards: Sequence[WeightedReward]) -> list[WeightedReward]:
+    """The rewards, open."""
+    return [replace(each, source=opening.open(each.source, f"reward-{each.name}")) for each in rewards]
 
 
 def source_weights(rewards: Sequence[WeightedReward]) -> dict[str, float]:

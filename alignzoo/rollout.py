@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 from alignzoo import functional as fn
 from alignzoo import processes
-from alignzoo.interfaces import Selects
+from alignzoo.interfaces import Chooses, Selects
 from alignzoo.rewards import score
-from alignzoo.stage import Run, other_prompts, prompts_of
+from alignzoo.stage import Run, chosen_prompts, other_prompts, prompts_of
 from alignzoo.types import Group
 from alignzoo.vocabulary import Clock
 
@@ -33,7 +33,10 @@ def rollout(stage: Run, step: int, clock: Clock) -> Rollout:
         again = (attempt,) if attempt else ()
         seed = fn.derive(stage.seed, step, "sample", processes.index(), *again)
         missing = stage.schedule.prompts - len(chosen)
-        prompts = other_prompts(stage, step, attempt, missing) if attempt else prompts_of(stage, step)
+        if isinstance(sampler, Chooses):
+            prompts = chosen_prompts(stage, sampler, step, attempt, missing)
+        else:
+            prompts = other_prompts(stage, step, attempt, missing) if attempt else prompts_of(stage, step)
         with clock("sample"):
             groups = sampler.sample(processes.dealt(prompts), stage.policy, seed=seed)
         with clock("score"):

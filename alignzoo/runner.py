@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TypeVar
 
 import torch
 
@@ -15,8 +14,9 @@ from alignzoo import functional as fn
 from alignzoo.budget import Meter, work
 from alignzoo.errors import DivergedError
 from alignzoo.evaluate import Figures, best_of, objective, scoring, writing
-from alignzoo.interfaces import HasNext, Optimizer
+from alignzoo.interfaces import Chooses, Optimizer
 from alignzoo.journal import Ledger
+from alignzoo.lifecycle import made_anew, successor
 from alignzoo.microbatch import MicroBatcher
 from alignzoo.passes import Passes, generated_by_policy
 from alignzoo.reference import GROUPS, remember
@@ -27,8 +27,6 @@ from alignzoo.tokens import Tokens, token_columns
 from alignzoo.types import Alert, Group, StepReport
 from alignzoo.update import Updated, adamw, update
 from alignzoo.vocabulary import Clock, means, memory, selection, shared
-
-Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,8 @@ def _run(stage: Run, ledger: Ledger, resume: bool) -> Outcome:
         (report, tokens), share = _step(stage, optimizer, step, passes, meter.total), meter.share
         step = report.step
         report = replace(report, costs=ledger.write(step, "step"))
-        optimizer, stage = _next(optimizer, report), replace(stage, sampler=_next(stage.sampler, report))
+        own += _made_anew(stage) if step == 1 else []
+        optimizer, stage = successor(optimizer, report), stage.following(report)
         recording.record(stage, report, tokens)
         recording.tell(stage, step, watch.see(report.metrics))
         meter.add(report.metrics)
@@ -147,8 +146,9 @@ def _started(stage: Run, resume: bool) -> tuple[Run, Optimizer, int]:
     stage.journal.rewind(found.state["journal"] if found else None)
     if found is None:
         return stage, stage.optimizer, 0
-    optimizer, sampler = found.restore(stage.policy, stage.optimizer, stage.sampler)
-    return replace(stage, sampler=sampler), optimizer, found.step
+    sources = [each.source for each in stage.rewards]
+    optimizer, sampler, sources = found.restore(stage.policy, stage.optimizer, stage.sampler, sources)
+    return stage.with_parts(sampler, sources), optimizer, found.step
 
 
 def _newest(stage: Run) -> checkpoint.Checkpoint | None:
@@ -165,9 +165,17 @@ def _newest(stage: Run) -> checkpoint.Checkpoint | None:
     return processes.of_first(found)
 
 
-def _next(part: Part, report: StepReport) -> Part:
-    """The part's successor, where it has one."""
-    return part.next(report) if isinstance(part, HasNext) else part
+def _made_anew(stage: Run) -> list[Alert]:
+    """A warning for each part that makes something again in every step, because its successor is a new object."""
+    return [
+        Alert(
+            "made-anew",
+            f"{type(part).__name__} keeps {', '.join(names)} beside its fields, which its successor has to make again "
+            "in every step: return it from `open`, and it stays as long as the stage",
+        )
+        for part in (stage.sampler, *(each.source for each in stage.rewards))
+        if (names := made_anew(part))
+    ]
 
 
 def _before(stage: Run, start: int, batcher: MicroBatcher) -> tuple[Figures, Figures]:
@@ -200,7 +208,8 @@ def _passes(stage: Run, told: Callable[[Alert], None]) -> Passes:
     passes = Passes(stage.policy, schedule, batcher)
     whole = not schedule.has_budget and stage.steps * schedule.prompts >= len(stage.prompts)
     seen = any(prompt.media is not None for prompt in stage.prompts)  # by which rows of equal tokens may differ
-    if stage.sampler.online or not whole or seen or "ref_logprobs" not in stage.optimizer.needs:
+    shown = not isinstance(stage.sampler, Chooses) and not stage.sampler.online
+    if not shown or not whole or seen or "ref_logprobs" not in stage.optimizer.needs:
         return passes
     n = len(stage.prompts)
 
@@ -221,6 +230,7 @@ def _save(stage: Run, step: int, optimizer: Optimizer, stopped: str) -> None:
     interrupted = stage.interrupted()
     if due or interrupted:
         journal, keep = {} if processes.index() else stage.journal.extent(), stage.schedule.keep
-        checkpoint.save(stage.checkpoints, step, stage.policy, optimizer, stage.sampler, keep=keep, journal=journal)
+        parts = optimizer, stage.sampler, [each.source for each in stage.rewards]
+        checkpoint.save(stage.checkpoints, step, stage.policy, *parts, keep=keep, journal=journal)
     if interrupted:
         raise Interrupted(f"{stage.name}: stopped after step {step} of {stage.steps}")

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from alignzoo import functional as fn
 from alignzoo.batching import collate
+from alignzoo.errors import PluginError
 from alignzoo.evaluate import Heldout
-from alignzoo.interfaces import Optimizer, Policy, Sampler
+from alignzoo.interfaces import Chooses, Optimizer, Policy, RewardSource, Sampler
 from alignzoo.journal import Journal
+from alignzoo.lifecycle import successor
 from alignzoo.rewards import WeightedReward, source_weights
 from alignzoo.schedule import Schedule
 from alignzoo.traits import traits_of
@@ -54,6 +56,19 @@ class Run:
         """Whether what is trained generates text; a reward model does not."""
         return traits_of(self.optimizer).trains == "policy"
 
+    def following(self, report: StepReport) -> Run:
+        """The stage of the next step: its sampler and its rewards have made way for their successors."""
+        return self.with_parts(
+            successor(self.sampler, report), [successor(each.source, report) for each in self.rewards]
+        )
+
+    def with_parts(self, sampler: Sampler, sources: Sequence[RewardSource]) -> Run:
+        """With this sampler and these rewards' sources; an evaluation by the same rewards has the same sources."""
+        rewards = [replace(each, source=source) for each, source in zip(self.rewards, sources, strict=True)]
+        now = {id(each.source): source for each, source in zip(self.rewards, sources, strict=True)}
+        shown = [replace(each, source=now.get(id(each.source), each.source)) for each in self.heldout.rewards]
+        return replace(self, sampler=sampler, rewards=rewards, heldout=replace(self.heldout, rewards=shown))
+
     def collated(self, groups: Sequence[Group], *, version: int | None = None) -> Batch:
         """These scored groups as a batch, with a column for each of the rewards; `version` is the policy's."""
         weights = source_weights(self.rewards)
@@ -79,7 +94,7 @@ def drawn(prompts: Sequence[Prompt], size: int, seed: int, step: int) -> list[Pr
         if turn not in orders:
             rng = torch.Generator().manual_seed(fn.derive(seed, "order", turn))
             orders[turn] = torch.randperm(n, generator=rng).tolist()
-        chosen.append(prompts[orders[turn][position % n]])
+        chosen.append(_numbered(prompts, orders[turn][position % n]))
     return chosen
 
 
@@ -87,4 +102,21 @@ def other_prompts(stage: Run, step: int, attempt: int, n: int) -> list[Prompt]:
     """Prompts in the place of n that came to nothing: a draw of the step's own, so that it depends on no other step."""
     rng = torch.Generator().manual_seed(fn.derive(stage.seed, "again", step, attempt))
     order = torch.randperm(len(stage.prompts), generator=rng).tolist()
-    return [stage.prompts[i] for i in order[:n]]
+    return [_numbered(stage.prompts, i) for i in order[:n]]
+
+
+def chosen_prompts(stage: Run, sampler: Chooses, step: int, attempt: int, n: int) -> list[Prompt]:
+    """The prompts that the sampler chooses for a step. Raises PluginError where these are not n of the stage's."""
+    seed = fn.derive(stage.seed, step, "choose", attempt)
+    places = list(sampler.choose(stage.prompts, n, seed=seed))
+    known = len(stage.prompts)
+    if len(places) != n or not all(isinstance(i, int) and 0 <= i < known for i in places):
+        raise PluginError(
+            f"{type(sampler).__name__}.choose() gave {str(places)[:80]}, expected {n} whole numbers from 0 to "
+            f"{known - 1}, the places of {n} of {known} prompts"
+        )
+    return [_numbered(stage.prompts, i) for i in places]
+
+
+def _numbered(prompts: Sequence[Prompt], index: int) -> Prompt:
+    return replace(prompts[index], index=index)

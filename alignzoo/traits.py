@@ -46,9 +46,9 @@ class Traits:
 
 OPTIONAL: Mapping[str, tuple[str, ...]] = {
     "optimizer": (*(f.name for f in dataclasses.fields(Traits)), "prepare_reads", "next", "follow"),
-    "sampler": ("online", "attempts", "select", "next", "costs", "brings_scores", "from_data"),
-    "reward": ("verifiable", "scores_generated", "next", "costs", "outline"),
-    "judge": ("write", "costs"),
+    "sampler": ("online", "attempts", "select", "choose", "next", "costs", "open", "brings_scores", "from_data"),
+    "reward": ("verifiable", "scores_generated", "next", "costs", "outline", "open"),
+    "judge": ("write", "next", "costs", "open"),
     "task": ("rates",),
     "policy": ("outline",),
 }

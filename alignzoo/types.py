@@ -47,6 +47,8 @@ class Prompt:
     media: Any = None
     """Images or sound that belong to the question, as a policy knows them: a path, a handle. Only the policy reads it,
     and no journal has it."""
+    index: int | None = None
+    """Its place among the stage's prompts, by which a part that remembers prompts knows it; None elsewhere."""
 
 
 @dataclass(frozen=True)

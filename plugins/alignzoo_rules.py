@@ -10,15 +10,14 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge
 
 import alignzoo
-from alignzoo import Completion, DataError, Group, Policy, Prompt, RewardError, Score
+from alignzoo import Completion, Context, DataError, Group, Policy, Prompt, RewardError, Score, StepReport
 from alignzoo.importing import beside
 from alignzoo.interfaces import CheckContext
 
@@ -44,19 +43,35 @@ class Labels:
 
 
 @dataclass(frozen=True)
+class Function:
+    """A function that was found."""
+
+    call: Callable[..., Any]
+
+
+@dataclass(frozen=True)
 class Python:
     """Any callable with TRL's reward signature, plain or async, as one reward for every online optimizer.
 
     It is called once for all completions with the keywords that it takes, of `prompts`, `completions`,
     `completion_ids`, and the data's own columns, each a list with one entry per completion; those of one prompt are
-    adjacent. `log_metric(name, number)` and `log_extra(column, numbers)` add parts to the scores. It returns one
-    number per completion, None to abstain. For conversations a completion is
-    [{"role": "assistant", "content": text}], otherwise text.
+    adjacent. One that names `step` is told how many steps the run has finished. `log_metric(name, number)` and
+    `log_extra(column, numbers)` add parts to the scores. It returns one number per completion, None to abstain. For
+    conversations a completion is [{"role": "assistant", "content": text}], otherwise text.
     """
 
     function: Any
     """"package.module:function", "file.py:function", or in Python the callable itself."""
     runs_code: ClassVar[tuple[str, ...]] = ("function",)
+    step: Annotated[int, Ge(0)] = 0
+    """The finished steps that a function is told which takes `step`; a run counts on from here."""
+
+    def next(self, report: StepReport) -> Python:
+        return replace(self, step=self.step + 1)
+
+    def open(self, context: Context) -> Function:
+        """Find the function."""
+        return Function(self.function if callable(self.function) else find(self.function))
 
     def check(self, context: CheckContext) -> None:
         """Raise RewardError where the function is not there, or asks for what nobody gives."""
@@ -70,10 +85,11 @@ class Python:
         scores = (Score(value, parts=logged) for value, logged in answers)
         return [tuple(next(scores) for _ in group.completions) for group in groups]
 
-    @cached_property
+    @property
     def callable(self) -> Callable[..., Any]:
         """The function, found."""
-        return self.function if callable(self.function) else find(self.function)
+        found: Function = alignzoo.live_of(self)
+        return found.call
 
     @property
     def name(self) -> str:
@@ -89,6 +105,8 @@ class Python:
         }
         columns = {name for prompt, _ in rows for name in prompt.info}
         keywords |= {name: [prompt.info.get(name) for prompt, _ in rows] for name in columns - keywords.keys()}
+        if "step" in inspect.signature(self.callable).parameters:
+            keywords.setdefault("step", self.step)
         answers = self.callable(**_accepted(self.callable, keywords))
         if inspect.isawaitable(answers):
             answers = _wait(answers)
@@ -164,7 +182,7 @@ def _from_file(path: Path) -> Any:
 
 
 LOGS = ("log_metric", "log_extra")
-GIVEN = ("prompts", "completions", "completion_ids", *LOGS)
+GIVEN = ("prompts", "completions", "completion_ids", "step", *LOGS)
 """What every reward function can have, beside the data's columns."""
 
 NOT_GIVEN = {

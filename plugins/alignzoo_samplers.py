@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Annotated, ClassVar
 
 from annotated_types import Ge
 
 import alignzoo
-from alignzoo import Completion, DataError, Group, Policy, PolicySpec, Prompt
+from alignzoo import Completion, Context, DataError, Group, Policy, PolicySpec, Prompt
 
 
 @dataclass(frozen=True)
@@ -47,15 +46,15 @@ class PolicySampler:
     """Who writes instead: a teacher, or the stage's forerunner for a reward model; none: the policy in training."""
     online: ClassVar[bool] = True
 
-    @cached_property
-    def other(self) -> Policy | None:
-        """The writer, loaded when it is first asked."""
+    def open(self, context: Context) -> Policy | None:
+        """Load the writer, where it is another one."""
         return None if self.writer is None else self.writer.load(frozenset())
 
     def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seed: int) -> list[Group]:
-        if self.other is None:
+        if self.writer is None:
             return policy.generate(prompts, self.n, seed=seed)
-        return [_in_tokens_of(policy, group) for group in self.other.generate(prompts, self.n, seed=seed)]
+        other: Policy = alignzoo.live_of(self)
+        return [_in_tokens_of(policy, group) for group in other.generate(prompts, self.n, seed=seed)]
 
 
 def _in_tokens_of(policy: Policy, group: Group) -> Group:

@@ -16,7 +16,7 @@ FLOORS = [
     {"types", "errors", "hookspecs", "allocator", "importing", "printable"},
     {"columns", "functional", "interfaces", "schedule", "processes", "cost", "agreement", "probe", "requirements"}
     | {"files", "storage"},
-    {"gradients", "microbatch", "traits"},
+    {"gradients", "microbatch", "traits", "lifecycle"},
     {"batching", "importance", "prompts", "journal", "checkpoint", "judging", "rewards"},
     {"evaluate", "registry", "scaffold", "report", "tokens", "reference", "survey"},
     {"vocabulary", "recipe", "stage", "update"},

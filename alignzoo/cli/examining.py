@@ -41,9 +41,10 @@ def judge_report(
     """Examine a judge on labelled pairs: consistency, length bias, agreement with people; is it fit to train?"""
     zoo = registry(plugin)
     zoo.load_all()
-    from alignzoo import api, recipe, report
+    from alignzoo import Context, api, recipe, report
     from alignzoo.judging.examine import Examiner
     from alignzoo.judging.fitness import Bars, fitness
+    from alignzoo.lifecycle import opened
 
     tables = recipe.tables(settings or (), KEYS)
     bars = recipe.settings_of(Bars, tables.get("bars"), "bars")
@@ -52,8 +53,9 @@ def judge_report(
     pairs = _pairs(zoo, tables)
     if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RecipeError(f"{out} is there already: choose another --out")
-    with console(stderr=True).status(f"asking {judge} about {len(pairs)} pairs"):
-        found = examiner.examine(asked, pairs)
+    telling = console(stderr=True).status(f"asking {judge} about {len(pairs)} pairs")
+    with telling, opened(asked, Context("judge-report")) as judging:
+        found = examiner.examine(judging, pairs)
     finding = fitness(found, bars)
     folder = out or api.next_folder("judge-report")
     folder.mkdir(parents=True, exist_ok=True)

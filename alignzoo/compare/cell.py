@@ -20,6 +20,9 @@ from alignzoo.compare.plan import Cell, read_cell
 from alignzoo.compare.results import CellResult, Figures, Status, from_plain
 from alignzoo.errors import AlignzooError, DivergedError
 from alignzoo.files import read_json, read_lines
+from alignzoo.interfaces import Context
+from alignzoo.lifecycle import Opening
+from alignzoo.rewards import opened_rewards
 from alignzoo.storage import write_json
 
 TOLERANCE = 0.1
@@ -104,7 +107,10 @@ def _run(cell: Cell, folder: Path) -> CellResult:
         _check_finite(folder)
     start = spec.load(frozenset())
     policy = replace(spec, model=model).load(frozenset()) if cell.recipe else start
-    answers = examine(policy, Examiner(*api.examination(evaluator), start), cell.measure)
+    prompts, rewards, gold = api.examination(evaluator)
+    with Opening(Context(evaluator.name, folder / "parts", evaluator.seed, policy.device)) as opening:
+        measures = Examiner(prompts, opened_rewards(opening, rewards), gold, start)
+        answers = examine(policy, measures, cell.measure)
     write_answers(folder / "answers.jsonl", answers)
     after = figures(answers)
     if not all(map(math.isfinite, after.values())):

@@ -15,6 +15,7 @@ from alignzoo.agreement import Estimate, Verdicts, agreement, estimate, kappa, s
 from alignzoo.interfaces import Judge
 from alignzoo.judging.asking import ask, swapped
 from alignzoo.judging.pairs import Pair
+from alignzoo.lifecycle import taking_over
 from alignzoo.types import Question
 
 FIGURES = {
@@ -227,7 +228,7 @@ def _another(judge: Judge, number: int) -> Judge:
         return judge
     known = {f.name: getattr(judge, f.name) for f in fields(judge)}
     changes = {"seed": known["seed"] + number} if "seed" in known else {}
-    return replace(judge, **changes | ({"cache": "off"} if "cache" in known else {}))
+    return taking_over(replace(judge, **changes | ({"cache": "off"} if "cache" in known else {})), judge)
 
 
 def _why(judge: Judge) -> str:

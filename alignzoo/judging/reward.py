@@ -6,7 +6,6 @@ import itertools
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from statistics import fmean
 from typing import Annotated, Literal
 
@@ -14,8 +13,9 @@ import torch
 from annotated_types import Ge, Gt
 
 from alignzoo import functional as fn
-from alignzoo.interfaces import HasCosts, Judge, Policy
+from alignzoo.interfaces import Context, HasCosts, Judge, Policy
 from alignzoo.judging.asking import OnError, Orders, Preference, Tally, ask, prefer
+from alignzoo.lifecycle import live_of
 from alignzoo.types import Group, Question, Score, Verdict
 
 NOTES = 4
@@ -78,9 +78,14 @@ class JudgedReward:
         spent = dict(self.judge.costs()) if isinstance(self.judge, HasCosts) else {}
         return spent | {f"judge/{kind}": float(number) for kind, number in self._tally.items()}
 
-    @cached_property
-    def _tally(self) -> Tally:
+    def open(self, context: Context) -> Tally:
+        """Begin to count verdicts."""
         return Tally(questions=0, abstained=0, errors=0)
+
+    @property
+    def _tally(self) -> Tally:
+        found: Tally = live_of(self)
+        return found
 
     def judged(
         self, groups: Sequence[Group], criteria: Sequence[Criterion], policy: Policy, *, drawn: int = 0

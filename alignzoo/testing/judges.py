@@ -10,8 +10,9 @@ from statistics import fmean
 from alignzoo.interfaces import Judge, Policy
 from alignzoo.judging import prefer
 from alignzoo.testing.laws import Attempt, Checks, Figures, Given, checks, is_a_spec
-from alignzoo.testing.world import toy_policy, toy_prompts
-from alignzoo.types import Question, Verdict
+from alignzoo.testing.lifecycle import STATE, opens, succeeds
+from alignzoo.testing.world import toy_groups, toy_policy, toy_prompts
+from alignzoo.types import Group, Question, Verdict
 
 CLOSE = 1e-4
 """How far two values may be apart: models round by what else is in their batch."""
@@ -109,6 +110,17 @@ def hard_inputs(judge: Judge, given: Given) -> None:
         _judge(Attempt(4, what, cause), judge, questions, given)
 
 
+def successor(judge: Judge, given: Given) -> None:
+    """A judge's successor is a pure function of the step, and a checkpoint brings it back whole."""
+    attempt = Attempt(7, "a few questions", STATE)
+
+    def work(part: Judge, step: int) -> list[Group]:
+        _judge(attempt, part, _questions(given), given)
+        return toy_groups(step)
+
+    succeeds(judge, work)
+
+
 def leanings(judge: Judge, given: Given) -> Figures:
     """What place and length do to a verdict: no law, but to be known before it is trained on."""
     attempt = Attempt(11, "pairs in both orders", "a question that is skipped")
@@ -127,6 +139,7 @@ def leanings(judge: Judge, given: Given) -> Figures:
 
 
 JUDGE_CHECKS: Checks = checks(
-    *((3, contract), (11, answers), (1, question_order), (3, repeats), (3, pure), (4, hard_inputs), (11, leanings))
+    *((3, contract), (11, answers), (1, question_order), (3, repeats), (3, pure), (4, hard_inputs)),
+    *((3, opens), (7, successor), (11, leanings)),
 )
 """Every check of a judge by name, in the order in which they are made."""

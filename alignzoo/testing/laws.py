@@ -17,6 +17,7 @@ from torch import Tensor
 
 from alignzoo.errors import AlignzooError
 from alignzoo.interfaces import Policy
+from alignzoo.lifecycle import closed
 from alignzoo.types import Prompt
 
 LAWS = {
@@ -162,6 +163,7 @@ def summary(values: Tensor) -> str:
 
 def is_a_spec(part: Any) -> None:
     """Settings are a frozen dataclass that can be pickled, hashed and replaced: so a recipe and a process share it."""
+    part = closed(part)
     attempt = Attempt(3, repr(part), "a class without @dataclass(frozen=True), or a lambda, lock or file in a field")
     cls: Any = type(part)
     frozen = is_dataclass(part) and cls.__dataclass_params__.frozen

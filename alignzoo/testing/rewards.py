@@ -12,6 +12,7 @@ import torch
 
 from alignzoo.interfaces import Policy, RewardSource
 from alignzoo.testing.laws import Attempt, Checks, Figures, Given, checks, is_a_spec
+from alignzoo.testing.lifecycle import STATE, opens, succeeds
 from alignzoo.testing.world import toy_policy, toy_prompts
 from alignzoo.types import Group, Score
 
@@ -183,6 +184,17 @@ def _only(group: Group, rows: Sequence[int]) -> Group:
     return replace(group, prompt=prompt, completions=tuple(group.completions[i] for i in rows))
 
 
+def successor(reward: RewardSource, given: Given) -> None:
+    """A reward's successor is a pure function of the step, and a checkpoint brings it back whole."""
+    attempt, groups = Attempt(7, "a few groups", STATE), _groups(given)
+
+    def work(part: RewardSource, step: int) -> list[Group]:
+        scores = _score(attempt, part, groups, given)
+        return [replace(group, scores=each) for group, each in zip(groups, scores, strict=True)]
+
+    succeeds(reward, work)
+
+
 def length(reward: RewardSource, given: Given) -> Figures:
     """What length does to a score: no law, but to be known before it is trained on."""
     groups = _groups(given)
@@ -215,6 +227,6 @@ def _correlation(group: Group, scores: Sequence[Score]) -> float | None:
 
 REWARD_CHECKS: Checks = checks(
     *((3, contract), (11, answers), (1, group_order), (1, completion_order), (3, repeats), (3, pure)),
-    *((4, hard_inputs), (11, length)),
+    *((4, hard_inputs), (3, opens), (7, successor), (11, length)),
 )
 """Every check of a reward by name, in the order in which they are made."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,16 +9,15 @@ from typing import Any, ClassVar
 
 import torch
 
-from alignzoo import checkpoint
 from alignzoo import functional as fn
 from alignzoo.batching import answer, collate
-from alignzoo.interfaces import HasNext, Policy, Sampler, Selects
+from alignzoo.interfaces import Chooses, Policy, Sampler, Selects
+from alignzoo.lifecycle import closed
 from alignzoo.testing.laws import Attempt, Checks, Given, checks, is_a_spec
+from alignzoo.testing.lifecycle import STATE, opens, succeeds
 from alignzoo.testing.stopping import resumes
 from alignzoo.testing.world import toy_groups, toy_policy, toy_prompts
-from alignzoo.types import Batch, Forward, Group, Prompt, Score, StepReport, Terms
-
-STATE = "state outside of the fields (a global, a cache), or in a field that is not what it is annotated as"
+from alignzoo.types import Batch, Forward, Group, Prompt, Score, Terms
 
 
 def _prompts(given: Given) -> list[Prompt]:
@@ -107,12 +105,12 @@ def pure(sampler: Sampler, given: Given) -> None:
     """Neither the prompts, the policy's weights nor the sampler itself are changed."""
     prompts, policy = _prompts(given), _policy(given)
     attempt = Attempt(3, "a few prompts", "a list, a mapping or weights changed in place")
-    known, asked = pickle.dumps(sampler), pickle.dumps(prompts)
+    known, asked = pickle.dumps(closed(sampler)), pickle.dumps(prompts)
     weights = {name: tensor.clone() for name, tensor in policy.state().items()}
     _sample(attempt, sampler, prompts, policy, 0)
     attempt.unchanged("the policy's {}", weights, policy.state())
     attempt.require(pickle.dumps(prompts) == asked, "the prompts as they were", "changed ones")
-    attempt.require(pickle.dumps(sampler) == known, "the sampler as it was", repr(sampler))
+    attempt.require(pickle.dumps(closed(sampler)) == known, "the sampler as it was", repr(sampler))
 
 
 def hard_inputs(sampler: Sampler, given: Given) -> None:
@@ -172,26 +170,33 @@ def _alike(group: Group) -> Group:
 
 def successor(sampler: Sampler, given: Given) -> None:
     """A sampler's successor is a pure function of the step, and a checkpoint brings it back whole."""
-    if not isinstance(sampler, HasNext):
-        return
-    attempt = Attempt(7, "two steps, then a checkpoint", STATE)
-    prompts, policy = _prompts(given), _policy(given)
-    later: Any = sampler
-    for step in (1, 2):
-        groups = [_alike(group) for group in _sample(attempt, later, prompts, policy, step)]
-        report = StepReport(step, 3, {"completions": float(len(groups)), "reward/mean": 1.0}, tuple(groups))
-        with attempt.runs("next()"):
-            later, again = later.next(report), later.next(report)
-        attempt.require(later == again, "the same successor twice", "another one")
-    with attempt.runs("a checkpoint"):
-        restored = checkpoint.restored(sampler, json.loads(json.dumps(checkpoint.state_of(later))))
-    attempt.require(restored == later, f"a successor like {str(later)[:160]}", str(restored)[:160])
+    policy = _policy(given)
+    prompts = [replace(prompt, index=i) for i, prompt in enumerate(_prompts(given))]
+    attempt = Attempt(7, "a few prompts", STATE)
+    succeeds(sampler, lambda part, step: [_alike(group) for group in _sample(attempt, part, prompts, policy, step)])
 
 
 def resume(sampler: Sampler, given: Given) -> None:
     """Stopped after two of four steps and resumed in fresh objects, a run writes the same to the byte."""
     if given.policy is None:
-        resumes(STATE, ToyOptimizer(), sampler, _prompts(given))
+        resumes(STATE, ToyOptimizer(), closed(sampler), _prompts(given))
+
+
+def chooses(sampler: Sampler, given: Given) -> None:
+    """A sampler that chooses prompts names as many of them as it is asked for, and the same ones again."""
+    if not isinstance(sampler, Chooses):
+        return
+    cause = "a choice without replacement of more than there are, or randomness that `seed` does not seed"
+    prompts = _prompts(given)
+    asked = pickle.dumps(prompts)
+    for n in (1, len(prompts), 2 * len(prompts)):
+        attempt = Attempt(3, f"{n} of {len(prompts)} prompts", cause)
+        with attempt.leaves_randomness(), attempt.runs("choose()"):
+            first, again = (list(sampler.choose(prompts, n, seed=0)) for _ in range(2))
+        attempt.require(first == again, f"{first} twice", str(again))
+        valid = len(first) == n and all(isinstance(i, int) and 0 <= i < len(prompts) for i in first)
+        attempt.require(valid, f"{n} places from 0 to {len(prompts) - 1}", str(first)[:160])
+        attempt.require(pickle.dumps(prompts) == asked, "the prompts as they were", "changed ones")
 
 
 @dataclass(frozen=True)
@@ -218,6 +223,8 @@ SAMPLER_CHECKS: Checks = checks(
     (4, hard_inputs),
     (5, written),
     (3, selects),
+    (3, chooses),
+    (3, opens),
     (7, successor),
     (7, resume),
 )

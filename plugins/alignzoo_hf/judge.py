@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Ge, Gt
 
-from alignzoo import Group, ModelError, Policy, Prompt, Question, Text, Verdict
+from alignzoo import Context, Group, ModelError, Policy, Prompt, Question, Text, Verdict, live_of
 from alignzoo.batching import answer, collate
 from alignzoo.columns import REFERENCE
 from alignzoo.interfaces import CheckContext
@@ -90,20 +89,20 @@ class Local:
 
     def _policy(self, policy: Policy | None) -> Policy:
         if self.model:
-            return self._own
+            own: Policy = live_of(self)
+            return own
         if policy is None:
             raise ModelError("judge 'local' has no model, and there is no policy in training: set judge.model")
         return policy
-
-    @cached_property
-    def _own(self) -> Policy:
-        """Its own model, loaded when it is first asked."""
-        return self._settings().load(frozenset())
 
     def check(self, context: CheckContext) -> None:
         """Raise ModelError where its own model could not be loaded, or could not be asked."""
         if self.model:
             check_judge(self._settings(), context)
+
+    def open(self, context: Context) -> Policy | None:
+        """Load its own model, where it has one."""
+        return self._settings().load(frozenset()) if self.model else None
 
     def _settings(self) -> HF:
         return HF(

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Annotated, Literal
 
 from annotated_types import Ge
 
-from alignzoo import Group, Policy, Score
+from alignzoo import Context, Group, Policy, Score, live_of
 from alignzoo.batching import answer, collate
 from alignzoo.interfaces import CheckContext, Outline
 from alignzoo.microbatch import MicroBatcher
@@ -37,9 +36,8 @@ class ModelReward:
     dtype: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision, as in policy `hf`."""
 
-    @cached_property
-    def scorer(self) -> Policy:
-        """The model, loaded when it is first asked, and not to be trained."""
+    def open(self, context: Context) -> Policy:
+        """Load the model, which is not to be trained."""
         check_scorer(self._settings(), self.model)
         return HFPolicy(self._settings(), frozenset({"scores"}), frozen=True)
 
@@ -48,7 +46,7 @@ class ModelReward:
         check_reward(self._settings(), context)
 
     def outline(self, needs: frozenset[str]) -> Outline:
-        """What `scorer` would be, without its weights."""
+        """The model as it will be, without its weights."""
         return outline(self._settings(), frozenset({"scores"}), frozen=True)
 
     def _settings(self) -> HF:
@@ -62,22 +60,22 @@ class ModelReward:
         )
 
     def score(self, groups: Sequence[Group], policy: Policy) -> list[tuple[Score, ...]]:
-        rows = [self._encoded(group, i) for group in groups for i in range(len(group.completions))]
+        scorer: Policy = live_of(self)
+        rows = [_encoded(scorer, group, i) for group in groups for i in range(len(group.completions))]
         if not rows:
             return [() for _ in groups]
         batch = collate(rows, scored=False)
-        values = answer(self.scorer, batch, frozenset({"scores"}), batcher=MicroBatcher(self.scorer, rows=self.batch))[
-            "scores"
-        ].tolist()
-        scores = iter(values)
+        answers = answer(scorer, batch, frozenset({"scores"}), batcher=MicroBatcher(scorer, rows=self.batch))
+        scores = iter(answers["scores"].tolist())
         return [tuple(Score(next(scores)) for _ in group.completions) for group in groups]
 
-    def _encoded(self, group: Group, i: int) -> Group:
-        """One completion in this model's tokens. A cut-off completion is shown without an end, as it is."""
-        given = group.completions[i]
-        encoded = self.scorer.encode(group.prompt, [given.text])
-        completion = encoded.completions[0]
-        cut = not given.finished and completion.finished  # and so was ended by the encoding
-        tokens = encoded.prompt_tokens + (completion.tokens[:-1] if cut else completion.tokens)
-        whole = replace(completion, tokens=tokens)  # prompt and all: an empty answer is a row as well
-        return replace(encoded, prompt_tokens=(), completions=(whole,))
+
+def _encoded(scorer: Policy, group: Group, i: int) -> Group:
+    """One completion in this model's tokens. A cut-off completion is shown without an end, as it is."""
+    given = group.completions[i]
+    encoded = scorer.encode(group.prompt, [given.text])
+    completion = encoded.completions[0]
+    cut = not given.finished and completion.finished  # and so was ended by the encoding
+    tokens = encoded.prompt_tokens + (completion.tokens[:-1] if cut else completion.tokens)
+    whole = replace(completion, tokens=tokens)  # prompt and all: an empty answer is a row as well
+    return replace(encoded, prompt_tokens=(), completions=(whole,))

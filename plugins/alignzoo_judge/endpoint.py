@@ -8,13 +8,12 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from annotated_types import Ge, Gt, Le
 
-from alignzoo import Policy, Question, Text, Verdict
+from alignzoo import Context, Policy, Question, Text, Verdict, live_of
 from alignzoo import functional as fn
 from alignzoo.errors import RewardError, RunError
 from alignzoo.interfaces import CheckContext
@@ -156,9 +155,14 @@ class OpenAI:
         counts |= {"tokens": float(self._transport.tokens), "cost": self._transport.cost}
         return {f"judge/{name}": value for name, value in counts.items()}
 
-    @cached_property
-    def _transport(self) -> Transport:
+    def open(self, context: Context) -> Transport:
+        """The way to the endpoint, with its counters; a connection lasts as long as the questions of one call."""
         return Transport(self)
+
+    @property
+    def _transport(self) -> Transport:
+        found: Transport = live_of(self)
+        return found
 
     def _request(self, turns: Sequence[Mapping[str, str]], more: Mapping[str, Any]) -> dict[str, Any]:
         request: dict[str, Any] = {"model": self.model, "messages": [dict(turn) for turn in turns]}

@@ -173,7 +173,7 @@ def _live(
         optimizer=stage.optimizer,
         schedule=stage.schedule,
         seed=stage.seed,
-        journal=journal,
+        journal=Journal(folder, stage.name),
         checkpoints=folder / "checkpoints" / stage.name,
         observe=lambda report: _alerts(watch.registry.observe("alignzoo_after_step", report=report)),
         progress=watch.progress,

@@ -21,7 +21,7 @@ from alignzoo import Completion, Forward, Group, Prompt, StepReport
 from alignzoo import functional as fn
 from alignzoo.interfaces import PolicyInfo
 from alignzoo.registry import Registry
-from alignzoo.testing import check_optimizer, check_sampler, toy_batch, toy_policy, toy_prompts
+from alignzoo.testing import check_optimizer, check_reward, check_sampler, toy_batch, toy_policy, toy_prompts
 from alignzoo.testing.stopping import resumes
 from alignzoo_grpo import GRPO
 from alignzoo_ppo import PPO
@@ -80,6 +80,36 @@ def test_each_token_is_credited_with_what_follows(zoo: Registry) -> None:
     prepared = replace(zoo.get("optimizer", "reward-to-go")(), gamma=0.5).prepare(batch)
     expected = torch.tensor([[0.0, -0.125, -1.25, 0.0], [0.0, 0.125, 1.25, 0.0]])
     torch.testing.assert_close(prepared.advantages, expected)
+
+
+def test_parts_with_a_memory_keep_the_contract(zoo: Registry) -> None:
+    check_sampler(zoo.get("sampler", "curriculum")())
+    check_reward(zoo.get("reward", "brevity")())
+
+
+def test_a_curriculum_asks_for_what_is_sometimes_solved(zoo: Registry) -> None:
+    sampler = zoo.get("sampler", "curriculum")(floor=0.05, rates=((0, 0.0), (2, 1.0), (3, 0.5)))
+    prompts = [Prompt(str(i)) for i in range(4)]
+    # p(1-p) + 0.05: 0.05, 0.30 (not asked yet: 0.5), 0.05, 0.30; of 0.70, the middling two have 6/7 = 0.857
+    drawn = sampler.choose(prompts, 4000, seed=1)
+    assert sum(i in (1, 3) for i in drawn) / 4000 == pytest.approx(6 / 7, abs=0.03)
+
+    def group(index: int, *values: float) -> Group:
+        completions = tuple(Completion((1,), "") for _ in values)
+        return Group(Prompt("", index=index), (1,), completions, tuple(map(alignzoo.Score, values)))
+
+    # 0: three of four solved, 0 + 0.5·0.75; 1: none, 0.5 - 0.5·0.5; 3: both, 0.5 + 0.5·0.5
+    later = sampler.next(StepReport(1, 9, {}, (group(0, 1, 1, 0, 1), group(1, 0, 0.4), group(3, 1, 0.5))))
+    assert later.rates == ((0, 0.375), (1, 0.25), (2, 1.0), (3, 0.75))
+
+
+def test_a_limit_falls_with_the_steps(zoo: Registry) -> None:
+    reward = zoo.get("reward", "brevity")(first=12, last=6, steps=3)
+    limits = [reward.limit]
+    for step in (1, 2, 3, 4):
+        reward = reward.next(StepReport(step, 9, {}))
+        limits.append(reward.limit)
+    assert limits == [12, 10, 8, 6, 6]
 
 
 def test_each_reward_is_standardised_by_itself_and_then_the_batch(zoo: Registry) -> None:
@@ -185,3 +215,45 @@ def test_several_rewards_reach_the_algorithm(zoo: Registry, tmp_path: Path) -> N
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert all(0 <= line[names[0]] <= 1 and 0 <= line[names[1]] <= 100 for line in lines)
     assert lines[-1][names[1]] > 90  # the mean where it gave something: an abstention is no 0
+
+
+CUT_AFTER: list[int] = []
+"""How many calls of the reward are left, before somebody stops the run."""
+
+
+def in_order(prompts: list[Any], completions: list[Any]) -> list[float]:
+    if CUT_AFTER:
+        CUT_AFTER[0] -= 1
+        if not CUT_AFTER[0]:
+            raise KeyboardInterrupt
+    words = [[turns[-1]["content"].split()[1:] for turns in each] for each in (prompts, completions)]
+    return [float(answer == sorted(letters)) for letters, answer in zip(*words, strict=True)]
+
+
+@pytest.mark.slow
+def test_a_curriculum_learns_and_goes_on_where_it_was(zoo: Registry, tmp_path: Path) -> None:
+    def train(out: Path, resume: bool = False) -> Any:
+        settings: dict[str, Any] = {"evaluate": {"prompts": 64, "best_of": 0, "greedy": False}, "reward": in_order}
+        settings |= {"schedule": {"steps": 12, "save_every": 2}, "sampler": {"name": "curriculum"}}
+        return alignzoo.run("grpo", task="sort", out=out, resume=resume, registry=zoo, **settings)
+
+    result = train(tmp_path / "whole")
+    assert result.after["gold"] >= result.before["gold"] + 0.1
+    CUT_AFTER[:] = [1 + 5 + 1]  # the evaluation before, five steps, and the sixth
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "cut")
+    CUT_AFTER.clear()
+    train(tmp_path / "cut", resume=True)
+    assert (tmp_path / "cut/metrics.jsonl").read_bytes() == (tmp_path / "whole/metrics.jsonl").read_bytes()
+    state = json.loads((tmp_path / "whole/checkpoints/grpo/step-000012/state.json").read_text())
+    assert len(state["sampler"]["rates"]) > 100  # 12 steps of 12 prompts, some of them twice
+
+
+@pytest.mark.slow
+def test_a_reward_that_changes_with_the_steps_is_followed(zoo: Registry, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"evaluate": {"prompts": 64, "best_of": 0, "greedy": False}, "schedule": {"steps": 12}}
+    limits = {"name": "brevity", "first": 6, "last": 2, "steps": 8}
+    result = alignzoo.run("grpo", task="sort", reward=limits, registry=zoo, out=tmp_path / "run", **settings)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["reward/brevity/limit"] for line in lines] == [6, 5.5, 5, 4.5, 4, 3.5, 3, 2.5, 2, 2, 2, 2]
+    assert result.after["length"] < result.before["length"] - 0.5

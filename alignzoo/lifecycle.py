@@ -29,7 +29,7 @@ WORKS = ("sample", "score", "judge", "write")
 
 
 def live_of(part: Any) -> Any:
-    """What this part's `open` has opened.
+    """What this part's `open` has opened, `live_of(self)` in its methods.
 
     In a run it is opened and closed with the stage. A part that is used by hand opens itself at its first use, and what
     it holds then ends with the process; `with opened(part) as part:` closes it.

@@ -3,13 +3,14 @@ the model sees it."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from alignzoo.errors import DataError
 from alignzoo.interfaces import Policy
-from alignzoo.types import Group, Prompt
+from alignzoo.types import Completion, Group, Prompt
 
 LOOKED_AT = 10_000
 """Rows that are looked at where none is to be dropped."""
@@ -34,11 +35,15 @@ class Survey:
     prompt: tuple[str, ...]
     """The first prompt, token by token, special tokens included: the policy reads it, and it is masked."""
     answer: tuple[str, ...]
-    """Its first given answer, which is trained on; nothing where the policy generates."""
+    """Its first given answer; nothing where the policy generates."""
+    trained: tuple[bool, ...] = ()
+    """Which of the answer's tokens are trained on: all, but for what others say in it."""
 
     def data(self) -> dict[str, Any]:
-        """The same as plain data; the example as two texts."""
-        return asdict(self) | {"prompt": "".join(self.prompt), "answer": "".join(self.answer)}
+        """The same as plain data; the example as two texts, and of the answer the parts that are trained on."""
+        told = asdict(self) | {"prompt": "".join(self.prompt), "answer": "".join(self.answer)}
+        runs = itertools.groupby(zip(self.answer, self.trained, strict=True), key=lambda pair: pair[1])
+        return told | {"trained": ["".join(text for text, _ in run) for trained, run in runs if trained]}
 
 
 def survey(
@@ -93,12 +98,12 @@ def sentences(found: Survey) -> list[str]:
     return told
 
 
-def _pieces(policy: Policy, group: Group | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _pieces(policy: Policy, group: Group | None) -> tuple[tuple[str, ...], tuple[str, ...], tuple[bool, ...]]:
     strings = policy.info().token_strings
     if group is None or strings is None:
-        return (), ()
-    answer = group.completions[0].tokens if group.completions else ()
-    return tuple(strings(group.prompt_tokens)), tuple(strings(answer))
+        return (), (), ()
+    answer = group.completions[0] if group.completions else Completion((), "")
+    return tuple(strings(group.prompt_tokens)), tuple(strings(answer.tokens)), answer.trained
 
 
 def _asked(prompt: Prompt) -> str:

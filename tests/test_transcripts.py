@@ -280,8 +280,8 @@ def test_a_reference_is_remembered_by_what_is_trained_on() -> None:
 
 
 def test_what_others_say_in_given_answers_is_never_learnt() -> None:
-    spoken = (("assistant", "a"), ("user", "bc"), ("assistant", "d"))
-    turns = tuple({"role": who, "content": said} for who, said in spoken)
+    talk = (("assistant", "a"), ("user", "bc"), ("assistant", "d"))
+    turns = tuple({"role": who, "content": said} for who, said in talk)
     (given,) = toy_policy().encode(Prompt("?"), [turns]).completions
     assert given.own == (True, True, False, False, True, True)  # each answer with its end
     assert given.turns == (0, 2, 4) and given.logprobs is None and given.finished

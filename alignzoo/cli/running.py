@@ -95,7 +95,9 @@ def example_on(err: Console) -> Show:
 
         dropped = f", {found.dropped} left out" if found.dropped else ""
         err.print(f"{stage}: {found.rows} rows to train on{dropped}. The first, as the model sees it:", markup=False)
-        text = Text("".join(found.prompt), style="dim").append("".join(found.answer), style="not dim bold")
+        text = Text("".join(found.prompt), style="dim")
+        for token, trained in zip(found.answer, found.trained, strict=True):
+            text.append(token, style="not dim bold" if trained else "dim")
         err.print(text if found.answer else text.append("…", style="not dim"), soft_wrap=True)
 
     return show

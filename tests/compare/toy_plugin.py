@@ -79,6 +79,7 @@ class Climb:
     rate: float = 1.0
     epochs: int = 1
     needs: ClassVar[frozenset[str]] = frozenset({"logprobs", "old_logprobs"})
+    online: ClassVar[bool] = True
     search: ClassVar[dict[str, tuple[float, float]]] = {"rate": (0.1, 10.0)}
 
     def prepare(self, batch: Batch) -> Batch:

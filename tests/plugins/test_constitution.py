@@ -194,6 +194,9 @@ class Scribe:
     answer: str = "raw"
     seeds: list[int] = field(default_factory=list)
 
+    def info(self) -> PolicyInfo:
+        return PolicyInfo()
+
     def encode(self, prompt: Prompt, texts: Sequence[Text]) -> Group:
         done = [Completion((*map(ord, str(text)), 0), str(text)) for text in texts]
         return Group(prompt, (1,), tuple(done))

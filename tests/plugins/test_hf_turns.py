@@ -14,6 +14,7 @@ import alignzoo
 from alignzoo import Completion, DataError, Prompt
 from alignzoo.batching import collate
 from alignzoo.prompts import from_rows
+from alignzoo.survey import survey
 from alignzoo.types import Score
 from alignzoo_hf.chat import Encoder
 from alignzoo_hf.policy import HFPolicy
@@ -154,3 +155,10 @@ def test_sft_trains_on_them(tiny_model: Path, tmp_path: Path, settings: tuple[st
     out = alignzoo.run("sft", policy=policy, data=str(data), overrides=overrides, out=tmp_path / "run").out
     (line,) = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert line["length"] == trained
+
+
+def test_a_run_shows_which_answers_it_trains_on(tiny_model: Path) -> None:
+    policy = HFPolicy(HF(model=str(tiny_model), device="cpu"), frozenset())
+    kept, found = survey([Prompt(TALK[:1], (TALK[1:],), (1.0,))], policy, "cut", lambda done, total: None)
+    assert len(kept) == 1 and len(found.trained) == len(found.answer)
+    assert found.data()["trained"] == ["Yes.<|end|>", "Oh no.<|end|>", "Yes, it is.<|end|>"]

@@ -60,7 +60,7 @@ def _learnable(stage: Stage, prompts: Sequence[Prompt]) -> list[Prompt]:
             reasons[reason] = reasons.get(reason, 0) + 1
     told = "; ".join(f"{n} of {len(prompts)}, {reason}" for reason, n in reasons.items())
     if sum(reasons.values()) == len(prompts):
-        raise DataError(f"{stage.name}: no row can be learnt from: {told}")
+        raise DataError(f"no row can be learnt from: {told}")
     if told:
         warnings.warn(f"{stage.name}: rows left out of training: {told}", stacklevel=2)
     return [prompt for prompt in prompts if not _unlearnable(stage, prompt)]
@@ -112,9 +112,9 @@ def check_completions(stage: Stage, prompts: Sequence[Prompt]) -> None:
     fix = "answers" if least == 1 else "pairs (chosen and rejected) or rankings"
     cure = f"give {fix}, or let the policy generate them, by sampler={{name='policy', n={max(least, 2)}}} and a reward"
     if len(lacking) == len(prompts):
-        raise DataError(f"{stage.name}: no row of {source} has {what}, which {_optimizer(stage)} needs: {cure}")
+        raise DataError(f"no row of {source} has {what}, which {_optimizer(stage)} needs: {cure}")
     if empty is not None:
-        raise DataError(f"{stage.name}: the prompt {str(empty.messages)[:80]!r} of {source} has no completions: {cure}")
+        raise DataError(f"the prompt {str(empty.messages)[:80]!r} of {source} has no completions: {cure}")
     if lacking:
         warnings.warn(
             f"{stage.name}: {len(lacking)} of {len(prompts)} rows of {source} have fewer than {what}; they are idle",

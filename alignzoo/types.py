@@ -47,8 +47,9 @@ class Prompt:
     media: Any = None
     """Images or sound that belong to the question, as a policy knows them: a path, a handle. Only the policy reads it,
     and no journal has it."""
-    index: int | None = None
-    """Its place among the stage's prompts, by which a part that remembers prompts knows it; None elsewhere."""
+    index: int | None = field(default=None, repr=False, compare=False)
+    """Its place among the stage's prompts, by which a part that remembers prompts knows it; None elsewhere. It is no
+    part of what is asked, and so equal prompts may have different ones."""
 
 
 @dataclass(frozen=True)

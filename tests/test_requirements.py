@@ -98,10 +98,10 @@ ROWS = {
 @pytest.mark.parametrize(
     ("recipe", "rows", "said"),
     [
-        ("dpo", "demonstrations", "dpo: no row of {} has 2 completions to compare, which 'dpo' needs: give pairs"),
-        ("reward-model", "demonstrations", "reward-model: no row of {} has 2 completions to compare"),
-        ("dpo", "prompts", "dpo: no row of {} has 2 completions to compare"),
-        ("sft", "prompts", "sft: no row of {} has a completion to learn from, which 'sft' needs: give answers"),
+        ("dpo", "demonstrations", "dpo.data: no row of {} has 2 completions to compare, which 'dpo' needs: give pairs"),
+        ("reward-model", "demonstrations", "reward-model.data: no row of {} has 2 completions to compare"),
+        ("dpo", "prompts", "dpo.data: no row of {} has 2 completions to compare"),
+        ("sft", "prompts", "sft.data: no row of {} has a completion to learn from, which 'sft' needs: give answers"),
     ],
 )
 def test_data_without_enough_completions(tmp_path: Path, recipe: str, rows: str, said: str) -> None:

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import toy
 
 from alignzoo import checkpoint
 from alignzoo.errors import RunError
+from faults import toy
 
 Damage = Callable[[Path], object]
 

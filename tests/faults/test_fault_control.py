@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import toy
 from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
@@ -21,6 +20,7 @@ from alignzoo.compare.answers import Answer, write_answers
 from alignzoo.compare.report.page import _environment
 from alignzoo.printable import escaped, fenced, printable
 from alignzoo.report import model_card
+from faults import toy
 
 EVIL = "\x1b[31mred\x1b]0;PWN\x07\x9b2J\x08\x7f\u202etxt\u2066\u200f\x85\r"
 NEVER = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069]")

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import toy
 
 from alignzoo.errors import RunError
 from alignzoo.journal import Journal
 from alignzoo.scaffold import make
 from alignzoo.storage import LOCK, Unwritten, in_words, only_writer, writing
+from faults import toy
 
 WORDS = {
     errno.ENOSPC: "no space is left",

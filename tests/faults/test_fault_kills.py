@@ -7,9 +7,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-import toy
 
 from alignzoo.errors import RunError
+from faults import toy
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ import torch
 
 import alignzoo
 from alignzoo import Completion, DataError, Group, Message, Prompt, RecipeError, Text
+from alignzoo.interfaces import PolicyInfo
 from alignzoo.journal import samples
 from alignzoo.rewards import WeightedReward, score
 from alignzoo_constitution import dialogue

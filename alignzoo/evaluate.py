@@ -50,10 +50,11 @@ def writing(policy: Policy, heldout: Heldout, batcher: MicroBatcher) -> tuple[Fi
     prompts = heldout.prompts[: settings.prompts]
     if not prompts:
         return {}, []
-    sampled = score(policy.generate(prompts, settings.n, seed=settings.seed), heldout.rewards, policy)
+    seeds = fn.seeds(len(prompts), settings.seed)
+    sampled = score(policy.generate(prompts, settings.n, seeds=seeds), heldout.rewards, policy)
     figures = _outcomes(sampled, heldout) | _distributions(sampled, policy, batcher)
     if settings.greedy:
-        greedy = score(policy.generate(prompts, 1, seed=settings.seed, greedy=True), heldout.rewards, policy)
+        greedy = score(policy.generate(prompts, 1, seeds=seeds, greedy=True), heldout.rewards, policy)
         answers = _outcomes(greedy, heldout)
         answers["entropy"] = _distributions(greedy, policy, batcher)["entropy"]
         figures |= {f"{name}_greedy": value for name, value in answers.items() if not name.endswith("_se")}
@@ -64,7 +65,8 @@ def best_of(policy: Policy, heldout: Heldout) -> Figures:
     """The best of `n` samples by the reward: what the reward can do without training."""
     n = heldout.settings.best_of
     prompts = heldout.prompts[: heldout.settings.prompts]
-    groups = score(policy.generate(prompts, n, seed=heldout.settings.seed + 1), heldout.rewards, policy)
+    seeds = fn.seeds(len(prompts), heldout.settings.seed, "best of")
+    groups = score(policy.generate(prompts, n, seeds=seeds), heldout.rewards, policy)
     return {"n": float(n)} | _outcomes([_best(group) for group in groups], heldout)
 
 
@@ -93,7 +95,8 @@ def objective(
     prompts = heldout.data[: heldout.settings.prompts]
     if not prompts or sampler.online:
         return {}
-    groups = score(sampler.sample(prompts, policy, seed=heldout.settings.seed), heldout.rewards, policy)
+    seeds = fn.seeds(len(prompts), heldout.settings.seed)
+    groups = score(sampler.sample(prompts, policy, seeds=seeds), heldout.rewards, policy)
     needs = optimizer.needs
     batch = collate(groups, policy.device, source_weights=source_weights(heldout.rewards))
     batch = optimizer.prepare(only(fill(batch, policy, needs, batcher=batcher), needs))

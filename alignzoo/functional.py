@@ -21,6 +21,11 @@ def derive(seed: int, *uses: int | str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
+def seeds(n: int, seed: int, *uses: int | str) -> list[int]:
+    """A seed for each of n places, of prompts in a step or in an evaluation: derive(seed, uses, place)."""
+    return [derive(seed, *uses, place) for place in range(n)]
+
+
 # --- log-probabilities ----------------------------------------------------------------------------------------
 
 

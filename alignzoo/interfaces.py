@@ -75,12 +75,15 @@ class Policy(Protocol):
         """Tokenise a prompt and given completions of it, each ended with the end-of-sequence token."""
         ...
 
-    def generate(self, prompts: Sequence[Prompt], n: int, *, seed: int, greedy: bool = False) -> list[Group]:
-        """Generate `n` completions of each prompt. The same seed and weights generate the same text."""
+    def generate(
+        self, prompts: Sequence[Prompt], n: int, *, seeds: Sequence[int], greedy: bool = False
+    ) -> list[Group]:
+        """Generate `n` completions of each prompt, in order; there is a seed for each. What is generated depends on the
+        weights, the prompt, its seed and `n` alone: not on the other prompts of the call, nor on its place in it."""
         ...
 
     def go_on(
-        self, prefixes: Sequence[Sequence[int]], n: int, *, seed: int, greedy: bool = False
+        self, prefixes: Sequence[Sequence[int]], n: int, *, seeds: Sequence[int], greedy: bool = False
     ) -> list[list[Completion]]:
         """Generate `n` continuations of each run of tokens: a prompt, or a prompt with a transcript that goes on, whose
         tokens stay as they are. After a prompt's own tokens it generates what `generate` does. Raises ModelError for
@@ -248,8 +251,11 @@ class Sampler(Protocol):
     online: ClassVar[bool]
     """True when the policy writes; False when the same prompts always bring the same groups."""
 
-    def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seed: int) -> list[Group]:
-        """A group for each prompt, and any others to learn from. Groups that come with scores are not scored again."""
+    def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seeds: Sequence[int]) -> list[Group]:
+        """A group for each prompt, in order; there is a seed for each. Others to train on may follow a prompt's own.
+
+        A call with several prompts brings what calls with one each would, as each process is given a share of them.
+        Groups that come with scores are not scored again."""
         ...
 
 
@@ -305,8 +311,10 @@ class Judge(Protocol):
 class Writer(Protocol):
     """A judge that can also write text of its own: a critique, a revision."""
 
-    def write(self, conversations: Sequence[Text], policy: Policy | None, *, seed: int) -> list[str]:
-        """The next turn of each conversation, or the continuation of each text."""
+    def write(
+        self, conversations: Sequence[Text], policy: Policy | None, *, seeds: Sequence[int]
+    ) -> list[str]:
+        """The next turn of each conversation, or the continuation of each text; there is a seed for each."""
         ...
 
 

@@ -28,17 +28,16 @@ def index() -> int:
 
 
 def dealt(items: Sequence[T]) -> list[T]:
-    """This process's share: every count-th item."""
-    return list(items[index() :: count()])
+    """This process's share: as many in a row as every other has, or one more or less."""
+    size, more = divmod(len(items), count())
+    start = index() * size + min(index(), more)
+    return list(items[start : start + size + (index() < more)])
 
 
 def gather(share: Sequence[T]) -> list[T]:
-    """All processes' shares, back in the order from which `dealt` took them."""
-    if count() == 1:
-        return list(share)
-    shares = everyones(list(share))
-    longest = max(len(each) for each in shares)
-    return [each[i] for i in range(longest) for each in shares if i < len(each)]
+    """All processes' shares one after the other: in the order from which `dealt` took them, whatever each item has
+    become."""
+    return [item for each in everyones(list(share)) for item in each]
 
 
 def of_first(value: T) -> T:

@@ -79,7 +79,7 @@ def remember(
     In their order and not when they first come by, so that a resumed run has the same to the last bit. A file that
     cannot be read is told of and written anew, for everything in it can be computed again.
     """
-    kept = [(groups, collate(groups)) for groups in batches]
+    kept = [(groups, collate(groups, scored=False)) for groups in batches]
     rows = [_rows(groups)[number] for groups, batch in kept for number in batch.row.tolist()]
     counts = [count for _, batch in kept for count in batch.mask.sum(1).tolist()]
     file = _file(policy, rows, batcher)

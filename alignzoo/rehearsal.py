@@ -12,6 +12,7 @@ from functools import cached_property
 import torch
 
 from alignzoo import columns, cost
+from alignzoo import functional as fn
 from alignzoo.batching import collate, only, trim
 from alignzoo.cost import ModelShape, Work
 from alignzoo.errors import RunError
@@ -54,13 +55,15 @@ class _StandIn:
     def encode(self, prompt: Prompt, texts: Sequence[Text]) -> Group:
         return self._outline.encode(prompt, texts)
 
-    def generate(self, prompts: Sequence[Prompt], n: int, *, seed: int, greedy: bool = False) -> list[Group]:
+    def generate(
+        self, prompts: Sequence[Prompt], n: int, *, seeds: Sequence[int], greedy: bool = False
+    ) -> list[Group]:
         groups = [self.encode(prompt, []) for prompt in prompts]
-        found = self.go_on([group.prompt_tokens for group in groups], n, seed=seed)
+        found = self.go_on([group.prompt_tokens for group in groups], n, seeds=seeds)
         return [replace(group, completions=tuple(each)) for group, each in zip(groups, found, strict=True)]
 
     def go_on(
-        self, prefixes: Sequence[Sequence[int]], n: int, *, seed: int, greedy: bool = False
+        self, prefixes: Sequence[Sequence[int]], n: int, *, seeds: Sequence[int], greedy: bool = False
     ) -> list[list[Completion]]:
         groups = [Group(Prompt(""), tuple(prefix), self._completions(n)) for prefix in prefixes]
         self.written += cost.writing_groups(groups)
@@ -95,7 +98,7 @@ class Rehearsal:
         self.prompts = [data[i * len(data) // size % len(data)] for i in range(size)]  # spread over the data
         self.writer = _StandIn(self.outline, length)
         with opened(stage.sampler, Context(stage.name)) as sampler:
-            groups = sampler.sample(self.prompts, self.writer, seed=0)  # type: ignore[arg-type]
+            groups = sampler.sample(self.prompts, self.writer, seeds=fn.seeds(size, 0))  # type: ignore[arg-type]
         weights = source_weights(stage.rewards)
         self.groups = [group if group.scores is not None else _scored(group, weights) for group in groups]
         self.batch = collate(self.groups, source_weights=weights)
@@ -204,7 +207,7 @@ class _Trial:
         groups: list[Group] = []
 
         def write() -> None:
-            groups[:] = self.policy.generate(prompts, n, seed=0)
+            groups[:] = self.policy.generate(prompts, n, seeds=fn.seeds(len(prompts), 0))
 
         seconds = self.clock.best(write, REPEATS)
         shape, written = self.of.outline.shape, self.of.writer.written

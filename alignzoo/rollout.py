@@ -30,14 +30,14 @@ def rollout(stage: Run, step: int, clock: Clock) -> Rollout:
     brought: list[Group] = []
     for attempt in range(sampler.attempts if isinstance(sampler, Selects) else 1):
         again = (attempt,) if attempt else ()
-        seed = fn.derive(stage.seed, step, "sample", processes.index(), *again)
         missing = stage.schedule.prompts - len(chosen)
         if isinstance(sampler, Chooses):
             prompts = chosen_prompts(stage, sampler, step, attempt, missing)
         else:
             prompts = other_prompts(stage, step, attempt, missing) if attempt else prompts_of(stage, step)
+        seeds = processes.dealt(fn.seeds(len(prompts), stage.seed, step, "sample", *again))
         with clock("sample"):
-            groups = sampler.sample(processes.dealt(prompts), stage.policy, seed=seed)
+            groups = sampler.sample(processes.dealt(prompts), stage.policy, seeds=seeds)
         with clock("score"):
             groups = processes.gather(score(groups, stage.rewards, stage.policy))
         groups = [_noted(group, step + 1) for group in groups]

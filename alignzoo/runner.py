@@ -20,7 +20,6 @@ from alignzoo.lifecycle import made_anew, successor
 from alignzoo.microbatch import MicroBatcher
 from alignzoo.passes import Passes, generated_by_policy
 from alignzoo.reference import GROUPS, remember
-from alignzoo.rewards import score
 from alignzoo.rollout import rollout
 from alignzoo.stage import Run
 from alignzoo.tokens import Tokens, token_columns
@@ -215,8 +214,8 @@ def _passes(stage: Run, told: Callable[[Alert], None]) -> Passes:
 
     def batches() -> Iterator[list[Group]]:
         for start in range(0, n, GROUPS):
-            groups = stage.sampler.sample(stage.prompts[start : start + GROUPS], stage.policy, seed=0)
-            yield score(groups, stage.rewards, stage.policy)
+            prompts = stage.prompts[start : start + GROUPS]
+            yield stage.sampler.sample(prompts, stage.policy, seeds=fn.seeds(len(prompts), stage.seed))
 
     def progress(batch: int) -> None:
         stage.progress(f"{stage.name}: reference", batch * GROUPS, n, {})

@@ -51,7 +51,7 @@ def measure(model: Any, rows: int) -> dict[str, float]:
 def writing(policy: Any, rows: int) -> float:
     """CPU seconds of so many completions of one prompt."""
     start = time.thread_time()
-    (group,) = policy.generate([Prompt(" ".join(f"w{3 + i}" for i in range(PROMPT)))], rows, seed=0)
+    (group,) = policy.generate([Prompt(" ".join(f"w{3 + i}" for i in range(PROMPT)))], rows, seeds=[0])
     seconds = time.thread_time() - start
     assert all(len(each.tokens) == policy.spec.max_new_tokens for each in group.completions)
     return seconds

@@ -129,7 +129,8 @@ def decode(folder: Path, engine: str) -> Figures:
     prompts = [Prompt(json.loads(line)["prompt"]) for line in (folder / "prompts.jsonl").read_text().splitlines()]
     for turn in range(2):
         start = time.perf_counter()
-        groups = policy.generate(prompts, job["n"], seed=turn)  # what it returns is on the CPU: the GPU is done
+        seeds = range(turn * len(prompts), (turn + 1) * len(prompts))
+        groups = policy.generate(prompts, job["n"], seeds=seeds)  # what it returns is on the CPU: the GPU is done
         seconds = time.perf_counter() - start
     tokens = sum(len(each.tokens) for group in groups for each in group.completions)
     return {"tokens_per_second": tokens / seconds, "seconds": seconds, "peak_bytes": torch.cuda.max_memory_allocated()}

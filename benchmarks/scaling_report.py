@@ -112,7 +112,7 @@ def measure(point: Point, kind: str) -> dict[str, float]:
             out.logprobs.sum().backward()
 
     def write() -> None:
-        policy.generate(prompts, point.n, seed=0)
+        policy.generate(prompts, point.n, seeds=range(len(prompts)))
 
     before = _resident()
     seconds = _seconds({"update": learn, "sample": write}[kind])

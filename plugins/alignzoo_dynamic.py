@@ -27,8 +27,8 @@ class DynamicSampler:
     """How often a step asks, the first time included; 1: it only drops."""
     online: ClassVar[bool] = True
 
-    def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seed: int) -> list[Group]:
-        return policy.generate(prompts, self.n, seed=seed)
+    def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seeds: Sequence[int]) -> list[Group]:
+        return policy.generate(prompts, self.n, seeds=seeds)
 
     def select(self, groups: Sequence[Group]) -> list[Group]:
         return [group for group in groups if len({s.value for s in group.scores or ()} - {None}) > 1]

@@ -19,7 +19,7 @@ class DatasetSampler:
     online: ClassVar[bool] = False
     from_data: ClassVar[bool] = True
 
-    def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seed: int) -> list[Group]:
+    def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seeds: Sequence[int]) -> list[Group]:
         return [self._group(prompt, policy) for prompt in prompts]
 
     def _group(self, prompt: Prompt, policy: Policy) -> Group:
@@ -50,11 +50,11 @@ class PolicySampler:
         """Load the writer, where it is another one."""
         return None if self.writer is None else self.writer.load(frozenset())
 
-    def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seed: int) -> list[Group]:
+    def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seeds: Sequence[int]) -> list[Group]:
         if self.writer is None:
-            return policy.generate(prompts, self.n, seed=seed)
+            return policy.generate(prompts, self.n, seeds=seeds)
         other: Policy = alignzoo.live_of(self)
-        return [_in_tokens_of(policy, group) for group in other.generate(prompts, self.n, seed=seed)]
+        return [_in_tokens_of(policy, group) for group in other.generate(prompts, self.n, seeds=seeds)]
 
 
 def _in_tokens_of(policy: Policy, group: Group) -> Group:

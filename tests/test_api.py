@@ -182,9 +182,9 @@ class Loaded:
         self.shape, self.pieces = inner.shape, inner.pieces
         self.parameters, self.state, self.restore, self.save = inner.parameters, inner.state, inner.restore, inner.save
 
-    def generate(self, prompts: Sequence[Prompt], n: int, *, seed: int, greedy: bool = False) -> list[Group]:
+    def generate(self, prompts: Sequence[Prompt], n: int, *, seeds: Sequence[int], greedy: bool = False) -> list[Group]:
         self.written += 1
-        return self.inner.generate(prompts, n, seed=seed, greedy=greedy)
+        return self.inner.generate(prompts, n, seeds=seeds, greedy=greedy)
 
 
 def test_a_policy_of_ones_own(policy: Any, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from alignzoo import Batch, Completion, Forward, Group, Policy, Prompt, StepReport
+from alignzoo import functional as fn
 from alignzoo.interfaces import PolicyInfo
 from alignzoo.testing import (
     POLICY_CHECKS,
@@ -79,27 +80,34 @@ class OnlineIsAField(PolicySampler):
 
 @dataclass(frozen=True)
 class DropsTheLast(PolicySampler):
-    def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seed: int) -> list[Group]:
-        return super().sample(prompts[:-1], policy, seed=seed)
+    def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seeds: Sequence[int]) -> list[Group]:
+        return super().sample(prompts[:-1], policy, seeds=seeds[:-1])
 
 
 @dataclass(frozen=True)
 class ColumnInTheFirst(PolicySampler):
-    def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seed: int) -> list[Group]:
-        first, *rest = super().sample(prompts, policy, seed=seed)
+    def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seeds: Sequence[int]) -> list[Group]:
+        first, *rest = super().sample(prompts, policy, seeds=seeds)
         return [replace(first, extra={"first": (1.0,) * len(first.completions)}), *rest]
 
 
 @dataclass(frozen=True)
 class IgnoresTheSeed(PolicySampler):
-    def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seed: int) -> list[Group]:
-        return super().sample(prompts, policy, seed=7)
+    def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seeds: Sequence[int]) -> list[Group]:
+        return super().sample(prompts, policy, seeds=[7] * len(prompts))
 
 
 @dataclass(frozen=True)
 class DrawsGlobally(PolicySampler):
-    def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seed: int) -> list[Group]:
-        return super().sample(prompts, policy, seed=int(torch.randint(1000, ())))
+    def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seeds: Sequence[int]) -> list[Group]:
+        return super().sample(prompts, policy, seeds=torch.randint(1000, (len(prompts),)).tolist())
+
+
+@dataclass(frozen=True)
+class SeedsByThePlace(PolicySampler):
+    def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seeds: Sequence[int]) -> list[Group]:
+        own = fn.seeds(len(prompts), *seeds[:1]) if seeds else []
+        return super().sample(prompts, policy, seeds=own)
 
 
 @dataclass(frozen=True)
@@ -109,33 +117,33 @@ class SaysOfflineButWrites(PolicySampler):
 
 @dataclass(frozen=True)
 class MovesThePolicy(PolicySampler):
-    def sample(self, prompts: Sequence[Prompt], policy: Any, *, seed: int) -> list[Group]:
-        policy.drift(0.1, seed)
-        return super().sample(prompts, policy, seed=seed)
+    def sample(self, prompts: Sequence[Prompt], policy: Any, *, seeds: Any) -> list[Group]:
+        policy.drift(0.1, sum(seeds))
+        return super().sample(prompts, policy, seeds=seeds)
 
 
 @dataclass(frozen=True)
 class OneGroupPerText(PolicySampler):
-    def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seed: int) -> list[Group]:
-        return list({group.prompt.messages: group for group in super().sample(prompts, policy, seed=seed)}.values())
+    def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seeds: Sequence[int]) -> list[Group]:
+        return list({group.prompt.messages: group for group in super().sample(prompts, policy, seeds=seeds)}.values())
 
 
 @dataclass(frozen=True)
 class LongestOfAll(PolicySampler):
-    def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seed: int) -> list[Group]:
-        groups = super().sample(prompts, policy, seed=seed)
+    def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seeds: Sequence[int]) -> list[Group]:
+        groups = super().sample(prompts, policy, seeds=seeds)
         longest = max(len(group.prompt_tokens) for group in groups)
         return [replace(group, extra={"share": (len(group.prompt_tokens) / longest,)}) for group in groups]
 
 
 @dataclass(frozen=True)
 class CutsTheText(PolicySampler):
-    def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seed: int) -> list[Group]:
+    def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seeds: Sequence[int]) -> list[Group]:
         def cut(c: Completion) -> Completion:
             assert c.logprobs is not None
             return replace(c, tokens=c.tokens[-2:], logprobs=c.logprobs[-2:])
 
-        groups = super().sample(prompts, policy, seed=seed)
+        groups = super().sample(prompts, policy, seeds=seeds)
         return [replace(group, completions=tuple(map(cut, group.completions))) for group in groups]
 
 
@@ -169,9 +177,9 @@ class RemembersElsewhere(ReplaySampler):
 class WritesMoreEachTime(PolicySampler):
     asked: ClassVar[list[int]] = []
 
-    def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seed: int) -> list[Group]:
-        self.asked.append(seed)
-        return policy.generate(prompts, 1 + len(self.asked), seed=seed)
+    def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seeds: Sequence[int]) -> list[Group]:
+        self.asked.append(len(prompts))
+        return policy.generate(prompts, 1 + len(self.asked), seeds=seeds)
 
 
 @dataclass(frozen=True)
@@ -195,6 +203,7 @@ BROKEN_SAMPLERS: list[tuple[Any, str, int]] = [
     (DropsTheLast(), "groups", 11),
     (ColumnInTheFirst(), "batch", 11),
     (IgnoresTheSeed(), "seeds", 3),
+    (SeedsByThePlace(), "neighbours", 1),
     (DrawsGlobally(), "seeds", 3),
     (SaysOfflineButWrites(), "seeds", 3),
     (MovesThePolicy(), "pure", 3),
@@ -230,8 +239,8 @@ class NoSave(ToyPolicy):
 
 
 class Backwards(ToyPolicy):
-    def generate(self, prompts: Sequence[Prompt], n: int, *, seed: int, greedy: bool = False) -> list[Group]:
-        return super().generate(prompts, n, seed=seed, greedy=greedy)[::-1]
+    def generate(self, prompts: Sequence[Prompt], n: int, *, seeds: Sequence[int], greedy: bool = False) -> list[Group]:
+        return super().generate(prompts, n, seeds=seeds, greedy=greedy)[::-1]
 
 
 class OtherPromptTokens(ToyPolicy):
@@ -284,9 +293,15 @@ class NearlyExact(ToyPolicy):
         return out if out.logprobs is None else replace(out, logprobs=out.logprobs - 5e-4 * batch.mask)
 
 
+class OneGeneratorForAll(ToyPolicy):
+    def generate(self, prompts: Sequence[Prompt], n: int, *, seeds: Sequence[int], greedy: bool = False) -> list[Group]:
+        own = fn.seeds(len(prompts), sum(seeds))
+        return super().generate(prompts, n, seeds=own, greedy=greedy)
+
+
 class RollsGlobalDice(ToyPolicy):
-    def generate(self, prompts: Sequence[Prompt], n: int, *, seed: int, greedy: bool = False) -> list[Group]:
-        return super().generate(prompts, n, seed=int(torch.randint(1000, ())), greedy=greedy)
+    def generate(self, prompts: Sequence[Prompt], n: int, *, seeds: Sequence[int], greedy: bool = False) -> list[Group]:
+        return super().generate(prompts, n, seeds=torch.randint(1000, (len(prompts),)).tolist(), greedy=greedy)
 
 
 class NoReference(ToyPolicy):
@@ -327,9 +342,9 @@ class TokenisesAgain(ToyPolicy):
     """Goes on from the end of what it has said, as a policy does that has lost the tokens before."""
 
     def go_on(
-        self, prefixes: Sequence[Sequence[int]], n: int, *, seed: int, greedy: bool = False
+        self, prefixes: Sequence[Sequence[int]], n: int, *, seeds: Sequence[int], greedy: bool = False
     ) -> list[list[Completion]]:
-        return super().go_on([prefix[-6:] for prefix in prefixes], n, seed=seed, greedy=greedy)
+        return super().go_on([prefix[-6:] for prefix in prefixes], n, seeds=seeds, greedy=greedy)
 
 
 class FillsHoles(ToyPolicy):
@@ -365,6 +380,7 @@ BROKEN_POLICIES: list[tuple[Any, str, int]] = [
     (ColdForward, "own_words", 5),
     (NearlyExact, "own_words", 5),
     (RollsGlobalDice, "seeds", 3),
+    (OneGeneratorForAll, "neighbours", 1),
     (NoReference, "reference", 5),
     (ReferenceStays, "reference", 5),
     (CriticUntrained, "gradients", 6),

@@ -57,11 +57,11 @@ class Misheard(ToyPolicy):
 
     less = 0.0
 
-    def generate(self, prompts: Sequence[Prompt], n: int, *, seed: int, greedy: bool = False) -> list[Group]:
+    def generate(self, prompts: Sequence[Prompt], n: int, *, seeds: Sequence[int], greedy: bool = False) -> list[Group]:
         def told(each: Completion) -> Completion:
             return replace(each, logprobs=tuple(x - self.less for x in each.logprobs or ()))
 
-        groups = super().generate(prompts, n, seed=seed, greedy=greedy)
+        groups = super().generate(prompts, n, seeds=seeds, greedy=greedy)
         return [replace(each, completions=tuple(map(told, each.completions))) for each in groups]
 
 

@@ -47,9 +47,9 @@ class Teaching:
     def open(self, context: Context) -> Thing:
         return Thing("teacher", context)
 
-    def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seed: int) -> list[Group]:
+    def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seeds: Sequence[int]) -> list[Group]:
         live_of(self).uses += 1
-        return policy.generate(prompts, 2, seed=seed)
+        return policy.generate(prompts, 2, seeds=seeds)
 
     def next(self, report: StepReport) -> Teaching:
         return replace(self, seen=self.seen + 1)
@@ -148,9 +148,9 @@ def test_a_part_that_makes_something_again_in_each_step_is_told_of(tmp_path: Pat
         def teacher(self) -> object:
             return object()
 
-        def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seed: int) -> list[Group]:
+        def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seeds: Sequence[int]) -> list[Group]:
             assert self.teacher
-            return policy.generate(prompts, 2, seed=seed)
+            return policy.generate(prompts, 2, seeds=seeds)
 
         def next(self, report: StepReport) -> Curriculum:
             return replace(self, seen=self.seen + 1)
@@ -293,8 +293,8 @@ def test_a_choice_of_prompts_is_checked() -> None:
         def choose(self, prompts: Sequence[Prompt], n: int, *, seed: int) -> list[int]:
             return list(range(min(n, len(prompts))))
 
-        def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seed: int) -> list[Group]:
-            return policy.generate(prompts, 2, seed=seed)
+        def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seeds: Sequence[int]) -> list[Group]:
+            return policy.generate(prompts, 2, seeds=seeds)
 
     with pytest.raises(ConformanceError, match="10 places from 0 to 4"):
         check_sampler(TooFew(), only=["chooses"])

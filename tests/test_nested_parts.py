@@ -52,7 +52,7 @@ class Fixed:
 class Scribe(Fixed):
     """A judge that can write."""
 
-    def write(self, conversations: Any, policy: Any, *, seed: int) -> list[str]:
+    def write(self, conversations: Any, policy: Any, *, seeds: Any) -> list[str]:
         return [""] * len(conversations)
 
 
@@ -90,7 +90,7 @@ class Still:
 class Given:
     online: ClassVar[bool] = False
 
-    def sample(self, prompts: Any, policy: Any, *, seed: int) -> Any: ...
+    def sample(self, prompts: Any, policy: Any, *, seeds: Any) -> Any: ...
 
 
 @dataclass(frozen=True)

@@ -136,7 +136,7 @@ def test_what_was_recorded_in_an_earlier_step_does_not() -> None:
     policy = Counted()
     groups = [
         replace(group, scores=tuple(Score(float(i)) for i in range(len(group.completions))))
-        for group in policy.generate(toy_prompts(), 3, seed=0)
+        for group in policy.generate(toy_prompts(), 3, seeds=range(len(toy_prompts())))
     ]
 
     def changed(**changes: Any) -> list[Group]:

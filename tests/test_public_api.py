@@ -150,7 +150,7 @@ def test_an_environment_keeps_a_samplers_contract(zoo: Registry) -> None:
 def test_a_turn_goes_on_from_the_tokens_that_there_are(zoo: Registry) -> None:
     policy = toy_policy()
     sampler = zoo.get("sampler", "two-turns")(n=20, key="1")  # the word for the end, so that some questions have it
-    (group,) = sampler.sample([Prompt("what?")], policy, seed=3)
+    (group,) = sampler.sample([Prompt("what?")], policy, seeds=[3])
     (tool,) = policy.encode(Prompt(""), ["?"]).completions
     for completion, score in zip(group.completions, group.scores or (), strict=True):
         first, heard, second = completion.turns

@@ -98,7 +98,7 @@ class DPO:
 class FromData:
     online: ClassVar[bool] = False
 
-    def sample(self, prompts: Any, policy: Any, *, seed: int) -> Any: ...
+    def sample(self, prompts: Any, policy: Any, *, seeds: Any) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class FromPolicy:
     n: Annotated[int, Ge(1)] = 1
     online: ClassVar[bool] = True
 
-    def sample(self, prompts: Any, policy: Any, *, seed: int) -> Any: ...
+    def sample(self, prompts: Any, policy: Any, *, seeds: Any) -> Any: ...
 
 
 @dataclass(frozen=True)

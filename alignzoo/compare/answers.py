@@ -74,11 +74,12 @@ class Examiner:
 def examine(policy: Policy, examiner: Examiner, measure: Measure) -> list[Answer]:
     """The policy's sampled answers, then its greedy ones."""
     asked = examiner.prompts[measure.first : measure.last]
+    seeds = fn.seeds(measure.first + len(asked), measure.seed)[measure.first :]
     if measure.best_of:
-        drawn = policy.generate(asked, measure.best_of, seed=measure.seed)
+        drawn = policy.generate(asked, measure.best_of, seeds=seeds)
         return _answers([_best(group) for group in score(drawn, examiner.rewards, policy)], policy, examiner, measure)
-    sampled = score(policy.generate(asked, measure.n, seed=measure.seed), examiner.rewards, policy)
-    greedy = score(policy.generate(asked, 1, seed=measure.seed, greedy=True), examiner.rewards, policy)
+    sampled = score(policy.generate(asked, measure.n, seeds=seeds), examiner.rewards, policy)
+    greedy = score(policy.generate(asked, 1, seeds=seeds, greedy=True), examiner.rewards, policy)
     return [
         *_answers(sampled, policy, examiner, measure),
         *_answers(greedy, policy, examiner, measure, greedy=True),

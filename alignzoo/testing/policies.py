@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from alignzoo import functional as fn
 from alignzoo.batching import collate
 from alignzoo.columns import REFERENCE
 from alignzoo.interfaces import Policy, PolicySpec
@@ -39,7 +40,7 @@ def _load(attempt: Attempt, spec: PolicySpec, needs: frozenset[str]) -> Policy:
 
 def _written(attempt: Attempt, policy: Policy, given: Given, n: int = 3) -> list[Group]:
     with attempt.runs("generate()"):
-        return policy.generate(_prompts(given), n, seed=0)
+        return policy.generate(_prompts(given), n, seeds=fn.seeds(len(_prompts(given)), 0))
 
 
 def _batch(groups: list[Group], policy: Policy) -> Batch:
@@ -77,7 +78,7 @@ def writes(spec: PolicySpec, given: Given) -> None:
                 told is not None and len(told) == len(completion.tokens), "a log-probability per token", repr(told)
             )
     with attempt.runs("generate([], 1)"):
-        attempt.require(policy.generate([], 1, seed=0) == [], "no groups for no prompts", "some")
+        attempt.require(policy.generate([], 1, seeds=[]) == [], "no groups for no prompts", "some")
 
 
 def goes_on(spec: PolicySpec, given: Given) -> None:
@@ -86,16 +87,17 @@ def goes_on(spec: PolicySpec, given: Given) -> None:
     attempt = Attempt(11, "the prompts' tokens", "a prefix that is tokenised, cut or ended anew, or another seed")
     policy = _load(attempt, spec, WRITER)
     prompts = _prompts(given)
-    groups = policy.generate(prompts, 2, seed=0)
+    groups = policy.generate(prompts, 2, seeds=fn.seeds(len(prompts), 0))
     with attempt.runs("go_on()"):
-        again = policy.go_on([group.prompt_tokens for group in groups], 2, seed=0)
+        again = policy.go_on([group.prompt_tokens for group in groups], 2, seeds=fn.seeds(len(groups), 0))
     expected = [[each.tokens for each in group.completions] for group in groups]
     attempt.require([[each.tokens for each in found] for found in again] == expected, "generate's own tokens", "others")
     attempt = replace(attempt, given="two turns with two tokens of somebody else between", law=5)
     begun = [group.completions[0].cut(3).then(_heard(group)) for group in groups]
     with attempt.runs("go_on() after a transcript"):
         pairs = zip(groups, begun, strict=True)
-        found = policy.go_on([group.prompt_tokens + each.tokens for group, each in pairs], 1, seed=1)
+        prefixes = [group.prompt_tokens + each.tokens for group, each in pairs]
+        found = policy.go_on(prefixes, 1, seeds=fn.seeds(len(prefixes), 1))
     whole = [each.then(*turn) for each, turn in zip(begun, found, strict=True)]
     batch = _batch([replace(group, completions=(each,)) for group, each in zip(groups, whole, strict=True)], policy)
     asked = frozenset({"logprobs", "entropy"})
@@ -125,7 +127,7 @@ def encodes(spec: PolicySpec, given: Given) -> None:
     with attempt.runs("encode()"):
         group = policy.encode(prompt, texts)
     attempt.require(len(group.completions) == len(texts), f"{len(texts)} completions", str(len(group.completions)))
-    begun = policy.generate([prompt], 1, seed=0)[0].prompt_tokens
+    begun = policy.generate([prompt], 1, seeds=[0])[0].prompt_tokens
     attempt.require(group.prompt_tokens == begun, f"the prompt tokens {begun}", str(group.prompt_tokens))
     attempt.require(all(c.tokens and c.logprobs is None for c in group.completions), "tokens and no logprobs", "others")
     ends = {c.tokens[-1] for c in group.completions if c.finished}
@@ -219,7 +221,7 @@ def seeds(spec: PolicySpec, given: Given) -> None:
 
     def wrote(seed: int, greedy: bool = False) -> list[tuple[int, ...]]:
         with attempt.runs("generate()"):
-            found = policy.generate(prompts, 2, seed=seed, greedy=greedy)
+            found = policy.generate(prompts, 2, seeds=fn.seeds(len(prompts), seed), greedy=greedy)
         return [c.tokens for group in found for c in group.completions]
 
     with attempt.leaves_randomness():
@@ -229,6 +231,25 @@ def seeds(spec: PolicySpec, given: Given) -> None:
     attempt.require(wrote(1) != first, "other text with another seed", "the same text")
     attempt.require(first[0::2] != first[1::2], "two different completions of a prompt", "twice the same")
     attempt.require(wrote(0, greedy=True) == wrote(1, greedy=True), "one greedy text, whatever the seed", "two")
+
+
+def neighbours(spec: PolicySpec, given: Given) -> None:
+    """What a prompt's completions are does not depend on the other prompts of the call, nor on its place among them."""
+    cause = "one generator for all prompts of a call, or a seed that goes by the place in it: each prompt has its own"
+    attempt = Attempt(1, "prompts together, in reverse, and each alone", cause)
+    policy = _load(attempt, spec, WRITER)
+    prompts = _prompts(given)
+    own = fn.seeds(len(prompts), 0)
+
+    def wrote(some: Sequence[Prompt], seeds: Sequence[int]) -> list[list[tuple[int, ...]]]:
+        with attempt.runs("generate()"):
+            found = policy.generate(some, 2, seeds=seeds)
+        return [[c.tokens for c in group.completions] for group in found]
+
+    together = wrote(prompts, own)
+    attempt.require(wrote(prompts[::-1], own[::-1])[::-1] == together, "the same text in reverse order", "other text")
+    alone = [wrote([prompt], [seed])[0] for prompt, seed in zip(prompts, own, strict=True)]
+    attempt.require(alone == together, "the same text of each prompt alone", "other text")
 
 
 @contextlib.contextmanager
@@ -356,6 +377,7 @@ POLICY_CHECKS: Checks = checks(
     (2, causal),
     (5, own_words),
     (3, seeds),
+    (1, neighbours),
     (5, reference),
     (6, gradients),
     (11, scores),

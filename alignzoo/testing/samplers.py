@@ -30,7 +30,7 @@ def _policy(given: Given) -> Policy:
 
 def _sample(attempt: Attempt, sampler: Sampler, prompts: Sequence[Prompt], policy: Policy, seed: int) -> list[Group]:
     with attempt.runs("sample()"):
-        return sampler.sample(prompts, policy, seed=seed)
+        return sampler.sample(prompts, policy, seeds=fn.seeds(len(prompts), seed))
 
 
 def _told(groups: Sequence[Group]) -> list[Any]:
@@ -120,6 +120,19 @@ def hard_inputs(sampler: Sampler, given: Given) -> None:
     for hard, some in {"no prompt": [], "one prompt": prompts[:1], "one prompt twice": prompts[:1] * 2}.items():
         found = _sample(Attempt(4, hard, cause), sampler, some, policy, 0)
         Attempt(4, hard, cause).require(len(found) >= len(some), f"{len(some)} groups", str(len(found)))
+
+
+def neighbours(sampler: Sampler, given: Given) -> None:
+    """A call with several prompts brings what calls with one each would: each process is given a share of them."""
+    cause = "a draw by the place in the call, or numbers reckoned over all groups of it: go by the prompt and its seed"
+    prompts, policy = _prompts(given), _policy(given)
+    attempt = Attempt(1, "prompts together, and each alone with its seed", cause)
+    together = _told(_sample(attempt, sampler, prompts, policy, 0))
+    alone = []
+    for prompt, seed in zip(prompts, fn.seeds(len(prompts), 0), strict=True):
+        with attempt.runs("sample()"):
+            alone += _told(sampler.sample([prompt], policy, seeds=[seed]))
+    attempt.require(alone == together, "the same groups in the same order", "other ones")
 
 
 def written(sampler: Sampler, given: Given) -> None:
@@ -221,6 +234,7 @@ SAMPLER_CHECKS: Checks = checks(
     (3, seeds),
     (3, pure),
     (4, hard_inputs),
+    (1, neighbours),
     (5, written),
     (3, selects),
     (3, chooses),

@@ -206,16 +206,21 @@ class ToyPolicy(TorchTraining):
     def encode(self, prompt: Prompt, texts: Sequence[Text]) -> Group:
         return Group(prompt, _encoded(prompt.messages), tuple(map(_answer, texts)))
 
-    def generate(self, prompts: Sequence[Prompt], n: int, *, seed: int, greedy: bool = False) -> list[Group]:
+    def generate(
+        self, prompts: Sequence[Prompt], n: int, *, seeds: Sequence[int], greedy: bool = False
+    ) -> list[Group]:
         starts = [_encoded(prompt.messages) for prompt in prompts]
-        found = self.go_on(starts, n, seed=seed, greedy=greedy)
+        found = self.go_on(starts, n, seeds=seeds, greedy=greedy)
         return [Group(*each) for each in zip(prompts, starts, map(tuple, found), strict=True)]
 
     def go_on(
-        self, prefixes: Sequence[Sequence[int]], n: int, *, seed: int, greedy: bool = False
+        self, prefixes: Sequence[Sequence[int]], n: int, *, seeds: Sequence[int], greedy: bool = False
     ) -> list[list[Completion]]:
-        rng = torch.Generator().manual_seed(seed)
-        return [[self._written(tuple(prefix), rng, greedy) for _ in range(n)] for prefix in prefixes]
+        found = []
+        for prefix, seed in zip(prefixes, seeds, strict=True):
+            rng = torch.Generator().manual_seed(seed)
+            found.append([self._written(tuple(prefix), rng, greedy) for _ in range(n)])
+        return found
 
     def info(self) -> PolicyInfo:
         return PolicyInfo(exact_samples=True)

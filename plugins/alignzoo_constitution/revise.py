@@ -50,14 +50,14 @@ class Revise:
         """The principles, read once."""
         return chosen(load(self.constitution), self.principles, asks="critique")
 
-    def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seed: int) -> list[Group]:
-        groups = policy.generate(prompts, 1, seed=fn.derive(seed, "answer"))
+    def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seeds: Sequence[int]) -> list[Group]:
+        groups = policy.generate(prompts, 1, seeds=_for("answer", seeds))
         chains = [[replace(group.completions[0], logprobs=None, trail={"step": "answer"})] for group in groups]
-        orders = [self._order(fn.derive(seed, "principles", index)) for index in range(len(prompts))]
+        orders = [self._order(seed) for seed in _for("principles", seeds)]
         for number in range(self.rounds):
             drawn = [order[number % len(order)] for order in orders]
             answers = [chain[-1] for chain in chains]
-            revised = self._round(number, prompts, answers, drawn, policy, fn.derive(seed, "round", number))
+            revised = self._round(number, prompts, answers, drawn, policy, _for(f"round {number}", seeds))
             chains = [[*chain, revision] for chain, revision in zip(chains, revised, strict=True)]
         return [_preferring(group, tuple(chain)) for group, chain in zip(groups, chains, strict=True)]
 
@@ -77,16 +77,16 @@ class Revise:
         answers: Sequence[Completion],
         principles: Sequence[Principle],
         policy: Policy,
-        seed: int,
+        seeds: Sequence[int],
     ) -> list[Completion]:
         """A critique and a revision of every answer."""
         rows = list(zip(prompts, answers, principles, strict=True))
         if policy.info().chats:
             rows = [(_as_turns(prompt), answer, principle) for prompt, answer, principle in rows]
         asked = [self._request(prompt, answer, principle, None) for prompt, answer, principle in rows]
-        critiques = [text for text, _ in self._write(asked, policy, fn.derive(seed, "critique"))]
+        critiques = [text for text, _ in self._write(asked, policy, _for("critique", seeds))]
         asked = [self._request(*row, critique) for row, critique in zip(rows, critiques, strict=True)]
-        revisions = self._write(asked, policy, fn.derive(seed, "revision"))
+        revisions = self._write(asked, policy, _for("revision", seeds))
         done = []
         for (prompt, answer, principle), critique, (text, finished) in zip(rows, critiques, revisions, strict=True):
             trail = {"step": f"revision {number + 1}", "principle": principle.name, "critique": critique}
@@ -102,12 +102,12 @@ class Revise:
         examples = [example for example in principle.examples if example.critique][: self.examples]
         return dialogue.request(prompt.messages, answer.text, principle, critique, examples=examples)
 
-    def _write(self, requests: Sequence[Text], policy: Policy, seed: int) -> list[tuple[str, bool]]:
+    def _write(self, requests: Sequence[Text], policy: Policy, seeds: Sequence[int]) -> list[tuple[str, bool]]:
         """What is written to each request, and whether it ended by itself."""
         if self.writer is not None:
-            texts = [(text, True) for text in self.writer.write(requests, policy, seed=seed)]
+            texts = [(text, True) for text in self.writer.write(requests, policy, seeds=seeds)]
         else:
-            groups = policy.generate([Prompt(request) for request in requests], 1, seed=seed)
+            groups = policy.generate([Prompt(request) for request in requests], 1, seeds=seeds)
             texts = [(group.completions[0].text, group.completions[0].finished) for group in groups]
         plain = [isinstance(request, str) for request in requests]
         return [_own(text, finished, marked) for (text, finished), marked in zip(texts, plain, strict=True)]
@@ -118,6 +118,11 @@ def _as_turns(prompt: Prompt) -> Prompt:
     if not isinstance(prompt.messages, str) or prompt.chat not in ("auto", "user"):
         return prompt
     return replace(prompt, messages=({"role": "user", "content": prompt.messages},))
+
+
+def _for(use: str, seeds: Sequence[int]) -> list[int]:
+    """The prompts' seeds of one use."""
+    return [fn.derive(seed, use) for seed in seeds]
 
 
 def _own(text: str, finished: bool, marked: bool) -> tuple[str, bool]:

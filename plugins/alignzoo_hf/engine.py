@@ -73,13 +73,15 @@ class Engine:
         self.stops[sorted(stop_ids)] = True
         self.pace = GPU if self.device.type == "cuda" else Pace()
 
-    def write(self, prompts: Sequence[Tokens], n: int, settings: Sampling, *, seed: int, slots: int) -> Written:
+    def write(
+        self, prompts: Sequence[Tokens], n: int, settings: Sampling, *, seeds: Sequence[int], slots: int
+    ) -> Written:
         """`n` completions of each prompt, at most `slots` of them at once.
 
         Not in inference mode: there autocast casts every weight again at every step, and else once.
         """
         with torch.no_grad(), attention(self.model), column_major(self.model), rotating(self.model):
-            return _Writing(self, prompts, n, settings, seed, slots).run()
+            return _Writing(self, prompts, n, settings, seeds, slots).run()
 
     def logits(self, what: Pack | Step, cache: SlotCache, tokens: Tensor, keep: int | Tensor) -> Tensor:
         """One forward pass."""
@@ -175,13 +177,19 @@ class _Writing:
     """One call of the engine."""
 
     def __init__(
-        self, engine: Engine, prompts: Sequence[Tokens], n: int, settings: Sampling, seed: int, limit: int
+        self,
+        engine: Engine,
+        prompts: Sequence[Tokens],
+        n: int,
+        settings: Sampling,
+        seeds: Sequence[int],
+        limit: int,
     ) -> None:
         self.engine, self.n = engine, n
         rows, steps = len(prompts) * n, settings.max_new_tokens
         limit = min(limit, rows)
         random = (
-            torch.zeros(rows, steps, dtype=torch.float64) if settings.greedy else uniforms(seed, len(prompts), n, steps)
+            torch.zeros(rows, steps, dtype=torch.float64) if settings.greedy else uniforms(seeds, n, steps)
         )
         self.slots = Slots(engine, rows, limit, settings, random)
         longest = max(map(len, prompts), default=0) + steps

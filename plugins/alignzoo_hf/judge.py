@@ -79,12 +79,14 @@ class Local:
                 verdicts[i] = Verdict("value", share, f"its options have probability {both:.2g}")
         return verdicts
 
-    def write(self, conversations: Sequence[Text], policy: Policy | None, *, seed: int) -> list[str]:
+    def write(
+        self, conversations: Sequence[Text], policy: Policy | None, *, seeds: Sequence[int]
+    ) -> list[str]:
         """The next turn of each conversation, or the continuation of each text."""
         if not self.model and self.state == "frozen":
             raise ModelError("judge 'local' cannot write as the policy was: set judge.model, or judge.state = 'live'")
         writing = self._policy(policy)
-        groups = writing.generate([_as_read(text, writing) for text in conversations], 1, seed=seed)
+        groups = writing.generate([_as_read(text, writing) for text in conversations], 1, seeds=seeds)
         return [group.completions[0].text for group in groups]
 
     def _policy(self, policy: Policy | None) -> Policy:

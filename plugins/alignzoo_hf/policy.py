@@ -108,14 +108,16 @@ class HFPolicy(TorchTraining):
         """A prompt and given completions as tokens."""
         return self.encoder.group(prompt, texts)
 
-    def generate(self, prompts: Sequence[Prompt], n: int, *, seed: int, greedy: bool = False) -> list[Group]:
+    def generate(
+        self, prompts: Sequence[Prompt], n: int, *, seeds: Sequence[int], greedy: bool = False
+    ) -> list[Group]:
         """Write `n` completions of each prompt, by the sampling settings of the recipe or greedily."""
         tokens = [self.encoder.prompt(prompt) for prompt in prompts]
-        found = self.go_on(tokens, n, seed=seed, greedy=greedy)
+        found = self.go_on(tokens, n, seeds=seeds, greedy=greedy)
         return [Group(*each) for each in zip(prompts, tokens, map(tuple, found), strict=True)]
 
     def go_on(
-        self, prefixes: Sequence[Sequence[int]], n: int, *, seed: int, greedy: bool = False
+        self, prefixes: Sequence[Sequence[int]], n: int, *, seeds: Sequence[int], greedy: bool = False
     ) -> list[list[Completion]]:
         """Write `n` continuations of each run of tokens, which is read as it stands."""
         if self.lm is None:
@@ -131,16 +133,16 @@ class HFPolicy(TorchTraining):
             )
         settings = Sampling(spec.max_new_tokens, spec.temperature, spec.top_k, spec.top_p, greedy)
         tokens = [tuple(prefix) for prefix in prefixes]
-        written = self._written(tokens, n, settings, seed)
+        written = self._written(tokens, n, settings, seeds)
         completions = iter([Completion(ids, self.encoder.text(ids), done, lps) for ids, lps, done in written])
         return [list(itertools.islice(completions, n)) for _ in tokens]
 
-    def _written(self, prompts: Sequence[Tokens], n: int, settings: Sampling, seed: int) -> Written:
+    def _written(self, prompts: Sequence[Tokens], n: int, settings: Sampling, seeds: Sequence[int]) -> Written:
         """By the engine, with as many completions at once as memory has room for, which changes no text."""
         while True:
             try:
                 with self._autocast():
-                    return self._writer.write(prompts, n, settings, seed=seed, slots=self._at_once)
+                    return self._writer.write(prompts, n, settings, seeds=seeds, slots=self._at_once)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise

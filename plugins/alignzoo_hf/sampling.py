@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,15 +23,15 @@ class Sampling:
     greedy: bool = False
 
 
-def uniforms(seed: int, prompts: int, n: int, steps: int) -> Tensor:
+def uniforms(seeds: Sequence[int], n: int, steps: int) -> Tensor:
     """One number in [0, 1) per completion and step, (prompts·n, steps), in float64.
 
-    Every completion has a stream of its own, seeded by (seed, prompt, completion): what it says depends neither on how
-    many are written at once nor on which others are, and its beginning not on its length limit.
+    Every completion has a stream of its own, seeded by (its prompt's seed, completion): what it says depends neither on
+    how many are written at once nor on which others are, and its beginning not on its length limit.
     """
-    out = torch.empty(prompts * n, steps, dtype=torch.float64)
-    for row in range(prompts * n):
-        rng = torch.Generator().manual_seed(fn.derive(seed, *divmod(row, n)))
+    out = torch.empty(len(seeds) * n, steps, dtype=torch.float64)
+    for row in range(len(out)):
+        rng = torch.Generator().manual_seed(fn.derive(seeds[row // n], row % n))
         torch.rand(steps, generator=rng, dtype=torch.float64, out=out[row])
     return out
 

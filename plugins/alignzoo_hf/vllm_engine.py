@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alignzoo import functional as fn
 from alignzoo import processes
 from alignzoo.errors import ModelError
 from alignzoo_hf import models
@@ -46,7 +45,9 @@ class VLLM:
         self.engine: Any = None
         self.length, self.version = 0, torch.empty(0)
 
-    def write(self, prompts: Sequence[Tokens], n: int, settings: Sampling, *, seed: int, slots: int) -> Written:
+    def write(
+        self, prompts: Sequence[Tokens], n: int, settings: Sampling, *, seeds: Sequence[int], slots: int
+    ) -> Written:
         """As `Writer.write`. The same seed writes the same text as far as vLLM's kernels allow it."""
         longest = max(map(len, prompts), default=0) + settings.max_new_tokens
         with torch.autocast(models.bare(self.model).device.type, enabled=False):  # precisions are vLLM's own
@@ -54,7 +55,7 @@ class VLLM:
                 self._start(longest)
             elif not torch.equal(self.version, version_of(self.model)):
                 self._take_weights()
-            return self._write(prompts, n, settings, seed)
+            return self._write(prompts, n, settings, seeds)
 
     def _start(self, longest: int) -> None:
         """An engine for texts of so many tokens, with the present weights. A cache for the model's whole context, which
@@ -81,20 +82,20 @@ class VLLM:
             )
         self.version = version_of(self.model)
 
-    def _write(self, prompts: Sequence[Tokens], n: int, settings: Sampling, seed: int) -> Written:
+    def _write(self, prompts: Sequence[Tokens], n: int, settings: Sampling, seeds: Sequence[int]) -> Written:
         wanted = [
             self.vllm.SamplingParams(
                 n=n,
                 temperature=0.0 if settings.greedy else settings.temperature,
                 top_k=settings.top_k,
                 top_p=settings.top_p,
-                seed=fn.derive(seed, i) % (1 << 31),
+                seed=seed % (1 << 31),
                 max_tokens=settings.max_new_tokens,
                 stop_token_ids=sorted(self.stop_ids),
                 logprobs=0,  # of the chosen token alone
                 detokenize=False,
             )
-            for i in range(len(prompts))
+            for seed in seeds
         ]
         given = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
         answers = self.engine.generate(given, wanted, use_tqdm=False)

@@ -18,6 +18,7 @@ from transformers import (
 )
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from alignzoo import functional as fn
 from alignzoo.errors import ModelError
 from alignzoo_hf import slots
 from alignzoo_hf.engine import Engine, Tokens, Written
@@ -36,8 +37,10 @@ PAGE = 32
 class Writer(Protocol):
     """Writes completions with the policy's present weights."""
 
-    def write(self, prompts: Sequence[Tokens], n: int, settings: Sampling, *, seed: int, slots: int) -> Written:
-        """`n` completions of each prompt, prompt by prompt, at most `slots` of them at once."""
+    def write(
+        self, prompts: Sequence[Tokens], n: int, settings: Sampling, *, seeds: Sequence[int], slots: int
+    ) -> Written:
+        """`n` completions of each prompt, which has a seed of its own, prompt by prompt, at most `slots` at once."""
         ...
 
 
@@ -92,7 +95,7 @@ def _tried(model: Any, stop_ids: frozenset[int]) -> tuple[Tensor, Tensor, bool]:
     vocabulary = inner.config.get_text_config().vocab_size
     prompts = [tuple((7 * i + 3 * p + 1) % vocabulary for i in range(length)) for p, length in enumerate((6, 2, 4))]
     with slots.windows_asked() as asked:
-        written = Engine(model, stop_ids).write(prompts, 1, Sampling(4, greedy=True), seed=0, slots=2)
+        written = Engine(model, stop_ids).write(prompts, 1, Sampling(4, greedy=True), seeds=range(3), slots=2)
     if asked != set(windows(inner.config.get_text_config())):
         raise ValueError(f"its layers ask for the windows {asked}, which are not its config's")
     expected = []
@@ -127,9 +130,11 @@ class Generate:
     def __init__(self, model: Any, stop_ids: frozenset[int]) -> None:
         self.model, self.stop_ids = bare(model), stop_ids
 
-    def write(self, prompts: Sequence[Tokens], n: int, settings: Sampling, *, seed: int, slots: int) -> Written:
+    def write(
+        self, prompts: Sequence[Tokens], n: int, settings: Sampling, *, seeds: Sequence[int], slots: int
+    ) -> Written:
         """As `Writer.write`; the prompts of a batch are padded to the longest, and it ends with its last row."""
-        uniform = uniforms(seed, len(prompts), n, settings.max_new_tokens)
+        uniform = uniforms(seeds, n, settings.max_new_tokens)
         rows = [prompt for prompt in prompts for _ in range(n)]
         written: Written = []
         for start in range(0, len(rows), slots):
@@ -186,8 +191,11 @@ class Continuous:
     def __init__(self, model: Any, stop_ids: frozenset[int]) -> None:
         self.model, self.stop_ids = bare(model), stop_ids
 
-    def write(self, prompts: Sequence[Tokens], n: int, settings: Sampling, *, seed: int, slots: int) -> Written:
-        """As `Writer.write`. Tokens are drawn by transformers, from the seed: other text than the other engines'."""
+    def write(
+        self, prompts: Sequence[Tokens], n: int, settings: Sampling, *, seeds: Sequence[int], slots: int
+    ) -> Written:
+        """As `Writer.write`. Tokens are drawn by transformers, from one seed for the call: other text than the other
+        engines', which depends on what else is generated at the same time."""
         rows = [list(prompt) for prompt in prompts for _ in range(n)]
         drawn = {"temperature": settings.temperature, "top_k": settings.top_k, "top_p": settings.top_p}
         config = GenerationConfig(
@@ -203,7 +211,7 @@ class Continuous:
                 answers = self.model.generate_batch(
                     inputs=rows,
                     generation_config=config,
-                    continuous_batching_config=self._sizes(rows, settings, seed, slots),
+                    continuous_batching_config=self._sizes(rows, settings, fn.derive(0, *seeds), slots),
                 )
         finally:
             self.model.set_attn_implementation(former)  # it leaves a paged one behind

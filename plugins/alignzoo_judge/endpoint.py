@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 from annotated_types import Ge, Gt, Le
 
 from alignzoo import Context, Policy, Question, Text, Verdict, live_of
-from alignzoo import functional as fn
 from alignzoo.errors import RewardError, RunError
 from alignzoo.interfaces import CheckContext
 from alignzoo.judging import instructed, read_verdict
@@ -134,13 +133,15 @@ class OpenAI:
         verdicts = self._all(asked, _verdict)
         return [Verdict("error", note=str(v)) if isinstance(v, Unanswered) else v for v in verdicts]
 
-    def write(self, conversations: Sequence[Text], policy: Policy | None, *, seed: int) -> list[str]:
+    def write(
+        self, conversations: Sequence[Text], policy: Policy | None, *, seeds: Sequence[int]
+    ) -> list[str]:
         """The next turn of each conversation. Raises RunError where one cannot be had."""
         asked = []
-        for index, conversation in enumerate(conversations):
+        for conversation, seed in zip(conversations, seeds, strict=True):
             alone = [{"role": "user", "content": conversation}] if isinstance(conversation, str) else []
             turns = alone or [dict(turn) for turn in conversation if not isinstance(turn, str)]
-            asked.append(self._request(turns, {"seed": fn.derive(seed, index) % 2**31}))
+            asked.append(self._request(turns, {"seed": seed % 2**31}))
         texts = []
         for text in self._all(asked, _text):
             if isinstance(text, Unanswered):

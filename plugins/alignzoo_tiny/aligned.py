@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import alignzoo
+from alignzoo import functional as fn
 from alignzoo.evaluate import Heldout, writing
 from alignzoo.registry import Registry
 from alignzoo.schedule import Evaluation
@@ -53,7 +54,7 @@ def make_pairs(out: Path, seed: int) -> dict[str, float]:
     for split, n in PAIRS.items():
         prompts = Shop(seed=seed, n_prompts=10 * n).data("prompts", split)
         wanted = [prompts[i % len(prompts)] for i in range(n)]
-        for group in policy.generate(wanted, 4, seed=seed):
+        for group in policy.generate(wanted, 4, seeds=fn.seeds(len(wanted), seed)):
             texts = list(dict.fromkeys(completion.text for completion in group.completions))
             if len(texts) > 1:
                 rows.append({"prompt": question(group.prompt), "a": texts[0], "b": texts[1]})

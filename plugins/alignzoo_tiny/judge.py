@@ -11,7 +11,6 @@ from typing import Annotated
 from annotated_types import Ge
 
 from alignzoo import Policy, Prompt, Question, Text, Verdict
-from alignzoo import functional as fn
 from alignzoo_tiny import revising
 from alignzoo_tiny.principles import principles
 from alignzoo_tiny.world import question
@@ -37,10 +36,12 @@ class RulesJudge:
     def judge(self, questions: Sequence[Question], policy: Policy | None) -> list[Verdict]:
         return [self._verdict(asked) for asked in questions]
 
-    def write(self, conversations: Sequence[Text], policy: Policy | None, *, seed: int) -> list[str]:
+    def write(
+        self, conversations: Sequence[Text], policy: Policy | None, *, seeds: Sequence[int]
+    ) -> list[str]:
         """Critiques and revisions by the constitution `safe`, from the same rules."""
         turns = [({"role": "user", "content": each},) if isinstance(each, str) else each for each in conversations]
-        return [revising.write(each, random.Random(fn.derive(seed, index))) for index, each in enumerate(turns)]
+        return [revising.write(each, random.Random(seed)) for each, seed in zip(turns, seeds, strict=True)]
 
     def _verdict(self, asked: Question) -> Verdict:
         name, prompt = asked.name.replace("-", "_"), question(Prompt(asked.prompt))

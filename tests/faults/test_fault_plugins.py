@@ -68,7 +68,7 @@ def test_no_part_ends_a_command_in_silence(tmp_path: Path, alignzoo: Any, recipe
     plugin = tmp_path / "leaving.py"
     plugin.write_text(
         "import sys\nfrom dataclasses import dataclass\nimport alignzoo\n\n\n@dataclass(frozen=True)\nclass Leaving:\n"
-        '    "It leaves."\n    online = True\n\n    def sample(self, prompts, policy, *, seed):\n'
+        '    "It leaves."\n    online = True\n\n    def sample(self, prompts, policy, *, seeds):\n'
         "        sys.exit(3)\n\n\n"
         '@alignzoo.hookimpl\ndef alignzoo_register(zoo):\n    zoo.sampler("leaving", Leaving)\n'
     )

@@ -15,6 +15,7 @@ import torch
 
 import alignzoo
 from alignzoo import Completion, DataError, Group, Message, Prompt, RecipeError, Text
+from alignzoo import functional as fn
 from alignzoo.interfaces import PolicyInfo
 from alignzoo.journal import samples
 from alignzoo.rewards import WeightedReward, score
@@ -202,8 +203,8 @@ class Scribe:
         done = [Completion((*map(ord, str(text)), 0), str(text)) for text in texts]
         return Group(prompt, (1,), tuple(done))
 
-    def generate(self, prompts: Sequence[Prompt], n: int, *, seed: int, greedy: bool = False) -> list[Group]:
-        self.seeds.append(seed)
+    def generate(self, prompts: Sequence[Prompt], n: int, *, seeds: Sequence[int], greedy: bool = False) -> list[Group]:
+        self.seeds += seeds
         text = self.answer if len(self.seeds) == 1 else f"{self.answer}{len(self.seeds)}"
         logprobs = (-1.0,) * len(text)
         one = Completion(tuple(map(ord, text)), text, self.finished, logprobs)
@@ -219,16 +220,18 @@ class Echo:
 
     def judge(self, questions: Any, policy: Any) -> Any: ...
 
-    def write(self, conversations: Sequence[Text], policy: Any, *, seed: int) -> list[str]:
+    def write(self, conversations: Sequence[Text], policy: Any, *, seeds: Any) -> list[str]:
         self.asked += conversations
-        return [self.replies[(len(self.asked) - 1) % len(self.replies)] if self.replies else f"w{seed % 97}"] * len(
+        return [self.replies[(len(self.asked) - 1) % len(self.replies)] if self.replies else f"w{seeds[0] % 97}"] * len(
             conversations
         )
 
 
 def sampled(seed: int = 0, prompts: Sequence[Prompt] = (Prompt(chat("q")),), **settings: Any) -> list[Group]:
     policy: Any = settings.pop("policy", Scribe())
-    return Revise(**{"constitution": "safe", **settings}).sample(prompts, policy, seed=seed)
+    return Revise(**{"constitution": "safe", **settings}).sample(
+        prompts, policy, seeds=fn.seeds(len(prompts), seed)
+    )
 
 
 def test_the_group_is_the_original_and_its_revisions_preferring_the_last() -> None:

@@ -199,7 +199,7 @@ def test_bf16_runs_on_cpu_and_is_close(load: Any) -> None:
     assert answer.dtype == torch.float32 and not torch.equal(answer, expected)
     assert (answer - expected)[batch.mask].abs().mean() < 0.1
     assert kl(coarse, batch) == 0
-    assert coarse.generate([Prompt("Hi")], 2, seed=0)[0].completions
+    assert coarse.generate([Prompt("Hi")], 2, seeds=[0])[0].completions
 
 
 def test_bf16_with_lora_freezes_in_bf16_and_trains_in_fp32(load: Any) -> None:
@@ -221,7 +221,7 @@ QUESTIONS = [Prompt("Hi"), Prompt("What is the matter with you"), Prompt("Count 
 def test_greedy_writing_equals_generate(load: Any, tokenizer: Any, family: str) -> None:
     model = random_model(family, seed=2)
     policy = load(model=model, tokenizer=tokenizer, max_new_tokens=24)
-    groups = policy.generate(QUESTIONS, 2, seed=0, greedy=True)
+    groups = policy.generate(QUESTIONS, 2, seeds=fn.seeds(len(QUESTIONS), 0), greedy=True)
     for group in groups:
         ids = torch.tensor([group.prompt_tokens])
         expected = model.generate(
@@ -237,7 +237,7 @@ def test_greedy_writing_equals_generate(load: Any, tokenizer: Any, family: str) 
 @torch.no_grad()
 def test_recorded_logprobs_are_those_of_forward(load: Any, tokenizer: Any, dtype: torch.dtype, family: str) -> None:
     policy = load(model=random_model(family, scale=0.15), tokenizer=tokenizer, temperature=0.8, max_new_tokens=20)
-    groups = policy.generate(QUESTIONS, 4, seed=3)
+    groups = policy.generate(QUESTIONS, 4, seeds=fn.seeds(len(QUESTIONS), 3))
     batch = collate([scored(group) for group in groups])
     recorded = torch.cat([torch.tensor(c.logprobs) for group in groups for c in group.completions])
     close(recorded, logprobs(policy, batch)[batch.mask], depth(policy.lm.config, batch.tokens.shape[1]))
@@ -261,7 +261,7 @@ def test_who_records_what_forward_answers(load: Any, tokenizer: Any, changes: di
     assert policy.info().exact_samples is exact
     if changes.get("engine") == "continuous":
         return
-    groups = policy.generate(QUESTIONS, 4, seed=3)
+    groups = policy.generate(QUESTIONS, 4, seeds=fn.seeds(len(QUESTIONS), 3))
     recorded = torch.cat([torch.tensor(c.logprobs) for group in groups for c in group.completions])
     batch = collate([scored(group) for group in groups])
     with torch.no_grad():
@@ -315,7 +315,7 @@ def test_a_draw_at_the_very_end_is_a_token_that_can_be() -> None:
 @torch.no_grad()
 def test_written_tokens_follow_the_model(load: Any, folder: Path) -> None:
     policy = load(max_new_tokens=2, generate_batch=3000, top_k=12)
-    group = policy.generate([Prompt("Hello")], 3000, seed=1)[0]
+    group = policy.generate([Prompt("Hello")], 3000, seeds=[1])[0]
     model = AutoModelForCausalLM.from_pretrained(folder)
 
     def expected(tokens: Sequence[int]) -> Tensor:
@@ -336,7 +336,7 @@ def test_stops_at_every_end_and_says_when_it_was_cut(load: Any, tokenizer: Any) 
     model.generation_config.eos_token_id = [65, 66, 67, 68, 69, 70]
     policy = load(model=model, tokenizer=tokenizer, max_new_tokens=40)
     assert policy.encoder.stop_ids == {1, 65, 66, 67, 68, 69, 70}
-    written = [c for group in policy.generate(QUESTIONS, 16, seed=0) for c in group.completions]
+    written = [c for group in policy.generate(QUESTIONS, 16, seeds=[0, 1, 2]) for c in group.completions]
     assert len({c.tokens[-1] for c in written if c.finished}) > 3
     for completion in written:
         assert not set(completion.tokens[:-1]) & policy.encoder.stop_ids
@@ -349,15 +349,15 @@ def test_stops_at_every_end_and_says_when_it_was_cut(load: Any, tokenizer: Any) 
 def test_the_same_seed_writes_the_same_text(load: Any) -> None:
     policy = load()
     first, again, other = (
-        [[c.tokens for c in group.completions] for group in policy.generate(QUESTIONS, 4, seed=seed)]
+        [[c.tokens for c in group.completions] for group in policy.generate(QUESTIONS, 4, seeds=[seed, 1, 2])]
         for seed in (7, 7, 8)
     )
-    assert first == again != other
+    assert first == again and first[0] != other[0] and first[1:] == other[1:]
     assert len({tokens for group in first for tokens in group}) > 8
 
 
 def test_more_prompts_than_fit_at_once(load: Any) -> None:
-    groups = load(generate_batch=5).generate(QUESTIONS, 4, seed=0)
+    groups = load(generate_batch=5).generate(QUESTIONS, 4, seeds=fn.seeds(len(QUESTIONS), 0))
     assert [group.prompt for group in groups] == QUESTIONS
     assert [len(group.completions) for group in groups] == [4, 4, 4]
     assert len({group.prompt_tokens for group in groups}) == 3
@@ -574,7 +574,7 @@ def test_a_score_is_read_where_transformers_reads_it_even_when_the_end_is_paddin
 def test_a_scorer_neither_writes_nor_answers_logprobs(load: Any) -> None:
     policy = load(frozenset({"scores"}))
     with pytest.raises(ModelError, match="no language-model head to write with"):
-        policy.generate([Prompt("Hi")], 1, seed=0)
+        policy.generate([Prompt("Hi")], 1, seeds=[0])
     with pytest.raises(ModelError, match="no language-model head to answer"):
         logprobs(policy, batch_of(policy))
     with pytest.raises(ModelError, match="no reference"), policy.answering("ref"):
@@ -673,7 +673,7 @@ def test_an_empty_prompt_has_a_token_to_predict_from(load: Any) -> None:
     group = policy.encode(Prompt(""), ["Yes."])
     assert group.prompt_tokens == (1,)
     assert logprobs(policy, collate([scored(group)]))[0, 1:].ne(0).all()
-    assert policy.generate([Prompt("")], 1, seed=0)[0].completions[0].tokens
+    assert policy.generate([Prompt("")], 1, seeds=[0])[0].completions[0].tokens
 
 
 def test_long_prompts_lose_their_beginning_with_one_warning(load: Any) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alignzoo import ModelError
+from alignzoo import functional as fn
 from alignzoo_hf import engine, slots
 from alignzoo_hf.engine import Engine, Pace, Written
 from alignzoo_hf.graphs import Graphs
@@ -29,6 +30,13 @@ from rounding import close, depth
 
 STOPS = frozenset(range(1, 9))
 PROMPTS = [(5, 6, 7), (8, 9, 30, 40, 50, 60), (77,) * 20, (12,), (5, 6, 7)]
+
+
+def of(seed: int) -> list[int]:
+    """A seed for each of them."""
+    return fn.seeds(len(PROMPTS), seed)
+
+
 SIZES = {"vocab_size": 128, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 WIDE = {"intermediate_size": 48, "num_key_value_heads": 2, "max_position_embeddings": 128, "head_dim": 8}
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -71,7 +79,7 @@ def logprobs(model: Any, prompt: Sequence[int], written: Sequence[int], settings
 def test_greedy_writing_is_generates(float64: None, family: str, lora: bool) -> None:
     model = random_model(family, lora=lora)
     assert unfit(model, STOPS) == ""
-    written = Engine(model, STOPS).write(PROMPTS, 2, Sampling(30, greedy=True), seed=0, slots=4)
+    written = Engine(model, STOPS).write(PROMPTS, 2, Sampling(30, greedy=True), seeds=of(0), slots=4)
     for row, (ids, _, finished) in enumerate(written):
         prompt = torch.tensor([PROMPTS[row // 2]])
         expected = model.generate(
@@ -90,7 +98,7 @@ def test_greedy_writing_is_generates(float64: None, family: str, lora: bool) -> 
 def test_recorded_logprobs_are_the_forwards(dtype: torch.dtype, family: str) -> None:
     model = random_model(family)
     settings = Sampling(25, temperature=0.8, top_k=40)
-    written = Engine(model, STOPS).write(PROMPTS, 3, settings, seed=1, slots=5)
+    written = Engine(model, STOPS).write(PROMPTS, 3, settings, seeds=of(2), slots=5)
     assert {finished for _, _, finished in written} == {True, False}
     for row, (ids, recorded, _) in enumerate(written):
         expected = logprobs(model, PROMPTS[row // 3], ids, settings)
@@ -103,15 +111,15 @@ def test_neither_slots_nor_company_nor_the_engine_change_the_text(
     float64: None, family: str, settings: Sampling
 ) -> None:
     model = random_model(family)
-    alone = Engine(model, STOPS).write(PROMPTS, 6, settings, seed=5, slots=512)
+    alone = Engine(model, STOPS).write(PROMPTS, 6, settings, seeds=of(5), slots=512)
     assert len({len(ids) for ids in tokens(alone)}) > 5  # rows leave at many different times
     for limit in (2, 7):
-        other = Engine(model, STOPS).write(PROMPTS, 6, settings, seed=5, slots=limit)
+        other = Engine(model, STOPS).write(PROMPTS, 6, settings, seeds=of(5), slots=limit)
         assert tokens(other) == tokens(alone)
-    assert tokens(Generate(model, STOPS).write(PROMPTS, 6, settings, seed=5, slots=8)) == tokens(alone)
-    fewer = Engine(model, STOPS).write(PROMPTS[:2], 6, settings, seed=5, slots=512)
+    assert tokens(Generate(model, STOPS).write(PROMPTS, 6, settings, seeds=of(5), slots=8)) == tokens(alone)
+    fewer = Engine(model, STOPS).write(PROMPTS[:2], 6, settings, seeds=of(5)[:2], slots=512)
     assert tokens(fewer) == tokens(alone)[:12]
-    assert tokens(Engine(model, STOPS).write(PROMPTS, 6, settings, seed=6, slots=512)) != tokens(alone)
+    assert tokens(Engine(model, STOPS).write(PROMPTS, 6, settings, seeds=of(6), slots=512)) != tokens(alone)
 
 
 @pytest.mark.parametrize("family", ["Llama", "Gemma2"])
@@ -121,8 +129,8 @@ def test_the_pace_of_a_gpu_changes_no_text(float64: None, family: str) -> None:
     paced = Engine(model, STOPS)
     paced.pace = Pace(steps=4, seats=2, columns=16)
     for limit in (5, 512):
-        expected = plain.write(PROMPTS, 5, Sampling(22, 0.9), seed=9, slots=limit)
-        written = paced.write(PROMPTS, 5, Sampling(22, 0.9), seed=9, slots=limit)
+        expected = plain.write(PROMPTS, 5, Sampling(22, 0.9), seeds=of(9), slots=limit)
+        written = paced.write(PROMPTS, 5, Sampling(22, 0.9), seeds=of(9), slots=limit)
         assert tokens(written) == tokens(expected)
         assert [each[2] for each in written] == [each[2] for each in expected]
         for mine, theirs in zip(written, expected, strict=True):
@@ -142,8 +150,8 @@ def test_the_sizes_of_steps() -> None:
 def test_graphs_on_a_gpu_write_what_generate_does(family: str) -> None:
     model = random_model(family).cuda()
     for settings in (Sampling(40, greedy=True), Sampling(40, 0.8, top_k=30)):
-        mine = Engine(model, STOPS).write(PROMPTS, 8, settings, seed=1, slots=16)
-        theirs = Generate(model, STOPS).write(PROMPTS, 8, settings, seed=1, slots=64)
+        mine = Engine(model, STOPS).write(PROMPTS, 8, settings, seeds=of(1), slots=16)
+        theirs = Generate(model, STOPS).write(PROMPTS, 8, settings, seeds=of(1), slots=64)
         assert tokens(mine) == tokens(theirs)
 
 
@@ -184,19 +192,19 @@ def test_steps_are_recorded_and_replayed(monkeypatch: pytest.MonkeyPatch, caplog
 
 
 def test_a_completions_stream_is_its_own() -> None:
-    four = uniforms(3, 2, 4, 10)
+    four = uniforms([3, 4], 4, 10)
     assert four.shape == (8, 10) and four.dtype == torch.float64
     assert len(four.unique()) == 80
-    two = uniforms(3, 2, 2, 25)
+    two = uniforms([3, 4], 2, 25)
     assert torch.equal(two[:2, :10], four[:2]) and torch.equal(two[2:, :10], four[4:6])  # completions 0 and 1 of each
 
 
 def test_small_packs_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     model = random_model("Llama")
-    whole = Engine(model, STOPS).write(PROMPTS, 3, Sampling(20), seed=2, slots=4)
+    whole = Engine(model, STOPS).write(PROMPTS, 3, Sampling(20), seeds=of(2), slots=4)
     monkeypatch.setattr(engine, "PACK", 1)
     monkeypatch.setattr(slots, "COLUMNS", 1)
-    assert tokens(Engine(model, STOPS).write(PROMPTS, 3, Sampling(20), seed=2, slots=4)) == tokens(whole)
+    assert tokens(Engine(model, STOPS).write(PROMPTS, 3, Sampling(20), seeds=of(2), slots=4)) == tokens(whole)
 
 
 def test_each_distinct_prompt_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,7 +217,7 @@ def test_each_distinct_prompt_is_computed_once(monkeypatch: pytest.MonkeyPatch) 
         return former(self, what, cache, ids, keep)
 
     monkeypatch.setattr(Engine, "logits", logits)
-    written = Engine(model, STOPS).write(PROMPTS, 4, Sampling(12), seed=0, slots=6)
+    written = Engine(model, STOPS).write(PROMPTS, 4, Sampling(12), seeds=of(0), slots=6)
     assert sum(n for kind, n in seen if kind == "Pack") == 3 + 6 + 20 + 1  # the fifth prompt is the first again
     fed = sum(len(ids) - 1 for ids in tokens(written))
     assert sum(n for kind, n in seen if kind == "Step") == fed  # no row is computed after its end
@@ -218,7 +226,7 @@ def test_each_distinct_prompt_is_computed_once(monkeypatch: pytest.MonkeyPatch) 
 def test_the_model_is_left_as_it_was() -> None:
     model = random_model("Llama", lora=True)
     before = {name: (value, value.stride(), value.requires_grad) for name, value in model.named_parameters()}
-    Engine(model, STOPS).write(PROMPTS, 2, Sampling(5), seed=0, slots=3)
+    Engine(model, STOPS).write(PROMPTS, 2, Sampling(5), seeds=of(0), slots=3)
     assert model.config._attn_implementation == "sdpa"
     for name, value in model.named_parameters():
         assert value is before[name][0] and value.stride() == before[name][1]
@@ -227,9 +235,9 @@ def test_the_model_is_left_as_it_was() -> None:
 
 def test_a_length_limit_of_one_and_no_prompt_at_all() -> None:
     model = random_model("Llama")
-    one = Engine(model, STOPS).write(PROMPTS, 2, Sampling(1), seed=0, slots=3)
+    one = Engine(model, STOPS).write(PROMPTS, 2, Sampling(1), seeds=of(0), slots=3)
     assert [len(ids) for ids in tokens(one)] == [1] * 10
-    assert Engine(model, STOPS).write([], 2, Sampling(1), seed=0, slots=3) == []
+    assert Engine(model, STOPS).write([], 2, Sampling(1), seeds=[], slots=3) == []
 
 
 # --- sampling ---------------------------------------------------------------------------------------------------------
@@ -281,7 +289,7 @@ def test_draws_follow_the_distribution(settings: Sampling) -> None:
     before = (p / p.sum())[order].cumsum(0) - (p / p.sum())[order]
     p = p.index_fill(0, order[before >= settings.top_p], 0)
     p = p / p.sum()
-    drawn, logprob = draw(logits.expand(n, -1), uniforms(7, n, 1, 1)[:, 0], settings)
+    drawn, logprob = draw(logits.expand(n, -1), uniforms(fn.seeds(n, 7), 1, 1)[:, 0], settings)
     statistic, bound = chi_squared(drawn, p)
     assert statistic < bound
     torch.testing.assert_close(logprob, whole.log()[drawn], rtol=1e-4, atol=1e-5)
@@ -292,7 +300,7 @@ def test_draws_follow_the_distribution(settings: Sampling) -> None:
 @torch.no_grad()
 def test_the_engine_writes_what_the_model_says(settings: Sampling) -> None:
     model = random_model("Llama", vocab_size=24)
-    written = tokens(Engine(model, STOPS).write([(5, 6)], 3000, settings, seed=1, slots=700))
+    written = tokens(Engine(model, STOPS).write([(5, 6)], 3000, settings, seeds=[1], slots=700))
     common = max(set(ids[0] for ids in written), key=[ids[0] for ids in written].count)
 
     def expected(prefix: list[int]) -> Tensor:
@@ -330,8 +338,8 @@ def test_a_model_of_another_kind_writes_through_generate(caplog: pytest.LogCaptu
     chosen = writer(HF(), model, None, STOPS)
     assert "MambaForCausalLM writes through transformers' generate, more slowly: its cache is not of" in caplog.text
     assert isinstance(chosen, Generate)
-    written = chosen.write(PROMPTS[:2], 2, Sampling(6), seed=0, slots=4)
-    assert tokens(chosen.write(PROMPTS[:2], 2, Sampling(6), seed=0, slots=4)) == tokens(written)
+    written = chosen.write(PROMPTS[:2], 2, Sampling(6), seeds=of(0)[:2], slots=4)
+    assert tokens(chosen.write(PROMPTS[:2], 2, Sampling(6), seeds=of(0)[:2], slots=4)) == tokens(written)
     assert len(set(tokens(written))) > 2
 
 
@@ -360,10 +368,10 @@ def test_transformers_continuous_batching_by_name() -> None:
     chosen = writer(HF(engine="continuous"), model, None, STOPS)
     assert isinstance(chosen, Continuous)
     greedy = Sampling(8, greedy=True)
-    mine = Engine(model, STOPS).write(PROMPTS[:3], 1, greedy, seed=0, slots=4)
-    assert tokens(chosen.write(PROMPTS[:3], 1, greedy, seed=0, slots=4)) == tokens(mine)
+    mine = Engine(model, STOPS).write(PROMPTS[:3], 1, greedy, seeds=of(0)[:3], slots=4)
+    assert tokens(chosen.write(PROMPTS[:3], 1, greedy, seeds=of(0)[:3], slots=4)) == tokens(mine)
     settings = Sampling(8, 0.7)
-    written = chosen.write(PROMPTS[:3], 4, settings, seed=3, slots=4)
+    written = chosen.write(PROMPTS[:3], 4, settings, seeds=of(3)[:3], slots=4)
     assert len(set(tokens(written))) > 6
     for row, (ids, recorded, _) in enumerate(written):
         expected = logprobs(model, PROMPTS[row // 4], ids, settings)
@@ -425,7 +433,7 @@ def test_vllm_is_given_the_weights_before_it_writes(monkeypatch: pytest.MonkeyPa
     chosen = writer(HF(engine="vllm"), model, tokenizer, STOPS)
     assert isinstance(chosen, VLLM)
     with torch.autocast("cpu", torch.bfloat16):
-        written = chosen.write([(5, 6), (7, 8, 9)], 2, Sampling(4, 0.7, top_k=5), seed=0, slots=8)
+        written = chosen.write([(5, 6), (7, 8, 9)], 2, Sampling(4, 0.7, top_k=5), seeds=[0, 1], slots=8)
     engine = chosen.engine
     assert engine.config.model_type == "llama" and not engine.autocast
     assert engine.settings["logprobs_mode"] == "processed_logprobs"
@@ -443,7 +451,7 @@ def test_vllm_is_given_the_weights_before_it_writes(monkeypatch: pytest.MonkeyPa
         sum(weight.sum() for weight in model.parameters()).backward()
         adamw.step()
         for _ in range(3):  # handed over once, however often it is asked
-            chosen.write([(5, 6)], 1, Sampling(4, greedy=True), seed=0, slots=8)
+            chosen.write([(5, 6)], 1, Sampling(4, greedy=True), seeds=[0], slots=8)
     held = engine.model.weights
     assert held["model.layers.0.mlp.up_proj.weight"].shape == (48, 32) and not [k for k in held if "lora" in k]
     assert torch.equal(held["model.norm.weight"], model.get_base_model().model.norm.weight)
@@ -459,7 +467,7 @@ def test_vllm_engines_of_several_processes_are_each_on_their_own_gpu_and_as_long
     chosen = writer(HF(engine="vllm"), model, AutoTokenizer.from_pretrained(plain_model), STOPS)
     lengths = []
     for length in (5, 900, 1500, 7):
-        chosen.write([(5,) * length], 1, Sampling(100), seed=0, slots=8)
+        chosen.write([(5,) * length], 1, Sampling(100), seeds=[0], slots=8)
         lengths.append(chosen.engine.settings["max_model_len"])
     assert lengths == [1024, 1024, 2048, 2048]
     assert chosen.engine.settings["distributed_executor_backend"] == "external_launcher"

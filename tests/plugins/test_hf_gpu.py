@@ -213,7 +213,7 @@ def test_weights_are_cast_once_however_much_is_written(
     for steps in (3, 9):
         writing = Engine(policy.lm, frozenset({VOCABULARY}))
         with Calls() as calls, torch.autocast("cpu", torch.bfloat16):
-            writing.write([(5, 6, 7), (9, 8)], 2, Sampling(steps), seed=0, slots=8)
+            writing.write([(5, 6, 7), (9, 8)], 2, Sampling(steps), seeds=[0, 1], slots=8)
         casts.append({shape: calls.made["_to_copy", shape] for shape in matrices})
     assert casts[0] == casts[1]
     assert sum(casts[0].values()) <= sum(matrices.values())
@@ -238,7 +238,7 @@ def test_a_cache_that_grows_says_the_same_and_takes_what_is_needed(
         taken.clear()
         writing = Engine(model, frozenset(range(1, 60)))
         writing.pace = pace
-        written.append(writing.write([(200, 201), (202,) * 9], 4, Sampling(50), seed=2, slots=6))
+        written.append(writing.write([(200, 201), (202,) * 9], 4, Sampling(50), seeds=[2, 3], slots=6))
     assert [each[0] for each in written[0]] == [each[0] for each in written[1]]
     longest = max(9 + len(tokens) for tokens, _, _ in written[0])
     capacities, limit = {capacity for capacity, _ in taken}, taken[0][1]
@@ -255,7 +255,7 @@ def test_memory_that_ends_while_generating_halves_how_many_are_generated_at_once
     spec = HF(model=random_model("Llama"), tokenizer=tokenizer, device="cpu", max_new_tokens=6, generate_batch=64)
     policy = spec.load(frozenset({"logprobs"}))
     prompts = [Prompt("one"), Prompt("two")]
-    expected = policy.generate(prompts, 6, seed=1)
+    expected = policy.generate(prompts, 6, seeds=range(len(prompts)))
     fits, tried = 4, []
 
     def said(groups: Any) -> list[tuple[int, ...]]:
@@ -263,7 +263,7 @@ def test_memory_that_ends_while_generating_halves_how_many_are_generated_at_once
 
     former = Engine.write
 
-    def write(self: Engine, asked: Any, n: int, settings: Sampling, *, seed: int, slots: int) -> Any:
+    def write(self: Engine, asked: Any, n: int, settings: Sampling, *, seeds: Any, slots: int) -> Any:
         tried.append(slots)
         if min(slots, n * len(asked)) > fits:
             raise error
@@ -272,7 +272,7 @@ def test_memory_that_ends_while_generating_halves_how_many_are_generated_at_once
     monkeypatch.setattr(Engine, "write", write)
     with caplog.at_level("WARNING", "alignzoo"):
         for _ in range(2):
-            assert said(policy.generate(prompts, 6, seed=1)) == said(expected)
+            assert said(policy.generate(prompts, 6, seeds=range(len(prompts)))) == said(expected)
     assert tried == [64, 6, 3, 3]
     assert [record.getMessage() for record in caplog.records] == [
         "out of memory while 12 completions were generated at once: it goes on with 6, and half of those where need "
@@ -280,7 +280,7 @@ def test_memory_that_ends_while_generating_halves_how_many_are_generated_at_once
     ]
     fits = 0
     with pytest.raises(ModelError, match=r"out of memory while a single completion was generated: .*max_new_tokens"):
-        policy.generate(prompts, 6, seed=1)
+        policy.generate(prompts, 6, seeds=range(len(prompts)))
 
 
 @pytest.mark.parametrize("chosen", ["generate", "continuous"])
@@ -291,7 +291,7 @@ def test_nothing_of_a_generation_config_changes_what_is_generated(chosen: str) -
         do_sample=True, repetition_penalty=5.0, bad_words_ids=[[7]], suppress_tokens=[9], min_new_tokens=6, top_k=2
     )
     writing = {"generate": Generate, "continuous": Continuous}[chosen](model, frozenset({1}))
-    written = writing.write([(5, 6, 7)], 8, Sampling(8), seed=0, slots=8)
+    written = writing.write([(5, 6, 7)], 8, Sampling(8), seeds=[0], slots=8)
     assert model.generation_config is own
     for tokens, recorded, _ in written:
         logits = model(torch.tensor([(5, 6, 7, *tokens)])).logits[0, 2:-1]

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from alignzoo import Completion, Group, ModelError, Prompt, Score
+from alignzoo import functional as fn
 from alignzoo.batching import collate
 from alignzoo_hf.policy import HFPolicy
 from alignzoo_hf.spec import HF
@@ -25,7 +26,7 @@ def load(model: Path, **settings: Any) -> HFPolicy:
 
 def talks(policy: HFPolicy) -> list[Group]:
     """Two groups of two transcripts of two turns, what is heard between them of another length in each."""
-    groups = policy.generate([Prompt("Count to 3: "), Prompt("Say hi")], 2, seed=0)
+    groups = policy.generate([Prompt("Count to 3: "), Prompt("Say hi")], 2, seeds=[0, 1])
     found = []
     for group in groups:
         heard = [policy.encode(Prompt(""), [text]).completions[0] for text in (" the tool says 12", " no")]
@@ -33,7 +34,7 @@ def talks(policy: HFPolicy) -> list[Group]:
             each.then(Completion.observation(told.tokens[:-1], told.text))
             for each, told in zip(group.completions, heard, strict=True)
         ]
-        replies = policy.go_on([group.prompt_tokens + each.tokens for each in begun], 1, seed=1)
+        replies = policy.go_on([group.prompt_tokens + each.tokens for each in begun], 1, seeds=fn.seeds(len(begun), 1))
         whole = tuple(each.then(reply) for each, (reply,) in zip(begun, replies, strict=True))
         found.append(replace(group, completions=whole, scores=(Score(0.0), Score(1.0))))
     return found
@@ -57,18 +58,18 @@ def test_holes_change_no_answer(dtype: torch.dtype, plain_model: Path, attention
 
 def test_a_turn_is_not_tokenised_again(plain_model: Path) -> None:
     policy = load(plain_model)
-    (group,) = policy.generate([Prompt("abc")], 3, seed=4)
-    (again,) = policy.go_on([group.prompt_tokens], 3, seed=4)
+    (group,) = policy.generate([Prompt("abc")], 3, seeds=[4])
+    (again,) = policy.go_on([group.prompt_tokens], 3, seeds=[4])
     assert tuple(again) == group.completions
-    (whole,) = policy.go_on([(*group.prompt_tokens, *group.completions[0].tokens, 200)], 1, seed=4)
+    (whole,) = policy.go_on([(*group.prompt_tokens, *group.completions[0].tokens, 200)], 1, seeds=[4])
     assert len(whole) == 1 and whole[0].logprobs is not None
-    assert policy.go_on([], 2, seed=0) == []
+    assert policy.go_on([], 2, seeds=[]) == []
 
 
 def test_a_prefix_that_leaves_no_room_is_an_error(plain_model: Path) -> None:
     policy = load(plain_model, max_length=20)
-    policy.go_on([(5,) * 14], 1, seed=0)
+    policy.go_on([(5,) * 14], 1, seeds=[0])
     with pytest.raises(ModelError, match=r"15 tokens leaves no room for policy.max_new_tokens = 6 within .* = 20"):
-        policy.go_on([(5,), (5,) * 15], 1, seed=0)
+        policy.go_on([(5,), (5,) * 15], 1, seeds=[0, 1])
     with pytest.raises(ModelError, match="a prefix of no tokens"):
-        policy.go_on([()], 1, seed=0)
+        policy.go_on([()], 1, seeds=[0])

@@ -72,15 +72,15 @@ def test_examples_are_earlier_turns_with_their_verdicts(judge_server: JudgeServe
 
 def test_it_writes_and_other_seeds_are_other_requests(judge_server: JudgeServer) -> None:
     judge = judge_at(judge_server)
-    assert judge.write(["once", CONVERSATION], None, seed=1) == ["echo: once", "echo: say something"]
-    assert judge.write(["once", CONVERSATION], None, seed=1) == ["echo: once", "echo: say something"]
+    assert judge.write(["once", CONVERSATION], None, seeds=[1, 2]) == ["echo: once", "echo: say something"]
+    assert judge.write(["once", CONVERSATION], None, seeds=[1, 2]) == ["echo: once", "echo: say something"]
     assert len(judge_server.heard) == 2
-    judge.write(["once"], None, seed=2)
+    judge.write(["once"], None, seeds=[2])
     seeds = [heard.body["seed"] for heard in judge_server.heard]
     assert len(set(seeds)) == 3
     judge_server.faults += [""] * 3
     with pytest.raises(RunError, match=r"'small' did not write .*malformed, 3 times: it is empty"):
-        judge.write(["twice"], None, seed=1)
+        judge.write(["twice"], None, seeds=[1])
 
 
 def test_it_works_beside_a_running_loop(judge_server: JudgeServer) -> None:

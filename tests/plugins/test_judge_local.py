@@ -127,11 +127,13 @@ def test_a_question_that_does_not_fit_is_an_error_and_the_others_are_answered(pl
 
 def test_it_writes(chat: str) -> None:
     own, live = Local(model=chat, device="cpu", max_new_tokens=8), Local(state="live")
-    texts = own.write([CONVERSATION, "once "], None, seed=1)
-    assert texts == own.write([CONVERSATION, "once "], None, seed=1) != own.write([CONVERSATION, "once "], None, seed=2)
-    assert live.write([CONVERSATION, "once "], policy_of(chat), seed=1) == texts
+    texts = own.write([CONVERSATION, "once "], None, seeds=[1, 5])
+    assert texts == own.write([CONVERSATION, "once "], None, seeds=[1, 5])
+    first, second = own.write([CONVERSATION, "once "], None, seeds=[2, 5])
+    assert first != texts[0] and second == texts[1]
+    assert live.write([CONVERSATION, "once "], policy_of(chat), seeds=[1, 5]) == texts
     with pytest.raises(ModelError, match=r"cannot write as the policy was: set judge\.model"):
-        Local().write([CONVERSATION], policy_of(chat), seed=1)
+        Local().write([CONVERSATION], policy_of(chat), seeds=[1])
 
 
 def test_without_a_model_or_a_policy(chat: str) -> None:

@@ -39,13 +39,24 @@ def test_new_groups_come_in_and_the_oldest_leave() -> None:
     assert sampler.buffer[0].scores == (Score(1.0),) and not sampler.buffer[0].prompt.info
 
 
-@pytest.mark.parametrize(("replayed", "n"), [(0.0, 0), (0.5, 1), (1.0, 2), (9.0, 3)])
+@pytest.mark.parametrize(("replayed", "n"), [(0.0, 0), (1.0, 2), (2.0, 4), (9.0, 6)])
 def test_as_many_as_asked_for_are_drawn(replayed: float, n: int) -> None:
     sampler = ReplaySampler(n=2, replayed=replayed, buffer=tuple(group(name) for name in "abc"))
-    found = sampler.sample([Prompt("x"), Prompt("y")], toy_policy(), seed=0)
-    assert [each.prompt.messages for each in found[:2]] == ["x", "y"]
-    drawn = [each.prompt.messages for each in found[2:]]
-    assert len(drawn) == len(set(drawn)) == n
+    found = sampler.sample([Prompt("x"), Prompt("y")], toy_policy(), seeds=[0, 1])
+    told = [each.prompt.messages for each in found]
+    assert told[0] == "x" and len(told) == 2 + n
+    first, second = told[1 : told.index("y")], told[told.index("y") + 1 :]
+    assert all(len(set(drawn)) == len(drawn) for drawn in (first, second)) and {*first, *second} <= {*"abc"}
+
+
+def test_what_a_prompt_draws_is_its_own() -> None:
+    buffer = tuple(group(str(number)) for number in range(50))
+    sampler = ReplaySampler(n=2, replayed=0.25, buffer=buffer)
+    prompts, seeds = [Prompt(f"p{number}") for number in range(200)], range(200)
+    together = sampler.sample(prompts, toy_policy(), seeds=seeds)
+    alone = [sampler.sample([p], toy_policy(), seeds=[s]) for p, s in zip(prompts, seeds, strict=True)]
+    assert together == [each for groups in alone for each in groups]
+    assert len(together) - 200 == pytest.approx(50, abs=25)  # four standard deviations, √(200 · 1/4 · 3/4) = 6.1
 
 
 SETTINGS: dict[str, Any] = {

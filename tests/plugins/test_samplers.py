@@ -21,10 +21,13 @@ class Scribe:
     def encode(self, prompt: Prompt, texts: Any) -> Group:
         return Group(prompt, (1,), tuple(Completion(tuple(map(ord, text)), text) for text in texts))
 
-    def generate(self, prompts: Any, n: int, *, seed: int, greedy: bool = False) -> list[Group]:
+    def generate(self, prompts: Any, n: int, *, seeds: Any, greedy: bool = False) -> list[Group]:
         assert not greedy
-        written = tuple(Completion((seed, i), f"{seed}.{i}", logprobs=(-1.0, -1.0)) for i in range(n))
-        return [Group(prompt, (1,), written) for prompt in prompts]
+
+        def written(seed: int) -> tuple[Completion, ...]:
+            return tuple(Completion((seed, i), f"{seed}.{i}", logprobs=(-1.0, -1.0)) for i in range(n))
+
+        return [Group(prompt, (1,), written(seed)) for prompt, seed in zip(prompts, seeds, strict=True)]
 
 
 SCRIBE: Any = Scribe()
@@ -32,10 +35,10 @@ SCRIBE: Any = Scribe()
 
 def test_the_dataset_sampler_brings_the_datas_completions_in_order() -> None:
     prompts = [Prompt("a", ("x", "yy")), Prompt("b", ("z",))]
-    groups = DatasetSampler().sample(prompts, SCRIBE, seed=0)
+    groups = DatasetSampler().sample(prompts, SCRIBE, seeds=[0] * len(prompts))
     assert [[c.text for c in group.completions] for group in groups] == [["x", "yy"], ["z"]]
     assert [group.prompt for group in groups] == prompts
-    assert groups == DatasetSampler().sample(prompts, SCRIBE, seed=1)
+    assert groups == DatasetSampler().sample(prompts, SCRIBE, seeds=[1] * len(prompts))
     assert not DatasetSampler.online
 
 
@@ -43,7 +46,7 @@ def test_numeric_columns_of_the_data_become_columns_of_the_batch() -> None:
     prompt = Prompt(
         "a", ("x", "yy"), (1.0, 0.0), {"margin": 2, "weight": 0.5, "source": "web", "safe": True, "gap": None}
     )
-    group = DatasetSampler().sample([prompt], SCRIBE, seed=0)[0]
+    group = DatasetSampler().sample([prompt], SCRIBE, seeds=[0])[0]
     assert group.extra == {"margin": (2.0, 2.0), "weight": (0.5, 0.5)}
     batch = collate([replace(group, scores=(Score(1.0), Score(0.0)))])
     assert batch.extra["margin"].tolist() == [2.0, 2.0]
@@ -51,10 +54,10 @@ def test_numeric_columns_of_the_data_become_columns_of_the_batch() -> None:
 
 def test_a_prompt_without_completions_is_refused() -> None:
     with pytest.raises(DataError, match=r"'a' has no completions to learn from: .* sampler=policy and a reward"):
-        DatasetSampler().sample([Prompt("a")], SCRIBE, seed=0)
+        DatasetSampler().sample([Prompt("a")], SCRIBE, seeds=[0])
 
 
 def test_the_policy_sampler_lets_the_policy_write_n() -> None:
-    groups = PolicySampler(n=3).sample([Prompt("a", ("given",)), Prompt("b")], SCRIBE, seed=7)
-    assert [[c.text for c in group.completions] for group in groups] == [["7.0", "7.1", "7.2"]] * 2
+    groups = PolicySampler(n=3).sample([Prompt("a", ("given",)), Prompt("b")], SCRIBE, seeds=[7, 8])
+    assert [[c.text for c in group.completions] for group in groups] == [["7.0", "7.1", "7.2"], ["8.0", "8.1", "8.2"]]
     assert PolicySampler.online

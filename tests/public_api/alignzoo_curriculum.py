@@ -35,8 +35,8 @@ class CurriculumSampler:
         chances = [self.floor + p * (1 - p) for p in (known.get(i, 0.5) for i in range(len(prompts)))]
         return random.Random(seed).choices(range(len(prompts)), chances, k=n)
 
-    def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seed: int) -> list[Group]:
-        return policy.generate(prompts, self.n, seed=seed)
+    def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seeds: Sequence[int]) -> list[Group]:
+        return policy.generate(prompts, self.n, seeds=seeds)
 
     def next(self, report: StepReport) -> CurriculumSampler:
         known = dict(self.rates)

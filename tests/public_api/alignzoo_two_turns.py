@@ -30,11 +30,12 @@ class TwoTurns:
     online: ClassVar[bool] = True
     brings_scores: ClassVar[bool] = True
 
-    def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seed: int) -> list[Group]:
-        groups = policy.generate(prompts, self.n, seed=fn.derive(seed, "question"))
+    def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seeds: Sequence[int]) -> list[Group]:
+        groups = policy.generate(prompts, self.n, seeds=[fn.derive(seed, "question") for seed in seeds])
         begun = [(group, each, each.then(self._tool(each, policy))) for group in groups for each in group.completions]
         prefixes = [group.prompt_tokens + transcript.tokens for group, _, transcript in begun]
-        replies = policy.go_on(prefixes, 1, seed=fn.derive(seed, "reply"))
+        own = [fn.derive(seed, "reply", i) for seed in seeds for i in range(self.n)]
+        replies = policy.go_on(prefixes, 1, seeds=own)
         whole = iter(
             (transcript.then(reply), self._score(question, reply))
             for (_, question, transcript), (reply,) in zip(begun, replies, strict=True)

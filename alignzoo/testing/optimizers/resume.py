@@ -20,8 +20,8 @@ class ToySampler:
     columns: tuple[str, ...] = ()
     online: ClassVar[bool] = True
 
-    def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seed: int) -> list[Group]:
-        groups = policy.generate(prompts, self.n, seed=seed)
+    def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seeds: Sequence[int]) -> list[Group]:
+        groups = policy.generate(prompts, self.n, seeds=seeds)
         return [replace(group, extra={name: (0.5,) * self.n for name in self.columns}) for group in groups]
 
 

@@ -28,8 +28,8 @@ class Varied:
         if self.tries < self.n:
             raise ValueError(f"tries: found {self.tries}, which is fewer than n = {self.n}")
 
-    def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seed: int) -> list[Group]:
-        return [self._chosen(group) for group in policy.generate(prompts, self.tries, seed=seed)]
+    def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seeds: Sequence[int]) -> list[Group]:
+        return [self._chosen(group) for group in policy.generate(prompts, self.tries, seeds=seeds)]
 
     def _chosen(self, group: Group) -> Group:
         taken, *left = group.completions

@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -37,6 +38,12 @@ from alignzoo.types import Alert, Prompt
 
 Show = Callable[[str, Survey], None]
 """Shown what a stage is about to train on: the stage, and the survey of its own data."""
+
+INTERRUPTS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+"""Ctrl-C, and what Slurm, Kubernetes and torchrun send before they kill; where the system has them."""
+
+MOMENT = 0.5
+"""Seconds in which two interrupts are one."""
 
 
 def told_on_stderr(stage: str, step: int, alert: Alert) -> None:
@@ -91,13 +98,17 @@ def execute(
 ) -> Result:
     """Run a loaded recipe, checked whole before its first step. Finished stages of a resumed run are not run again.
     `curves` draws curves.png; `ask` puts one question to every judge behind an endpoint before anything is trained;
-    `show` is given each stage's survey of its own data."""
+    `show` is given each stage's survey of its own data. Of several processes the first alone shows progress and warns.
+    """
+    if processes.index():
+        progress, warn, show = _silent, _silent, _silent
     check_trackers(trackers, registry)
     for stage in recipe.stages:
         _check_alerts(stage, registry)
     results: list[StageResult] = []
     live: Policy | None = None
-    with claimed(recipe, out, resume) as folder, _polite_interrupt() as interrupted:
+    joined = processes.together(calm=(Interrupted,))
+    with joined, claimed(recipe, out, resume) as folder, _polite_interrupt() as interrupted:
         finished = {each.name: each for each in finished_in(folder)} if resume else {}
         checked = preflight.check(recipe, _outputs(finished.values()), folder, ask=ask)
         if processes.index() == 0 and len(finished) < len(recipe.stages):
@@ -112,6 +123,9 @@ def execute(
             results.append(done)
             write(folder, recipe, results, curves)
     return Result(folder, tuple(results), live)
+
+
+def _silent(*told: Any) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -257,23 +271,28 @@ def _save_model(policy: Policy, path: Path, stage: Stage, done: StageResult) -> 
 
 @contextmanager
 def _polite_interrupt() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C asks to stop after the step; the second stops at once."""
-    asked = threading.Event()
+    """The first Ctrl-C, or what a cluster sends in its place, asks to stop after the step; the second stops at once.
+
+    A launcher hands on what the terminal has sent, so what comes within a moment of the first is the same once more.
+    """
+    asked: list[float] = []
     if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
+        yield lambda: bool(asked)
         return
 
     def ask(number: int, frame: Any) -> None:
-        if asked.is_set():
+        if asked and time.monotonic() - asked[0] > MOMENT:
             raise KeyboardInterrupt
-        asked.set()
-        sys.stderr.write("\nStopping after this step. Ctrl-C again stops at once.\n")
+        if not asked and processes.index() == 0:
+            sys.stderr.write("\nStopping after this step. Ctrl-C again stops at once.\n")
+        asked.append(time.monotonic())
 
-    former = signal.signal(signal.SIGINT, ask)
+    former = {number: signal.signal(number, ask) for number in INTERRUPTS}
     try:
-        yield asked.is_set
+        yield lambda: bool(asked)
     finally:
-        signal.signal(signal.SIGINT, former)
+        for number, handler in former.items():
+            signal.signal(number, handler)
 
 
 __all__ = [

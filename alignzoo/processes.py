@@ -1,20 +1,40 @@
 """One process or many: whole groups are dealt out, and what every process needs of the others is gathered.
 
-`accelerate launch` (or torchrun) starts the processes; the policy joins them into a group. Everything here is the
-identity when there is only one.
+`torchrun` or `accelerate launch` starts the processes, and `join` makes a group of them. Everything here is the
+identity when there is only one. Where one fails, all end, and the first process tells of it.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
+
+from alignzoo.errors import RunError
+
+LIMIT = timedelta(hours=2)
+"""How long a process waits for the others: longer than the slowest judge keeps one of them, or the first writes a
+checkpoint."""
+
+START = timedelta(minutes=10)
+"""How long they wait for each other to start."""
+
+PATIENCE = timedelta(seconds=10)
+"""How long a process that has failed waits for the first one to tell of it."""
 
 T = TypeVar("T")
+
+_words: list[PrefixStore] = []
+"""Once the processes are joined: where they leave words for each other that wait for no answer."""
 
 
 def count() -> int:
@@ -25,6 +45,106 @@ def count() -> int:
 def index() -> int:
     """Which of them this is; process 0 writes the files."""
     return int(os.environ.get("RANK", "0"))
+
+
+def join() -> None:
+    """Make a group of the processes that were launched together, each with a GPU of its own where there are GPUs."""
+    if count() == 1 or dist.is_initialized():
+        return
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(local_index())
+    try:
+        store, rank, size = next(rendezvous("env://", timeout=START))
+        group = PrefixStore("group", store)
+        backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"  # objects go through gloo
+        dist.init_process_group(backend, store=group, rank=rank, world_size=size, timeout=LIMIT)
+    except (ValueError, RuntimeError) as error:
+        raise RunError(
+            f"WORLD_SIZE says that this is one of {count()} processes, but they cannot be joined ({error}): start them "
+            "with torchrun or `accelerate launch`, or unset WORLD_SIZE"
+        ) from error
+    _words.append(PrefixStore("words", store))
+    atexit.register(_part)  # a thread of the group that outlives its interpreter aborts the process now and then
+
+
+def local_index() -> int:
+    """Which of this machine's processes this is: the number of its GPU."""
+    return int(os.environ.get("LOCAL_RANK", index()))
+
+
+def _part() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+# --- failing ----------------------------------------------------------------------------------------------------------
+
+
+class Lost(RunError):
+    """Another process has failed, so this one cannot go on."""
+
+
+@contextmanager
+def together(calm: tuple[type[BaseException], ...] = ()) -> Iterator[None]:
+    """Inside, the processes are joined, and what one raises ends all of them within seconds: the others raise Lost with
+    its message. Errors of the kinds in `calm` are raised by all at the same place, and disturb nobody."""
+    join()
+    try:
+        yield
+    except calm:
+        raise
+    except BaseException as error:
+        if dist.is_initialized():
+            _fail(error)
+        raise
+
+
+def _fail(error: BaseException) -> None:
+    """Tell the others of an error, and let them wait no longer. Raises Lost where another process was the first."""
+    first, told = True, ""
+    if _words:
+        try:
+            first = _words[0].add("failed", 1) == 1
+            if first:
+                _words[0].set("failure", f"process {index()}: {str(error) or type(error).__name__}")
+            _words[0].wait(["failure"], PATIENCE)
+            told = _words[0].get("failure").decode()
+            if not index():
+                _words[0].set("told", "")
+        except RuntimeError:  # the store ends with the launcher that holds it, or with the first process
+            told = ""
+    dist.destroy_process_group()
+    if told and not first and isinstance(error, Lost):
+        raise Lost(told) from None
+
+
+def heard() -> bool:
+    """Whether the first process tells of what went wrong, so that this one need not: known after a little while."""
+    if not index() or not _words:
+        return False
+    try:
+        _words[0].wait(["told"], PATIENCE)
+    except RuntimeError:
+        return False
+    return True
+
+
+@contextmanager
+def _listening() -> Iterator[None]:
+    """Inside, an exchange with the others. Raises Lost where one of them is no longer there."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise Lost(
+            f"another process of the run has ended without a word, or kept this one waiting for {LIMIT}: its own "
+            f"output may say more, and the system's log whether memory ran out ({str(error).splitlines()[0]})"
+        ) from error
+
+
+# --- sharing ----------------------------------------------------------------------------------------------------------
 
 
 def dealt(items: Sequence[T]) -> list[T]:
@@ -45,7 +165,8 @@ def of_first(value: T) -> T:
     if count() == 1:
         return value
     box = [value]
-    dist.broadcast_object_list(box)
+    with _listening():
+        dist.broadcast_object_list(box)
     return box[0]
 
 
@@ -54,8 +175,14 @@ def everyones(value: T) -> list[T]:
     if count() == 1:
         return [value]
     found: list[Any] = [None] * count()
-    dist.all_gather_object(found, value)
+    with _listening():
+        dist.all_gather_object(found, value)
     return found
+
+
+def any_of(flag: bool) -> bool:
+    """Whether it is true on one of them."""
+    return any(everyones(flag))
 
 
 def least_positive(value: int) -> int:
@@ -67,10 +194,11 @@ def sum_gradients(parameters: Iterable[Tensor]) -> None:
     """Add up the gradients of all processes, in place."""
     if count() == 1:
         return
-    for parameter in parameters:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-        dist.all_reduce(parameter.grad)
+    with _listening():
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            dist.all_reduce(parameter.grad)
 
 
 def total(values: dict[str, float]) -> dict[str, float]:

@@ -226,7 +226,7 @@ def _passes(stage: Run, told: Callable[[Alert], None]) -> Passes:
 def _save(stage: Run, step: int, optimizer: Optimizer, stopped: str) -> None:
     """A checkpoint at the interval, where the run stops early, and at once when the user asks to stop."""
     due = stopped or (stage.schedule.save_every and step % stage.schedule.save_every == 0)
-    interrupted = stage.interrupted()
+    interrupted = processes.any_of(stage.interrupted())
     if due or interrupted:
         journal, keep = {} if processes.index() else stage.journal.extent(), stage.schedule.keep
         parts = optimizer, stage.sampler, [each.source for each in stage.rewards]

@@ -1,4 +1,5 @@
-"""Law 1: two processes are one, but for the order in which they add; in float64 that is next to nothing."""
+"""Several processes are one, but for the order in which they add; in float64 that is next to nothing. Where one of
+them fails or is interrupted, all end."""
 
 from __future__ import annotations
 
@@ -7,62 +8,66 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import AutoConfig
 
 import alignzoo_tiny
-from rounding import bound, depth, seeds, within
+from rounding import depth, seeds, within
+from several_processes import SHOP, SORT
 
-SCRIPT = """
-import sys
-import torch
-import alignzoo
-from rounding import computing, seeds
-for seed in seeds():
-    for dtype in (torch.float32, torch.float64):
-        with computing(dtype):
-            alignzoo.run(
-                "dpo",
-                out=f"{sys.argv[1]}/dpo-{dtype}-{seed}",
-                seed=seed,
-                schedule={"steps": 3, "prompts": 6},
-                evaluate={"prompts": 0},
-            )
-alignzoo.run("ppo", out=f"{sys.argv[1]}/ppo", schedule={"steps": 2, "prompts": 5}, evaluate={"prompts": 8})
-"""
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def flat(line: dict[str, Any], prefix: str = "") -> dict[str, float]:
+    """A line's figures, with those of its tables."""
+    found: dict[str, float] = {}
+    for key, value in line.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{prefix}{key}: ")
+        elif not isinstance(value, str):
+            found[prefix + key] = value
+    return found
 
 
 def lines(folder: Path) -> list[dict[str, float]]:
-    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "stage"} for line in found]
+    return [{name: value for name, value in line.items() if name != "stage"} for line in read(folder / "metrics.jsonl")]
 
 
-def train(folder: Path, processes: int) -> None:
-    (folder.parent / "train.py").write_text(SCRIPT)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command = [*(launcher if processes > 1 else [sys.executable]), "train.py", str(folder)]
+def launch(count: int, *arguments: str, cwd: Path, limit: float = 240) -> subprocess.CompletedProcess[str]:
+    """A Python program's end, run by so many processes."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
     path = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    limit = 240 + 20 * len(seeds())
-    done = subprocess.run(command, cwd=folder.parent, env=environment, capture_output=True, text=True, timeout=limit)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, "ALIGNZOO_REFERENCES": "off"}
+    command = [*(launcher if count > 1 else [sys.executable]), *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=limit)
+
+
+def train(folder: Path, count: int, *what: str) -> Path:
+    script = Path(__file__).with_name("several_processes.py")
+    done = launch(count, str(script), str(folder), *what, cwd=folder.parent, limit=240 + 20 * len(seeds()))
     assert done.returncode == 0, done.stderr[-3000:]
+    return folder
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The same runs by one process and by two."""
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """The same runs by one process, by two and by three."""
     folder = tmp_path_factory.mktemp("processes")
-    train(folder / "one", 1)
-    train(folder / "two", 2)
-    return folder / "one", folder / "two"
+    return {
+        1: train(folder / "one", 1, "float64", "methods", "counts"),
+        2: train(folder / "two", 2, "float64", "methods", "counts"),
+        3: train(folder / "three", 3, "methods", "counts"),
+    }
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("seed", seeds())
-def test_two_processes_are_one(runs: tuple[Path, Path], seed: int, dtype: torch.dtype) -> None:
-    alone, together = (lines(folder / f"dpo-{dtype}-{seed}") for folder in runs)
+def test_two_processes_are_one(folders: dict[int, Path], seed: int, dtype: torch.dtype) -> None:
+    alone, together = (lines(folders[count] / f"dpo-{dtype}-{seed}") for count in (1, 2))
     assert len(together) == 3, "only the first process writes"
     config = AutoConfig.from_pretrained(Path(alignzoo_tiny.__file__).parent / "assets" / "base")
     assert alone[0]["accuracy"] == 0.5, "before the first update no answer is preferred"
@@ -74,8 +79,29 @@ def test_two_processes_are_one(runs: tuple[Path, Path], seed: int, dtype: torch.
             assert two[name] == pytest.approx(expected, rel=0, abs=allowed), f"{name} of step {step}"
 
 
-def test_an_online_batch_is_whole(runs: tuple[Path, Path]) -> None:
-    """Each process draws its own completions, so an online run is another sample; its batch is whole all the same."""
-    online = lines(runs[1] / "ppo")
-    assert [line["completions"] for line in online] == [5, 5]
-    assert online[0]["kl"] == pytest.approx(0, abs=bound(1, 1.0))
+@pytest.mark.parametrize("name", [*SHOP, *SORT])
+@pytest.mark.parametrize("count", [2, 3])
+def test_any_number_of_processes_is_one(folders: dict[int, Path], count: int, name: str) -> None:
+    """Five groups a step, generated or given, on one process, two and three: the same texts, and figures to 1e-4."""
+    alone, together = folders[1] / name, folders[count] / name
+    first, second = (read(folder / "samples.jsonl") for folder in (alone, together))
+    assert [each["completion"] for each in second] == [each["completion"] for each in first]
+    assert len({each["completion"] for each in first if each["when"] == "training"}) > 5
+    for file in ("metrics.jsonl", "evaluations.jsonl"):
+        for one, other in zip(read(alone / file), read(together / file), strict=True):
+            assert flat(other) == pytest.approx(flat(one), rel=1e-4, abs=1e-4), f"{file} of {name}"
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_every_process_makes_the_same_passes_and_asks_of_its_own_share(folders: dict[int, Path], count: int) -> None:
+    """Of five groups on three processes, and of two, which leave one of the three idle."""
+    (alone,) = counted(folders[1], 1)
+    together = counted(folders[count], count)
+    for run, expected in alone.items():
+        for kind in ("forward", "backward"):
+            assert len({each[run][kind] for each in together}) == 1, f"{kind} of {run}"
+        assert sum(each[run]["asked"] for each in together) == expected["asked"], run
+
+
+def counted(folder: Path, count: int) -> list[dict[str, dict[str, int]]]:
+    return [json.loads((folder / f"counts-{rank}.json").read_text()) for rank in range(count)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 import traceback
 import warnings
@@ -76,7 +77,12 @@ def told(command: Callable[P, R]) -> Callable[P, R]:
 
 
 def fail(message: str) -> NoReturn:
-    """Say what is wrong, and end with status 1."""
+    """Say what is wrong, and end with status 1. Of several processes the first tells it."""
+    if int(os.environ.get("RANK", "0")):
+        from alignzoo import processes
+
+        if processes.heard():
+            raise typer.Exit(1)
     lines = message.split("\n")
     if len(lines) > LINES:
         half = LINES // 2

@@ -56,8 +56,9 @@ def run(
     allocator.keep_freed_memory()
     if resume and out is not None and not out.exists():
         raise RunError(f"{out} holds no run to resume: there is no such folder")
-    loaded = load(recipe, overrides or (), registry=zoo)
-    check_trust(loaded.code, trust)
+    with processes.together():
+        loaded = load(recipe, overrides or (), registry=zoo)
+        check_trust(loaded.code, trust)
     if out is None and not resume and processes.count() == 1:
         out = api.next_folder(loaded.name)
     trusted = ["--trust"] if loaded.code else []
@@ -73,9 +74,11 @@ def run(
         said = str(stopped) or "stopped at once: what came after the last checkpoint will be done again"
         begun = out is not None and (out / "manifest.json").exists()
         cure = f"{said}. Go on with:\n  {again}" if begun else "stopped before it began"
-        console(stderr=True).print(f"\n{cure}", markup=False, soft_wrap=True)
+        if not processes.index():
+            console(stderr=True).print(f"\n{cure}", markup=False, soft_wrap=True)
         raise typer.Exit(130) from None
-    _print(console(), result, quiet=quiet)
+    if not processes.index():
+        _print(console(), result, quiet=quiet)
 
 
 def warning_on(err: Console) -> Warn:

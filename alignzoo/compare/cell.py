@@ -53,10 +53,14 @@ def run_cell(folder: Path) -> CellResult:
         done = finished(folder)
         if done is not None:
             return done
+        from alignzoo.runner import Interrupted
+
         cell = read_cell(folder)
         begun = time.perf_counter()
         try:
             result = _run(cell, folder)
+        except Interrupted:
+            raise  # it is not over
         except DivergedError as error:
             result = _without_figures(cell, folder, "diverged", str(error))
         except Exception as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import copy
 import functools
 from pathlib import Path
@@ -20,6 +19,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from alignzoo import processes
 from alignzoo.errors import ModelError
 from alignzoo_hf import layers, weights
 from alignzoo_hf.chat import read_template
@@ -36,17 +36,13 @@ def device(spec: HF) -> torch.device:
         return _place()
     if spec.device == "cuda" and not torch.cuda.is_available():
         raise ModelError("policy.device is 'cuda' but no CUDA device is available: use 'auto' or 'cpu'")
-    return torch.device(spec.device)
+    return torch.device("cuda", processes.local_index()) if spec.device == "cuda" else torch.device(spec.device)
 
 
 @functools.cache
 def _place() -> torch.device:
-    """The device that accelerate finds. Processes that were launched together are joined by that; they part in order
-    when they end, as a thread of the group that outlives its interpreter aborts the process now and then."""
-    state = PartialState()
-    if state.num_processes > 1:
-        atexit.register(state.destroy_process_group)
-    return torch.device(state.device)
+    """The device that accelerate finds, of each process its own."""
+    return torch.device(PartialState().device)
 
 
 def wants_bf16(spec: HF, place: torch.device) -> bool:

@@ -267,7 +267,7 @@ def test_memory_that_ends_while_generating_halves_how_many_are_generated_at_once
         tried.append(slots)
         if min(slots, n * len(asked)) > fits:
             raise error
-        return former(self, asked, n, settings, seed=seed, slots=slots)
+        return former(self, asked, n, settings, seeds=seeds, slots=slots)
 
     monkeypatch.setattr(Engine, "write", write)
     with caplog.at_level("WARNING", "alignzoo"):

@@ -75,7 +75,7 @@ def test_it_writes_and_other_seeds_are_other_requests(judge_server: JudgeServer)
     assert judge.write(["once", CONVERSATION], None, seeds=[1, 2]) == ["echo: once", "echo: say something"]
     assert judge.write(["once", CONVERSATION], None, seeds=[1, 2]) == ["echo: once", "echo: say something"]
     assert len(judge_server.heard) == 2
-    judge.write(["once"], None, seeds=[2])
+    judge.write(["once"], None, seeds=[3])
     seeds = [heard.body["seed"] for heard in judge_server.heard]
     assert len(set(seeds)) == 3
     judge_server.faults += [""] * 3

@@ -18,6 +18,7 @@ import alignzoo_tiny
 from rounding import depth, seeds, within
 from several_processes import SHOP, SORT
 
+
 def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 

@@ -1,7 +1,7 @@
 """One process or many: whole groups are dealt out, and what every process needs of the others is gathered.
 
 `torchrun` or `accelerate launch` starts the processes, and `join` makes a group of them. Everything here is the
-identity when there is only one. Where one fails, all end, and the first process tells of it.
+identity when there is only one. Where one fails, all end, and the one that failed tells of it.
 """
 
 from __future__ import annotations
@@ -29,12 +29,15 @@ START = timedelta(minutes=10)
 """How long they wait for each other to start."""
 
 PATIENCE = timedelta(seconds=10)
-"""How long a process that has failed waits for the first one to tell of it."""
+"""How long a process that has failed waits to be told of the failure that came first."""
 
 T = TypeVar("T")
 
 _words: list[PrefixStore] = []
 """Once the processes are joined: where they leave words for each other that wait for no answer."""
+
+_quiet: list[bool] = []
+"""Not empty once another process tells of the failure that ends this one."""
 
 
 def count() -> int:
@@ -73,6 +76,11 @@ def local_index() -> int:
     return int(os.environ.get("LOCAL_RANK", index()))
 
 
+def machine() -> str:
+    """The machine's number, as the launcher counts."""
+    return os.environ.get("GROUP_RANK", "0")
+
+
 def _part() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()
@@ -102,32 +110,29 @@ def together(calm: tuple[type[BaseException], ...] = ()) -> Iterator[None]:
 
 def _fail(error: BaseException) -> None:
     """Tell the others of an error, and let them wait no longer. Raises Lost where another process was the first."""
-    first, told = True, ""
+    first, where, told = True, machine(), ""
     if _words:
         try:
             first = _words[0].add("failed", 1) == 1
             if first:
-                _words[0].set("failure", f"process {index()}: {str(error) or type(error).__name__}")
+                message = f"process {index()}: {str(error) or type(error).__name__}"
+                _words[0].set("failure", f"{where}\n{message}")
             _words[0].wait(["failure"], PATIENCE)
-            told = _words[0].get("failure").decode()
-            if not index():
-                _words[0].set("told", "")
+            where, told = _words[0].get("failure").decode().split("\n", 1)
         except RuntimeError:  # the store ends with the launcher that holds it, or with the first process
             told = ""
     dist.destroy_process_group()
-    if told and not first and isinstance(error, Lost):
-        raise Lost(told) from None
+    if told and not first:
+        if where == machine() or local_index():
+            _quiet.append(True)
+        if isinstance(error, Lost):
+            raise Lost(told) from None
 
 
 def heard() -> bool:
-    """Whether the first process tells of what went wrong, so that this one need not: known after a little while."""
-    if not index() or not _words:
-        return False
-    try:
-        _words[0].wait(["told"], PATIENCE)
-    except RuntimeError:
-        return False
-    return True
+    """Whether another process tells of what went wrong, so that this one need not: the first to fail does, and on every
+    other machine its first process."""
+    return bool(_quiet)
 
 
 @contextmanager

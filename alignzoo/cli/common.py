@@ -77,12 +77,13 @@ def told(command: Callable[P, R]) -> Callable[P, R]:
 
 
 def fail(message: str) -> NoReturn:
-    """Say what is wrong, and end with status 1. Of several processes the first tells it."""
-    if int(os.environ.get("RANK", "0")):
+    """Say what is wrong, and end with status 1. Of several processes the first that fails tells it."""
+    if "WORLD_SIZE" in os.environ:
         from alignzoo import processes
 
         if processes.heard():
             raise typer.Exit(1)
+        message = f"process {processes.index()}: {message}" if processes.index() else message
     lines = message.split("\n")
     if len(lines) > LINES:
         half = LINES // 2

@@ -1,7 +1,7 @@
 """A recipe from start to end: `alignzoo.run("grpo", task="sort")` does what the command line does.
 
 A run's folder holds manifest.json (the recipe with every default, versions, plugins), metrics.jsonl, samples.jsonl,
-evaluations.jsonl, seconds.jsonl, result.json, curves.png, checkpoints/ and models/STAGE/.
+evaluations.jsonl, answers.jsonl, seconds.jsonl, result.json, curves.png, checkpoints/ and models/STAGE/.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from alignzoo import cost, processes
-from alignzoo.evaluate import Figures
+from alignzoo.evaluation.answers import Figures
 from alignzoo.interfaces import Policy
 from alignzoo.journal import Journal
 from alignzoo.passes import Pass

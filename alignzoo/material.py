@@ -10,7 +10,8 @@ from pathlib import Path
 
 from alignzoo.batching import OWN
 from alignzoo.errors import DataError, RunError
-from alignzoo.evaluate import Gold, Heldout, Rates
+from alignzoo.evaluation.answers import Gold, Rates
+from alignzoo.evaluation.heldout import Heldout
 from alignzoo.interfaces import HasRates
 from alignzoo.prompts import Data, Rows, train_and_heldout
 from alignzoo.prompts.turns import are_answers, heard, settled

@@ -16,7 +16,7 @@ from typing import Any
 
 from alignzoo import processes
 from alignzoo.errors import AlignzooError, RunError
-from alignzoo.evaluate import Figures
+from alignzoo.evaluation.answers import Figures
 from alignzoo.interfaces import CheckContext, Earlier, HasCheck, HasCosts, HasDiskUse
 from alignzoo.material import Read, data_of, heldout_of
 from alignzoo.prompts import Data, train_and_heldout

@@ -7,13 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 
 from alignzoo import no_gradient, processes
+from alignzoo.evaluation.heldout import Evaluated
 from alignzoo.journal import samples
 from alignzoo.microbatch import MEMORY, MicroBatcher
 from alignzoo.reference import CACHE
 from alignzoo.schedule import Schedule
 from alignzoo.stage import Run
 from alignzoo.tokens import Tokens, filled, token_columns
-from alignzoo.types import Alert, Group, StepReport
+from alignzoo.types import Alert, StepReport
 
 OWN = {MEMORY, CACHE, no_gradient.FIRST, no_gradient.STALLED}
 """The kinds of what the run itself warns of, which is no reason to stop."""
@@ -65,8 +66,11 @@ def reached(schedule: Schedule, metrics: Mapping[str, float], alerts: Sequence[A
     return ""
 
 
-def write_samples(stage: Run, step: int, when: str, written: Sequence[Group], batcher: MicroBatcher) -> None:
-    """What was written in an evaluation, its first groups token by token."""
+def write_evaluation(stage: Run, step: int, when: str, found: Evaluated, batcher: MicroBatcher) -> None:
+    """What was generated in an evaluation, each completion with its figures; its first groups among the samples, token
+    by token."""
+    stage.journal.write_all("answers", step, ({"when": when, **asdict(each)} for each in found.answers))
+    written = found.shown
     batch = filled(written, stage.policy, batcher) if written else None
     tokens = token_columns(written, stage.policy, written, batch) if batch is not None else []
     stage.journal.write_all("samples", step, samples(written, when, tokens))

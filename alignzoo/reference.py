@@ -74,7 +74,7 @@ def remember(
     told: Callable[[Alert], None],
     progress: Callable[[int], None],
 ) -> Remembered:
-    """The reference's answers on these scored groups, read from the cache or computed in their order.
+    """The reference's answers on these groups, scored or not, read from the cache or computed in their order.
 
     In their order and not when they first come by, so that a resumed run has the same to the last bit. A file that
     cannot be read is told of and written anew, for everything in it can be computed again.

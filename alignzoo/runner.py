@@ -13,7 +13,8 @@ from alignzoo import checkpoint, no_gradient, processes, recording
 from alignzoo import functional as fn
 from alignzoo.budget import Meter, work
 from alignzoo.errors import DivergedError
-from alignzoo.evaluate import Figures, best_of, objective, scoring, writing
+from alignzoo.evaluation.answers import Figures
+from alignzoo.evaluation.heldout import Evaluated, best_of, objective, scoring, writing
 from alignzoo.interfaces import Chooses, Optimizer
 from alignzoo.journal import Ledger
 from alignzoo.lifecycle import made_anew, successor
@@ -121,20 +122,18 @@ def _step(
     return StepReport(step + 1, max(steps, step + 1), metrics, tuple(brought)), tokens
 
 
-def measure(stage: Run, optimizer: Optimizer, batcher: MicroBatcher) -> tuple[Figures, list[Group]]:
-    """The stage's evaluation: of a writer, with some of what it wrote, or of a scorer; and of its own objective on
+def measure(stage: Run, optimizer: Optimizer, batcher: MicroBatcher) -> Evaluated:
+    """The stage's evaluation: of a policy, with what it generated, or of a reward model; and of its own objective on
     held-out data."""
     if not stage.heldout.settings.prompts:
-        return {}, []
+        return Evaluated({})
     stage.progress(f"{stage.name}: evaluate", 0, 1, {})
-    writes = stage.trains_policy
-    figures, written = (
-        writing(stage.policy, stage.heldout, batcher) if writes else (scoring(stage.policy, stage.heldout, batcher), [])
-    )
+    found = (writing if stage.trains_policy else scoring)(stage.policy, stage.heldout, batcher)
     learned = replace(stage.heldout, rewards=stage.rewards)
-    figures |= objective(stage.policy, optimizer, stage.sampler, learned, batcher)
-    stage.progress(f"{stage.name}: evaluate", 1, 1, figures)
-    return figures, written
+    own = objective(stage.policy, optimizer, stage.sampler, learned, batcher)
+    found = replace(found, figures=found.figures | own)
+    stage.progress(f"{stage.name}: evaluate", 1, 1, found.figures)
+    return found
 
 
 # --- the loop's parts -------------------------------------------------------------------------------------------------
@@ -182,22 +181,23 @@ def _before(stage: Run, start: int, batcher: MicroBatcher) -> tuple[Figures, Fig
     if start:
         line = stage.journal.read("evaluations", 0)[0]
         return line["before"], line["best_of"]
-    before, written = measure(stage, stage.optimizer, batcher)
+    before = measure(stage, stage.optimizer, batcher)
     settings = stage.heldout.settings
     wanted = settings.best_of and settings.prompts and stage.trains_policy and stage.heldout.rewards
-    baseline = best_of(stage.policy, stage.heldout) if wanted else {}
+    baseline = best_of(stage.policy, stage.heldout) if wanted else Evaluated({})
     stage.journal.rewind()
-    stage.journal.write("evaluations", 0, {"before": before, "best_of": baseline})
-    recording.write_samples(stage, 0, "before", written, batcher)
-    return before, baseline
+    stage.journal.write("evaluations", 0, {"before": before.figures, "best_of": baseline.figures})
+    recording.write_evaluation(stage, 0, "before", before, batcher)
+    recording.write_evaluation(stage, 0, "best_of", baseline, batcher)
+    return before.figures, baseline.figures
 
 
 def _measured(stage: Run, optimizer: Optimizer, step: int, when: str, batcher: MicroBatcher) -> Figures:
-    """An evaluation, written down with some of what was written in it."""
-    figures, written = measure(stage, optimizer, batcher)
-    stage.journal.write("evaluations", step, {when: figures})
-    recording.write_samples(stage, step, when, written, batcher)
-    return figures
+    """An evaluation, written down with what was generated in it."""
+    found = measure(stage, optimizer, batcher)
+    stage.journal.write("evaluations", step, {when: found.figures})
+    recording.write_evaluation(stage, step, when, found, batcher)
+    return found.figures
 
 
 def _passes(stage: Run, told: Callable[[Alert], None]) -> Passes:

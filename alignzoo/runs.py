@@ -16,7 +16,7 @@ import torch
 
 from alignzoo import inputs, processes, report
 from alignzoo.errors import RunError
-from alignzoo.evaluate import Figures
+from alignzoo.evaluation.answers import Figures
 from alignzoo.files import read_lines, read_object
 from alignzoo.interfaces import Policy
 from alignzoo.recipe import Recipe

@@ -11,7 +11,7 @@ import torch
 from alignzoo import functional as fn
 from alignzoo.batching import collate
 from alignzoo.errors import PluginError
-from alignzoo.evaluate import Heldout
+from alignzoo.evaluation.heldout import Heldout
 from alignzoo.interfaces import Chooses, Optimizer, Policy, RewardSource, Sampler
 from alignzoo.journal import Journal
 from alignzoo.lifecycle import successor

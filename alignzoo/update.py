@@ -12,7 +12,8 @@ from torch import Tensor
 from alignzoo import columns, processes
 from alignzoo import functional as fn
 from alignzoo.batching import only, trim, widen
-from alignzoo.evaluate import Figures, reduced
+from alignzoo.evaluation.answers import Figures
+from alignzoo.evaluation.heldout import reduced
 from alignzoo.importance import importance
 from alignzoo.interfaces import Optimizer, ParameterGroup, Policy
 from alignzoo.microbatch import MicroBatcher, MicroBatchTooLarge, Round

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 import torch
 
 from alignzoo import functional as fn
-from alignzoo.evaluate import Figures, kl_figures
+from alignzoo.evaluation.answers import Figures
+from alignzoo.evaluation.heldout import kl_figures
 from alignzoo.interfaces import Policy
 from alignzoo.types import Batch, FloatN, Group
 

@@ -18,7 +18,7 @@ FLOORS = [
     | {"files", "storage"},
     {"gradients", "microbatch", "traits", "lifecycle"},
     {"batching", "importance", "prompts", "journal", "checkpoint", "judging", "rewards"},
-    {"evaluate", "registry", "scaffold", "report", "tokens", "reference", "survey"},
+    {"evaluation", "registry", "scaffold", "report", "tokens", "reference", "survey"},
     {"vocabulary", "recipe", "stage", "update"},
     {"passes", "no_gradient"},
     {"recording", "budget", "rollout"},

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from alignzoo import Alert, Prompt, runner
-from alignzoo.evaluate import Heldout
+from alignzoo.evaluation.heldout import Heldout
 from alignzoo.interfaces import Optimizer
 from alignzoo.journal import Journal
 from alignzoo.rewards import WeightedReward

@@ -14,7 +14,6 @@ import numpy as np
 from alignzoo import api
 from alignzoo.compare import headlines
 from alignzoo.compare import statistics as st
-from alignzoo.compare.answers import Answer, by_prompt, read_answers
 from alignzoo.compare.grid import CURVE_PROMPTS, RANDOM, START, Chosen, Grid
 from alignzoo.compare.results import (
     CellResult,
@@ -28,6 +27,7 @@ from alignzoo.compare.results import (
     WinRate,
 )
 from alignzoo.compare.winrates import Bout, Verdicts, by_gold, reversed_rate, win_rate
+from alignzoo.evaluation.answers import Answer, by_prompt, read_answers
 
 METRICS = ("gold", "accuracy", "reward")
 """What is compared: the first of these that the task has."""

@@ -15,10 +15,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from alignzoo.compare.answers import Examiner, examine, figures, write_answers
+from alignzoo.compare.answers import Examiner, examine, figures
 from alignzoo.compare.plan import Cell, read_cell
 from alignzoo.compare.results import CellResult, Figures, Status, from_plain
 from alignzoo.errors import AlignzooError, DivergedError
+from alignzoo.evaluation.answers import write_answers
 from alignzoo.files import read_json, read_lines
 from alignzoo.interfaces import Context
 from alignzoo.lifecycle import Opening

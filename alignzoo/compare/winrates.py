@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from alignzoo.compare.answers import Answer
 from alignzoo.compare.plan import entry
 from alignzoo.compare.results import WinRate
 from alignzoo.compare.statistics import Array, crossed, over_prompts
+from alignzoo.evaluation.answers import Answer
 from alignzoo.interfaces import Judge
 from alignzoo.judging import ask
 from alignzoo.recipe import part

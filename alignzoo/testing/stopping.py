@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from alignzoo import runner
-from alignzoo.evaluate import Heldout
+from alignzoo.evaluation.heldout import Heldout
 from alignzoo.interfaces import Optimizer, Policy, Sampler
 from alignzoo.journal import Journal
 from alignzoo.rewards import WeightedReward

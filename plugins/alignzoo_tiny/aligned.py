@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 
 import alignzoo
 from alignzoo import functional as fn
-from alignzoo.evaluate import Heldout, writing
+from alignzoo.evaluation.heldout import Heldout, writing
+from alignzoo.microbatch import MicroBatcher
 from alignzoo.registry import Registry
 from alignzoo.schedule import Evaluation
 from alignzoo.types import Prompt
@@ -42,7 +43,7 @@ def _competence(model: Path) -> dict[str, float]:
     figures = {}
     for name, task in {"shop": Shop(), "sort": Sort(), "safe": Safe()}.items():
         heldout = Heldout(Evaluation(prompts=256), task.data("prompts", "heldout"), (), (), task.gold)
-        measured, _ = writing(policy, heldout)
+        measured = writing(policy, heldout, MicroBatcher(policy)).figures
         figures |= {f"{name} gold": measured["gold"], f"{name} gold, greedy": measured["gold_greedy"]}
     return figures
 

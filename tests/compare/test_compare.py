@@ -13,8 +13,8 @@ from rich.console import Console
 
 import alignzoo
 from alignzoo.compare import Results, read_results
-from alignzoo.compare.answers import by_prompt, read_answers
 from alignzoo.compare.table import tables
+from alignzoo.evaluation.answers import by_prompt, read_answers
 
 from .conftest import Compare
 

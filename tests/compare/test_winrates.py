@@ -11,8 +11,9 @@ import pytest
 from scipy.optimize import minimize
 
 from alignzoo import Policy, Question, RewardError, Verdict
-from alignzoo.compare.answers import Answer, distinct, figures
+from alignzoo.compare.answers import distinct, figures
 from alignzoo.compare.winrates import RIDGE, Bout, by_gold, by_judge, length_controlled, reversed_rate, win_rate
+from alignzoo.evaluation.answers import Answer
 
 
 def answer(text: str, gold: float | None = None, prompt: int = 0, **more: float) -> Answer:

@@ -16,8 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from alignzoo.cli.common import console
-from alignzoo.compare.answers import Answer, write_answers
 from alignzoo.compare.report.page import _environment
+from alignzoo.evaluation.answers import Answer, write_answers
 from alignzoo.printable import escaped, fenced, printable
 from alignzoo.report import model_card
 from faults import toy

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import alignzoo
-from alignzoo.compare.answers import Answer, read_answers, write_answers
 from alignzoo.errors import DataError, RecipeError, RunError
+from alignzoo.evaluation.answers import Answer, read_answers, write_answers
 from alignzoo.files import DEPTH, DIGITS, decoded, line_of, read_lines
 from alignzoo.journal import Journal
 from alignzoo.prompts.reading import Data, read

@@ -1,0 +1,181 @@
+"""The evaluation of a stage, before, during and after its training: of what it generates, or of what it scores."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from alignzoo import columns, processes
+from alignzoo import functional as fn
+from alignzoo.batching import answer_jointly, collate, fill, only
+from alignzoo.evaluation.answers import (
+    Answer,
+    Decoded,
+    Figures,
+    Gold,
+    Measures,
+    Rates,
+    answered,
+    distributions,
+    figures,
+    mean_of,
+    outcomes,
+    with_distributions,
+)
+from alignzoo.interfaces import Optimizer, Policy, Sampler
+from alignzoo.microbatch import MicroBatcher
+from alignzoo.rewards import WeightedReward, score, source_weights
+from alignzoo.schedule import Evaluation
+from alignzoo.types import Batch, Forward, Group, Prompt
+
+
+@dataclass(frozen=True)
+class Heldout:
+    """What a policy is measured on, and by."""
+
+    settings: Evaluation
+    prompts: Sequence[Prompt]
+    """Prompts to answer."""
+    data: Sequence[Prompt]
+    """Prompts with given completions, of the kind that the stage learns from; may be empty."""
+    rewards: Sequence[WeightedReward]
+    gold: Gold | None
+    rates: Rates | None = None
+
+    @property
+    def measures(self) -> Measures:
+        """What answers are measured by."""
+        return Measures(self.rewards, self.gold, self.rates)
+
+
+SHOWN = 8
+"""Of how many prompts the samples are shown."""
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What an evaluation has come to."""
+
+    figures: Figures
+    answers: Sequence[Answer] = ()
+    """What was generated, one by one."""
+    shown: Sequence[Group] = ()
+    """The first sampled groups."""
+
+
+def writing(policy: Policy, heldout: Heldout, batcher: MicroBatcher) -> Evaluated:
+    """Held-out prompts answered: sampled, and greedily with the suffix `_greedy`."""
+    settings = heldout.settings
+    prompts = heldout.prompts[: settings.prompts]
+    if not prompts:
+        return Evaluated({})
+    seeds = fn.seeds(len(prompts), settings.seed)
+    groups, answers = _answered(policy, heldout, Decoded(settings.n, seeds), batcher)
+    if not settings.greedy:
+        return Evaluated(figures(answers), answers, groups[:SHOWN])
+    _, greedy = _answered(policy, heldout, Decoded(1, seeds, greedy=True), batcher)
+    entropy = {"entropy_greedy": distributions(greedy)["entropy"]}
+    return Evaluated(figures([*answers, *greedy]) | entropy, [*answers, *greedy], groups[:SHOWN])
+
+
+def _answered(
+    policy: Policy, heldout: Heldout, how: Decoded, batcher: MicroBatcher
+) -> tuple[list[Group], list[Answer]]:
+    """With the KL to the policy's own reference."""
+
+    def start(batch: Batch) -> torch.Tensor:
+        with policy.answering(columns.REFERENCE):
+            return answer_jointly(policy, batch, frozenset({"logprobs"}), batcher=batcher)["logprobs"]
+
+    groups, answers = answered(policy, heldout.prompts[: heldout.settings.prompts], how, heldout.measures)
+    return groups, with_distributions(policy, groups, answers, start, batcher)
+
+
+def best_of(policy: Policy, heldout: Heldout) -> Evaluated:
+    """The best of `n` samples by the reward: what the reward can do without training."""
+    prompts = heldout.prompts[: heldout.settings.prompts]
+    seeds = fn.seeds(len(prompts), heldout.settings.seed, "best of")
+    how = Decoded(heldout.settings.best_of, seeds, best=True)
+    _, answers = answered(policy, prompts, how, heldout.measures)
+    return Evaluated({"n": float(how.n)} | outcomes(answers), answers)
+
+
+def scoring(policy: Policy, heldout: Heldout, batcher: MicroBatcher) -> Evaluated:
+    """How often a scorer orders held-out completions as their labels do, and as the gold score does.
+
+    `accuracy` against the labels; `gold` against the hidden order; `ceiling` is the labels' own agreement with it,
+    which no scorer trained on such labels can be expected to pass.
+    """
+    groups = [policy.encode(p, p.completions) for p in heldout.data[: heldout.settings.prompts] if p.completions]
+    if not groups:
+        return Evaluated({})
+    scores = _scores(policy, groups, batcher)
+    labels = [group.prompt.labels for group in groups]
+    found = _agreement("accuracy", scores, labels)
+    if heldout.gold is not None:
+        mine = [[heldout.gold(group.prompt, c) for c in group.completions] for group in processes.dealt(groups)]
+        golds = processes.gather(mine)
+        found |= _agreement("gold", scores, golds) | _agreement("ceiling", labels, golds)
+    return Evaluated(found)
+
+
+def objective(
+    policy: Policy, optimizer: Optimizer, sampler: Sampler, heldout: Heldout, batcher: MicroBatcher
+) -> Figures:
+    """An optimizer's own loss and metrics on held-out data, as `heldout/NAME`."""
+    prompts = heldout.data[: heldout.settings.prompts]
+    if not prompts or sampler.online:
+        return {}
+    seeds = processes.dealt(fn.seeds(len(prompts), heldout.settings.seed))
+    mine = sampler.sample(processes.dealt(prompts), policy, seeds=seeds)
+    groups = processes.gather(score(mine, heldout.rewards, policy) if mine else [])
+    needs = optimizer.needs
+    batch = collate(groups, policy.device, source_weights=source_weights(heldout.rewards))
+    batch = optimizer.prepare(only(fill(batch, policy, needs, batcher=batcher), needs))
+    if not len(batch):
+        return {}
+    out = Forward.of(answer_jointly(policy, batch, columns.trained(needs), batcher=batcher))
+    terms = optimizer.loss(batch, out)
+    told = {"loss": terms.loss, **terms.metrics}
+    return {f"heldout/{name}": float(reduced(column, batch)) / len(batch) for name, column in told.items()}
+
+
+def reduced(column: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """A metric's sum, weighted like the loss where shapes allow; a row's number counts as it is."""
+    if column.ndim == 1 and batch.weights.ndim == 2:
+        return column.detach().sum()
+    return fn.weigh(column.detach(), batch.weights, batch.mask)
+
+
+def kl_figures(log_ratio: torch.Tensor, batch: Batch) -> Figures:
+    """`kl` is k1 per sequence; `kl/k3`, `kl/token` and `kl/k3/token` are what they say. Of tokens that the policy has
+    generated: the others say nothing of it, even where they are trained on."""
+    own = batch.mask & batch.own
+    log_ratio = torch.where(own, log_ratio, 0.0)
+    k3 = fn.kl_k3(log_ratio) * own
+    return {
+        "kl": float(log_ratio.sum(1).mean()),
+        "kl/k3": float(k3.sum(1).mean()),
+        "kl/token": float(fn.masked_mean(log_ratio, own)),
+        "kl/k3/token": float(fn.masked_mean(k3, own)),
+    }
+
+
+def _scores(policy: Policy, groups: Sequence[Group], batcher: MicroBatcher) -> list[list[float]]:
+    batch = collate(groups, policy.device, scored=False)
+    values = iter(answer_jointly(policy, batch, frozenset({"scores"}), batcher=batcher)["scores"].tolist())
+    return [[next(values) for _ in group.completions] for group in groups]
+
+
+def _agreement(name: str, ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> Figures:
+    """The share of a group's pairs, of those that `theirs` orders, that `ours` orders alike; a tie of ours is half."""
+    shares = []
+    for a, b in zip(ours, theirs, strict=True):
+        pairs = [(i, j) for i in range(len(b)) for j in range(len(b)) if b[i] > b[j]]
+        if pairs:
+            better, worse = torch.tensor([[a[i] for i, _ in pairs], [a[j] for _, j in pairs]], dtype=torch.float64)
+            shares.append(statistics.fmean(fn.preferred(better - worse, better.abs() + worse.abs()).tolist()))
+    return mean_of(name, dict(enumerate(shares)))

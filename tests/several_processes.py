@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections import Counter
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 
 import alignzoo
 from alignzoo import Batch, Forward, Prompt
+from alignzoo.api import Interrupted
 from alignzoo.testing import ToyPolicy
 from rounding import computing, seeds
 
@@ -70,7 +72,7 @@ def counts(folder: Path) -> None:
     """Passes and questions, where shares are uneven and where a process has none."""
     told = {}
     for prompts in (5, 2):
-        for name in ("grpo", "ppo", "dpo"):
+        for name in ("grpo", "ppo"):
             policy, asked = Counting(), 0
 
             def reward(completions: list[Any], **columns: Any) -> list[float]:
@@ -78,8 +80,7 @@ def counts(folder: Path) -> None:
                 asked += len(completions)
                 return [float(len(completion) % 7) for completion in completions]
 
-            data = [Prompt(f"prompt {i}", ("one", "two") if name == "dpo" else ()) for i in range(9)]
-            sampler = {"sampler": "policy", "sampler.n": 3} if name == "dpo" else {"sampler.n": 3}
+            data = [Prompt(f"prompt {i}") for i in range(9)]
             alignzoo.run(
                 name,
                 policy=policy,
@@ -88,14 +89,70 @@ def counts(folder: Path) -> None:
                 out=folder / f"counts-{name}-{prompts}",
                 schedule={"steps": 2, "prompts": prompts, "micro_batch": 2},
                 evaluate={"prompts": 4, "best_of": 2},
-                **sampler,
+                sampler={"n": 3},
             )
             told[f"{name} {prompts}"] = {**policy.calls, "asked": asked}
     (folder / f"counts-{RANK}.json").write_text(json.dumps(told))
+
+
+def interrupted(folder: Path) -> None:
+    """Process 1 alone is interrupted in its second step, as by the terminal of its machine."""
+
+    def reward(completions: list[Any], **columns: Any) -> list[float]:
+        asked.append(len(completions))
+        if RANK == 1 and len(asked) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return [float(len(completion) % 7) for completion in completions]
+
+    asked: list[int] = []
+    try:
+        _toy_run("grpo", reward, folder / "interrupted")
+    except Interrupted as stopped:
+        (folder / f"interrupted-{RANK}").write_text(str(stopped))
+
+
+def failing(folder: Path) -> None:
+    """A reward fails in process 1 alone."""
+
+    def reward(completions: list[Any], **columns: Any) -> list[float]:
+        if RANK == 1:
+            raise alignzoo.RewardError("the server of the reward is down")
+        return [float(len(completion) % 7) for completion in completions]
+
+    try:
+        _toy_run("grpo", reward, folder / "failing")
+    except alignzoo.AlignzooError as error:
+        (folder / f"failing-{RANK}").write_text(str(error))
+        raise
+
+
+def _toy_run(name: str, reward: Any, out: Path) -> None:
+    data = [Prompt(f"prompt {i}") for i in range(9)]
+    schedule = {"steps": 9, "prompts": 4, "save_every": 0}
+    evaluate = {"prompts": 0}
+    sampler = {"n": 3}
+    alignzoo.run(
+        name,
+        policy=Counting(),
+        data=data,
+        reward=reward,
+        out=out,
+        schedule=schedule,
+        evaluate=evaluate,
+        sampler=sampler,
+        progress=lambda label, *told: (out / f"progress-{RANK}").touch(),
+    )
 
 
 if __name__ == "__main__":
     where = Path(sys.argv[1])
     where.mkdir(exist_ok=True)
     for word in sys.argv[2:]:
-        {"float64": in_float64, "methods": methods, "counts": counts}[word](where)
+        chosen = {
+            "float64": in_float64,
+            "methods": methods,
+            "counts": counts,
+            "interrupted": interrupted,
+            "failing": failing,
+        }
+        chosen[word](where)

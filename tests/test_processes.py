@@ -106,3 +106,17 @@ def test_every_process_makes_the_same_passes_and_asks_of_its_own_share(folders: 
 
 def counted(folder: Path, count: int) -> list[dict[str, dict[str, int]]]:
     return [json.loads((folder / f"counts-{rank}.json").read_text()) for rank in range(count)]
+
+
+def test_one_that_is_interrupted_or_fails_ends_all(tmp_path: Path) -> None:
+    """SIGTERM to process 1 alone stops both after the same step, with a checkpoint; its error becomes the other's."""
+    script = Path(__file__).with_name("several_processes.py")
+    done = launch(2, str(script), str(tmp_path), "interrupted", "failing", cwd=tmp_path)
+    assert done.returncode != 0
+    for rank in (0, 1):
+        assert (tmp_path / f"interrupted-{rank}").read_text() == "grpo: stopped after step 2 of 9"
+    assert [each.name for each in (tmp_path / "interrupted" / "checkpoints" / "grpo").iterdir()] == ["step-000002"]
+    first, second = ((tmp_path / f"failing-{rank}").read_text() for rank in (0, 1))
+    assert "the server of the reward is down" in second
+    assert first == f"process 1: {second}"
+    assert [each.name for each in (tmp_path / "failing").glob("progress-*")] == ["progress-0"]

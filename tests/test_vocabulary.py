@@ -18,9 +18,9 @@ from alignzoo.vocabulary import Clock, memory, shared
 def test_the_mismatch_of_an_engine_is_told_where_both_have_spoken() -> None:
     group = Group(Prompt("?"), (7,), (Completion((1, 2), "", True, (-1.0, -2.0)),), (Score(0.0),))
     batch = collate([group])
-    assert not [name for name in shared([group], batch, batch, 1) if "mismatch" in name]
+    assert not [name for name in shared([group], batch, batch, 1, 1) if "mismatch" in name]
     batch = replace(batch, old_logprobs=torch.tensor([[0.0, -1.0, -2.5]]))
-    figures = shared([group], batch, batch, 1)
+    figures = shared([group], batch, batch, 1, 1)
     # Sampled less old is 0 and 0.5; k3(0.5) = e^-0.5 - 1 + 0.5 = 0.1065, and its mean over two tokens half of that.
     assert figures["mismatch/kl"] == pytest.approx((math.exp(-0.5) - 0.5) / 2, rel=1e-6)
     assert figures["mismatch/max"] == pytest.approx(0.5)

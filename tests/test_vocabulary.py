@@ -26,7 +26,7 @@ def test_the_mismatch_of_an_engine_is_told_where_both_have_spoken() -> None:
     assert figures["mismatch/max"] == pytest.approx(0.5)
     unrecorded = collate([replace(group, completions=(replace(group.completions[0], logprobs=None),))])
     unrecorded = replace(unrecorded, old_logprobs=batch.old_logprobs)
-    assert not [name for name in shared([group], unrecorded, unrecorded, 1) if "mismatch" in name]
+    assert not [name for name in shared([group], unrecorded, unrecorded, 1, 1) if "mismatch" in name]
 
 
 def test_a_phase_ends_when_the_gpus_kernels_have(monkeypatch: pytest.MonkeyPatch) -> None:

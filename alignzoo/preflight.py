@@ -92,13 +92,14 @@ def _parts(stage: Stage, context: CheckContext, examiners: Sequence[WeightedRewa
     roots += [("task.reward", each.source) for each in examiners if each not in stage.rewards]
     roots += [("optimizer", stage.optimizer)]
     payers = list({id(part): part for _, part in roots if isinstance(part, HasCosts)}.values())
-    before = _spent(payers)
     seen: set[int] = set()
-    for key, root in roots:
-        for path, part in _held(f"{stage.name}.{key}", root, seen):
-            if isinstance(part, HasCheck):
-                with _blamed(path):
-                    part.check(context)
+    parts = [each for key, root in roots for each in _held(f"{stage.name}.{key}", root, seen)]
+    checked = [(path, part) for path, part in parts if isinstance(part, HasCheck)]
+    payers = [each for each in payers if any(isinstance(part, HasCheck) for _, part in _held("", each, set()))]
+    before = _spent(payers)
+    for path, part in checked:
+        with _blamed(path):
+            part.check(context)
     return {name: value - before[name] for name, value in _spent(payers).items()}
 
 

@@ -42,7 +42,30 @@ class Traits:
     """Fields worth tuning and the range of each, for `alignzoo compare --tune`."""
     family: str = ""
     """The family that it is listed with."""
+    laws: Mapping[str, str] = field(default_factory=dict)
+    """Laws of `WAIVABLE` that do not apply to it, and of each the reason why: `{"trust_region": "the ratio only
+    weighs"}`. `alignzoo check` does not hold it to them, and `alignzoo show` tells the reason."""
 
+
+WAIVABLE = (
+    "columns_read",
+    "ratios",
+    "kl_pull",
+    "kl_estimate",
+    "adaptive",
+    "trust_region",
+    "every_token",
+    "ranking",
+    "baseline",
+    "entropy_bonus",
+    "dense_rewards",
+    "returns",
+    "value_loss",
+    "normaliser",
+    "label_smoothing",
+    "margin",
+)
+"""Checks of what an optimizer does away from its start. Sound algorithms may differ here, and then say so by `laws`."""
 
 OPTIONAL: Mapping[str, tuple[str, ...]] = {
     "optimizer": (*(f.name for f in dataclasses.fields(Traits)), "prepare_reads", "next", "follow"),
@@ -84,6 +107,7 @@ def check_optimizer(name: str, optimizer: Any) -> None:
         raise PluginError(f"optimizer {name!r}: online is {traits.online!r}, expected True or False")
     if not isinstance(traits.completions, int) or isinstance(traits.completions, bool) or traits.completions < 1:
         raise PluginError(f"optimizer {name!r}: completions is {traits.completions!r}, expected 1 or more")
+    _check_laws(name, traits.laws)
     settings = {f.name for f in dataclasses.fields(optimizer)}
     if traits.kl_weight and traits.kl_weight not in settings:
         what = f"kl_weight is {traits.kl_weight!r}, which is no field"
@@ -94,6 +118,18 @@ def check_optimizer(name: str, optimizer: Any) -> None:
             raise PluginError(f"optimizer {name!r}: search names {key!r}, which is no field. {hint}")
         if not (isinstance(between, tuple) and len(between) == 2 and 0 < between[0] < between[1] < math.inf):
             raise PluginError(f"optimizer {name!r}: search[{key!r}] is {between!r}, expected (low, high) above 0")
+
+
+def _check_laws(name: str, laws: Any) -> None:
+    """Raise PluginError where `laws` waives what there is not, or without a reason."""
+    if not isinstance(laws, Mapping):
+        raise PluginError(f"optimizer {name!r}: laws is {laws!r}, expected a table of laws and why they do not apply")
+    for law, why in laws.items():
+        if law not in WAIVABLE:
+            hint = did_you_mean(str(law), WAIVABLE)
+            raise PluginError(f"optimizer {name!r}: laws names {law!r}, which is no law that can be waived. {hint}")
+        if not isinstance(why, str) or not why.strip():
+            raise PluginError(f"optimizer {name!r}: laws[{law!r}] is {why!r}, expected why it does not apply, in words")
 
 
 def check_prepare_reads(name: str, optimizer: Any, needs: frozenset[str]) -> None:

@@ -60,9 +60,17 @@ def conformance(part: Any) -> dict[str, Any]:
     made = list(results(part, checks_of(part), Given()))
     return {
         "checks": len(made),
+        "waived": {law: why for law, why in waived_of(part).items() if law in {each.check for each in made}},
         "failed": [f"{each.check} (law {each.law})" for each in made if not each.ok],
         "figures": {name: value for each in made for name, value in each.figures.items()},
     }
+
+
+def waived_of(part: Any) -> dict[str, str]:
+    """The laws that do not apply to an optimizer, and why, as it says itself; none of other parts."""
+    from alignzoo.traits import traits_of
+
+    return dict(traits_of(part).laws) if hasattr(part, "loss") else {}
 
 
 def benchmarks(name: str, folder: Path = RESULTS) -> list[dict[str, Any]]:

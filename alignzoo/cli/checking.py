@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from alignzoo.cli.card import waived_of
 from alignzoo.cli.common import AsJson, Debug, NoPlugins, Plugins, console, registry, told
 from alignzoo.cli.showing import find, title
 from alignzoo.errors import PluginError, did_you_mean
@@ -40,11 +41,13 @@ def check(
     part = part_of(zoo, found, settings or ())
     from alignzoo.testing import Given, results
 
-    made = list(results(part, _chosen(found.kind, only), Given(columns=tuple(column or ()))))
+    chosen = _chosen(found.kind, only)
+    made = list(results(part, chosen, Given(columns=tuple(column or ()))))
+    waived = {law: why for law, why in waived_of(part).items() if law in chosen}
     if as_json:
-        sys.stdout.write(json.dumps(facts(found, part, made), indent=2, ensure_ascii=False) + "\n")
+        sys.stdout.write(json.dumps(facts(found, part, made) | {"waived": waived}, indent=2, ensure_ascii=False) + "\n")
     else:
-        _print(found, made)
+        _print(found, made, waived)
     if not all(each.ok for each in made):
         raise typer.Exit(1)
 
@@ -98,7 +101,7 @@ def _of(result: CheckResult) -> dict[str, Any]:
     }
 
 
-def _print(found: Registration, made: Sequence[CheckResult]) -> None:
+def _print(found: Registration, made: Sequence[CheckResult], waived: Mapping[str, str]) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -112,7 +115,10 @@ def _print(found: Registration, made: Sequence[CheckResult]) -> None:
     rows.add_column("what it holds; where it fails, the usual cause", ratio=1)
     for each in made:
         verdict = Text("ok", style="green") if each.ok else Text("FAILED", style="bold red")
-        rows.add_row(each.check, str(each.law), verdict, Text(each.error.cause if each.error else each.about))
+        says = each.error.cause if each.error else each.about
+        if each.check in waived:
+            verdict, says = Text("-"), f"Does not apply: {waived[each.check]}"
+        rows.add_row(each.check, str(each.law), verdict, Text(says))
     out.print(rows)
     figures = {name: value for each in made for name, value in each.figures.items()}
     if figures:
@@ -123,7 +129,9 @@ def _print(found: Registration, made: Sequence[CheckResult]) -> None:
         if each.error is not None:
             out.print(Text(f"\n{each.check}: {each.error}"), soft_wrap=True)
     failed = sum(not each.ok for each in made)
-    said = f"{failed} of {len(made)} checks failed" if failed else f"all {len(made)} checks are kept"
+    kept = f"{len(made) - len(waived)} of {len(made)} checks are kept, the others do not apply"
+    said = kept if waived else f"all {len(made)} checks are kept"
+    said = f"{failed} of {len(made)} checks failed" if failed else said
     out.print(Text(f"\n{said} ({sum(each.seconds for each in made):.1f} s)"))
 
 

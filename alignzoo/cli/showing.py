@@ -165,10 +165,14 @@ def _print_conformance(name: str, found: dict[str, Any]) -> None:
     from rich.text import Text
 
     checks, failed = found["checks"], found["failed"]
-    said = f"breaks {len(failed)} of {checks} checks: {', '.join(failed)}" if failed else f"keeps all {checks} checks"
+    waived = found["waived"]
+    kept = f"keeps {checks - len(waived)} of {checks} checks" if waived else f"keeps all {checks} checks"
+    said = f"breaks {len(failed)} of {checks} checks: {', '.join(failed)}" if failed else kept
     bias = found["figures"].get("length_bias/answer")
     pulls = f"; a good answer four times as long is pulled {bias:.2g} times as hard" if bias is not None else ""
     console().print(Text(f"\nconformance: {said}{pulls} (alignzoo check {name})", style="" if not failed else "red"))
+    for law, why in waived.items():
+        console().print(Text(f"{law} does not apply to it: {why}"))
 
 
 def _print_recipe(title: str, about: dict[str, Any]) -> None:

@@ -31,7 +31,7 @@ LAWS = {
     8: "an algorithm's metrics are its own: finite, per row or per token, under names that the runner does not use",
     11: "an answer fits its question: a group per prompt, a number per completion, exactly the columns asked for",
     12: "what is held out stays out of training",
-    13: "every setting counts",
+    13: "every setting and every declared column counts, and away from the start each term has its sign and bounds",
 }
 """Those of the project's laws that a single part can break, by number; 9 and 10 are the registry's."""
 

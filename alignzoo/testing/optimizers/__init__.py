@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from alignzoo.testing.laws import Checks, checks
+from collections.abc import Callable
+from functools import wraps
+
+from alignzoo.interfaces import Optimizer
+from alignzoo.testing.laws import Checks, Figures, Given, checks
+from alignzoo.testing.optimizers.bounds import returns, trust_region, value_loss
+from alignzoo.testing.optimizers.credit import baseline, dense_rewards, entropy_bonus, every_token, ranking
 from alignzoo.testing.optimizers.direction import (
     critic,
     critic_alone,
@@ -14,9 +20,45 @@ from alignzoo.testing.optimizers.direction import (
 from alignzoo.testing.optimizers.hard import hard_inputs
 from alignzoo.testing.optimizers.invariance import group_order, micro_batches, padding, processes
 from alignzoo.testing.optimizers.purity import mask, pure, reads
+from alignzoo.testing.optimizers.reading import columns_read, ratios
+from alignzoo.testing.optimizers.reference import adaptive, kl_estimate, kl_pull
 from alignzoo.testing.optimizers.resume import resume
 from alignzoo.testing.optimizers.settings import settings
 from alignzoo.testing.optimizers.shape import contract, metrics, needs, reduction
+from alignzoo.testing.optimizers.weighing import label_smoothing, margin, normaliser
+from alignzoo.traits import traits_of
+
+
+def _unless_waived(check: Callable[[Optimizer, Given], None]) -> Callable[[Optimizer, Given], Figures | None]:
+    """The check, kept by an optimizer whose trait `laws` says why it does not apply."""
+
+    @wraps(check)
+    def held(optimizer: Optimizer, given: Given) -> None:
+        if check.__name__ not in traits_of(optimizer).laws:
+            check(optimizer, given)
+
+    return held
+
+
+AWAY_FROM_THE_START: tuple[tuple[int, Callable[[Optimizer, Given], None]], ...] = (
+    (13, columns_read),
+    (13, ratios),
+    (13, kl_pull),
+    (13, kl_estimate),
+    (13, adaptive),
+    (13, trust_region),
+    (13, every_token),
+    (13, ranking),
+    (6, baseline),
+    (13, entropy_bonus),
+    (13, dense_rewards),
+    (13, returns),
+    (13, value_loss),
+    (1, normaliser),
+    (13, label_smoothing),
+    (13, margin),
+)
+"""The checks of what happens away from the start. An optimizer to which one does not apply says so by `laws`."""
 
 OPTIMIZER_CHECKS: Checks = checks(
     (3, contract),
@@ -37,6 +79,7 @@ OPTIMIZER_CHECKS: Checks = checks(
     (6, critic),
     (6, critic_alone),
     (13, settings),
+    *((law, _unless_waived(check)) for law, check in AWAY_FROM_THE_START),
     (7, resume),
     (6, length_bias),
 )

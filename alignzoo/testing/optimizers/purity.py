@@ -21,6 +21,8 @@ from alignzoo.testing.measure import (
     ragged,
     reports,
 )
+from alignzoo.testing.optimizers.scene import without_weights
+from alignzoo.testing.optimizers.surroundings import as_before, globals_of, randomness
 from alignzoo.testing.world import toy_groups
 from alignzoo.traits import prepare_reads
 from alignzoo.types import Batch, Forward
@@ -28,11 +30,13 @@ from alignzoo.types import Batch, Forward
 
 def pure(optimizer: Optimizer, given: Given) -> None:
     """`prepare`, `loss` and `next` mutate nothing, and repeat to the bit without touching global randomness."""
-    cause = "an operation in place (x += ..., x.clamp_()), or randomness that no field of the optimizer seeds"
+    cause = (
+        "an operation in place (x += ..., x.clamp_()), a counter outside of the fields, or randomness without a seed"
+    )
     attempt = Attempt(3, "ragged groups", cause)
     for dense in (False, True):
         made = case(optimizer, toy_groups(int(dense), columns=given.columns, dense=dense))
-        known, randomness = pickle.dumps(optimizer), torch.get_rng_state()
+        known, drawn = pickle.dumps(optimizer), randomness()
         before = _copies(made.batch)
         prepared = prepare(attempt, optimizer, made.batch)
         attempt.unchanged("the batch's {} after prepare", before, columns_of(made.batch))
@@ -43,11 +47,14 @@ def pure(optimizer: Optimizer, given: Given) -> None:
         out = Forward.of({n: c.detach() for n, c in answer(optimizer, made.policy, prepared).columns().items()})
         answered = {name: column.clone() for name, column in out.columns().items()}
         first = loss(attempt, optimizer, prepared, out).loss.clone()
+        around = globals_of(optimizer)  # after the first calls, which may have filled a cache
         attempt.unchanged("the prepared batch's {} after loss", made_of_it, columns_of(prepared))
         attempt.unchanged("the policy's {} after loss", answered, out.columns())
         second = loss(attempt, optimizer, prepared, out).loss
         attempt.unchanged("the {} at the second call", {"loss": first}, {"loss": second})
-        attempt.unchanged("torch's global {}", {"seed": randomness}, {"seed": torch.get_rng_state()})
+        prepare(attempt, optimizer, made.batch)
+        as_before(attempt, "what its modules and classes hold, at equal calls,", around, globals_of(optimizer))
+        as_before(attempt, "every global generator of random numbers", drawn, randomness())
         attempt.require(pickle.dumps(optimizer) == known, "the optimizer itself unchanged", repr(optimizer))
     if isinstance(optimizer, HasNext):
         for report in reports(loss(attempt, optimizer, prepared, out)):
@@ -62,15 +69,15 @@ def reads(optimizer: Optimizer, given: Given) -> None:
 
     The runner hides the others, to spare a forward pass.
     """
-    declared = prepare_reads(optimizer)
-    hidden = columns.filled(optimizer.needs) - declared
     cause = "a column that prepare() reads and prepare_reads does not name"
-    attempt = Attempt(3, f"a batch without {', '.join(sorted(hidden)) or 'nothing'}", cause)
-    made = case(optimizer, toy_groups(columns=given.columns))
-    expected = columns_of(prepare(attempt, optimizer, made.batch))
-    found = columns_of(prepare(attempt, optimizer, made.batch.answered(dict.fromkeys(hidden))))
-    kept = {name: column for name, column in expected.items() if name in found}
-    attempt.unchanged("what prepare makes of {}", kept, found)
+    for variant in without_weights(optimizer):
+        hidden = columns.filled(variant.part.needs) - prepare_reads(variant.part)
+        attempt = variant.of(Attempt(3, f"a batch without {', '.join(sorted(hidden)) or 'nothing'}", cause))
+        made = case(variant.part, toy_groups(columns=given.columns))
+        expected = columns_of(prepare(attempt, variant.part, made.batch))
+        found = columns_of(prepare(attempt, variant.part, made.batch.answered(dict.fromkeys(hidden))))
+        kept = {name: column for name, column in expected.items() if name in found}
+        attempt.unchanged("what prepare makes of {}", kept, found)
 
 
 def _copies(batch: Batch) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from alignzoo.interfaces import Optimizer
 from alignzoo.registry.registrar import check_part
 from alignzoo.testing.laws import Attempt, Given, is_a_spec
 from alignzoo.testing.measure import answer, loss, objective, ragged
+from alignzoo.testing.optimizers.scene import without_weights
 from alignzoo.types import Terms
 
 SHARED = (
@@ -52,11 +53,14 @@ def contract(optimizer: Optimizer, given: Given) -> None:
 
 
 def needs(optimizer: Optimizer, given: Given) -> None:
-    """`prepare` and `loss` run when every column that is not in `needs` is None."""
+    """`prepare` and `loss` run when every column that is not in `needs` is None, whatever the settings."""
     cause = "a column is read that `needs` does not name: add it there, or do without it"
-    attempt = Attempt(2, f"ragged groups with the columns {', '.join(sorted(optimizer.needs))}, no others", cause)
-    for made, prepared in ragged(optimizer, given, attempt):
-        loss(attempt, optimizer, prepared, answer(optimizer, made.policy, prepared))
+    for variant in without_weights(optimizer):
+        part = variant.part
+        columns = f"ragged groups with the columns {', '.join(sorted(part.needs))}, no others"
+        attempt = variant.of(Attempt(2, columns, cause))
+        for made, prepared in ragged(part, given, attempt):
+            loss(attempt, part, prepared, answer(part, made.policy, prepared))
 
 
 def reduction(optimizer: Optimizer, given: Given) -> None:

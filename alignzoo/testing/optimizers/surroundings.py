@@ -1,0 +1,53 @@
+"""What stands around an optimizer and has to stay as it was: global randomness, and state outside of its fields."""
+
+from __future__ import annotations
+
+import pickle
+import random
+import sys
+from collections import deque
+from itertools import count
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alignzoo.testing.laws import Attempt
+
+STATE = (bool, int, float, str, bytes, bytearray, list, dict, set, deque, count, Tensor)
+"""What can hold a state at the level of a module or a class."""
+
+
+def randomness() -> dict[str, bytes]:
+    """The states of the global generators of torch, of Python and of numpy, where that is loaded."""
+    states: dict[str, Any] = {"torch": torch.get_rng_state().tolist(), "Python": random.getstate()}
+    if "numpy" in sys.modules:
+        states["numpy"] = sys.modules["numpy"].random.get_state(legacy=True)
+    return {name: pickle.dumps(state) for name, state in states.items()}
+
+
+def globals_of(part: object) -> dict[str, bytes]:
+    """The lists, tables, numbers and tensors of the modules and classes that a part is made of, by name."""
+    found = {}
+    for cls in type(part).__mro__:
+        module = sys.modules.get(cls.__module__)
+        if module is None or cls.__module__.partition(".")[0] in ("builtins", "typing", "abc", "alignzoo"):
+            continue
+        for owner in (module, cls):
+            for name, value in list(vars(owner).items()):
+                if isinstance(value, STATE) and not name.startswith("__"):
+                    found[f"{owner.__name__}.{name}"] = _content(value)
+    return found
+
+
+def _content(value: object) -> bytes:
+    try:
+        return pickle.dumps(value)
+    except Exception:  # an object of a third party, which may raise whatever it likes
+        return repr(value).encode()
+
+
+def as_before(attempt: Attempt, what: str, before: dict[str, bytes], now: dict[str, bytes]) -> None:
+    """Raise where one of these has changed, or is new."""
+    changed = sorted(name for name in now if now[name] != before.get(name))
+    attempt.require(not changed, f"{what} to stay as it was", f"{', '.join(changed)} changed")

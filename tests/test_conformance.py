@@ -21,6 +21,7 @@ from alignzoo.testing import (
     parametrize_with_checks,
     toy_policy,
 )
+from alignzoo.traits import WAIVABLE
 from alignzoo_bond import BOND
 from alignzoo_dpo import DPO
 from alignzoo_gmpo import GMPO
@@ -396,7 +397,7 @@ def test_a_broken_optimizer_is_caught(optimizer: Any, check: str, law: int) -> N
 
 
 def test_every_check_catches_something() -> None:
-    assert {check for _, check, _ in BROKEN} == set(OPTIMIZER_CHECKS)
+    assert {check for _, check, _ in BROKEN} == set(OPTIMIZER_CHECKS) - set(WAIVABLE)  # those: test_conformance_away
 
 
 def test_check_optimizer_makes_every_check_and_names_those_that_there_are() -> None:

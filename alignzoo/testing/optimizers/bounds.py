@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -53,7 +54,7 @@ def _bounded(attempt: Attempt, variant: Variant, batch: Batch, near: list[float]
         edge, beyond = (_there(attempt, variant, batch, row, ratio) for ratio in (far, far**1.5))
         flat = abs(edge - beyond) <= 1e-3 * abs(near[row])
         attempt.require(flat, f"the pull on a {who} the trust region to end", f"{edge:.3g}, and {beyond:.3g} farther")
-        bound = _bound(lambda ratio, row=row: _there(attempt, variant, batch, row, ratio), far, edge, near[row])
+        bound = _bound(partial(_there, attempt, variant, batch, row), far, edge, near[row])
         _where_it_says(attempt, variant, row, who, bound, size)
         if bound is not None:
             _as_counted(attempt, variant, batch, row, who, bound)

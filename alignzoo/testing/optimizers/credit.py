@@ -64,7 +64,7 @@ def baseline(optimizer: Optimizer, given: Given) -> None:
     if getattr(optimizer, "completions", 1) < 2:
         return
     cause = "a baseline over the whole batch, or over other rewards than those that it is taken from"
-    attempt = Attempt(13, "two groups, then the same with 3 added to each reward of the second", cause)
+    attempt = Attempt(6, "two groups, then the same with 3 added to each reward of the second", cause)
     batch = scene([2] * 6, [0, 0, 0, 1, 1, 1], [1.0, 0.0, 0.2, 0.0, 1.0, 0.7], given)
     easier = replace(batch, rewards=batch.rewards + 3 * (batch.group == 1))
     away = torch.tensor(

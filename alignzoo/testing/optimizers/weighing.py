@@ -32,8 +32,10 @@ def normaliser(optimizer: Optimizer, given: Given) -> None:
         if one is None or other is None or double is None:
             continue
         for name, pull in one.on.items():
-            tokens = [pull[:, 1:], other.on[name][:, 4:]] if pull.ndim == 2 else [pull, other.on[name]]
-            dataclasses.replace(at, given="a prompt of one token, then of four").same(f"pull on {name}", *tokens)
+            after = other.on[name]
+            if pull.ndim == 2:
+                pull, after = pull[:, 1:], after[:, 4:]
+            dataclasses.replace(at, given="a prompt of one token, then of four").same(f"pull on {name}", pull, after)
             size, half = float(pull.norm()), float(double.on[name][: len(short)].norm())
             holds = abs(2 * half - size) <= 0.15 * size + 1e-9  # a batch's own statistics have ddof = 1
             at.require(holds, f"half the pull on {name} in twice the groups", f"{half / max(size, 1e-12):.3g} times it")

@@ -251,7 +251,7 @@ AWAY: list[tuple[Any, str, int]] = [
     (ReferenceAdded(), "ratios", 13),
     (ReferenceOfTheBestAlone(), "ratios", 13),
     (RewardsDistance(), "kl_pull", 13),
-    (KLInTheLossWithoutGradient(), "kl_pull", 13),
+    (KLInTheLossWithoutGradient(), "columns_read", 13),
     (OtherDirection(), "kl_estimate", 13),
     (SteersAway(kl_target=1.0), "adaptive", 13),
     (BaselineRunsAway(), "adaptive", 13),

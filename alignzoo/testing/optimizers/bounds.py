@@ -51,6 +51,9 @@ def _bounded(attempt: Attempt, variant: Variant, batch: Batch, near: list[float]
         who = "good answer above" if row == WINNER else "bad answer below"
         if row == LOSER and size >= 1:
             continue  # a ratio is never below 0
+        beyond_it = _pull(attempt, variant, batch, row, far)
+        if not size and (beyond_it is None or not beyond_it[1]):
+            continue  # no bound on this side, and no token counted as clipped
         edge, beyond = (_there(attempt, variant, batch, row, ratio) for ratio in (far, far**1.5))
         flat = abs(edge - beyond) <= 1e-3 * abs(near[row])
         attempt.require(flat, f"the pull on a {who} the trust region to end", f"{edge:.3g}, and {beyond:.3g} farther")

@@ -53,7 +53,7 @@ def kl_pull(optimizer: Optimizer, given: Given) -> None:
         at = variant.of(attempt)
         found = _strength(at, variant, batch)
         for who, gap in zip(("better", "worse"), found or (), strict=False):
-            if _weight(variant.part) != 0:
+            if _weight(variant.part) != 0 and (gap or _reads_reference(at, variant, batch)):
                 expected = f"of {who} answers, the one below the reference to be raised more than the one above it"
                 at.require(gap > 1e-7, expected, f"a pull larger by {gap:.3g}")
     for variant in variants(optimizer):
@@ -67,6 +67,13 @@ def kl_pull(optimizer: Optimizer, given: Given) -> None:
             variant.of(attempt).require(
                 highest <= 0, f"no pull that raises {name}, a distance", f"one of {highest:.3g}"
             )
+
+
+def _reads_reference(attempt: Attempt, variant: Variant, batch: Batch) -> bool:
+    """Whether the gradient depends on the reference: another term's weight of 0 may take it away. Else
+    `columns_read` says whether that is a mistake."""
+    near, far = (pull_of(attempt, variant.part, batch, {"ref_logprobs": level}) for level in (-1.0, -1.5))
+    return near is not None and far is not None and not torch.equal(near.on["logprobs"], far.on["logprobs"])
 
 
 def _weight(part: Optimizer) -> float:

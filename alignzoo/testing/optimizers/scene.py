@@ -16,6 +16,7 @@ from alignzoo import functional as fn
 from alignzoo.interfaces import Optimizer
 from alignzoo.testing.laws import Attempt, ConformanceError, Given
 from alignzoo.testing.measure import loss, prepare
+from alignzoo.testing.world import TOY_WEIGHTS
 from alignzoo.types import Batch, Forward, Terms
 
 Level: TypeAlias = Tensor | float
@@ -89,6 +90,9 @@ def pull_of(
     (and `returns`) that are put into the prepared batch: `loss` reads them, `prepare` does not.
     """
     values = values or {}
+    first, second = TOY_WEIGHTS
+    alone = {first: batch.rewards / TOY_WEIGHTS[first], second: torch.zeros_like(batch.rewards)}
+    batch = dataclasses.replace(batch, sources=alone, source_weights=TOY_WEIGHTS)
     prepared = prepare(attempt, optimizer, batch.answered(answers(columns.filled(optimizer.needs), batch, values)))
     if not len(prepared):
         return None

@@ -40,8 +40,6 @@ class Traits:
     """The field that weighs the KL to the reference: what `alignzoo compare --frontier` varies."""
     search: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """Fields worth tuning and the range of each, for `alignzoo compare --tune`."""
-    family: str = ""
-    """The family that it is listed with."""
     laws: Mapping[str, str] = field(default_factory=dict)
     """Laws of `WAIVABLE` that do not apply to it, and of each the reason why: `{"trust_region": "the ratio only
     weighs"}`. `alignzoo check` does not hold it to them, and `alignzoo show` tells the reason."""

@@ -77,4 +77,4 @@ def _quantile(batch: Batch) -> Tensor:
 
 @alignzoo.hookimpl
 def alignzoo_register(zoo):
-    zoo.optimizer("bond", BOND)
+    zoo.optimizer("bond", BOND, family="distillation", summary="Best-of-n distillation: a sample as good as the best")

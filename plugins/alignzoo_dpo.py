@@ -50,4 +50,4 @@ class DPO:
 
 @alignzoo.hookimpl
 def alignzoo_register(zoo):
-    zoo.optimizer("dpo", DPO)
+    zoo.optimizer("dpo", DPO, family="preference", summary="Direct preference optimization: best against worst")

@@ -59,4 +59,6 @@ class GMPO:
 
 @alignzoo.hookimpl
 def alignzoo_register(zoo):
-    zoo.optimizer("gmpo", GMPO)
+    zoo.optimizer(
+        "gmpo", GMPO, family="policy gradient", summary="GRPO with ratios multiplied over a sequence, not averaged"
+    )

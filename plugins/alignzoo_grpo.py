@@ -64,4 +64,6 @@ class GRPO:
 
 @alignzoo.hookimpl
 def alignzoo_register(zoo):
-    zoo.optimizer("grpo", GRPO)
+    zoo.optimizer(
+        "grpo", GRPO, family="policy gradient", summary="Group relative policy optimization: groups, no critic"
+    )

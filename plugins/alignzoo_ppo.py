@@ -97,4 +97,6 @@ class PPO:
 
 @alignzoo.hookimpl
 def alignzoo_register(zoo):
-    zoo.optimizer("ppo", PPO)
+    zoo.optimizer(
+        "ppo", PPO, family="policy gradient", summary="Proximal policy optimization with a critic, as in RLHF"
+    )

@@ -67,4 +67,9 @@ class REINFORCE:
 
 @alignzoo.hookimpl
 def alignzoo_register(zoo):
-    zoo.optimizer("reinforce", REINFORCE)
+    zoo.optimizer(
+        "reinforce",
+        REINFORCE,
+        family="policy gradient",
+        summary="REINFORCE with a moving baseline: no critic, no group",
+    )

@@ -61,4 +61,4 @@ class RewardModel:
 
 @alignzoo.hookimpl
 def alignzoo_register(zoo):
-    zoo.optimizer("reward-model", RewardModel)
+    zoo.optimizer("reward-model", RewardModel, family="reward models", summary="Bradley-Terry on ranked completions")

@@ -58,4 +58,6 @@ class RLOO:
 
 @alignzoo.hookimpl
 def alignzoo_register(zoo):
-    zoo.optimizer("rloo", RLOO)
+    zoo.optimizer(
+        "rloo", RLOO, family="policy gradient", summary="REINFORCE leave-one-out: the others are the baseline"
+    )

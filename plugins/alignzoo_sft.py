@@ -39,4 +39,4 @@ class SFT:
 
 @alignzoo.hookimpl
 def alignzoo_register(zoo):
-    zoo.optimizer("sft", SFT)
+    zoo.optimizer("sft", SFT, family="imitation", summary="Supervised fine-tuning: imitate the best of each group")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from alignzoo.cli.common import AsJson, NoPlugins, Plugins, console, registry, told
+from alignzoo.errors import PluginError, did_you_mean
 from alignzoo.printable import printable
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 @told
 def list_plugins(
     kind: Annotated[str | None, typer.Option("--kind", metavar="KIND", help="Only optimizers, rewards, ...")] = None,
+    family: Annotated[
+        str | None, typer.Option("--family", metavar="NAME", help="Only optimizers of a family, and their variants.")
+    ] = None,
     as_json: AsJson = False,
     plugin: Plugins = None,
     no_plugin: NoPlugins = None,
@@ -27,6 +31,8 @@ def list_plugins(
     """List what there is: algorithms, policies, samplers, rewards, judges, tasks and recipes."""
     zoo = registry(plugin, no_plugin)
     listed = zoo.list(kind)
+    if family is not None:
+        listed = [each for each in _of_family(zoo.list(), family) if kind in (None, each.kind)]
     if as_json:
         failures = [asdict(each) for each in zoo.failures]
         sys.stdout.write(
@@ -37,12 +43,76 @@ def list_plugins(
     for each in listed:
         if each.conflicts:
             sys.stdout.write(
-                f"\nconflict: {each.kind} {each.name!r} of {each.owner} is also registered by "
+                f"\nconflict: {each.kind} {' or '.join(map(repr, each.names))} of {each.owner} is also registered by "
                 f"{' and '.join(each.conflicts)}.\n"
                 f"  Write {f'{each.plugin}/{each.name}'!r}, or uninstall one of them.\n"
             )
     for failure in zoo.failures:
         sys.stdout.write(printable(f"\nfailed: {failure.owner}: {failure.last_line}\n  {failure.cure}\n"))
+
+
+def _of_family(everything: Sequence[Registration], family: str) -> list[Registration]:
+    """The optimizers of a family, and what is a variant of one of them."""
+    families = {each.family for each in everything if each.family}
+    if family not in families:
+        raise PluginError(f"there is no family {family!r}. {did_you_mean(family, families)}")
+    found = [each for each in everything if each.family == family]
+    names = {name for each in found for name in each.names}
+    return found + [each for each in everything if each.variant_of in names and each not in found]
+
+
+def _print_optimizers(listed: Sequence[Registration]) -> None:
+    """Optimizers by their families, each with its variants beneath it: a summary fits on 80 columns."""
+    from rich.table import Table
+    from rich.text import Text
+
+    out = console()
+    rows = Table(box=None, show_header=False, pad_edge=False, expand=True)
+    rows.add_column(no_wrap=True, min_width=18)
+    rows.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
+
+    optimizers = [each for each in listed if each.kind == "optimizer"]
+    roots = {(each.kind, each.plugin, each.name): _root(each, optimizers) for each in listed}
+
+    # alignzoo's own go without their owner, so that a summary has the room.
+    if foreign := any(map(_whose, optimizers)):
+        rows.add_column(no_wrap=True, style="dim")
+
+    def add(each: Registration, indent: int) -> None:
+        name = f"{each.plugin}/{each.name}" if each.conflicts else each.name
+        kind = "" if each.kind == "optimizer" else f"{each.kind}: "
+        rows.add_row(
+            Text(" " * indent + name, style="cyan"),
+            Text(kind + each.summary),
+            *([Text(_whose(each))] if foreign else []),
+        )
+
+    tops = [each for each in optimizers if _root(each, optimizers) is each]
+    for family in sorted({each.family for each in tops}, key=lambda name: (not name, name)):
+        rows.add_row(Text(f"  {family or 'without a family'}", style="bold"))
+        for top in (each for each in tops if each.family == family):
+            add(top, 4)
+            for each in listed:
+                if each is not top and roots[each.kind, each.plugin, each.name] is top:
+                    add(each, 6)
+    out.print(Text("optimizers", style="bold"))
+    out.print(rows)
+    out.print()
+
+
+def _whose(each: Registration) -> str:
+    """The distribution of a third party's; empty where it is alignzoo's."""
+    return "" if each.distribution == "alignzoo" else f"{each.distribution} {each.version}".strip() or each.plugin
+
+
+def _root(each: Registration, optimizers: Sequence[Registration]) -> Registration:
+    """The optimizer beneath which it is listed: itself, where it is a variant of none that is listed."""
+    path = [each]
+    while base := next((other for other in optimizers if path[-1].variant_of in other.names), None):
+        if base in path:
+            return each
+        path.append(base)
+    return path[-1]
 
 
 def _print(listed: Sequence[Registration]) -> None:
@@ -51,6 +121,9 @@ def _print(listed: Sequence[Registration]) -> None:
 
     out = console()
     for kind in dict.fromkeys(each.kind for each in listed):
+        if kind == "optimizer":
+            _print_optimizers(listed)
+            continue
         rows = Table(box=None, title=f"{kind}s" if kind != "policy" else "policies", title_justify="left", expand=True)
         rows.title_style, rows.show_header, rows.pad_edge = "bold", False, False
         rows.add_column(no_wrap=True, width=18)

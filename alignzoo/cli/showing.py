@@ -91,7 +91,8 @@ def recipe_facts(zoo: Registry, found: Registration) -> dict[str, Any]:
 
 def _facts(found: Registration) -> dict[str, Any]:
     owner = {"plugin": found.plugin, "distribution": found.distribution, "version": found.version}
-    return {"kind": found.kind, "name": found.name, **owner}
+    listed = {"family": found.family, "aliases": list(found.aliases), "variant_of": found.variant_of}
+    return {"kind": found.kind, "name": found.name, **owner, **{key: each for key, each in listed.items() if each}}
 
 
 def _print_part(title: str, about: dict[str, Any]) -> None:
@@ -102,6 +103,8 @@ def _print_part(title: str, about: dict[str, Any]) -> None:
     out.print()
     out.print(Text(about["doc"] or "(It has no docstring.)"))
     out.print()
+    if _place(about):
+        out.print(Text(f"{_place(about)}\n"))
     if "needs" in about:
         out.print(Text(f"needs: {', '.join(about['needs']) or 'nothing'}"))
         out.print(Text(f"a loss may not be split through a {about['couples']}\n"))
@@ -122,6 +125,14 @@ def _print_part(title: str, about: dict[str, Any]) -> None:
     if about["papers"]:
         out.print(Text(f"\npapers: {'  '.join(about['papers'])}"), soft_wrap=True)
     out.print(Text(f"\nexample: {about['example']}"), soft_wrap=True)
+
+
+def _place(about: dict[str, Any]) -> str:
+    """Its family, its other names and what it is a variant of, where there are any."""
+    said = [f"family: {about['family']}"] if "family" in about else []
+    said += [f"also called: {', '.join(about['aliases'])}"] if "aliases" in about else []
+    said += [f"a variant of {about['variant_of']}"] if "variant_of" in about else []
+    return "; ".join(said)
 
 
 def _print_fields(fields: list[dict[str, Any]]) -> None:
@@ -184,6 +195,8 @@ def _print_recipe(title: str, about: dict[str, Any]) -> None:
     out.print(Text(title, style="bold"))
     if about["description"]:
         out.print(Text(f"\n{about['description']}"))
+    if _place(about):
+        out.print(Text(f"\n{_place(about)}"))
     stages = ", ".join(f"{stage['name']} ({_named(stage['optimizer'])})" for stage in about["stages"])
     out.print(Text(f"\nstages: {stages}\n"))
     sys.stdout.write(toml_text({"stage": about["stages"]}))

@@ -37,7 +37,7 @@ class Layered:
 
 def layered(root: Node, overrides: Overrides, tasks: Collection[str]) -> list[Layered]:
     """The stages of a recipe; `tasks` are the registered ones, for misspelt ones to be noticed."""
-    _check_keys(root, ("name", "description", "stage", "tasks", *PARTS), "a recipe")
+    _check_keys(root, ("name", "description", "variant_of", "stage", "tasks", *PARTS), "a recipe")
     stages = _stages(root)
     names = [stage.value["name"].value for stage in stages]
     by_task = _by_task(root, names, tasks)

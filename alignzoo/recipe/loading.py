@@ -49,6 +49,7 @@ def load(name_or_path: str | Path, overrides: Overrides = (), *, registry: Regis
     root, name = _find(str(name_or_path), registry)
     stages = tuple(build_stage(stage, registry) for stage in layered(root, overrides, registry.names("task")))
     name, description = (_text(root, key, default) for key, default in (("name", name), ("description", "")))
+    _text(root, "variant_of", "")
     resolved = {"name": name, "description": description, "stage": [stage.resolved for stage in stages]}
     registered = any(registry.has(kind, str(name_or_path)) for kind in ("recipe", "optimizer"))
     file = "" if registered else root.where
@@ -75,6 +76,8 @@ def _find(name: str, registry: Registry) -> tuple[Node, str]:
         return read_toml(path), path.stem
     if path.suffix == ".json":
         return read_manifest(path), path.stem
+    if not registry.has("recipe", name) and registry.has("optimizer", name):
+        name = registry.canonical("optimizer", name)
     if registry.has("recipe", name):
         return read_toml(registry.get("recipe", name)), name.rpartition("/")[2]
     if registry.has("optimizer", name):

@@ -257,6 +257,7 @@ def build_part(registry: Registry, kind: str, node: Node, path: str) -> tuple[An
     except PluginError as error:
         blame = PluginError if registry.has(kind, name) else RecipeError
         raise blame(f"{node.value['name'].where}: {path}.name: {error}") from error
+    name = registry.canonical(kind, name)
     if isinstance(target, type):
         whole, inner = with_parts(registry, target, table, path)
         part = build(target, whole, path)

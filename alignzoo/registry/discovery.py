@@ -23,7 +23,7 @@ from alignzoo.errors import PluginError, did_you_mean
 from alignzoo.importing import beside
 from alignzoo.registry.failure import Failure
 from alignzoo.registry.interrupts import watched
-from alignzoo.registry.registrar import Origin, Registration, description
+from alignzoo.registry.registrar import Origin, Registration, about_recipe
 from alignzoo.registry.source import find_spec
 
 ONLY = "ALIGNZOO_PLUGINS"
@@ -114,7 +114,7 @@ def own_recipes(recipes: Path) -> Plugin:
     """The package's recipes, as if they were a plugin's."""
     origin = Origin("alignzoo", "alignzoo", alignzoo.__version__)
     files = sorted(recipes.glob("[!_]*.toml"))
-    found = [origin.registration("recipe", file.stem, str(file), description(file)) for file in files]
+    found = [origin.registration("recipe", file.stem, str(file), about_recipe(file)) for file in files]
     registrations = {(each.kind, each.name): each for each in found}
     return Plugin(origin, lambda: alignzoo, recipes, registrations=registrations, loaded=alignzoo)
 

@@ -68,12 +68,17 @@ class Registry:
         return sorted(map(self._with_conflicts, listed), key=lambda r: (KINDS.index(r.kind), r.name, r.plugin))
 
     def names(self, kind: str) -> Names:
-        """The registered names of a kind."""
+        """The registered names of a kind, without aliases."""
         return sorted({each.name for each in self.list(kind)})
 
     def has(self, kind: str, name: str) -> bool:
-        """Whether a name, or "plugin/name", is registered."""
+        """Whether a name or alias, or "plugin/name", is registered."""
         return bool(self._find(kind, name))
+
+    def canonical(self, kind: str, name: str) -> str:
+        """The name that an alias stands for, with the plugin where one is given; any other name as it is."""
+        owner, slash, _ = name.rpartition("/")
+        return owner + slash + self.registration(kind, name).name
 
     @property
     def failures(self) -> Failures:
@@ -114,20 +119,23 @@ class Registry:
         working = [each for each in found if not self._plugins[each.plugin].failure]
         if not working:
             raise PluginError(f"{kind} {name!r} cannot be had: {self._plugins[found[0].plugin].failure}")
-        entitled = [each for each in working if not self._shadowed(each)] or working
+        bare = name.rpartition("/")[2]
+        entitled = [each for each in working if not self._shadowed(each, bare)] or working
         if len(entitled) > 1:
             owners = " and ".join(each.owner for each in entitled)
             choices = " or ".join(repr(f"{each.plugin}/{each.name}") for each in entitled)
             raise PluginError(f"{kind} {name!r} is registered by {owners}. Write {choices}, or uninstall one of them.")
         for each in working:
             if each not in entitled:
-                self._tell(f"{kind} {name!r} is {entitled[0].owner}'s; that of {each.owner} is '{each.plugin}/{name}'")
+                self._tell(
+                    f"{kind} {name!r} is {entitled[0].owner}'s; that of {each.owner} is '{each.plugin}/{each.name}'"
+                )
         return entitled[0]
 
     def unknown(self, kinds: Sequence[str], name: str) -> str:
         """What to say of a name that is registered under none of these kinds."""
         everything = self._registrations()
-        hint = did_you_mean(name, {each.name for each in everything if each.kind in kinds})
+        hint = did_you_mean(name, {called for each in everything if each.kind in kinds for called in each.names})
         lines = [f"there is no {' or '.join(kinds)} {name!r}. {hint}"]
         lines += [f"{name!r} is a {kind}." for kind in KINDS if self._find(kind, name)]
         lines += [f"It may come from {each.owner}, which failed to load: {each.last_line}" for each in self.failures]
@@ -228,7 +236,7 @@ class Registry:
 
     def _find(self, kind: str, name: str) -> Registrations:
         owner, _, name = name.rpartition("/")
-        found = [each for each in self._registrations() if (each.kind, each.name) == (kind, name)]
+        found = [each for each in self._registrations() if each.kind == kind and name in each.names]
         return [each for each in found if not owner or owner in (each.plugin, each.distribution)]
 
     def _examined(self, plugin: Plugin) -> Examination:
@@ -238,20 +246,23 @@ class Registry:
         hooks = (self._manager.get_hookcallers(plugin.loaded) if plugin.loaded else None) or ()
         return Examination.of(plugin, [hook.name for hook in hooks], seconds)
 
-    def _shadowed(self, registration: Registration) -> bool:
-        """Whether alignzoo itself has the name: it keeps it, unless the user added the other plugin by hand."""
+    def _shadowed(self, registration: Registration, name: str) -> bool:
+        """Whether alignzoo itself has this name of it: it keeps it, unless the user added the other plugin by hand."""
         plugin = self._plugins[registration.plugin]
         if plugin.asked or plugin.first_party:
             return False
-        found = self._find(registration.kind, registration.name)
+        found = self._find(registration.kind, name)
         return any(self._plugins[each.plugin].first_party for each in found)
 
     def _with_conflicts(self, registration: Registration) -> Registration:
-        found = [each for each in self._find(registration.kind, registration.name) if each != registration]
-        rivals = [each for each in found if not self._plugins[each.plugin].failure]
-        if self._plugins[registration.plugin].first_party:
-            rivals = [each for each in rivals if not self._shadowed(each)]
-        return replace(registration, conflicts=tuple(each.owner for each in rivals))
+        rivals: list[str] = []
+        own = self._plugins[registration.plugin].first_party
+        for name in registration.names:
+            for each in self._find(registration.kind, name):
+                working = each != registration and not self._plugins[each.plugin].failure
+                if working and not (own and self._shadowed(each, name)):
+                    rivals.append(each.owner)
+        return replace(registration, conflicts=tuple(dict.fromkeys(rivals)))
 
     def _tell(self, message: str) -> None:
         """Warn, once."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 import inspect
 import re
 import tomllib
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -39,6 +39,24 @@ TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 
 @dataclass(frozen=True)
+class About:
+    """What a plugin says of a name, for lists."""
+
+    summary: str = ""
+    """One line; empty: the first line of the docstring, or a recipe's description."""
+    family: str = ""
+    """The family of algorithms that it is listed with."""
+    aliases: tuple[str, ...] = ()
+    """Further names, which work wherever the name does."""
+    variant_of: str = ""
+    """The optimizer that it varies, and is listed beneath."""
+
+
+KEYWORDS = {"optimizer": ("summary", "family", "aliases", "variant_of")}
+"""What a plugin may say of a name of each kind; of a kind that is not here, a summary alone."""
+
+
+@dataclass(frozen=True)
 class Origin:
     """A plugin, and where it comes from."""
 
@@ -55,9 +73,10 @@ class Origin:
     def __str__(self) -> str:
         return _owner(self.plugin, self.distribution, self.version)
 
-    def registration(self, kind: str, name: str, target: str, summary: str) -> Registration:
+    def registration(self, kind: str, name: str, target: str, about: About) -> Registration:
         """What this plugin has registered."""
-        return Registration(kind, name, target, self.plugin, self.distribution, self.version, summary)
+        listed = (about.summary, (), about.family, about.aliases, about.variant_of)
+        return Registration(kind, name, target, self.plugin, self.distribution, self.version, *listed)
 
 
 @dataclass(frozen=True)
@@ -77,7 +96,18 @@ class Registration:
     summary: str = field(default="", compare=False)
     """The first line of the docstring, where it can be read without importing anything."""
     conflicts: tuple[str, ...] = field(default=(), compare=False)
-    """The other owners of the same name; with any, only `plugin/name` gets it."""
+    """The other owners of the same name or alias; with any, only `plugin/name` gets it."""
+    family: str = ""
+    """The family of algorithms that it is listed with."""
+    aliases: tuple[str, ...] = ()
+    """Further names, which work wherever the name does."""
+    variant_of: str = ""
+    """The optimizer that it varies, and is listed beneath."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The name and its aliases."""
+        return (self.name, *self.aliases)
 
     @property
     def owner(self) -> str:
@@ -100,29 +130,44 @@ class Registrar:
         self.objects: dict[tuple[str, str], Any] = {}
         """What was registered as itself, not as a string."""
 
-    def optimizer(self, name: str, target: object, *, summary: str = "") -> None:
-        """An `Optimizer`: an alignment method."""
-        self._part("optimizer", name, target, summary)
+    def optimizer(
+        self,
+        name: str,
+        target: object,
+        *,
+        summary: str = "",
+        family: str = "",
+        aliases: Sequence[str] = (),
+        variant_of: str = "",
+    ) -> None:
+        """An `Optimizer`: an alignment method, the family that it is listed with, further names that it goes by, and
+        the optimizer that it is a variant of."""
+        if isinstance(aliases, str):
+            raise PluginError(f"optimizer {name!r}: aliases is the string {aliases!r}; write aliases=({aliases!r},)")
+        for key, value in (("family", family), ("variant_of", variant_of)):
+            if not isinstance(value, str):
+                raise PluginError(f"optimizer {name!r}: {key} is {value!r}, expected a string")
+        self._part("optimizer", name, target, About(summary, family, tuple(aliases), variant_of))
 
     def policy(self, name: str, target: object, *, summary: str = "") -> None:
         """A `PolicySpec`: the settings that load a `Policy`."""
-        self._part("policy", name, target, summary)
+        self._part("policy", name, target, About(summary))
 
     def sampler(self, name: str, target: object, *, summary: str = "") -> None:
         """A `Sampler`."""
-        self._part("sampler", name, target, summary)
+        self._part("sampler", name, target, About(summary))
 
     def reward(self, name: str, target: object, *, summary: str = "") -> None:
         """A `RewardSource`."""
-        self._part("reward", name, target, summary)
+        self._part("reward", name, target, About(summary))
 
     def judge(self, name: str, target: object, *, summary: str = "") -> None:
         """A `Judge`, for rewards that ask one."""
-        self._part("judge", name, target, summary)
+        self._part("judge", name, target, About(summary))
 
     def task(self, name: str, target: object, *, summary: str = "") -> None:
         """A `Task`."""
-        self._part("task", name, target, summary)
+        self._part("task", name, target, About(summary))
 
     def recipe(self, name: str, path: str | Path, *, summary: str = "") -> None:
         """A TOML file: absolute, or relative to the plugin's folder."""
@@ -131,29 +176,33 @@ class Registrar:
         file = self._origin.folder / path
         if not file.is_file():
             raise PluginError(f"recipe {name!r} is {str(path)!r}, but there is no file {file}")
-        self._add("recipe", name, str(file), summary or description(file))
+        self._add("recipe", name, str(file), about_recipe(file, summary))
 
     def __getattr__(self, kind: str) -> Callable[..., None]:
         if kind.startswith("_"):
             raise AttributeError(kind)
         raise PluginError(f"zoo.{kind}: there is no such kind. {did_you_mean(kind, KINDS)}")
 
-    def _part(self, kind: str, name: str, target: object, summary: str) -> None:
+    def _part(self, kind: str, name: str, target: object, about: About) -> None:
         if isinstance(target, str):
             if not TARGET.fullmatch(target):
                 raise PluginError(f"{kind} {name!r} is {target!r}: a string must be of the form 'module:Class'")
-            self._add(kind, name, target, summary)
+            self._add(kind, name, target, about)
         else:
             check_part(kind, name, target)
-            self._add(kind, name, self._target(target), summary or first_line(target))
+            self._add(kind, name, self._target(target), replace(about, summary=about.summary or first_line(target)))
             self.objects[kind, name] = target
 
-    def _add(self, kind: str, name: object, target: str, summary: str) -> None:
-        if not isinstance(name, str) or not NAME.fullmatch(name):
-            raise PluginError(f"{kind} {name!r}: a name is a string of letters, digits, '-' and '_'")
-        if (kind, name) in self.registrations:
-            raise PluginError(f"{kind} {name!r} is registered twice by this plugin")
-        self.registrations[kind, name] = self._origin.registration(kind, name, target, summary)
+    def _add(self, kind: str, name: str, target: str, about: About) -> None:
+        taken = [each for (its, _), one in self.registrations.items() if its == kind for each in one.names]
+        for each in (name, *about.aliases):
+            what = f"{kind} {name!r}" if each == name else f"{kind} {name!r}, alias {each!r}"
+            if not isinstance(each, str) or not NAME.fullmatch(each):
+                raise PluginError(f"{what}: a name is a string of letters, digits, '-' and '_'")
+            if each in taken:
+                raise PluginError(f"{what} is registered twice by this plugin")
+            taken.append(each)
+        self.registrations[kind, name] = self._origin.registration(kind, name, target, about)
 
     def _target(self, part: object) -> str:
         """ "module:Name" of an object: the plugin's own name for it, or else where it was defined."""
@@ -195,12 +244,13 @@ def first_line(part: object) -> str:
     return "" if line.startswith(f"{cls.__name__}(") else line
 
 
-def description(recipe: Path) -> str:
-    """A recipe's `description`; empty for a file that cannot be read, which is said when it is asked for."""
+def about_recipe(recipe: Path, summary: str = "") -> About:
+    """What a recipe says of itself; nothing for a file that cannot be read, which is told when it is asked for."""
     try:
-        return str(tomllib.loads(recipe.read_text("utf-8")).get("description", ""))
+        found = tomllib.loads(recipe.read_text("utf-8"))
     except (OSError, ValueError):
-        return ""
+        return About(summary)
+    return About(summary or str(found.get("description", "")), variant_of=str(found.get("variant_of", "")))
 
 
 def _check_needs(name: str, optimizer: Any, settings: set[str]) -> None:

@@ -12,12 +12,22 @@ import pkgutil
 import sys
 import warnings
 from collections.abc import Iterable
+from dataclasses import replace
 from importlib.machinery import ModuleSpec
 from importlib.util import resolve_name
 from pathlib import Path
 from typing import TypeAlias
 
-from alignzoo.registry.registrar import KINDS, NAME, TARGET, Origin, Registration, description
+from alignzoo.registry.registrar import (
+    KEYWORDS,
+    KINDS,
+    NAME,
+    TARGET,
+    About,
+    Origin,
+    Registration,
+    about_recipe,
+)
 
 
 def find_spec(module: str) -> ModuleSpec:
@@ -99,36 +109,29 @@ class _Reader:
             return None
         body = register[0].body
         found = [self._registration(statement) for statement in body[ast.get_docstring(register[0]) is not None :]]
-        known = {(each.kind, each.name): each for each in found if each is not None}
-        return list(known.values()) if len(known) == len(found) else None
+        known = [each for each in found if each is not None]
+        names = [(each.kind, name) for each in known for name in each.names]
+        return known if len(known) == len(found) and len(set(names)) == len(names) else None
 
     def _registration(self, statement: ast.stmt) -> Registration | None:
         match statement:
-            case ast.Expr(ast.Call(ast.Attribute(ast.Name("zoo"), kind), [ast.Constant(str(name)), target], [])):
-                summary = ""
-            case ast.Expr(
-                ast.Call(
-                    ast.Attribute(ast.Name("zoo"), kind),
-                    [ast.Constant(str(name)), target],
-                    [ast.keyword("summary", ast.Constant(str(summary)))],
-                )
-            ):
-                pass
+            case ast.Expr(ast.Call(ast.Attribute(ast.Name("zoo"), kind), [ast.Constant(str(name)), target], keywords)):
+                about = _about(kind, keywords)
             case _:
                 return None
-        if kind not in KINDS or not NAME.fullmatch(name):
+        if about is None or kind not in KINDS or not all(NAME.fullmatch(each) for each in (name, *about.aliases)):
             return None
         if kind == "recipe":
-            return self._recipe(name, target, summary)
-        return self._part(kind, name, target, summary)
+            return self._recipe(name, target, about.summary)
+        return self._part(kind, name, target, about)
 
     def _recipe(self, name: str, target: ast.expr, summary: str) -> Registration | None:
         match target:
             case ast.Constant(str(relative)) if (file := self.origin.folder / relative).is_file():
-                return self.origin.registration("recipe", name, str(file), summary or description(file))
+                return self.origin.registration("recipe", name, str(file), about_recipe(file, summary))
         return None
 
-    def _part(self, kind: str, name: str, target: ast.expr, summary: str) -> Registration | None:
+    def _part(self, kind: str, name: str, target: ast.expr, about: About) -> Registration | None:
         match target:
             case ast.Constant(str(text)) if TARGET.fullmatch(text):
                 pass
@@ -136,7 +139,8 @@ class _Reader:
                 text = f"{self.origin.module}:{dotted}"
             case _:
                 return None
-        return self.origin.registration(kind, name, text, summary or self._summary(*text.split(":")))
+        summary = about.summary or self._summary(*text.split(":"))
+        return self.origin.registration(kind, name, text, replace(about, summary=summary))
 
     def _summary(self, module: str, name: str) -> str:
         """The first line of the docstring of "module:name", where one file's source says it."""
@@ -177,6 +181,26 @@ def _bindings(tree: ast.Module, package: str) -> dict[str, Binding]:
                     source = resolve_name(source, package)
                 bound |= {alias.asname or alias.name: (source, alias.name) for alias in names}
     return bound
+
+
+def _about(kind: str, keywords: list[ast.keyword]) -> About | None:
+    """What these keywords say of a name; None where running them alone can tell, or they are wrong."""
+    found: dict[str, str | tuple[str, ...]] = {}
+    for each in keywords:
+        match each:
+            case ast.keyword("aliases", ast.Tuple(names) | ast.List(names)):
+                texts = tuple(name.value for name in names if isinstance(name, ast.Constant))
+                value: str | tuple[str, ...] = tuple(text for text in texts if isinstance(text, str))
+                if len(value) != len(names):
+                    return None
+            case ast.keyword(str(key), ast.Constant(str(value))) if key != "aliases":
+                pass
+            case _:
+                return None
+        if each.arg not in KEYWORDS.get(kind, ("summary",)):
+            return None
+        found[str(each.arg)] = value
+    return About(**found)  # type: ignore[arg-type]  # each key has been given a value of its own type
 
 
 def _is_hook(function: ast.FunctionDef) -> bool:

@@ -18,14 +18,16 @@ from typing import Any
 
 from alignzoo import preflight, processes, recording, report, runner
 from alignzoo.errors import RunError, did_you_mean
+from alignzoo.generation import generate
 from alignzoo.interfaces import Context, Policy
 from alignzoo.journal import Journal
 from alignzoo.lifecycle import Opening
-from alignzoo.material import examination, heldout_of, own_data
+from alignzoo.material import data_of, examination, heldout_of, own_data
 from alignzoo.objects import flat, overrides_of
 from alignzoo.preflight import Checked
 from alignzoo.printable import printable
 from alignzoo.recipe import Recipe, Stage, load
+from alignzoo.recipe.outputs import leaves_data
 from alignzoo.registry import Registry
 from alignzoo.rewards import opened_rewards
 from alignzoo.runner import Interrupted
@@ -118,8 +120,10 @@ def execute(
                 results.append(finished[stage.name])
                 continue
             watch = _Watch(registry, progress, warn, interrupted, tuple(trackers), show)
-            ready = stage.with_outputs(_outputs(results))
-            done, live = _stage(ready, checked.pop(stage.name), folder, watch, resume)
+            ready, data = stage.with_outputs(_outputs(results)), checked.pop(stage.name)
+            if stage.origin is not None:
+                data = replace(data, train=data_of(ready)[0])  # generated in the meantime
+            done, live = _stage(ready, data, folder, watch, resume)
             results.append(done)
             write(folder, recipe, results, curves)
     return Result(folder, tuple(results), live)
@@ -141,7 +145,7 @@ class _Watch:
 
 
 def _outputs(results: Iterable[StageResult]) -> dict[str, str]:
-    """The models of finished stages."""
+    """The models and data that finished stages have left."""
     return {each.name: str(each.model) for each in results}
 
 
@@ -154,13 +158,16 @@ def _stage(stage: Stage, data: Checked, folder: Path, watch: _Watch, resume: boo
     train = data.train if stage.data is None else _looked_at(stage, policy, data.train, folder, watch)
     with Opening(Context(stage.name, folder / "parts" / stage.name, stage.seed, policy.device)) as opening:
         live = _live(stage, policy, train, data, folder, watch, opening)
-        trained = sum(each.numel() for group in policy.parameters() for each in group["params"])
+        generates = leaves_data(stage)
+        trained = 0 if generates else sum(each.numel() for group in policy.parameters() for each in group["params"])
         about = RunInfo(stage.name, folder, live.steps, stage.resolved, watch.trackers, trained)
         watch.registry.observe("alignzoo_run_start", run=about)
-        outcome = runner.run(live, resume=resume)
-        model = folder / "models" / stage.name
-        done = StageResult(stage.name, _label(stage), **asdict(outcome), model=model)
-        _save_model(policy, model, stage, done)
+        left = folder / "data" / f"{stage.name}.jsonl" if generates else folder / "models" / stage.name
+        outcome = generate(live, left, resume=resume) if generates else runner.run(live, resume=resume)
+        number = stage.round.number if stage.round else 0
+        done = StageResult(stage.name, _label(stage), **asdict(outcome), model=left, round=number)
+        if not generates:
+            _save_model(policy, left, stage, done)
         ended = _alerts(watch.registry.observe("alignzoo_run_end", run=about, result=done))
         recording.tell(live, done.steps, processes.of_first(ended))
     return done, policy

@@ -21,10 +21,13 @@ from alignzoo.interfaces import HasCosts
 from alignzoo.storage import for_owner, sync, write_text
 from alignzoo.types import Group
 
-FILES = ("metrics", "seconds", "samples", "evaluations", "answers", "warnings")
+GENERATED = "generated"
+"""What a stage that trains nothing leaves as data, as it goes."""
+
+FILES = ("metrics", "seconds", "samples", "evaluations", "answers", "warnings", GENERATED)
 """Those that a resumed run rewinds to its checkpoint."""
 SPENT = "costs"
-PRIVATE = ("samples", "answers")
+PRIVATE = ("samples", "answers", GENERATED)
 """They hold what the model wrote and what it was asked, and are for their owner's eyes alone, as its weights are."""
 NOTHING: Mapping[str, Any] = {"lines": 0, "sha256": sha256().hexdigest()}
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 from alignzoo.batching import OWN
 from alignzoo.errors import DataError, RunError
 from alignzoo.evaluation.answers import Gold, Rates
 from alignzoo.evaluation.heldout import Heldout
+from alignzoo.generation import generated
 from alignzoo.interfaces import HasRates
 from alignzoo.prompts import Data, Rows, train_and_heldout
 from alignzoo.prompts.turns import are_answers, heard, settled
 from alignzoo.recipe import Stage
+from alignzoo.recipe.tables import STAGE_REFERENCE
 from alignzoo.requirements import from_data
 from alignzoo.rewards import WeightedReward
 from alignzoo.traits import traits_of
@@ -25,8 +27,39 @@ Read = Callable[[Data], tuple[list[Prompt], list[Prompt]]]
 """Reads data, as prompts to train on and held-out ones."""
 
 
-def data_of(stage: Stage, read: Read = train_and_heldout) -> tuple[list[Prompt], list[Prompt], list[Prompt]]:
-    """Training prompts, held-out prompts to answer, and held-out data of the kind that is learnt from."""
+Sets = tuple[list[Prompt], list[Prompt], list[Prompt]]
+"""Training prompts, held-out prompts to answer, and held-out data of the kind that is learnt from."""
+
+
+def data_of(stage: Stage, read: Read = train_and_heldout) -> Sets:
+    """A stage's data: its task's, the user's own, or what an earlier stage generated; in rounds perhaps a slice."""
+    if stage.origin is not None:
+        return _generated(stage, stage.origin, read)
+    train, heldout, shown = _given(stage, read)
+    if stage.round is None or stage.round.prompts == "same":
+        return train, heldout, shown
+    if len(train) < stage.round.of:
+        raise RunError(f"{stage.name}: {len(train)} training prompts cannot be divided among {stage.round.of} rounds")
+    return train[stage.round.number - 1 :: stage.round.of], heldout, shown
+
+
+def _generated(stage: Stage, origin: Stage, read: Read) -> Sets:
+    """What an earlier stage generated, and the held-out data of that stage. Before it has run: the prompts that it will
+    be asked, without completions."""
+    asked, heldout, _ = data_of(origin, read)
+    given = stage.task.data(stage.kind, "heldout") if stage.task is not None and _own(stage) else []
+    shown = [prompt for prompt in given if prompt.completions]
+    path = str(stage.data.path)
+    if not path.startswith(STAGE_REFERENCE):
+        train = generated(Path(path))
+        check_completions(stage, train)
+        return train, heldout, shown
+    number = origin.schedule.total(len(asked)) * origin.schedule.prompts
+    bare = [replace(prompt, completions=(), labels=()) for prompt in asked]
+    return [bare[index % len(bare)] for index in range(number)], heldout, shown
+
+
+def _given(stage: Stage, read: Read) -> Sets:
     if stage.data is None:
         assert stage.task is not None
         train = stage.task.data(stage.kind, "train")
@@ -150,7 +183,7 @@ def examination(stage: Stage) -> tuple[list[Prompt], tuple[WeightedReward, ...],
 
 def _own(stage: Stage) -> bool:
     """Whether the stage is about its task's own data, so that the task's gold and reward speak of it."""
-    return stage.task is not None and stage.data is None
+    return stage.task is not None and (_own(stage.origin) if stage.origin is not None else stage.data is None)
 
 
 def _gold(stage: Stage) -> Gold | None:

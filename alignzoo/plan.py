@@ -20,6 +20,8 @@ from alignzoo import cost
 from alignzoo.cost import ModelShape
 from alignzoo.interfaces import Outline
 from alignzoo.recipe import Recipe
+from alignzoo.recipe.outputs import leaves_data
+from alignzoo.recipe.tables import STAGE_REFERENCE
 from alignzoo.rehearsal import Rehearsal
 
 LEAST = 64
@@ -71,7 +73,7 @@ def plan(recipe: Recipe, *, length: int = 0, timed: bool = True) -> list[StagePl
     program = 0
     for each in recipe.stages:
         stage = each.with_outputs(models)
-        models[stage.name] = getattr(stage.policy, "model", "")
+        models[stage.name] = STAGE_REFERENCE + stage.name if leaves_data(stage) else getattr(stage.policy, "model", "")
         step = Rehearsal(stage, length)
         program = program or _resident()  # with all that is imported, and before anything is tried
         plans.append(_planned(step, program, timed))
@@ -108,16 +110,17 @@ def bytes_of(step: Rehearsal, outline: Outline, tokens_per_pass: int = 0) -> dic
     trunks = [shape, shape.critic] if "values" in step.needs and shape.critic is not None else [shape]
     kept = [round(outline.kept * cost.activation_bytes(trunk, tokens, outline.width)) for trunk in trunks]
     working = max(each // trunk.layers for each, trunk in zip(kept, trunks, strict=True))
+    trains = not leaves_data(step.stage)
     rows = min(step.writer.rows, outline.slots)
     cached = step.writer.cached * rows // max(1, step.writer.rows)
     sampled = 3 * cost.FLOAT32 * rows * shape.vocab  # logits, probabilities, and their sums
     return {
         "weights": cost.weight_bytes(shape, outline.frozen),
-        "reference": cost.reference_bytes(shape, outline.width) if "scores" not in step.needs else 0,
-        "gradients": cost.gradient_bytes(shape),
-        "adamw": cost.adamw_bytes(shape),
+        "reference": cost.reference_bytes(shape, outline.width) if trains and "scores" not in step.needs else 0,
+        "gradients": cost.gradient_bytes(shape) * trains,
+        "adamw": cost.adamw_bytes(shape) * trains,
         "reward models": sum(cost.frozen_bytes(each.shape, each.width) for each in step.rewards),
-        "activations": sum(kept) + working,  # on the way back, the gradients of one layer's are there too
+        "activations": (sum(kept) + working) * trains,  # on the way back, the gradients of one layer's are there too
         "logits": outline.logits(answers) if step.needs & cost.LOGPROBS else 0,
         "key-value cache": cost.cache_bytes(shape, cached, outline.width) + sampled,
     }

@@ -21,6 +21,7 @@ from alignzoo.interfaces import CheckContext, Earlier, HasCheck, HasCosts, HasDi
 from alignzoo.material import Read, data_of, heldout_of
 from alignzoo.prompts import Data, train_and_heldout
 from alignzoo.recipe import Recipe, Stage
+from alignzoo.recipe.outputs import leaves_data
 from alignzoo.recipe.tables import STAGE_REFERENCE
 from alignzoo.rewards import WeightedReward
 from alignzoo.stage import drawn
@@ -59,7 +60,7 @@ def check(recipe: Recipe, outputs: Mapping[str, str], folder: Path, *, ask: bool
         context = _context(stage, data, earlier, ask=ask and processes.index() == 0)
         examiners = heldout_of(stage, data.prompts, data.shown).rewards
         checked[stage.name] = replace(data, spent=_parts(stage, context, examiners))
-        need[stage.name] = _bytes(stage, context, len(data.train))
+        need[stage.name] = 0 if leaves_data(stage) else _bytes(stage, context, len(data.train))
         earlier[stage.name] = Earlier(stage.policy, stage.optimizer.needs)
     _check_disk(need, folder)
     return checked

@@ -23,6 +23,7 @@ from alignzoo.microbatch import cut
 from alignzoo.passes import WATCHED, Facts, Pass, passes
 from alignzoo.probe import Clock
 from alignzoo.recipe import Stage
+from alignzoo.requirements import from_data, generated_per_prompt
 from alignzoo.rewards import source_weights
 from alignzoo.traits import traits_of
 from alignzoo.types import Batch, Completion, Group, Prompt, Score, Text
@@ -97,14 +98,23 @@ class Rehearsal:
         self.steps, self.whole = stage.schedule.total(len(data)), len(data)
         self.prompts = [data[i * len(data) // size % len(data)] for i in range(size)]  # spread over the data
         self.writer = _StandIn(self.outline, length)
-        with opened(stage.sampler, Context(stage.name)) as sampler:
-            groups = sampler.sample(self.prompts, self.writer, seeds=fn.seeds(size, 0))  # type: ignore[arg-type]
+        groups = self._sampled(length)
         weights = source_weights(stage.rewards)
         self.groups = [group if group.scores is not None else _scored(group, weights) for group in groups]
         self.batch = collate(self.groups, source_weights=weights)
         zeros = torch.zeros(self.batch.tokens.shape)
         filled = replace(self.batch, old_logprobs=zeros, ref_logprobs=zeros, old_values=zeros)
         self.prepared = stage.optimizer.prepare(only(filled, self.needs))
+
+    def _sampled(self, length: int) -> list[Group]:
+        """What the sampler brings; of data that an earlier stage will have generated, such as that stage generates."""
+        stage = self.stage
+        if stage.origin is not None and from_data(stage.sampler):
+            n = generated_per_prompt(stage.origin.sampler) or max(2, traits_of(stage.optimizer).completions)
+            return _StandIn(self.outline, length).generate(self.prompts, n, seeds=fn.seeds(len(self.prompts), 0))
+        with opened(stage.sampler, Context(stage.name)) as sampler:
+            seeds = fn.seeds(len(self.prompts), 0)
+            return sampler.sample(self.prompts, self.writer, seeds=seeds)  # type: ignore[arg-type]
 
     def micro_batches(self, tokens: int = 0, *, minibatch: bool = True) -> Iterator[Batch]:
         """What goes through at once in an update, or in a pass over the whole batch, where it is so many tokens."""
@@ -132,9 +142,10 @@ class Rehearsal:
             )
         if filled:
             phases["fill"] = lambda shape: sum(cost.forward(shape, reading, each) for each in filled)
-        phases["update"] = lambda shape: (
-            epochs * (cost.forward(shape, learning, answers) + cost.backward(shape, learning, answers))
-        )
+        if epochs:
+            phases["update"] = lambda shape: (
+                epochs * (cost.forward(shape, learning, answers) + cost.backward(shape, learning, answers))
+            )
         return phases
 
     @cached_property
@@ -189,7 +200,8 @@ class _Trial:
         if of.filled():
             asked = [self.answering(self.part, each) for each in of.filled()]
             found["fill"] = self.share(of.batch, self.part) * sum(asked)
-        found["update"] = of.stage.optimizer.epochs * self.learning()
+        if of.stage.optimizer.epochs:
+            found["update"] = of.stage.optimizer.epochs * self.learning()
         return found
 
     def share(self, whole: Batch, part: Batch) -> float:

@@ -57,7 +57,7 @@ def run(stage: Run, *, resume: bool = False) -> Outcome:
 def _run(stage: Run, ledger: Ledger, resume: bool) -> Outcome:
     schedule = stage.schedule
     stage.policy.optimize(partial(adamw, schedule, stage.policy.device))
-    stage, optimizer, start = _started(stage, resume)
+    stage, optimizer, start = started(stage, resume)
     own: list[Alert] = []
     passes = _passes(stage, own.append)
     before, baseline = _before(stage, start, passes.batcher)
@@ -79,7 +79,7 @@ def _run(stage: Run, ledger: Ledger, resume: bool) -> Outcome:
             _measured(stage, optimizer, step, "during", passes.batcher)
             ledger.write(step, "during")
         stopped = recording.reached(schedule, report.metrics, recording.watch(stage, report, own)) or meter.over
-        _save(stage, step, optimizer, stopped)
+        save(stage, step, optimizer, stopped)
     watch.check()
     after = _measured(stage, optimizer, step, "after", passes.batcher)
     ledger.write(step, "after")
@@ -139,7 +139,7 @@ def measure(stage: Run, optimizer: Optimizer, batcher: MicroBatcher) -> Evaluate
 # --- the loop's parts -------------------------------------------------------------------------------------------------
 
 
-def _started(stage: Run, resume: bool) -> tuple[Run, Optimizer, int]:
+def started(stage: Run, resume: bool) -> tuple[Run, Optimizer, int]:
     found = _newest(stage) if resume else None
     stage.journal.rewind(found.state["journal"] if found else None)
     if found is None:
@@ -223,7 +223,7 @@ def _passes(stage: Run, told: Callable[[Alert], None]) -> Passes:
     return replace(passes, remembered=remember(stage.policy, batches(), batcher, told=told, progress=progress))
 
 
-def _save(stage: Run, step: int, optimizer: Optimizer, stopped: str) -> None:
+def save(stage: Run, step: int, optimizer: Optimizer, stopped: str) -> None:
     """A checkpoint at the interval, where the run stops early, and at once when the user asks to stop."""
     due = stopped or (stage.schedule.save_every and step % stage.schedule.save_every == 0)
     interrupted = processes.any_of(stage.interrupted())

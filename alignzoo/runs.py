@@ -47,9 +47,11 @@ class StageResult:
     steps: int
     stopped: str
     model: Path
-    """A transformers directory with the trained model."""
+    """A transformers directory with the trained model; of a stage that trains nothing, its file of data."""
     costs: Figures = field(default_factory=dict)
     """What its rewards and sampler have spent, in all its starts: requests, tokens, money."""
+    round: int = 0
+    """Which round it is, from 1, of a stage that the recipe repeats; 0 for any other."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,7 @@ def _check_same(recipe: Recipe, folder: Path) -> None:
 def begun_in(folder: Path) -> list[str]:
     """The stages of a run that have been evaluated or trained, in their order."""
     lines = [str(line["stage"]) for line in read_lines(folder / "evaluations.jsonl")]
+    lines += dict.fromkeys(str(line["stage"]) for line in read_lines(folder / "generated.jsonl"))
     saved = sorted(path.name for path in (folder / "checkpoints").glob("*") if path.is_dir())
     return list(dict.fromkeys([*(each.name for each in finished_in(folder)), *lines, *saved]))
 
@@ -205,6 +208,9 @@ def write(folder: Path, recipe: Recipe, results: Sequence[StageResult], curves: 
     if processes.index():
         return
     stages = [asdict(each) | {"model": str(each.model.relative_to(folder))} for each in results]
+    for each in stages:
+        if not each["round"]:
+            del each["round"]
     write_json(folder / "result.json", {"recipe": recipe.name, "stages": stages})
     if curves:
         report.curves(folder)
@@ -223,7 +229,7 @@ def finished_in(folder: Path) -> list[StageResult]:
     for each in found:
         if not each.model.resolve().is_relative_to(folder.resolve()):
             raise RunError(f"{path} names a model outside of the run, {each.model}: put the file back, or delete it")
-        if not each.model.is_dir():
+        if not each.model.is_dir() and not each.model.is_file():
             raise RunError(
                 f"{each.model} is gone, though the stage {each.name!r} is finished: put it back, or delete {path}: "
                 f"--resume then takes {DONE_AGAIN}, and saves the model"

@@ -20,6 +20,9 @@ from alignzoo.errors import PluginError, did_you_mean
 REWARD_MODEL = "reward-model"
 """What is trained where it is no policy."""
 
+NOTHING = "nothing"
+"""What a stage trains that generates and scores, and leaves data: `alignzoo.recipe.nothing`."""
+
 
 @dataclass(frozen=True)
 class Traits:

@@ -50,6 +50,8 @@ class Prompt:
     index: int | None = field(default=None, repr=False, compare=False)
     """Its place among the stage's prompts, by which a part that remembers prompts knows it; None elsewhere. It is no
     part of what is asked, and so equal prompts may have different ones."""
+    finished: tuple[bool, ...] = ()
+    """Which of the completions ended by themselves, where a policy generated them; empty: all of them."""
 
 
 @dataclass(frozen=True)

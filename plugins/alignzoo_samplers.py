@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar
 from annotated_types import Ge
 
 import alignzoo
-from alignzoo import Completion, Context, DataError, Group, Policy, PolicySpec, Prompt
+from alignzoo import Completion, Context, DataError, Group, Policy, PolicySpec, Prompt, Score
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,9 @@ class DatasetSampler:
                 "or let the policy write them with sampler=policy and a reward"
             )
         group = policy.encode(prompt, prompt.completions)
+        if prompt.finished:
+            ended = zip(group.completions, prompt.finished, strict=True)
+            group = replace(group, completions=tuple(each if end else _without_end(each) for each, end in ended))
         numbers = {
             k: float(v) for k, v in prompt.info.items() if isinstance(v, int | float) and not isinstance(v, bool)
         }
@@ -57,6 +60,39 @@ class PolicySampler:
         return [_in_tokens_of(policy, group) for group in other.generate(prompts, self.n, seeds=seeds)]
 
 
+@dataclass(frozen=True)
+class SelfPlaySampler:
+    """The given answer of each prompt, scored 1, beside answers of the policy's own, scored 0.
+
+    SPIN: the policy learns to tell the data from what it generated itself. Chen et al. 2024 (arXiv:2401.01335),
+    algorithm 1. The paper generates with the policy of the round before; here it is whichever policy the stage has.
+    """
+
+    answers: Annotated[int, Ge(1)] = 1
+    """Answers of its own for each prompt."""
+    online: ClassVar[bool] = True
+    brings_scores: ClassVar[bool] = True
+
+    def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seeds: Sequence[int]) -> list[Group]:
+        given = [self._given(prompt, policy) for prompt in prompts]
+        own = policy.generate(prompts, self.answers, seeds=seeds)
+        return [_beside(data, generated) for data, generated in zip(given, own, strict=True)]
+
+    def _given(self, prompt: Prompt, policy: Policy) -> Group:
+        if not prompt.completions:
+            raise DataError(
+                f"the prompt {str(prompt.messages)[:80]!r} has no answer for the policy to play against: give data "
+                "with answers, as in data.kind=demonstrations"
+            )
+        best = max(range(len(prompt.completions)), key=lambda i: prompt.labels[i] if prompt.labels else -i)
+        return policy.encode(prompt, [prompt.completions[best]])
+
+
+def _beside(data: Group, generated: Group) -> Group:
+    completions = (*data.completions, *generated.completions)
+    return replace(data, completions=completions, scores=(Score(1.0), *(Score(0.0) for _ in generated.completions)))
+
+
 def _in_tokens_of(policy: Policy, group: Group) -> Group:
     """What another policy has written, in this one's tokens; without an end where it was cut off."""
     encoded = policy.encode(group.prompt, [completion.text for completion in group.completions])
@@ -74,3 +110,4 @@ def _without_end(completion: Completion) -> Completion:
 def alignzoo_register(zoo):
     zoo.sampler("dataset", DatasetSampler)
     zoo.sampler("policy", PolicySampler)
+    zoo.sampler("self-play", SelfPlaySampler)

@@ -120,7 +120,7 @@ def _print(out: Console, result: Result, *, quiet: bool) -> None:
     for stage in result.stages:
         if stage.stopped:
             out.print(f"{stage.name} stopped early, after step {stage.steps}: {stage.stopped}", markup=False)
-    places = [(f"model {stage.name}", stage.model) for stage in result.stages]
+    places = [(f"{'data' if stage.model.is_file() else 'model'} {stage.name}", stage.model) for stage in result.stages]
     files = {"curves": "curves.png", "results": "result.json", "warnings": "warnings.jsonl"}
     places += [(name, result.out / file) for name, file in files.items()]
     for name, path in places:

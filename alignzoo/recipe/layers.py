@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial, reduce
 
 from alignzoo.errors import RecipeError, did_you_mean
-from alignzoo.recipe.overrides import TO_ALL, TO_LAST, Changes, Overrides, normal, route
+from alignzoo.recipe.overrides import TO_ALL, TO_LAST, Changes, Overrides, normal, parse, route
 from alignzoo.recipe.parts import show
+from alignzoo.recipe.rounds import KEYS, ROUND, Placed, Round, addressed, names_of, unrolled
 from alignzoo.recipe.tables import STAGE_REFERENCE, Node, merge
 from alignzoo.registry.registrar import NAME
 
@@ -33,36 +35,43 @@ class Layered:
     """What overrides change in single rewards."""
     earlier: list[str]
     """The stages before it."""
+    round: Round | None = None
+    """Which round it is, of a stage that the recipe repeats."""
 
 
 def layered(root: Node, overrides: Overrides, tasks: Collection[str]) -> list[Layered]:
     """The stages of a recipe; `tasks` are the registered ones, for misspelt ones to be noticed."""
     _check_keys(root, ("name", "description", "variant_of", "stage", "tasks", *PARTS), "a recipe")
-    stages = _stages(root)
-    names = [stage.value["name"].value for stage in stages]
-    by_task = _by_task(root, names, tasks)
-    changes = route(overrides, names)
+    placed, rest = unrolled(_stages(root), parse(overrides))
+    by_task = _by_task(root, list(names_of(placed)), tasks)
+    changes = route(rest, placed)
     found = []
-    for stage, name in zip(stages, names, strict=True):
-        table = Node(merge(_parts(root, PARTS), _parts(stage, PARTS)).value, stage.where)
-        table = _with_task(table, name, by_task, changes[name], last=name == names[-1])
-        table = merge(merge(table, changes[name].broad, broad=True), changes[name].own)
-        earlier = names[: names.index(name)]
-        check_references(name, table, earlier)
-        found.append(Layered(name, table, changes[name].rewards, earlier))
+    for here, stage in enumerate(placed):
+        address = partial(addressed, here=here, placed=placed)
+        own = changes[stage.name].mapped(address)
+        layers = [address(_parts(each, PARTS)) for each in (root, stage.block, stage.table)]
+        table = Node(reduce(merge, layers).value, stage.table.where)
+        table = _with_task(table, stage, by_task, own, address, last=stage.base == placed[-1].base)
+        table = merge(merge(table, own.broad, broad=True), own.own)
+        earlier = [each.name for each in placed[:here]]
+        check_references(stage.name, table, earlier)
+        found.append(Layered(stage.name, table, own.rewards, earlier, stage.round))
     return found
 
 
 def _stages(root: Node) -> list[Node]:
-    """The [[stage]] tables, each with a name of its own."""
+    """The [[stage]] tables, and those within blocks, each with a name of its own."""
     stages = root.value.get("stage")
     if stages is None or stages.value == []:
         raise RecipeError(f"{root.where}: there is no stage; a recipe needs one [[stage]] or more")
     if not stages.is_list or not all(stage.is_table for stage in stages.value):
         raise RecipeError(f"{stages.where}: stage: found {show(stages.plain())}, allowed: tables, each under [[stage]]")
     seen: dict[str, Node] = {}
-    for stage in stages.value:
-        _check_keys(stage, ("name", *PARTS), "a stage")
+    inner = [each for stage in stages.value if "stage" in stage.value for each in _block(stage)]
+    for index, stage in enumerate([*stages.value, *inner]):
+        within = index >= len(stages.value)
+        keys = () if within else ("stage", ROUND, *KEYS)
+        _check_keys(stage, ("name", *keys, *PARTS), "a stage of a block" if within else "a stage")
         name = stage.value.get("name")
         if name is None:
             raise RecipeError(f"{stage.where}: this stage has no name")
@@ -82,6 +91,15 @@ def _stages(root: Node) -> list[Node]:
     return list(stages.value)
 
 
+def _block(stage: Node) -> list[Node]:
+    """The [[stage.stage]] tables."""
+    inner = stage.value["stage"]
+    if not inner.is_list or not inner.value or not all(each.is_table for each in inner.value):
+        found = show(inner.plain())
+        raise RecipeError(f"{inner.where}: stage.stage: found {found}, allowed: tables, each under [[stage.stage]]")
+    return list(inner.value)
+
+
 def _by_task(root: Node, stages: Sequence[str], tasks: Collection[str]) -> dict[str, Node]:
     """The [tasks.X] tables, checked also where no stage is about X."""
     found = root.value.get("tasks", Node({}, root.where))
@@ -99,7 +117,15 @@ def _by_task(root: Node, stages: Sequence[str], tasks: Collection[str]) -> dict[
     return dict(found.value)
 
 
-def _with_task(table: Node, stage: str, by_task: dict[str, Node], changes: Changes, *, last: bool) -> Node:
+def _with_task(
+    table: Node,
+    stage: Placed,
+    by_task: dict[str, Node],
+    changes: Changes,
+    address: Callable[[Node], Node],
+    *,
+    last: bool,
+) -> Node:
     """The table with what [tasks.X] changes in it."""
     task = merge(merge(table, changes.broad), changes.own).value.get("task")
     if task is None or not task.is_table or "name" not in task.value:
@@ -107,12 +133,13 @@ def _with_task(table: Node, stage: str, by_task: dict[str, Node], changes: Chang
     changed = by_task.get(str(task.value["name"].value).rpartition("/")[2])
     if changed is None:
         return table
-    table = merge(table, _parts(changed, OF_ALL_BY_TASK), broad=True)
+    table = merge(table, address(_parts(changed, OF_ALL_BY_TASK)), broad=True)
     if last:
-        table = merge(table, _parts(changed, [part for part in TO_LAST if part not in OF_ALL_BY_TASK]))
+        table = merge(table, address(_parts(changed, [part for part in TO_LAST if part not in OF_ALL_BY_TASK])))
     of_stage = changed.value.get("stage")
-    if of_stage is not None and stage in of_stage.value:
-        table = merge(table, _parts(of_stage.value[stage], PARTS))
+    for name in stage.called if of_stage is not None else ():
+        if name in of_stage.value:
+            table = merge(table, address(_parts(of_stage.value[name], PARTS)))
     return table
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from alignzoo.errors import RecipeError
 from alignzoo.recipe.layers import LONGEST, layered
+from alignzoo.recipe.outputs import connected
 from alignzoo.recipe.overrides import Overrides, normal, parse
 from alignzoo.recipe.parts import build, checked, show
 from alignzoo.recipe.stages import Plain, Stage, build_stage, with_parts
@@ -47,7 +48,8 @@ def load(name_or_path: str | Path, overrides: Overrides = (), *, registry: Regis
     own tables, [tasks.X] where the stage's task is X, the overrides.
     """
     root, name = _find(str(name_or_path), registry)
-    stages = tuple(build_stage(stage, registry) for stage in layered(root, overrides, registry.names("task")))
+    layers = layered(root, overrides, registry.names("task"))
+    stages = connected([build_stage(stage, registry) for stage in layers])
     name, description = (_text(root, key, default) for key, default in (("name", name), ("description", "")))
     _text(root, "variant_of", "")
     resolved = {"name": name, "description": description, "stage": [stage.resolved for stage in stages]}

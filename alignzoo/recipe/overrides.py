@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from alignzoo.errors import RecipeError, did_you_mean
 from alignzoo.files import toml_decoded
+from alignzoo.recipe.rounds import Override, Placed, names_of
 from alignzoo.recipe.tables import Node, merge, named, tree
 
 NAMED = ("task", "policy", "sampler", "optimizer")
@@ -35,22 +36,31 @@ class Changes:
     rewards: list[tuple[list[str], Node]] = field(default_factory=list)
     """Of single rewards: an index and a field, or a field when there is one reward; or an index alone."""
 
+    def mapped(self, change: Callable[[Node], Node]) -> Changes:
+        """The same with every node changed."""
+        return Changes(change(self.broad), change(self.own), [(keys, change(node)) for keys, node in self.rewards])
 
-def route(overrides: Overrides, stages: Sequence[str]) -> dict[str, Changes]:
-    """The changes of every stage."""
-    changes = {stage: Changes() for stage in stages}
-    for keys, node in parse(overrides):
+
+def route(overrides: Iterable[Override], stages: Sequence[Placed]) -> dict[str, Changes]:
+    """The changes of every stage; what is said of a stage with rounds is meant for all of them."""
+    changes = {stage.name: Changes() for stage in stages}
+    known = list(names_of(stages))
+    for keys, node in overrides:
         first, *rest = keys
-        if first in changes:
+        if first in known:
             for below, value in _below(rest, node):
-                _change(changes[first], below, value)
+                for stage in stages:
+                    if first in stage.called:
+                        _change(changes[stage.name], below, value)
         elif first in TO_LAST:
-            _change(changes[stages[-1]], keys, node)
+            for stage in stages:
+                if stage.base == stages[-1].base:
+                    _change(changes[stage.name], keys, node)
         elif first in TO_ALL:
             for change in changes.values():
                 change.broad = merge(change.broad, _nest(keys, node))
         else:
-            hint = did_you_mean(first, [*stages, *TO_ALL, *TO_LAST])
+            hint = did_you_mean(first, [*known, *TO_ALL, *TO_LAST])
             raise RecipeError(f"{node.where}: {first!r} is neither a stage nor a part of one. {hint}")
     return changes
 

@@ -11,12 +11,14 @@ from annotated_types import Ge
 from alignzoo.errors import PluginError, RecipeError, did_you_mean
 from alignzoo.recipe.fit import TASK_REWARD, check_fit
 from alignzoo.recipe.layers import Layered, check_references
+from alignzoo.recipe.nothing import Nothing
 from alignzoo.recipe.overrides import normal
 from alignzoo.recipe.parts import build, check_finite, check_settings, checked, hints_of, kind_of, settings, show
+from alignzoo.recipe.rounds import ROUND, Round
 from alignzoo.recipe.tables import STAGE_REFERENCE, Node, merge, named, tree
 from alignzoo.recipe.trust import Code, code_of
 from alignzoo.registry import Registry
-from alignzoo.registry.registrar import check_part
+from alignzoo.registry.registrar import NOTHING, check_part
 
 if TYPE_CHECKING:
     from alignzoo.interfaces import Optimizer, PolicySpec, Sampler, Task
@@ -61,6 +63,10 @@ class Stage:
     evaluate: Evaluation
     resolved: Plain = field(compare=False, repr=False)
     """The same as plain data, with the names under which the parts are registered."""
+    round: Round | None = None
+    """Which round it is, of a stage that the recipe repeats."""
+    origin: Stage | None = field(default=None, compare=False, repr=False)
+    """The earlier stage that generates its data, where its data's path is "stage:NAME"."""
     code: tuple[Code, ...] = field(default=(), compare=False, repr=False)
     """The settings that name code, which a run would run."""
 
@@ -76,6 +82,7 @@ class Stage:
             sampler=_filled(self.sampler, models),
             rewards=tuple(replace(each, source=_filled(each.source, models)) for each in self.rewards),
             optimizer=_filled(self.optimizer, models),
+            data=_filled(self.data, models),
         )
 
 
@@ -94,7 +101,8 @@ class _Builder:
         self.where = stage.table.where
         self.changed_rewards = stage.changed_rewards
         self.registry = registry
-        self.resolved: Plain = {"name": stage.name}
+        self.round = stage.round
+        self.resolved: Plain = {"name": stage.name} | ({ROUND: settings(stage.round)} if stage.round else {})
         self.code: list[Code] = []
 
     def stage(self) -> Stage:
@@ -108,7 +116,7 @@ class _Builder:
         policy = self.part("policy")
         sampler = self.part("sampler", default=SAMPLER)
         rewards = self.rewards(task if data is None else None, sampler)
-        optimizer = self.part("optimizer")
+        optimizer = self.optimizer()
         check_fit(self.name, self.tables, self.where, sampler, rewards, optimizer, self.known_rewards(task, data))
         return Stage(
             name=self.name,
@@ -124,6 +132,7 @@ class _Builder:
             schedule=self.settings("schedule", Schedule),
             evaluate=self.settings("evaluate", Evaluation),
             resolved=self.resolved,
+            round=self.round,
             code=tuple(self.code),
         )
 
@@ -137,10 +146,26 @@ class _Builder:
         self.code += code_of(self.registry, kind, node, f"{self.name}.{kind}")
         return part
 
+    def optimizer(self) -> Any:
+        """The registered optimizer, or the one that trains nothing."""
+        node = self.tables.get("optimizer")
+        given = node.value.get("name") if node is not None and node.is_table else None
+        if node is None or given is None or given.value != NOTHING:
+            return self.part("optimizer")
+        for key, setting in node.without("name").value.items():
+            raise RecipeError(f"{setting.where}: {self.name}.optimizer.{key}: {NOTHING!r} has no settings")
+        self.resolved["optimizer"] = {"name": NOTHING}
+        return Nothing()
+
     def seed(self) -> int:
+        """The seed that is given; each round after the first has one of its own, derived from it."""
         seed: int = checked(Annotated[int, Ge(0)], self.tables.get("seed", Node(0, self.where)), f"{self.name}.seed")
         self.resolved["seed"] = seed
-        return seed
+        if self.round is None or self.round.number == 1:
+            return seed
+        from alignzoo import functional as fn
+
+        return fn.derive(seed, "round", self.round.number)
 
     def settings(self, key: str, cls: type[T]) -> T:
         """A part without a name: one dataclass."""

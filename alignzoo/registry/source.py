@@ -22,6 +22,7 @@ from alignzoo.registry.registrar import (
     KEYWORDS,
     KINDS,
     NAME,
+    NOTHING,
     TARGET,
     About,
     Origin,
@@ -119,7 +120,9 @@ class _Reader:
                 about = _about(kind, keywords)
             case _:
                 return None
-        if about is None or kind not in KINDS or not all(NAME.fullmatch(each) for each in (name, *about.aliases)):
+        if about is None or kind not in KINDS:
+            return None
+        if not all(NAME.fullmatch(each) and each != NOTHING for each in (name, *about.aliases)):
             return None
         if kind == "recipe":
             return self._recipe(name, target, about.summary)

@@ -39,6 +39,11 @@ def check_policy(spec: HF, context: CheckContext) -> None:
     if critic and not critic.startswith(STAGE):
         _model(replace(whole, model=critic), critic, scores=True)
         check_same_tokens(tokenizer, critic, spec)
+    if spec.reference:
+        _check_kind(spec.reference, context.earlier, scores=False)
+        if not spec.reference.startswith(STAGE):
+            _model(replace(whole, model=spec.reference), spec.reference, scores=False)
+            check_same_tokens(tokenizer, spec.reference, spec, "reference")
     encodes = encoder(whole, model, tokenizer, writes=writes)
     for prompt in context.first:
         encodes.group(prompt, () if context.online else prompt.completions)
@@ -151,7 +156,7 @@ def check_token_ids(tokenizer: Any, model: Any) -> None:
         )
 
 
-def check_same_tokens(tokenizer: Any, source: str, spec: HF) -> None:
+def check_same_tokens(tokenizer: Any, source: str, spec: HF, key: str = "critic_model") -> None:
     """Raise where a model that reads the policy's token ids was trained on another tokenizer's."""
     folder, own = Path(source), Path(str(tokenizer.name_or_path))
     if _same_file(folder / "tokenizer.json", own / "tokenizer.json"):
@@ -162,12 +167,13 @@ def check_same_tokens(tokenizer: Any, source: str, spec: HF) -> None:
     mine = tokenizer.get_vocab()
     different = [token for token, number in mine.items() if other.get(token) != number]
     if different:
+        whose = "the critic's" if key == "critic_model" else "the reference's"
         token = min(different, key=mine.__getitem__)
         there = f"{other[token]}" if token in other else "none"
         raise ModelError(
-            f"policy.critic_model {source} has another tokenizer than the policy: {token!r} is token {mine[token]} of "
-            f"the policy's and {there} of the critic's, the first of {len(different)}. The critic reads the policy's "
-            "tokens: give one that was trained with the same tokenizer, or leave critic_model empty"
+            f"policy.{key} {source} has another tokenizer than the policy: {token!r} is token {mine[token]} of the "
+            f"policy's and {there} of {whose}, the first of {len(different)}. It reads the policy's tokens: give one "
+            f"that was trained with the same tokenizer, or leave {key} empty"
         )
 
 

@@ -99,7 +99,7 @@ def _trial(spec: HF, config: Any, tokenizer: Any, layers: int, needs: frozenset[
         torch.manual_seed(0)
         model: nn.Module = auto.from_config(config, attn_implementation="sdpa")
     room = {"max_new_tokens": min(TRIAL_TOKENS, spec.max_new_tokens)}
-    return replace(spec, model=model, tokenizer=tokenizer, critic_model="", **room).load(needs)
+    return replace(spec, model=model, tokenizer=tokenizer, critic_model="", reference="", **room).load(needs)
 
 
 def _tokens_per_pass(shape: ModelShape, place: torch.device, width: int) -> int:

@@ -11,6 +11,7 @@ import os
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +77,13 @@ class HFPolicy(TorchTraining):
             self.critic = self._shared_critic()
         self._trains = self.lm is not None and bool(needs)  # who needs nothing only writes
         self._copied: Any = None
-        if self._trains and not spec.lora_rank and not isinstance(spec.model, str):
+        self._beneath = bool(spec.lora_rank) and not spec.reference  # the reference is what lies beneath the adapter
+        if spec.reference:
+            checks.check_same_tokens(self.tokenizer, spec.reference, spec, "reference")
+        if self._trains and not spec.lora_rank and not isinstance(spec.model, str) and not spec.reference:
             self._copied = freeze(copy.deepcopy(self.lm), bf16=self.bf16)  # its first weights lie nowhere else
         # Who learns from given texts alone has a reference for evaluations only, and need not keep it in between.
-        self._reloads = isinstance(spec.model, str) and not needs & {"ref_logprobs", "old_logprobs"}
+        self._reloads = isinstance(spec.reference or spec.model, str) and not needs & {"ref_logprobs", "old_logprobs"}
         self._let_go = -math.inf
         self._at_once = spec.generate_batch
         self._answering: Any = self.lm
@@ -250,7 +254,7 @@ class HFPolicy(TorchTraining):
             raise ModelError("this policy only scores: it has no reference")
         if not self._trains and not self.spec.lora_rank:
             raise ModelError("this policy was loaded for writing only: it has no reference")
-        if self.spec.lora_rank:
+        if self._beneath:
             with self.lm.disable_adapter():
                 yield
             return
@@ -266,7 +270,9 @@ class HFPolicy(TorchTraining):
         is asked so often that loading it takes more than a share of the time, it stays from then on."""
         if self._copied is None:
             start = time.monotonic()
-            copied = models.causal_lm(self.spec, torch.float32)
+            own = self.spec.reference
+            stored = replace(self.spec, model=own, lora_rank=0) if own else self.spec
+            copied = models.causal_lm(stored, torch.float32)
             self._copied = freeze(copied, bf16=self.bf16).to(self.device)
             self._reloads &= time.monotonic() - start <= RELOADING * (start - self._let_go)
         return self._copied
@@ -313,7 +319,7 @@ class HFPolicy(TorchTraining):
 
     def _fingerprint(self) -> str:
         """Of the reference's weights, its configuration, the temperature, the precision and the kind of device."""
-        model = self._reference if self._trains and not self.spec.lora_rank else self.lm
+        model = self._reference if self._trains and not self._beneath else self.lm
         return fingerprint(model, (self.spec.temperature, self.bf16, self.device.type))
 
     @functools.cached_property

@@ -16,6 +16,8 @@ class HF:
 
     model: Any = ""
     """Directory, hub id, or in Python a live transformers model."""
+    reference: str = ""
+    """Directory whose policy is the reference, that of the first round say; empty: what the policy starts from."""
     tokenizer: Any = ""
     """Directory, hub id or live tokenizer, when it is not the model's own."""
     max_new_tokens: Annotated[int, Ge(1)] = 128

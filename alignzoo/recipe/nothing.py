@@ -1,0 +1,25 @@
+"""The optimizer of a stage that trains nothing: it generates and scores, and leaves data for a later stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from alignzoo.traits import NOTHING
+from alignzoo.types import Batch, Forward, Terms
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """It needs no column, keeps every row, and has no loss."""
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    epochs: ClassVar[int] = 0
+    trains: ClassVar[str] = NOTHING
+    online: ClassVar[bool] = True
+
+    def prepare(self, batch: Batch) -> Batch:
+        return batch
+
+    def loss(self, batch: Batch, out: Forward) -> Terms:
+        raise NotImplementedError(self.__doc__)

@@ -328,3 +328,27 @@ def test_a_reference_may_stay_that_of_the_first_round(small: Path, tmp_path: Pat
     assert first == 0.0 != second  # the first round starts from its reference, the second does not
     with pytest.raises(ModelError, match=r"the model directory \./no does"):
         alignzoo.run(small, out=tmp_path / "none", overrides=["dpo.policy.reference=./no"])
+
+
+def test_iterative_dpo_learns_beyond_its_first_round(tmp_path: Path) -> None:
+    """On `shop`, against the round before: the reward rises in the first round and again in the second."""
+    file = tmp_path / "shop.toml"
+    file.write_text(
+        ITERATIVE[: ITERATIVE.index('[[stage]]\nname = "sft"')]
+        + ITERATIVE[ITERATIVE.index('[[stage]]\nname = "iterate"') : ITERATIVE.index('[[stage]]\nname = "after"')]
+    )
+    file.write_text(file.read_text().replace("stage:sft", "task:policy").replace("rounds = 3", "rounds = 2"))
+    short = {"kl_every": 0, "samples_every": 0, "save_every": 0}
+    result = alignzoo.run(
+        file,
+        out=tmp_path / "shop",
+        iterate={"prompts": "fresh"},
+        sample={"schedule": {"prompts": 32, "steps": 6}},
+        dpo={
+            "schedule": {"prompts": 32, "steps": 12, "lr": 3e-4} | short,
+            "evaluate": {"prompts": 64, "greedy": False},
+        },
+    )
+    _, first, _, second = result.stages
+    assert first.before["reward"] + 0.2 < first.after["reward"] < second.after["reward"]
+    assert second.before["reward"] == first.after["reward"]  # it goes on from the model that was left

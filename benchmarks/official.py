@@ -1,6 +1,6 @@
 """The measurement beside peers, whole, in one command: `python benchmarks/official.py`, or `make bench`.
 
-Writes benchmarks/results/peers.json, .md and .svg, and the table of README's section "Speed". Two comparisons run at
+Writes benchmarks/results/peers.json, .md and .svg, and the table of docs/speed.md. Two comparisons run at
 once where there are two cores, each on a core of its own. It takes about 25 minutes, and no more than asked: one that
 begins late takes fewer steps, and one that would begin too late is left out and named. It wants a machine with nothing
 else to do.
@@ -21,7 +21,7 @@ import peers
 from comparison import CASES, STEPS, Case, measure, until
 from results import Recorder
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "speed.md"
 BEGIN, END = "<!-- speed -->\n", "<!-- end of speed -->\n"
 COSTS = {"ppo": 170, "rloo": 73, "grpo": 51, "dpo": 29, "sft": 14, "reward-model": 13}
 """Seconds of a turn of all systems at M, on the machine of the first measurement: who costs most begins first."""
@@ -91,13 +91,13 @@ def chosen(only: list[str], sizes: str) -> tuple[list[Case], list[str]]:
     return sorted(there, key=lambda case: (is_extra(case), -cost(case))), left_out
 
 
-def into_readme(table: str) -> None:
-    """Put the table where the README has its place for it."""
-    before, begin, rest = README.read_text().partition(BEGIN)
+def into_page(table: str) -> None:
+    """Put the table between the markers of docs/speed.md."""
+    before, begin, rest = PAGE.read_text().partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
-        raise RuntimeError(f"README.md has no place for the table: {BEGIN.strip()} and {END.strip()}")
-    README.write_text(before + BEGIN + table + END + after)
+        raise RuntimeError(f"{PAGE} has no place for the table: {BEGIN.strip()} and {END.strip()}")
+    PAGE.write_text(before + BEGIN + table + END + after)
 
 
 def main() -> int:
@@ -126,9 +126,9 @@ def main() -> int:
         lane.join()
     rows = official.recorder.kept("peers")
     table = peer_report.short(rows)
-    print("\nREADME's table:\n\n" + table)
+    print("\nThe table of docs/speed.md:\n\n" + table)
     if not asked.dry:
-        into_readme(table)
+        into_page(table)
     for reason in official.left_out:
         print(f"left out: {reason}", file=sys.stderr)
     return 1 if official.left_out else 0

@@ -31,7 +31,7 @@ def ordered(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def short(rows: list[dict[str, Any]]) -> str:
-    """The table of the README: a line for a method, the ratio with its range, memory, and the share of the floor."""
+    """The table of docs/speed.md: a line for a method, the ratio with its range, memory, and the share of the floor."""
     lines = ["| method | model | tokens per CPU second, times TRL's | memory, of TRL's | of the floor |"]
     lines += ["|---|---|---|---|---|"]
     for row in ordered(rows):

@@ -214,6 +214,6 @@ def missing(method: str) -> str:
         return "" if find_spec("trl") else "TRL is not installed: pip install trl==1.16.0 datasets"
     python = os.environ.get(OLD, "")
     if not python:
-        return f"TRL's PPO ended with 1.12: set {OLD} to the Python of an environment that has it (README)"
+        return f"TRL's PPO ended with 1.12: set {OLD} to the Python of an environment that has it (docs/speed.md)"
     tried = subprocess.run([python, "-c", "import trl.experimental.ppo"], capture_output=True, text=True, check=False)
     return tried.stderr.strip()[-300:] if tried.returncode else ""

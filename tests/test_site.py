@@ -176,7 +176,7 @@ def test_printed_commands_and_options_exist() -> None:
     group: Any = typer.main.get_command(app)
     lines = [
         line
-        for page in PAGES
+        for page in (*PAGES, printed.ROOT / "README.md")
         for line in page.read_text(encoding="utf-8").replace("\\\n", " ").splitlines()
         if re.match(r"(\$ )?(ALIGNZOO_PLUGINS=\S+ )?alignzoo [a-z]", line)
     ]

@@ -1,6 +1,6 @@
 """TRL's PPO, which its release 1.12 was the last to have: `python trl_ppo.py METHOD FOLDER OUT`, through `turns`.
 
-It runs in an environment of its own; the README of the benchmarks says how to make it.
+It runs in an environment of its own; docs/speed.md says how to make it.
 """
 
 from __future__ import annotations

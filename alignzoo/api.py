@@ -18,12 +18,14 @@ from typing import Any
 
 from alignzoo import preflight, processes, recording, report, runner
 from alignzoo.errors import RunError, did_you_mean
+from alignzoo.former import noted
 from alignzoo.generation import generate
 from alignzoo.interfaces import Context, Policy
 from alignzoo.journal import Journal
 from alignzoo.lifecycle import Opening
 from alignzoo.material import data_of, examination, heldout_of, own_data
 from alignzoo.objects import flat, overrides_of
+from alignzoo.policies import loaded
 from alignzoo.preflight import Checked
 from alignzoo.printable import printable
 from alignzoo.recipe import Recipe, Stage, load
@@ -53,6 +55,7 @@ def told_on_stderr(stage: str, step: int, alert: Alert) -> None:
     sys.stderr.write(printable(f"{stage}, step {step}: {alert.message}\n"))
 
 
+@noted
 def run(
     recipe: str | Path,
     *,
@@ -154,7 +157,7 @@ def _stage(stage: Stage, data: Checked, folder: Path, watch: _Watch, resume: boo
     journal = Journal(folder, stage.name)
     if any(data.spent.values()):
         journal.write("costs", 0, {"when": "check", **data.spent})
-    policy = stage.policy.load(stage.optimizer.needs)
+    policy = loaded(stage.policy, stage.optimizer.needs)
     train = data.train if stage.data is None else _looked_at(stage, policy, data.train, folder, watch)
     with Opening(Context(stage.name, folder / "parts" / stage.name, stage.seed, policy.device)) as opening:
         live = _live(stage, policy, train, data, folder, watch, opening)

@@ -16,12 +16,16 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from alignzoo import columns
 from alignzoo.errors import PluginError, did_you_mean
+from alignzoo.former import CHANGES
 
 REWARD_MODEL = "reward-model"
 """What is trained where it is no policy."""
 
 NOTHING = "nothing"
 """What a stage trains that generates and scores, and leaves data: `alignzoo.recipe.nothing`."""
+
+SCORES = "scores"
+"""The column that alignzoo 0.1 told optimizers of reward models by."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +151,15 @@ def check_prepare_reads(name: str, optimizer: Any, needs: frozenset[str]) -> Non
         raise PluginError(
             f"optimizer {name!r}: prepare_reads names {each!r}, which is not among the columns of other roles in its "
             f"needs. {did_you_mean(each, known)}"
+        )
+
+
+def check_trains(name: str, optimizer: Any, needs: frozenset[str]) -> None:
+    """Raise PluginError for an optimizer that alignzoo 0.1 took for a reward model's by its columns alone."""
+    if SCORES in needs and inspect.getattr_static(optimizer, "trains", None) is None:
+        raise PluginError(
+            f"optimizer {name!r} needs {SCORES!r}, by which alignzoo 0.1 knew that it trains a reward model; now it "
+            f'says so: trains: ClassVar[str] = "{REWARD_MODEL}". {CHANGES}'
         )
 
 

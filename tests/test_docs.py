@@ -1,4 +1,4 @@
-"""What the README says is true: its blocks run, its plugin is the installed one, its links lead somewhere; and the tree."""
+"""What the README says is true: its blocks run, its plugin is the installed one, its links lead somewhere."""
 
 from __future__ import annotations
 

@@ -13,10 +13,10 @@ CORE, PLUGINS = ROOT / "alignzoo", ROOT / "plugins"
 
 FLOORS = [
     {"transcript"},
-    {"types", "errors", "hookspecs", "allocator", "importing", "printable"},
+    {"types", "errors", "former", "hookspecs", "allocator", "importing", "printable"},
     {"columns", "functional", "interfaces", "schedule", "processes", "cost", "agreement", "probe", "requirements"}
     | {"files", "storage"},
-    {"gradients", "microbatch", "traits", "lifecycle"},
+    {"gradients", "microbatch", "policies", "traits", "lifecycle"},
     {"batching", "importance", "prompts", "journal", "checkpoint", "judging", "rewards"},
     {"evaluation", "registry", "scaffold", "report", "tokens", "reference", "survey"},
     {"vocabulary", "recipe", "stage", "update"},

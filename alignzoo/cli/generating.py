@@ -33,12 +33,12 @@ def generate(
         Path | None, typer.Option(metavar="FILE", help="Answer each line; of a .jsonl, each row's `prompt`.")
     ] = None,
     n: Annotated[int, typer.Option("-n", min=1, help="Answers to each prompt.")] = 1,
-    temperature: Annotated[float | None, typer.Option(help="Of the sampling; default 1.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Sampling temperature; default 1.")] = None,
     top_k: Annotated[int | None, typer.Option(help="Sample among the k most likely tokens; 0: all.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Sample among the fewest tokens that make up p.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Length limit of an answer; default 128.")] = None,
     greedy: Annotated[bool, typer.Option("--greedy", help="Always the most likely token.")] = False,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed writes the same.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed generates the same text.")] = 0,
     chat_template: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="chatml, dialogue, or a Jinja file; default: the tokenizer's own."),
@@ -49,7 +49,7 @@ def generate(
     no_plugin: NoPlugins = None,
     debug: Debug = False,
 ) -> None:
-    """Let a model write. Without --prompt and --prompts it is a chat: /exit or Ctrl-D ends it."""
+    """Generate text with a model. Without --prompt and --prompts it is a chat: /exit or Ctrl-D ends it."""
     if prompt is not None and prompts is not None:
         raise RecipeError("--prompt and --prompts were both given: choose one")
     asked = _read(prompts) if prompts is not None else None if prompt is None else [prompt]
@@ -73,9 +73,10 @@ def generate(
 
 
 def load(zoo: Registry, model: str, settings: dict[str, Any]) -> Policy:
-    """The `hf` policy of a model's directory, for writing only."""
+    """The `hf` policy of a model's directory, for generation only."""
     _check_place(model)
     from alignzoo import allocator
+    from alignzoo.policies import loaded
     from alignzoo.recipe.parts import build
     from alignzoo.recipe.tables import tree
 
@@ -83,8 +84,7 @@ def load(zoo: Registry, model: str, settings: dict[str, Any]) -> Policy:
     given = {"model": model, **{key: value for key, value in settings.items() if value is not None}}
     options = tree(given, lambda path: f"--{path[-1]}".replace("_", "-") if path else "alignzoo generate")
     spec = build(zoo.get("policy", "hf"), options, "policy")
-    policy: Policy = spec.load(frozenset())
-    return policy
+    return loaded(spec, frozenset())
 
 
 def _check_place(model: str) -> None:

@@ -23,6 +23,7 @@ from alignzoo.evaluation.answers import write_answers
 from alignzoo.files import read_json, read_lines
 from alignzoo.interfaces import Context
 from alignzoo.lifecycle import Opening
+from alignzoo.policies import loaded
 from alignzoo.rewards import opened_rewards
 from alignzoo.storage import write_json
 
@@ -110,8 +111,8 @@ def _run(cell: Cell, folder: Path) -> CellResult:
         result = api.execute(recipe, registry, out=folder / "run", resume=resume, curves=False, ask=False)
         stopped, steps, model = result.stages[-1].stopped, result.stages[-1].steps, str(result.model)
         _check_finite(folder)
-    start = spec.load(frozenset())
-    policy = replace(spec, model=model).load(frozenset()) if cell.recipe else start
+    start = loaded(spec, frozenset())
+    policy = loaded(replace(spec, model=model), frozenset()) if cell.recipe else start
     prompts, rewards, gold = api.examination(evaluator)
     with Opening(Context(evaluator.name, folder / "parts", evaluator.seed, policy.device)) as opening:
         measures = Examiner(prompts, opened_rewards(opening, rewards), gold, start)

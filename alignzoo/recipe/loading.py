@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from alignzoo.errors import RecipeError
+from alignzoo.errors import PluginError, RecipeError
+from alignzoo.former import CHANGES
 from alignzoo.recipe.layers import LONGEST, layered
 from alignzoo.recipe.outputs import connected
 from alignzoo.recipe.overrides import Overrides, normal, parse
@@ -16,6 +18,7 @@ from alignzoo.recipe.stages import Plain, Stage, build_stage, with_parts
 from alignzoo.recipe.tables import Node, merge, read_manifest, read_toml
 from alignzoo.recipe.trust import Code
 from alignzoo.registry import Registry
+from alignzoo.registry.registrar import needs_of
 from alignzoo.traits import traits_of
 
 __all__ = ["Overrides", "Recipe", "Stage", "load", "part"]
@@ -25,6 +28,10 @@ FOLDER = re.compile(r"[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*")
 
 ONLINE, OFFLINE = "_online.toml", "_offline.toml"
 """The generic recipes: for optimizers that learn from what the policy has just written, and for the others."""
+
+
+OLD_LOGPROBS = "old_logprobs"
+"""The column that alignzoo 0.1 told online optimizers by."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +90,9 @@ def _find(name: str, registry: Registry) -> tuple[Node, str]:
     if registry.has("recipe", name):
         return read_toml(registry.get("recipe", name)), name.rpartition("/")[2]
     if registry.has("optimizer", name):
-        online = traits_of(registry.get("optimizer", name)).online
+        optimizer = registry.get("optimizer", name)
+        _check_says_online(name, optimizer)
+        online = traits_of(optimizer).online
         root = read_toml(registry.recipes / (ONLINE if online else OFFLINE))
         return _with_optimizer(root, name), name.rpartition("/")[2]
     if path.is_file():
@@ -91,6 +100,16 @@ def _find(name: str, registry: Registry) -> tuple[Node, str]:
     if (path / "manifest.json").is_file():
         return read_manifest(path / "manifest.json"), path.name
     raise RecipeError(registry.unknown(["recipe", "optimizer"], name))
+
+
+def _check_says_online(name: str, optimizer: Any) -> None:
+    """Raise PluginError for an optimizer that alignzoo 0.1 took for an online one by its columns alone."""
+    if OLD_LOGPROBS in needs_of(optimizer) and inspect.getattr_static(optimizer, "online", None) is None:
+        raise PluginError(
+            f"optimizer {name!r} needs {OLD_LOGPROBS!r}, by which alignzoo 0.1 knew that its recipe samples from the "
+            "policy; now it says so: online: ClassVar[bool] = True, or False where it is trained on given completions. "
+            f"{CHANGES}"
+        )
 
 
 def _with_optimizer(root: Node, name: str) -> Node:

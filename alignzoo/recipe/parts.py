@@ -18,6 +18,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
 from alignzoo.errors import AlignzooError, PluginError, RecipeError, did_you_mean
+from alignzoo.former import value_advice
 from alignzoo.recipe.tables import Node
 
 LIVE = re.compile(r"<\w+ object>")
@@ -81,7 +82,7 @@ def check_settings(part: Any, node: Node, path: str) -> None:
 def check_finite(value: Any, node: Node, path: str) -> None:
     """Raise RecipeError for a number that is not finite in a ready-made part, unless that is its field's default."""
     if isinstance(value, float) and not math.isfinite(value):
-        raise RecipeError(f"{node.where}: {path}: found {value!r}, allowed: a number, and finite")
+        raise RecipeError(f"{node.where}: {path}: found {value!r}, allowed: a number, and finite{_instead(path)}")
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         for f in dataclasses.fields(value):
             if f.init and (given := getattr(value, f.name)) is not f.default:
@@ -222,8 +223,14 @@ def _complaint(error: ValidationError, hint: Any, node: Node, path: str) -> str:
     if first["type"] == "unexpected_keyword_argument":
         return f"{node.where}: {path}: there is no such field"
     reason = f" ({first['msg']})" if first["type"] in ("value_error", "assertion_error") else ""
-    reason = ", and finite" if first["type"] == "finite_number" else reason
+    reason = f", and finite{_instead(path)}" if first["type"] == "finite_number" else reason
     return f"{node.where}: {path}: found {show(node.plain())}, allowed: {describe(hint)}{reason}"
+
+
+def _instead(path: str) -> str:
+    """What to write for a number that is not finite, where it had a meaning."""
+    advice = value_advice(path)
+    return f"; {advice}" if advice else ""
 
 
 def _is_data(value: Any) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pluggy
 
+from alignzoo.former import advice
 from alignzoo.registry.compat import ApiMismatch
 from alignzoo.registry.registrar import Origin
 
@@ -71,6 +72,8 @@ def plain_traceback(error: BaseException) -> str:
 
 
 def _cure(origin: Origin, error: BaseException, source: Path | None) -> str:
+    if instead := advice(error):
+        return instead
     missing = (error.name or "") if isinstance(error, ModuleNotFoundError) else ""
     package = missing.partition(".")[0]
     if package and package == origin.module.partition(".")[0] and origin.distribution:

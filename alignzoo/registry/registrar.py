@@ -16,7 +16,7 @@ from typing import Any
 
 from alignzoo import columns
 from alignzoo.errors import PluginError, did_you_mean
-from alignzoo.traits import check_names, check_optimizer, check_prepare_reads
+from alignzoo.traits import check_names, check_optimizer, check_prepare_reads, check_trains
 
 MEMBERS = {
     "optimizer": ("needs", "epochs", "prepare", "loss"),
@@ -279,6 +279,7 @@ def _check_needs(name: str, optimizer: Any, settings: set[str]) -> None:
             )
     check_optimizer(name, optimizer)
     check_prepare_reads(name, optimizer, frozenset(needs))
+    check_trains(name, optimizer, frozenset(needs))
 
 
 def _owner(plugin: str, distribution: str, version: str) -> str:

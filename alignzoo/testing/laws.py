@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from alignzoo.errors import AlignzooError
+from alignzoo.former import advice
 from alignzoo.interfaces import Policy
 from alignzoo.lifecycle import closed
 from alignzoo.types import Prompt
@@ -115,7 +116,9 @@ class Attempt:
             raise
         except Exception as error:
             kind = "" if isinstance(error, AlignzooError) else f"{type(error).__name__}: "
-            raise ConformanceError(self.law, self.given, f"{what} runs", f"{kind}{error}", self.cause) from error
+            raise ConformanceError(
+                self.law, self.given, f"{what} runs", f"{kind}{error}", advice(error) or self.cause
+            ) from error
 
     def same(self, what: str, expected: Tensor, found: Tensor, size: float = 1e-3) -> None:
         """Equal up to the rounding, in float32, of numbers as large as `size` or `expected`."""

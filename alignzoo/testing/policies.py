@@ -15,6 +15,7 @@ from alignzoo import functional as fn
 from alignzoo.batching import collate
 from alignzoo.columns import REFERENCE
 from alignzoo.interfaces import Policy, PolicySpec
+from alignzoo.policies import lacking
 from alignzoo.testing.laws import Attempt, Checks, Given, checks, is_a_spec, summary
 from alignzoo.testing.measure import padded
 from alignzoo.testing.world import toy_prompts
@@ -34,7 +35,7 @@ def _prompts(given: Given) -> list[Prompt]:
 def _load(attempt: Attempt, spec: PolicySpec, needs: frozenset[str]) -> Policy:
     with attempt.runs(f"load({sorted(needs)})"):
         policy = spec.load(needs)
-    attempt.require(isinstance(policy, Policy), "a Policy", type(policy).__name__)
+    attempt.require(not (wrong := lacking(policy)), "a Policy", wrong)
     return policy
 
 

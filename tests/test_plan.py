@@ -154,6 +154,6 @@ def test_a_policy_without_an_outline(plain_model: Path, tmp_path: Path) -> None:
 def test_the_command(alignzoo: Any) -> None:
     said = alignzoo("plan", "rlhf", "--no-time")
     assert said.code == 0 and said.out.count("It fits.") == 3
-    assert "403 thousand parameters" in said.out and "at most at once" in said.out
+    assert "403 thousand parameters" in said.out and "peak" in said.out
     stages = json.loads(alignzoo("plan", "sft", "--no-time", "--json").out)["stages"]
     assert [stage["name"] for stage in stages] == ["sft"] and stages[0]["fits"] is True

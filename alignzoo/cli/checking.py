@@ -35,7 +35,7 @@ def check(
     no_plugin: NoPlugins = None,
     debug: Debug = False,
 ) -> None:
-    """Hold a part to the laws of its kind. Exit status 1 when it breaks one."""
+    """Run the conformance checks of a part's kind. Exit status 1 when it breaks a law."""
     zoo = registry(plugin, no_plugin)
     found = find(zoo, name)
     part = part_of(zoo, found, settings or ())

@@ -36,7 +36,7 @@ Plugins: TypeAlias = Annotated[
     list[Path] | None, typer.Option("--plugin", metavar="FILE", help="Also take this Python file as a plugin.")
 ]
 NoPlugins: TypeAlias = Annotated[
-    list[str] | None, typer.Option("--no-plugin", metavar="NAME", help="Leave this plugin out, to see who is at fault.")
+    list[str] | None, typer.Option("--no-plugin", metavar="NAME", help="Ignore this plugin.")
 ]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="As JSON.")]
 Trust: TypeAlias = Annotated[

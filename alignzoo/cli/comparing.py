@@ -37,13 +37,13 @@ def compare(
         Path | None, typer.Option(metavar="DIR", help="Where to write, or to go on; default: runs/compare-NUMBER.")
     ] = None,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Runs at once.")] = 1,
-    executor: Annotated[str, typer.Option(metavar="NAME", help="Where: local, ray or slurm.")] = "local",
+    executor: Annotated[str, typer.Option(metavar="NAME", help="Where runs execute: local, ray or slurm.")] = "local",
     prompts: Annotated[int, typer.Option(min=2, help="Held-out prompts of the final evaluation.")] = 256,
-    best_of: Annotated[int, typer.Option(min=2, help="Of the control that chooses among samples.")] = 4,
+    best_of: Annotated[int, typer.Option(min=2, help="Samples per prompt of the best-of-n baseline.")] = 4,
     judge: Annotated[
         str, typer.Option(metavar="JUDGE", help="Who decides which of two answers wins: gold, or a judge's name.")
     ] = "gold",
-    frontier: Annotated[bool, typer.Option("--frontier", help="Each algorithm under several KL weights.")] = False,
+    frontier: Annotated[bool, typer.Option("--frontier", help="Run each algorithm under several KL weights.")] = False,
     retry: Annotated[bool, typer.Option("--retry", help="Run again what has failed or diverged.")] = False,
     plugin: Annotated[
         list[Path] | None, typer.Option("--plugin", metavar="FILE", help="Also take this Python file as a plugin.")

@@ -18,7 +18,7 @@ from alignzoo.cli.common import AsJson, NoPlugins, Plugins, console, registry, t
 
 @told
 def doctor(as_json: AsJson = False, plugin: Plugins = None, no_plugin: NoPlugins = None) -> None:
-    """Examine the environment and load every plugin. Exit status 1 when something needs a cure."""
+    """Examine the environment and load every plugin. Exit status 1 when something needs a fix."""
     zoo = registry(plugin, no_plugin, warn=lambda message: None)  # the report says it
     plugins = [vars(each) for each in zoo.examine()]
     packages, devices = supported(), find_devices()

@@ -38,7 +38,7 @@ def judge_report(
     plugin: Plugins = None,
     debug: Debug = False,
 ) -> None:
-    """Examine a judge on labelled pairs: consistency, length bias, agreement with people; is it fit to train?"""
+    """Evaluate a judge on labelled pairs: consistency, length bias, agreement with people; is it fit to train?"""
     zoo = registry(plugin)
     zoo.load_all()
     from alignzoo import Context, api, recipe, report

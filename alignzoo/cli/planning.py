@@ -24,7 +24,7 @@ def plan(
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="As in task=sort, schedule.steps=20.")
     ] = None,
     length: Annotated[
-        int, typer.Option(min=0, metavar="TOKENS", help="Length of a written completion; default: its limit.")
+        int, typer.Option(min=0, metavar="TOKENS", help="Length of a generated completion; default: its limit.")
     ] = 0,
     time: Annotated[bool, typer.Option("--time/--no-time", help="Time a small model on this machine.")] = True,
     as_json: AsJson = False,
@@ -32,7 +32,7 @@ def plan(
     trust: Trust = False,
     debug: Debug = False,
 ) -> None:
-    """Say what a run will take: bytes by part, whether they fit, operations, and seconds per step."""
+    """Estimate memory and time of a run: bytes by part, whether they fit, operations, and seconds per step."""
     zoo = registry(plugin)
     zoo.load_all()
     from alignzoo.plan import plan as plan_recipe
@@ -60,15 +60,15 @@ def _print(plan: StagePlan) -> None:
         f"{_count(shape.parameters)} parameters, {_count(shape.trained)} trained; {shape.layers} layers of "
         f"{shape.hidden}, {shape.heads} heads ({shape.kv_heads} for keys), vocabulary {shape.vocab}, {head}"
     )
-    written = f"{plan.generated:,} tokens written and " if plan.generated else ""
-    out.print(f"a step: {written}{plan.trained:,} tokens learned from\n")
+    written = f"{plan.generated:,} tokens generated and " if plan.generated else ""
+    out.print(f"a step: {written}{plan.trained:,} tokens trained on\n")
     rows = Table(box=None, pad_edge=False, header_style="bold")
     rows.add_column("memory")
     rows.add_column("MB", justify="right")
     for name, size in plan.bytes.items():
         if size:
             rows.add_row(name, f"{size / 1e6:,.0f}")
-    rows.add_row("[bold]at most at once[/bold]", f"[bold]{plan.peak / 1e6:,.0f}[/bold]")
+    rows.add_row("[bold]peak[/bold]", f"[bold]{plan.peak / 1e6:,.0f}[/bold]")
     rows.add_row("available", f"{plan.available / 1e6:,.0f}")
     out.print(rows)
     out.print()
@@ -78,7 +78,7 @@ def _print(plan: StagePlan) -> None:
     for phase, count in plan.operations.items():
         phases.add_row(phase, *_cells(count, plan.seconds.get(phase)))
     total = sum(plan.seconds.values()) if plan.seconds else None
-    phases.add_row("[bold]whole[/bold]", *_cells(sum(plan.operations.values()), total))
+    phases.add_row("[bold]total[/bold]", *_cells(sum(plan.operations.values()), total))
     out.print(phases)
     if total:
         out.print(f"\nabout {_duration(total * plan.steps)} for {plan.steps} steps, evaluation not counted")

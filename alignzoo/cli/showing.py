@@ -180,7 +180,7 @@ def _print_conformance(name: str, found: dict[str, Any]) -> None:
     kept = f"keeps {checks - len(waived)} of {checks} checks" if waived else f"keeps all {checks} checks"
     said = f"breaks {len(failed)} of {checks} checks: {', '.join(failed)}" if failed else kept
     bias = found["figures"].get("length_bias/answer")
-    pulls = f"; a good answer four times as long is pulled {bias:.2g} times as hard" if bias is not None else ""
+    pulls = f"; the gradient on a 4 times longer good answer is {bias:.2g} times as large" if bias is not None else ""
     console().print(Text(f"\nconformance: {said}{pulls} (alignzoo check {name})", style="" if not failed else "red"))
     for law, why in waived.items():
         console().print(Text(f"{law} does not apply to it: {why}"))

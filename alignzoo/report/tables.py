@@ -57,7 +57,7 @@ def table(result: Result) -> RenderableType:
     names = dict.fromkeys(name for stage in writers for name in stage.after if name.startswith(RATE))
     rates = {name: name.removeprefix(RATE).replace("_", " ") for name in names if not name.endswith(("_se", "_greedy"))}
     if rates:
-        shown.append(_writers("How often it happened, of the held-out prompts where it could", writers, rates))
+        shown.append(_writers("Event rates, over the held-out prompts where the event is possible", writers, rates))
     shown += [Text(_scorer_line(stage)) for stage in result.stages if stage.after and not _is_writer(stage.after)]
     return Group(*shown)
 

@@ -85,7 +85,7 @@ __all__ = [
 ]
 
 API_VERSION = "0.2"
-"""Of what plugins are written against: the names here, the hooks, the contracts and the conformance kit.
+"""The version of what plugins are written against: these names, the hooks, the contracts and the conformance kit.
 
 A plugin module may say which it was written for, `api = ">=0.2,<0.3"`; another one is refused with the cure. The first
 number grows when a plugin may have to change, the second when there is more to use.

@@ -28,7 +28,7 @@ class Estimate:
     low: float
     high: float
     n: int
-    """Of how many pairs or answers."""
+    """The number of pairs or answers."""
 
 
 def kappa(a: Verdicts, b: Verdicts) -> float:

@@ -12,7 +12,7 @@ TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD = -1, -2, -3
 """Parameters of glibc's mallopt, as in malloc.h."""
 
 LARGEST = (1 << 31) - 1
-"""Of an int: the top of the heap is never given back."""
+"""The largest C int: with it the top of the heap is never given back."""
 
 
 def keep_freed_memory() -> bool:

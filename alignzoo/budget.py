@@ -78,7 +78,7 @@ class Meter:
 
     @property
     def share(self) -> float:
-        """Of the way that is behind it, 0 to 1 or a little more."""
+        """The share of the run that is done, 0 to 1 or a little more."""
         return self._share(self.own)
 
     @property

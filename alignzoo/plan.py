@@ -46,15 +46,15 @@ class StagePlan:
     generated: int
     """Tokens written in a step."""
     trained: int
-    """Tokens learned from in a step, epochs counted."""
+    """Tokens trained on in a step, epochs counted."""
     bytes: Parts
     """By part; `LEARNING` and the key-value cache are not held at the same time."""
     peak: int
     available: int
     operations: Mapping[str, int]
-    """Of a step, by phase."""
+    """Floating-point operations of a step, by phase."""
     seconds: Mapping[str, float]
-    """Of a step, by phase; empty where it was not timed, or there was no room to."""
+    """Seconds of a step, by phase; empty where it was not timed, or memory did not suffice."""
     advice: tuple[str, ...]
     """What to change if it does not fit."""
 

@@ -21,7 +21,7 @@ class Clock:
         self.now = time.process_time if kind == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
 
     def best(self, work: Callable[[], object], repeats: int) -> float:
-        """Of the fastest of several runs, after one that warms up."""
+        """The seconds of the fastest of several runs, after one that warms up."""
         best = float("inf")
         for turn in range(repeats + 1):
             start = self._moment()

@@ -32,7 +32,7 @@ CACHE = "cache"
 """The kind of alert that says that kept log-probabilities could not be used."""
 
 FORMAT = 2
-"""Of the files; another number makes the old ones unknown."""
+"""The version of the files' format; another number makes the old ones unknown."""
 
 GROUPS = 64
 """Computed at once, whatever the schedule: the same data have the same file in runs that batch them otherwise."""

@@ -32,7 +32,7 @@ TRIALS = (2, 4)
 """Layers of the policies that are timed; a model of no more is timed whole."""
 
 REPEATS = 3
-"""Of each timing, after one that warms up; the fastest counts."""
+"""Repetitions of each timing, after one that warms up; the fastest counts."""
 
 ROWS = 128
 """Completions that a trial writes at once, at most."""
@@ -168,7 +168,7 @@ class Rehearsal:
         return [each.answers for each in self.passes if each.role and each.how == "own"]
 
     def seconds(self) -> dict[str, float]:
-        """Of each phase: trials of two depths, drawn out to the model's own."""
+        """The seconds of each phase, extrapolated from trials of two depths to the model's own."""
         layers = self.outline.shape.layers
         if layers <= TRIALS[-1]:
             return _Trial(self, layers).seconds()
@@ -189,7 +189,7 @@ class _Trial:
         self.tokens = cost.reading_batch(part).tokens
 
     def seconds(self) -> dict[str, float]:
-        """Of each phase of the whole step, by its tokens."""
+        """The seconds of each phase of the whole step, in proportion to its tokens."""
         of, found = self.of, {}
         if of.writer.written.tokens:
             found["sample"] = self.writing()

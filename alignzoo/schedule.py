@@ -116,4 +116,4 @@ class Evaluation:
     best_of: Annotated[int, Ge(0)] = 0
     """Before training, also the best of so many samples by the reward, as a baseline without training; 0: not."""
     seed: int = 1234
-    """Of the evaluation's own draws: the same for every method, so that comparisons are paired."""
+    """Seed of the evaluation's sampling: the same for every method, so that comparisons are paired."""

@@ -17,7 +17,7 @@ Tokens = list[dict[str, Any]]
 """Columns of each completion, token by token."""
 
 SHOWN = 8
-"""Of how many groups the tokens are kept."""
+"""The number of groups whose tokens are kept."""
 
 WATCHED = frozenset({"old_logprobs", "ref_logprobs"})
 """What is kept of every writer."""

@@ -101,9 +101,9 @@ class _Work:
     policy: Policy
     optimizer: Optimizer
     rows: int
-    """Of the minibatch, over all processes."""
+    """Rows of the minibatch, over all processes."""
     tokens: float
-    """Trained on and the policy's own, of its completions."""
+    """Tokens of its completions that are trained on and the policy's own."""
     importance_cap: float
     late: frozenset[str]
 

@@ -49,7 +49,7 @@ def _mean_given(batch: Batch, name: str) -> float:
 
 
 def comparisons(batch: Batch) -> Figures:
-    """Of the groups with at least two scored completions, `groups/tied` is the share whose rewards are all equal, and
+    """Among groups with at least two scored completions, `groups/tied` is the share whose rewards are all equal, and
     `groups/identical` the share whose rewards differ though the completions are the same, token by token. Neither kind
     prefers anything. Nothing where no group has two."""
     sizes = batch.group_sizes().tolist()

@@ -140,7 +140,7 @@ class Monitor:
         return Alert("constant-reward", said, {"steps": float(len(steps))})
 
     def _divergences(self, steps: Sequence[Figures], evaluations: Sequence[Figures]) -> Iterator[Alert]:
-        """Of the reward from gold, on held-out prompts; and from others of its own kind."""
+        """Alerts where the reward parts from gold on held-out prompts, or from rewards of its own kind."""
         measured = [e for e in evaluations if "gold" in e and "reward" in e]
         gold, reward = ([Point(e[name], e.get(f"{name}_se", 0.0)) for e in measured] for name in ("gold", "reward"))
         if alert := self._divergence("held-out gold", gold, "held-out reward", reward):

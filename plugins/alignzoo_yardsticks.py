@@ -35,7 +35,7 @@ class Recorded:
 
     @cached_property
     def verdicts(self) -> Mapping[tuple[Any, ...], Verdict]:
-        """Of each pair the mean of what was said of it."""
+        """The mean of the recorded verdicts on each pair."""
         said: dict[tuple[Any, ...], list[float]] = {}
         for number, prompt in enumerate(read(Data(self.path, format=self.format)), 1):
             if self.column not in prompt.info:
@@ -94,7 +94,7 @@ class Random:
     """Rolls dice: no judge. The same question always falls alike; another seed, another answer."""
 
     seed: Annotated[int, Ge(0)] = 0
-    """Of the dice."""
+    """Seed of the random verdicts."""
 
     def judge(self, questions: Sequence[Question], policy: Policy | None) -> list[Verdict]:
         texts = [(repr(question.prompt), *question.answers) for question in questions]

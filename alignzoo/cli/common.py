@@ -27,7 +27,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 WIDTH = 100
-"""Of what is written into a log."""
+"""Columns of what is written into a log."""
 
 LINES = 22
 """An error fits on a screen: longer ones lose their middle."""

@@ -22,7 +22,7 @@ from alignzoo.rewards import WeightedReward
 from alignzoo.types import Batch, Prompt
 
 SHOWN = 16
-"""Of the answers to how many prompts every token's log-probabilities are kept, for looking at."""
+"""The number of prompts whose answers keep every token's log-probabilities, to be looked at."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ START, RANDOM = "start", "random reward"
 """Labels of controls."""
 
 DRAWS = 1234
-"""Of the evaluation's seeds."""
+"""The base from which the evaluation's seeds are derived."""
 
 CURVE_PROMPTS = 64
 """Held-out prompts of the evaluations on the way."""

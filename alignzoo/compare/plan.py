@@ -111,7 +111,7 @@ class Plan:
     trials: int = 0
     """Settings tried for each algorithm on each task before the comparison, the recipe's own the first of them."""
     best_of: int = 4
-    """Of the control that chooses instead of training."""
+    """Samples per prompt of the best-of-n baseline."""
     prompts: int = 256
     """Held-out prompts of the final evaluation: the first so many."""
     validation: int = 64
@@ -123,7 +123,7 @@ class Plan:
     judge: str = "gold"
     """Who decides which of two answers wins: "gold", or a judge with its settings."""
     overrides: tuple[str, ...] = ()
-    """Of every cell's recipe."""
+    """Overrides of every cell's recipe."""
     plugins: tuple[str, ...] = ()
     """Loose plugin files."""
 
@@ -149,7 +149,7 @@ class Measure:
     n: int
     """Sampled answers to each prompt."""
     seed: int
-    """Of the draws: the same for all cells of a seed."""
+    """Seed of the sampling: the same for all cells of a seed."""
     best_of: int = 0
     """Answer with the best of so many samples by the reward; 0: with a sample."""
 
@@ -168,7 +168,7 @@ class Cell:
     seed: int
     role: Role
     overrides: tuple[str, ...]
-    """Of the recipe."""
+    """Overrides of the recipe."""
     measure: Measure
     evaluator: str
     """The recipe whose last stage says how answers are written and what scores them, the same for all cells of a

@@ -131,7 +131,7 @@ class Pair:
     high: float | None
     """95 % interval of the difference, not corrected for the number of pairs; None with fewer than two seeds."""
     p: float | None
-    """Of the difference being 0, two-sided."""
+    """The p-value of the difference being 0, two-sided."""
     p_holm: float | None
     """Corrected by Holm over the pairs of its family on this task."""
     family: Literal["algorithms", "controls"]

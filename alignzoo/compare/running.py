@@ -112,7 +112,7 @@ class _Work:
         self.done = self.total = 0
 
     def results(self, cells: Sequence[Cell]) -> list[CellResult]:
-        """Of every cell, in order; those that have none yet are run."""
+        """The result of every cell, in order; cells without one are run."""
         todo = [cell for cell in cells if not self._is_done(cell)]
         by_id = {cell.id: cell for cell in todo}
         for cell in todo:

@@ -16,7 +16,7 @@ from alignzoo.errors import PluginError, RecipeError, did_you_mean
 from alignzoo.interfaces import Optimizer
 
 FACTORS = (0.1, 0.3, 1.0, 3.0)
-"""Of a recipe's own KL weight."""
+"""Multiples of a recipe's own KL weight."""
 
 
 def spread(grid: Grid) -> tuple[Entry, ...]:

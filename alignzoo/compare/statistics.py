@@ -87,7 +87,7 @@ class Estimate:
 
     @property
     def p(self) -> float:
-        """Of the mean being 0, two-sided."""
+        """The p-value of the mean being 0, two-sided."""
         if not self.se:
             return 1.0 if self.mean == 0 else 0.0
         return float(2 * stats.t.sf(abs(self.mean) / self.se, self.df))

@@ -24,7 +24,7 @@ FIGURES = {
     "length": "length",
     "finished": "finished",
 }
-"""Of the final policies, besides the figure that is compared, and their headings."""
+"""Figures of the final policies, besides the one that is compared, and their headings."""
 
 DIGITS = {"length": 1, "kl/token": 3}
 """After the point, where they are not two."""
@@ -38,7 +38,7 @@ COSTS = {
     "seconds": "seconds",
     "memory": "memory",
 }
-"""Of one run, and their headings."""
+"""Costs of one run, and their headings."""
 
 
 def tables(results: Results, folder: Path) -> Iterator[RenderableType]:
@@ -95,7 +95,7 @@ def _besides(results: Results, task: str) -> Table:
 
 
 def _cells(results: Results, task: str, of: Compared) -> list[CellResult]:
-    """Of an algorithm, or a control, on a task: those that count."""
+    """The cells of an algorithm, or a control, on a task that count."""
     return [c for c in results.cells if (c.task, c.algorithm) == (task, of.label) and c.role != "trial"]
 
 
@@ -119,7 +119,7 @@ def _overall(results: Results) -> Table:
 
 
 def _costs(results: Results, timings: Mapping[str, Mapping[str, float]]) -> Table:
-    """Of training, all tasks together; what the controls do without is empty."""
+    """The costs of training, all tasks together; empty for what the controls do without."""
     rows = _table("What a run has cost, on the average")
     for heading in COSTS.values():
         rows.add_column(heading, justify="right", no_wrap=True)

@@ -19,7 +19,7 @@ from alignzoo.errors import PluginError
 from alignzoo.interfaces import Optimizer
 
 LR = (0.25, 4.0)
-"""Of a recipe's own learning rate, from and to."""
+"""Multiples of a recipe's own learning rate, from and to."""
 
 DICE = 20_240
 """Every algorithm's trials are drawn with the same dice."""

@@ -117,7 +117,7 @@ def swapped(question: Question) -> Question:
 
 
 def _preference(straight: Verdict | None, around: Verdict | None) -> Preference:
-    """Of the verdicts on a pair as it is and turned round, either of which may not have been asked for."""
+    """The preference of two verdicts, on a pair in both orders; either may not have been asked for."""
     given = [verdict for verdict in (straight, around) if verdict is not None]
     note = " / ".join(dict.fromkeys(verdict.note for verdict in given if verdict.note))
     for kind in ("error", "abstain"):

@@ -71,7 +71,7 @@ class Examination:
     raters: tuple[Agreed, ...]
     """The raters with one another: what a judge can be expected to reach."""
     points: tuple[tuple[int, float, int | None], ...]
-    """Of each pair that was answered: by how many words the first answer is longer, the judge's probability that it is
+    """For each pair that was answered: by how many words the first answer is longer, the judge's probability that it is
     better, and what most raters say."""
 
 
@@ -90,9 +90,9 @@ class Examiner:
     padding: str = PADDING
     """What is added to them, until they are half as long again."""
     resamples: Annotated[int, Ge(10)] = 1000
-    """Of the bootstrap, which gives the intervals."""
+    """Bootstrap resamples for the intervals."""
     seed: Annotated[int, Ge(0)] = 0
-    """Of the bootstrap."""
+    """Seed of the bootstrap."""
 
     def examine(self, judge: Judge, pairs: Sequence[Pair]) -> Examination:
         """Ask about every pair in both orders, again, and with padding; compare with what people said."""

@@ -66,7 +66,7 @@ class JudgedReward:
     attempts: Annotated[int, Ge(1)] = 3
     """retry: how often a question is asked in all."""
     seed: Annotated[int, Ge(0)] = 0
-    """Of what is drawn: pairs, orders, principles. The same group always draws the same."""
+    """Seed of what is drawn: pairs, orders, principles. The same group always draws the same."""
 
     def __post_init__(self) -> None:
         low, high = self.clamp

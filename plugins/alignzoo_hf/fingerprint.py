@@ -10,7 +10,7 @@ import torch
 from alignzoo_hf import models
 
 MOVES = ("_name_or_path", "transformers_version")
-"""Of a configuration, what differs between two places of one model."""
+"""Keys of a configuration that differ between two places of one model."""
 
 
 def fingerprint(model: Any, settings: tuple[Any, ...]) -> str:

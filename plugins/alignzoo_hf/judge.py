@@ -46,11 +46,11 @@ class Local:
     state: Literal["frozen", "live"] = "frozen"
     """Without a model of its own: the policy as before training, or as it is now, a judge that changes."""
     chat_template: str = ""
-    """Of a model of its own, as in policy `hf`."""
+    """Chat template of a model of its own, as in policy `hf`."""
     max_new_tokens: Annotated[int, Ge(1)] = 128
-    """Of a model of its own: the longest text that it writes."""
+    """Most tokens that a model of its own generates."""
     temperature: Annotated[float, Gt(0)] = 1.0
-    """Of a model of its own, when it writes and when it judges: above 1 verdicts draw near 0.5."""
+    """Temperature of a model of its own, generating and judging: above 1 verdicts draw near 0.5."""
     batch: Annotated[int, Ge(1)] = 64
     """Rows, two a question, in a forward pass."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"

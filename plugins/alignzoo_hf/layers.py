@@ -37,8 +37,8 @@ def exchange(model: nn.Module) -> None:
 
 
 def kept(config: Any, shape: ModelShape) -> float:
-    """Of the activations of a stock forward pass, those that these keep: of a norm two tensors instead of three, and of
-    a gated feed-forward two instead of four, where a family has them in this form."""
+    """The share of a stock forward pass's activations that these keep: of a norm two tensors instead of three, and of a
+    gated feed-forward two instead of four, where a family has them in this form."""
     if not (shape.gated and hasattr(config, "rms_norm_eps") and getattr(config, "hidden_act", "") == "silu"):
         return 1.0
     spared = 2 * (shape.hidden + shape.intermediate) * shape.layers * cost.FLOAT32

@@ -27,7 +27,7 @@ ON_GPU = (1024, 65_536)
 """The same for a GPU."""
 
 SHARE = 0.6
-"""Of the free memory for activations; the rest is for logits, temporaries, and what allocators lose."""
+"""Share of the free memory for activations; the rest is for logits, temporaries, and what allocators lose."""
 
 
 def on_cpu(shape: ModelShape) -> int:

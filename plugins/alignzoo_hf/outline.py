@@ -20,7 +20,7 @@ from alignzoo_hf.shape import shape_of
 from alignzoo_hf.spec import HF
 
 RANK = 16
-"""Of the adapter that is proposed where memory does not suffice."""
+"""Rank of the adapter that is proposed where memory does not suffice."""
 
 TRIAL_TOKENS = 24
 """Tokens that a trial writes of each completion."""

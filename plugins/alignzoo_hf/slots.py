@@ -39,7 +39,7 @@ class Attention:
         self.scaling, self.window, self.softcap = scaling, window, softcap
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, *, causal: bool) -> Tensor:
-        """Of queries (N, H, T, D) over keys and values of as many heads; `bias` is added to the scores."""
+        """Attention of queries (N, H, T, D) over keys and values of as many heads; `bias` is added to the scores."""
         if not self.softcap:
             return scaled_dot_product_attention(query, key, value, bias, is_causal=causal, scale=self.scaling)
         scale = query.shape[-1] ** -0.5 if self.scaling is None else self.scaling

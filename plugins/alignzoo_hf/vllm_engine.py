@@ -25,7 +25,7 @@ LENGTHS = 1024
 """The longest text that an engine is started for is a multiple of so many tokens."""
 
 SHARE = 0.3
-"""Of the GPU's memory, for vLLM's copy of the weights and its cache; the rest is for training."""
+"""Share of the GPU's memory for vLLM's copy of the weights and its cache; the rest is for training."""
 
 
 class VLLM:

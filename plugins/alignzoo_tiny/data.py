@@ -18,7 +18,7 @@ SPLITS = ("train", "heldout")
 N_HELDOUT = 400
 """The most held-out prompts, demonstrations or comparisons there are."""
 QUALITY: Mapping[str, tuple[float, float]] = {"shop": (0.4, 0.95), "sort": (0.4, 0.7), "safe": (0.5, 0.95)}
-"""Of which quality, from and to, the writers of demonstrations are: better than the corpus's, and not yet good."""
+"""Range of quality of the demonstrations' authors: better than the corpus's, and not yet good."""
 
 
 def dice(task: str, kind: str, split: str, seed: int) -> random.Random:

@@ -31,7 +31,7 @@ FRAMES = (
 )
 
 MOST_WORDS = 25
-"""Of a brief reply."""
+"""The most words of a brief reply."""
 
 
 @dataclass(frozen=True)

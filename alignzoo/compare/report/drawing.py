@@ -12,7 +12,7 @@ from typing import Any
 from alignzoo.compare.results import Compared, Results
 
 LIGHT = ("#0072b2", "#d55e00", "#009e73", "#aa4499", "#b07c00", "#3b8fc4", "#882255", "#5f7a1f")
-"""Of algorithms, on white: Okabe and Ito's and Tol's, told apart by the colour-blind, darkened where they were pale."""
+"""Colours of algorithms on white: Okabe and Ito's and Tol's, safe for the colour-blind, darkened where pale."""
 DARK = ("#56a9e0", "#ff8b4d", "#3fcf9f", "#e08fd0", "#e6b422", "#8cc8f0", "#e27fa8", "#b5cf5a")
 """The same on black."""
 SHAPES = {
@@ -92,7 +92,7 @@ class Looks:
         }
 
     def method(self, name: str) -> Look:
-        """Of a method: that of its first setting."""
+        """The look of a method: that of its first setting."""
         return self._of_method[name]
 
     @cached_property
@@ -118,7 +118,7 @@ class Picture:
     """One panel."""
 
     name: str
-    """Of its file, and in its ids: letters, digits and dashes."""
+    """Name of its file and in its ids: letters, digits and dashes."""
     title: str
     says: str
     """What it shows, in a sentence: the caption, and what is read out to those who cannot see it."""

@@ -17,7 +17,7 @@ from alignzoo.registry.registrar import needs_of
 Line = dict[str, Any]
 
 PROMPTS = 8
-"""Of how many prompts the samples are shown."""
+"""The number of prompts whose samples are shown."""
 
 TRAINED = 6
 """How many samples of training are shown of each algorithm and task."""
@@ -59,7 +59,7 @@ class Curve:
 
 
 def curves(folder: Path, results: Results) -> list[Curve]:
-    """Of every cell that trained; of the stages that write, over what all stages before have spent."""
+    """The learning curve of every cell that trained, over what all stages so far have spent."""
     found = []
     rewards = {cell.id: _reward(folder / cell.folder) for cell in results.cells}
     tasks_own = {cell.task: reward for cell in results.cells if (reward := rewards[cell.id])[0] == "evaluator"}
@@ -270,7 +270,7 @@ class Card:
 
 
 def cards(folder: Path, results: Results, registry: Registry) -> list[Card]:
-    """Of every algorithm that was run, by the manifest of its first cell."""
+    """The card of every algorithm that was run, by the manifest of its first cell."""
     found = []
     for compared in results.algorithms:
         cells = [cell for cell in results.cells if cell.algorithm == compared.label and cell.role == compared.role]

@@ -45,7 +45,7 @@ COSTS = {
 """Likewise of costs."""
 
 DIGITS = {"length": 1, "distinct/2": 3}
-"""Of figures that are not told with two."""
+"""Decimals of the figures that are not shown with two."""
 
 
 @dataclass(frozen=True)
@@ -89,13 +89,13 @@ class TaskPage:
     metric: str
     headlines: Sequence[str]
     columns: Mapping[str, str]
-    """Of the table, beside the compared figure."""
+    """Columns of the table, beside the compared figure."""
     costs: Mapping[str, str]
-    """Of the table of costs: what was spent at all."""
+    """Columns of the table of costs: what was spent at all."""
     rows: Sequence[Row]
     """Best first."""
     scale: tuple[float, float]
-    """Of the intervals in the table: from and to."""
+    """Range of the intervals in the table, from and to."""
     learning: Sequence[Picture]
     frontier: Sequence[Picture]
     turns: Sequence[Turn]

@@ -221,7 +221,7 @@ def differences(results: Results, task: str) -> Picture | None:
 
 
 def profiles(results: Results, looks: Looks) -> Picture | None:
-    """Of all tasks together: the share of runs above each score."""
+    """Performance profiles: the share of runs above each score, all tasks together."""
     if not results.profiles:
         return None
 

@@ -88,8 +88,9 @@ def noted(function: Callable[P, R]) -> Callable[P, R]:
 def _named(error: BaseException) -> Iterator[tuple[str, str]]:
     """The former names that an error is about, each with what it is now."""
     if isinstance(error, ModuleNotFoundError):
-        if error.name in MODULES:
-            yield error.name, MODULES[error.name]
+        module = error.name or ""
+        if module in MODULES:
+            yield module, MODULES[module]
     elif isinstance(error, ImportError):
         found = re.match(r"cannot import name '(\w+)' from '(alignzoo[\w.]*)'", str(error))
         if found and found[1] in NAMES:

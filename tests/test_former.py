@@ -202,7 +202,9 @@ def test_a_policy_of_the_former_contract_is_refused_with_the_new_names() -> None
         loaded(OldSpec(), frozenset())  # type: ignore[arg-type]
     told = str(raised.value)
     lacks = told.partition("has no ")[2].partition(";")[0].split(", ")
-    assert lacks == [name for name in MEMBERS if not hasattr(Old(), name)] and {"answering", "info", "step"} < set(lacks)
+    assert lacks == [name for name in MEMBERS if not hasattr(Old(), name)] and {"answering", "info", "step"} < set(
+        lacks
+    )
     assert "inherit alignzoo.gradients.TorchTraining" in told
     assert 'reference() is answering("ref") now' in told and "room() is info().tokens_per_pass now" in told
     with pytest.raises(ConformanceError, match=r"reference\(\) is answering"):

@@ -89,6 +89,12 @@ class Journal:
                 return f"the lines of {path} that it counts on are not as they were written"
         return ""
 
+    def check(self) -> None:
+        """Raise a RunError where a line is not as a run writes it, before anything is set aside or rewound."""
+        if processes.index() == 0:
+            for file in FILES:
+                read_lines(self._path(file))
+
     def rewind(self, extent: Mapping[str, Mapping[str, Any]] | None = None) -> None:
         """Forget what this stage wrote beyond an extent, all of it without one: a resumed run writes it again."""
         if processes.index():
@@ -97,7 +103,6 @@ class Journal:
             path, left = self._path(file), (extent or {}).get(file, NOTHING)["lines"]
             if not path.exists():
                 continue
-            read_lines(path)  # raises where a line is not as a run writes it
             kept = []
             for line in whole_lines(path):
                 mine = line.startswith(self._prefix)

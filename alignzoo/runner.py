@@ -140,6 +140,7 @@ def measure(stage: Run, optimizer: Optimizer, batcher: MicroBatcher) -> Evaluate
 
 
 def started(stage: Run, resume: bool) -> tuple[Run, Optimizer, int]:
+    stage.journal.check()
     found = _newest(stage) if resume else None
     stage.journal.rewind(found.state["journal"] if found else None)
     if found is None:

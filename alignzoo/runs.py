@@ -92,13 +92,13 @@ def claimed(recipe: Recipe, out: str | Path | None, resume: bool) -> Iterator[Pa
             _check_free(recipe, folder, resume)
         made = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            with only_writer(folder):
-                _check_free(recipe, folder, resume)  # another start may have begun, and ended, in the meantime
+        with only_writer(folder):  # whoever does not hold it leaves the folder: it may be that of a start of this moment
+            _check_free(recipe, folder, resume)  # another start may have begun, and ended, in the meantime
+            try:
                 yield folder
-        finally:
-            if made and [path.name for path in folder.iterdir()] == [LOCK]:
-                discard(folder)  # the run was refused before it wrote anything
+            finally:
+                if made and [path.name for path in folder.iterdir()] == [LOCK]:
+                    discard(folder)  # the run was refused before it wrote anything
     except OSError as error:
         raise RunError(f"{in_words(error)}. {_safe(folder)}") from error
 

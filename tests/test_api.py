@@ -167,7 +167,7 @@ def test_columns_of_rows_reach_a_reward(policy: Any, tmp_path: Path) -> None:
 
     def remember(completions: list[str], answer: list[str]) -> list[float]:
         seen.update(answer)
-        return [0.0] * len(answer)
+        return [float(i) for i in range(len(answer))]
 
     quick(tmp_path / "run", policy, reward=remember)
     assert len(seen) > 3 and seen <= {row["answer"] for row in ROWS}
@@ -178,9 +178,12 @@ class Loaded:
 
     def __init__(self, inner: HFPolicy) -> None:
         self.inner, self.device, self.written = inner, inner.device, 0
-        self.encode, self.forward, self.reference = inner.encode, inner.forward, inner.reference
-        self.shape, self.pieces = inner.shape, inner.pieces
-        self.parameters, self.state, self.restore, self.save = inner.parameters, inner.state, inner.restore, inner.save
+        self.info, self.encode, self.go_on = inner.info, inner.encode, inner.go_on
+        self.forward, self.answering = inner.forward, inner.answering
+        self.parameters, self.optimize, self.backward = inner.parameters, inner.optimize, inner.backward
+        self.drop_gradients, self.step = inner.drop_gradients, inner.step
+        self.state, self.restore, self.save = inner.state, inner.restore, inner.save
+        self.optimizer_state, self.restore_optimizer = inner.optimizer_state, inner.restore_optimizer
 
     def generate(self, prompts: Sequence[Prompt], n: int, *, seeds: Sequence[int], greedy: bool = False) -> list[Group]:
         self.written += 1
@@ -297,7 +300,8 @@ def test_a_run_stops_at_its_reward(policy: Any, tmp_path: Path) -> None:
     counted = iter(range(1000))
 
     def rising(completions: list[str]) -> list[float]:
-        return [float(next(counted))] * len(completions)
+        step = float(next(counted))  # with something in each group to learn from
+        return [step + (-0.5, 0.5)[i % 2] for i in range(len(completions))]
 
     result = quick(
         tmp_path / "run", policy, reward=rising, schedule={"steps": 9, "reward_stop": 3.0}, evaluate={"prompts": 0}

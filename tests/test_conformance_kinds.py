@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from alignzoo import Batch, Completion, Forward, Group, Policy, Prompt, StepReport
+from alignzoo import Batch, Completion, Context, Forward, Group, Policy, Prompt, StepReport
 from alignzoo import functional as fn
 from alignzoo.interfaces import PolicyInfo
 from alignzoo.testing import (
@@ -198,6 +198,30 @@ class TuplesAsAnything(PolicySampler):
         return replace(self, state=(*self.state, report.step))
 
 
+@dataclass(frozen=True)
+class ChoosesByGlobalDice(PolicySampler):
+    def choose(self, prompts: Sequence[Prompt], n: int, *, seed: int) -> Sequence[int]:
+        return [int(torch.randint(len(prompts), ())) for _ in range(n)]
+
+
+@dataclass(frozen=True)
+class ChoosesEachOnce(PolicySampler):
+    def choose(self, prompts: Sequence[Prompt], n: int, *, seed: int) -> Sequence[int]:
+        return random.Random(seed).sample(range(len(prompts)), min(n, len(prompts)))
+
+
+class Connection:
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class SharesWhatItOpens(PolicySampler):
+    shared: ClassVar[Connection] = Connection()
+
+    def open(self, context: Context) -> Any:
+        return self.shared
+
+
 BROKEN_SAMPLERS: list[tuple[Any, str, int]] = [
     (OnlineIsAField(), "contract", 11),
     (DropsTheLast(), "groups", 11),
@@ -210,6 +234,9 @@ BROKEN_SAMPLERS: list[tuple[Any, str, int]] = [
     (OneGroupPerText(), "hard_inputs", 4),
     (LongestOfAll(), "hard_inputs", 4),
     (CutsTheText(), "written", 5),
+    (ChoosesByGlobalDice(), "chooses", 3),
+    (ChoosesEachOnce(), "chooses", 3),
+    (SharesWhatItOpens(), "opens", 3),
     (NeverAsks(), "selects", 3),
     (CentresTheScores(), "selects", 3),
     (CoinsInSelect(), "selects", 3),
@@ -368,7 +395,7 @@ class StopsAtHoles(ToyPolicy):
 BROKEN_POLICIES: list[tuple[Any, str, int]] = [
     (NoSave, "contract", 11),
     (Backwards, "writes", 11),
-    (TokenisesAgain, "goes_on", 11),
+    (TokenisesAgain, "goes_on", 5),
     (FillsHoles, "goes_on", 2),
     (StopsAtHoles, "goes_on", 5),
     (OtherPromptTokens, "encodes", 11),

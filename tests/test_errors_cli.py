@@ -136,7 +136,7 @@ CASES: dict[str, tuple[Break, list[str]]] = {
     ),
     "a reward of NaN": (
         lambda p: p.rewards("return [float('nan')] * len(completions)"),
-        ["nan", "a finite number is expected"],
+        ["nan", "a finite number of at most 1e+15 in size is expected"],
     ),
     "too few scores": (lambda p: p.rewards("return [1.0]"), ["vowels", "1 scores for", "one per completion"]),
     "scores of the wrong type": (

@@ -50,7 +50,7 @@ MUTANTS = {
         check="critic_alone", law=6, says="without detach()",
     ),
     "undeclared column": Mutant(
-        *("ppo", "ppo", '"old_logprobs", "old_values"', '"old_logprobs"'),
+        *("ppo", "ppo", '"values", "old_logprobs"', '"old_logprobs"'),
         check="needs", law=2, says="`needs` does not name",
     ),
     "in-place change": Mutant(

@@ -66,12 +66,13 @@ class Other:
 
 @dataclass(frozen=True)
 class PPO:
-    """Needs old_logprobs, so it is online."""
+    """It learns from what the policy generates, and says so."""
 
     clip: Annotated[float, Field(gt=0, lt=1)] = 0.2
     kl: float = 0.05
     target: float | None = None
     epochs: int = 4
+    online: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"logprobs", "old_logprobs"})
 
     def __post_init__(self) -> None:

@@ -74,9 +74,13 @@ def groups(sampler: Sampler, given: Given) -> None:
 
 
 def batch(sampler: Sampler, given: Given) -> None:
-    """The groups become a batch: `extra` has the same columns in each."""
+    """The groups become a batch: `extra` has the same columns in each, but for those that come with the data."""
     attempt = Attempt(11, "all groups, scored alike", "a column in some groups' extra that others lack")
     found = _sample(attempt, sampler, _prompts(given), _policy(given), 0)
+    names = {name for group in found for name in group.extra}
+    for group in found:
+        lacking = sorted(names - set(group.extra) - {name for each in found for name in each.prompt.info})
+        attempt.require(not lacking, f"every group's extra to have {sorted(names)}", f"one without {lacking}")
     with attempt.runs("collate()"):
         rows = collate(found, scored=False)
     expected = sum(len(group.completions) for group in found)

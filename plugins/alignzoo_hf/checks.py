@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,8 +47,9 @@ def check_policy(spec: HF, context: CheckContext) -> None:
             _model(replace(whole, model=spec.reference), spec.reference, scores=False)
             check_same_tokens(tokenizer, spec.reference, spec, "reference")
     encodes = encoder(whole, model, tokenizer, writes=writes)
-    for prompt in context.first:
-        encodes.group(prompt, () if context.online else prompt.completions)
+    with _told_by_the_run():
+        for prompt in context.first:
+            encodes.group(prompt, () if context.online else prompt.completions)
 
 
 def check_reward(spec: HF, context: CheckContext) -> None:
@@ -61,14 +64,23 @@ def check_reward(spec: HF, context: CheckContext) -> None:
     model, tokenizer = _model(whole, spec.model, scores=True), _tokenizer(whole)
     check_token_ids(tokenizer, model)
     encodes = encoder(whole, model, tokenizer, writes=False)
-    for prompt in context.first:
-        encodes.group(prompt, prompt.completions[:1])
+    with _told_by_the_run():
+        for prompt in context.first:
+            encodes.group(prompt, prompt.completions[:1])
 
 
 def check_judge(spec: HF, context: CheckContext) -> None:
     """A language model that judges, in its own words."""
     asked = Prompt(({"role": "user", "content": "Is it?"},)) if _chats(context.first) else Prompt("Is it?")
     check_policy(spec, replace(context, needs=frozenset(), first=[asked], online=True))
+
+
+@contextmanager
+def _told_by_the_run() -> Iterator[None]:
+    """What an encoder warns of, the run's own tells once, with the first prompt that it concerns: a check only raises."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _chats(prompts: Sequence[Prompt]) -> bool:

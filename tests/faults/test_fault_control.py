@@ -54,10 +54,10 @@ def test_commands(alignzoo: Any, recipe: Path, tmp_path: Path, tiny_model: Path)
     rows = [json.dumps({"prompt": f"{EVIL}{number}"}) for number in range(12)]
     (tmp_path / "data.jsonl").write_text("\n".join(rows) + "\n")
     reward = "def vowels(completions):\n    raise ValueError(chr(27) + ']0;PWN' + chr(7))\n"
-    said = [alignzoo("run", recipe, "--out", tmp_path / "out")]
+    said = [alignzoo("run", recipe, "--trust", "--out", tmp_path / "out")]
     (tmp_path / "vowels.py").write_text(reward)
     said += [
-        alignzoo("run", recipe, "--out", tmp_path / "new"),
+        alignzoo("run", recipe, "--trust", "--out", tmp_path / "new"),
         alignzoo("run", recipe, f"policy.model=./{EVIL}"),
         alignzoo("generate", tiny_model, "--prompt", EVIL, "--max-new-tokens", 1),
         alignzoo("generate", tiny_model, "--prompt", EVIL, "--max-new-tokens", 1, "--json"),

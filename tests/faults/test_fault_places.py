@@ -56,7 +56,7 @@ def test_what_is_no_file_is_named(name: str, alignzoo: Any, tmp_path: Path, monk
 
 def test_names_that_cannot_be_files_are_refused() -> None:
     for path, message in (
-        ("", "data.path is empty"),
+        ("", "path is missing: say where the data are"),
         (" ", "data.path is empty"),
         ("a\0b.jsonl", "cannot be the name"),
     ):

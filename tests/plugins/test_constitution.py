@@ -119,7 +119,7 @@ def test_names_that_do_not_exist(tmp_path: Path) -> None:
         load(tmp_path)
     with pytest.raises(DataError, match=r"x.json: 0: found 3: .* string.*Anthropic"):
         load(written(tmp_path / "x.json", "[3]"))
-    with pytest.raises(DataError, match=r"x.json cannot be read as JSON"):
+    with pytest.raises(DataError, match=r"x.json, line 1: not JSON"):
         load(written(tmp_path / "x.json", "{"))
     with pytest.raises(RecipeError, match=r"the constitution has no 'kinder'. .*'kind'"):
         chosen(load(written(tmp_path / "mine.toml", GOOD)), ["kinder"], asks="question")

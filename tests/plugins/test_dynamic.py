@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import alignzoo
-from alignzoo import Completion, Group, Prompt, Score
+from alignzoo import Completion, Group, Prompt, RunError, Score
 from alignzoo_dynamic import DynamicSampler
 
 
@@ -70,7 +70,8 @@ def test_others_are_asked_for_until_the_step_is_full(tmp_path: Path) -> None:
 
 def test_what_was_dropped_has_been_paid_for(tmp_path: Path) -> None:
     settings = SHORT | {"sampler": {"n": 4, "attempts": 3}}
-    alignzoo.run("dapo", reward=lambda completions, **_: [1.0] * len(completions), out=tmp_path / "run", **settings)
+    with pytest.raises(RunError, match=r"none of its 2 steps gave a gradient, because the sampler kept none"):
+        alignzoo.run("dapo", reward=lambda completions, **_: [1.0] * len(completions), out=tmp_path / "run", **settings)
     for line in metrics(tmp_path / "run"):
         assert (line["groups/brought"], line["groups/chosen"], line["rows"]) == (12, 0, 0)
         assert line["tokens/generated"] > 12 * 4 and line["tokens/trained"] == 0

@@ -120,5 +120,8 @@ def test_without_a_target_the_coefficient_stays() -> None:
 
 
 def test_rows_are_independent_after_prepare() -> None:
-    batch = replace(filled([1, 1], [1.0, 2.0], [-1.0] * 2, [-1.0] * 2, [0.0] * 2), group=torch.tensor([0, 0]))
-    assert PLAIN.prepare(batch).group.tolist() == [0, 1]
+    batch = filled([1, 1], [1.0, 2.0], [-1.0] * 2, [-1.0] * 2, [0.0] * 2)
+    together, apart = (PLAIN.prepare(replace(batch, group=torch.tensor(group))) for group in ([0, 0], [0, 1]))
+    assert PLAIN.couples == "row"
+    for column in ("advantages", "returns", "weights"):
+        assert torch.equal(getattr(together, column), getattr(apart, column))

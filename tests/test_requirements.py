@@ -118,7 +118,7 @@ def test_data_without_enough_completions(tmp_path: Path, recipe: str, rows: str,
 def test_rows_without_enough_completions_are_told(tmp_path: Path, plain_model: Path) -> None:
     rows = [Prompt(f"p {i}", ("yes", "no")[: 1 + i % 2], (1.0, 0.0)[: 1 + i % 2]) for i in range(40)]
     settings: Any = {"evaluate": {"prompts": 0}, "schedule": {"steps": 1, "prompts": 16}}
-    with pytest.warns(UserWarning, match=r"dpo: \d+ of \d+ rows of the given rows have fewer than 2 completions to compare"):
+    with pytest.warns(UserWarning, match=r"dpo: \d+ of \d+ rows of the given rows have fewer than 2 completions"):
         alignzoo.run("dpo", policy=str(plain_model), data=rows, out=tmp_path / "run", **settings)
 
 

@@ -92,7 +92,7 @@ def claimed(recipe: Recipe, out: str | Path | None, resume: bool) -> Iterator[Pa
             _check_free(recipe, folder, resume)
         made = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
-        with only_writer(folder):  # whoever does not hold it leaves the folder: it may be that of a start of this moment
+        with only_writer(folder):  # who does not hold it deletes nothing: another start may just have made the folder
             _check_free(recipe, folder, resume)  # another start may have begun, and ended, in the meantime
             try:
                 yield folder

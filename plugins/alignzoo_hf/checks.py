@@ -77,7 +77,7 @@ def check_judge(spec: HF, context: CheckContext) -> None:
 
 @contextmanager
 def _told_by_the_run() -> Iterator[None]:
-    """What an encoder warns of, the run's own tells once, with the first prompt that it concerns: a check only raises."""
+    """What an encoder warns of, the run's own encoder tells once: a check only raises."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -55,7 +55,8 @@ def test_every_broken_plugin_has_its_cause_and_its_cure(
     plugins = {each["plugin"]: each for each in found["plugins"]}
     assert plugins["gone"]["cure"] == "It needs a module that is not installed: pip install gone_xyz"
     assert (plugins["next"]["version"], plugins["next"]["api"]) == ("0.3", ">=2")
-    assert plugins["next"]["cause"] == f"it is written for alignzoo's plugin API '>=2', and this is {package.API_VERSION}"
+    this = package.API_VERSION
+    assert plugins["next"]["cause"] == f"it is written for alignzoo's plugin API '>=2', and this is {this}"
     assert "no function marked" in plugins["bare"]["cause"]
     assert plugins["rival"]["brings"] == ["optimizer ppo"] and not plugins["rival"]["cause"]
     assert plugins["ppo"]["distribution"] == "alignzoo"

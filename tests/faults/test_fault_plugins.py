@@ -72,6 +72,7 @@ def test_no_part_ends_a_command_in_silence(tmp_path: Path, alignzoo: Any, recipe
         "        sys.exit(3)\n\n\n"
         '@alignzoo.hookimpl\ndef alignzoo_register(zoo):\n    zoo.sampler("leaving", Leaving)\n'
     )
-    said = alignzoo("run", recipe, "sampler=leaving", "--plugin", plugin, "--trust", "--out", tmp_path / "out", "--quiet")
+    out = tmp_path / "out"
+    said = alignzoo("run", recipe, "sampler=leaving", "--plugin", plugin, "--trust", "--out", out, "--quiet")
     assert said.code == 1
     assert "leaving.py, line 12, ended the program by sys.exit(3)" in said.err

@@ -48,7 +48,9 @@ class Toy:
         return policy
 
 
-@parametrize_with_checks(DatasetSampler(), PolicySampler(n=2), DynamicSampler(n=2), ReplaySampler(n=2, capacity=4))
+@parametrize_with_checks(
+    DatasetSampler(), PolicySampler(), PolicySampler(n=2), DynamicSampler(n=2), ReplaySampler(n=2, capacity=4)
+)
 def test_first_party_samplers_conform(check: Check, part: Any) -> None:
     check(part)
 

@@ -246,9 +246,7 @@ def _dimensions(name: str) -> int:
     return 2 if columns.column(name).answer.per == "token" else 1
 
 
-def fill(
-    batch: Batch, policy: Policy, needs: frozenset[str], *, batcher: MicroBatcher | None = None
-) -> Batch:
+def fill(batch: Batch, policy: Policy, needs: frozenset[str], *, batcher: MicroBatcher | None = None) -> Batch:
     """The batch with the columns that `needs` names of other roles, but for those that it has.
 
     The old log-probabilities come from the training forward, not from the sampler: only so are ratios exactly 1

@@ -142,7 +142,7 @@ def _prompt(row: Mapping[str, Any]) -> Prompt:
         tuple(row["scores"]),
         row["info"],
         row["chat"],
-        tuple(row["finished"]),
+        finished=tuple(row["finished"]),
     )
 
 

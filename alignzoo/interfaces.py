@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 ParameterGroup: TypeAlias = dict[str, Any]
 """As `torch.optim` takes it: {"params": [...], "lr_scale": float}; `lr_scale` multiplies the schedule's rate."""
 
+
 @dataclass(frozen=True)
 class PolicyInfo:
     """What a policy tells of itself. All of it has a default, with which everything works and some of it is slower."""
@@ -75,9 +76,7 @@ class Policy(Protocol):
         """Tokenise a prompt and given completions of it, each ended with the end-of-sequence token."""
         ...
 
-    def generate(
-        self, prompts: Sequence[Prompt], n: int, *, seeds: Sequence[int], greedy: bool = False
-    ) -> list[Group]:
+    def generate(self, prompts: Sequence[Prompt], n: int, *, seeds: Sequence[int], greedy: bool = False) -> list[Group]:
         """Generate `n` completions of each prompt, in order; there is a seed for each. What is generated depends on the
         weights, the prompt, its seed and `n` alone: not on the other prompts of the call, nor on its place in it."""
         ...
@@ -311,9 +310,7 @@ class Judge(Protocol):
 class Writer(Protocol):
     """A judge that can also write text of its own: a critique, a revision."""
 
-    def write(
-        self, conversations: Sequence[Text], policy: Policy | None, *, seeds: Sequence[int]
-    ) -> list[str]:
+    def write(self, conversations: Sequence[Text], policy: Policy | None, *, seeds: Sequence[int]) -> list[str]:
         """The next turn of each conversation, or the continuation of each text; there is a seed for each."""
         ...
 

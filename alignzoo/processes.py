@@ -213,4 +213,3 @@ def total(values: dict[str, float]) -> dict[str, float]:
     shares = everyones(values)
     names = dict.fromkeys(name for share in shares for name in share)
     return {name: sum(share.get(name, 0.0) for share in shares) for name in names}
-

@@ -56,9 +56,7 @@ class _StandIn:
     def encode(self, prompt: Prompt, texts: Sequence[Text]) -> Group:
         return self._outline.encode(prompt, texts)
 
-    def generate(
-        self, prompts: Sequence[Prompt], n: int, *, seeds: Sequence[int], greedy: bool = False
-    ) -> list[Group]:
+    def generate(self, prompts: Sequence[Prompt], n: int, *, seeds: Sequence[int], greedy: bool = False) -> list[Group]:
         groups = [self.encode(prompt, []) for prompt in prompts]
         found = self.go_on([group.prompt_tokens for group in groups], n, seeds=seeds)
         return [replace(group, completions=tuple(each)) for group, each in zip(groups, found, strict=True)]

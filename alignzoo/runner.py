@@ -87,9 +87,7 @@ def _run(stage: Run, ledger: Ledger, resume: bool) -> Outcome:
     return Outcome(before, after, baseline, step, stopped, ledger.total())
 
 
-def _step(
-    stage: Run, optimizer: Optimizer, step: int, passes: Passes, steps: int
-) -> tuple[StepReport, Tokens]:
+def _step(stage: Run, optimizer: Optimizer, step: int, passes: Passes, steps: int) -> tuple[StepReport, Tokens]:
     """Sample, score, fill, prepare, update. Where samples are to be kept, their tokens' columns come along."""
     schedule, clock = stage.schedule, Clock()
     rolled = rollout(stage, step, clock)
@@ -109,9 +107,7 @@ def _step(
     metrics = shared(groups, batch, prepared, optimizer.epochs, step + 1) | selection(groups, brought, step + 1)
     metrics |= means(each.figures for each in done)
     metrics |= no_gradient.counted(metrics, optimizer, online=stage.sampler.online)
-    metrics |= work(
-        stage.policy, brought, ready.batch, prepared, ready.plan, epochs=optimizer.epochs, step=step + 1
-    )
+    metrics |= work(stage.policy, brought, ready.batch, prepared, ready.plan, epochs=optimizer.epochs, step=step + 1)
     metrics |= {"lr": lr} | clock.seconds() | memory(stage.policy)
     if not math.isfinite(metrics.get("loss", 0.0)) or not math.isfinite(metrics.get("grad_norm", 0.0)):
         raise DivergedError(

@@ -1,5 +1,4 @@
-"""What tests/test_processes.py lets one, two or three processes do; run by torchrun with a folder and what to do.
-"""
+"""What tests/test_processes.py lets one, two or three processes do; run by torchrun with a folder and what to do."""
 
 from __future__ import annotations
 

@@ -321,6 +321,11 @@ def test_sums_of_the_same_numbers_in_another_order_are_a_tie(seed: int) -> None:
 # --- all of them --------------------------------------------------------------------------------------------------
 
 
+def test_every_place_has_a_seed_of_its_own() -> None:
+    assert fn.seeds(3, 7, "step", 2) == [fn.derive(7, "step", 2, place) for place in range(3)]
+    assert fn.seeds(2, 7) == fn.seeds(3, 7)[:2] and len({*fn.seeds(9, 7), *fn.seeds(9, 8)}) == 18
+
+
 def test_every_public_function_is_tested_here() -> None:
     public = [name for name, f in inspect.getmembers(fn, inspect.isfunction) if f.__module__ == fn.__name__]
     here = Path(__file__).read_text(encoding="utf-8")

@@ -13,7 +13,7 @@ import pytest
 
 import alignzoo as zoo
 from conftest import Command
-from judge_server import KEY, JudgeServer
+from judge_server import KEY, JudgeServer, judging
 
 RECIPE = """\
 policy = {{ name = "hf", model = {model}, max_new_tokens = 4, device = "cpu" }}
@@ -172,7 +172,7 @@ def test_a_budget_stops_a_run_and_a_resumed_one_goes_on(
 def test_a_judge_that_cannot_answer_drops_what_was_declared(
     judged: Path, tmp_path: Path, judge_server: JudgeServer, alignzoo: Command
 ) -> None:
-    judge_server.program = lambda heard: "no" if "Count to 3" in heard.text else '{"rationale": "", "verdict": 0.7}'
+    judge_server.program = lambda heard: "no" if "Count to 3" in heard.text else judging(heard)
     arguments = ("run", judged, "--out", tmp_path / "run", "reward.on_error=drop-group", "--quiet")
     said = alignzoo(*arguments, "reward.judge.corrections=0", "data.heldout=0.0", "evaluate.prompts=0")
     assert said.code == 0, said.err
@@ -190,6 +190,6 @@ def test_a_judge_that_does_not_answer_is_found_before_anything_is_trained(
     assert "rl.reward.judge: the judge cannot be asked: the key is not accepted" in said.err
     assert not (tmp_path / "run" / "evaluations.jsonl").exists()
     judge_server.heard.clear()
-    quick = ("schedule.steps=1", "evaluate.prompts=0", cached_in(tmp_path / "b.sqlite"))
+    quick = ("evaluate.prompts=0", cached_in(tmp_path / "b.sqlite"))
     assert alignzoo("run", judged, "--out", tmp_path / "silent", "--no-ask", "--quiet", *quick).code == 0
     assert not any("capital of France" in heard.text for heard in judge_server.heard)

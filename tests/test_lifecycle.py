@@ -313,5 +313,3 @@ def _stage(prompts: Sequence[Prompt]) -> Any:
     stage: Any = Stage()
     stage.prompts = prompts
     return stage
-
-

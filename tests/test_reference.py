@@ -98,7 +98,9 @@ def test_what_has_changed_is_computed_again(folder: Path, change: str) -> None:
         given[1][0] = replace(given[1][0], prompt_tokens=(12, *given[1][0].prompt_tokens))
     elif change == "start":
         group = given[1][0]
-        moved = tuple(replace(c, tokens=(group.prompt_tokens[-1], *c.tokens)) for c in group.completions)
+        moved = tuple(
+            replace(c, tokens=(group.prompt_tokens[-1], *c.tokens), own=None, mask=None) for c in group.completions
+        )
         given[1][0] = replace(group, prompt_tokens=group.prompt_tokens[:-1], completions=moved)
     elif change == "order":
         given = given[::-1]

@@ -42,14 +42,17 @@ def group(*completions: Completion, **changes: Any) -> Group:
 
 
 def test_turns_make_a_transcript() -> None:
-    assert Completion(
-        (1, 2, 3, 4, 5),
-        "ask[four]so",
-        False,
-        (-1.0, -2.0, 0.0, 0.0, -3.0),
-        own=(True, True, False, False, True),
-        turns=(0, 2, 4),
-    ) == TALK
+    assert (
+        Completion(
+            (1, 2, 3, 4, 5),
+            "ask[four]so",
+            False,
+            (-1.0, -2.0, 0.0, 0.0, -3.0),
+            own=(True, True, False, False, True),
+            turns=(0, 2, 4),
+        )
+        == TALK
+    )
     assert TALK.n_own == 3 and TALK.trained == TALK.own
     assert QUESTION.then(HEARD).then(REPLY) == TALK
     assert Completion((), "").then(TALK) == TALK

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from alignzoo.traits import NOTHING
-from alignzoo.types import Batch, Forward, Terms
+
+if TYPE_CHECKING:
+    from alignzoo.types import Batch, Forward, Terms
 
 
 @dataclass(frozen=True)

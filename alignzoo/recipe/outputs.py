@@ -37,11 +37,11 @@ def leaves_data(stage: Stage) -> bool:
 def _check(key: str, name: str, earlier: Stage, *, wants_data: bool) -> None:
     if wants_data and not leaves_data(earlier):
         raise RecipeError(
-            f"{key} = \"stage:{name}\": that stage trains a model and leaves no data; a stage that generates data has "
+            f'{key} = "stage:{name}": that stage trains a model and leaves no data; a stage that generates data has '
             'optimizer = "none"'
         )
     if not wants_data and leaves_data(earlier):
-        raise RecipeError(f"{key} = \"stage:{name}\": that stage trains nothing (optimizer = \"none\") and leaves data")
+        raise RecipeError(f'{key} = "stage:{name}": that stage trains nothing (optimizer = "none") and leaves data')
 
 
 def _check_data(stage: Stage) -> None:

@@ -202,5 +202,3 @@ def _mapped(node: Node, change: Callable[[Node], Node]) -> Node:
 def names_of(placed: Sequence[Placed]) -> Iterator[str]:
     """Every name by which a recipe or an override may speak of its stages."""
     yield from dict.fromkeys(name for each in placed for name in each.called)
-
-

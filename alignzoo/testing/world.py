@@ -206,9 +206,7 @@ class ToyPolicy(TorchTraining):
     def encode(self, prompt: Prompt, texts: Sequence[Text]) -> Group:
         return Group(prompt, _encoded(prompt.messages), tuple(map(_answer, texts)))
 
-    def generate(
-        self, prompts: Sequence[Prompt], n: int, *, seeds: Sequence[int], greedy: bool = False
-    ) -> list[Group]:
+    def generate(self, prompts: Sequence[Prompt], n: int, *, seeds: Sequence[int], greedy: bool = False) -> list[Group]:
         starts = [_encoded(prompt.messages) for prompt in prompts]
         found = self.go_on(starts, n, seeds=seeds, greedy=greedy)
         return [Group(*each) for each in zip(prompts, starts, map(tuple, found), strict=True)]

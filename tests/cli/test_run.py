@@ -138,8 +138,8 @@ def test_the_example_that_is_shown_dims_what_is_not_trained_on() -> None:
 
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, color_system="standard", highlight=False, width=80)
-    example_on(console)("sft", Survey(3, 3, 1, 0, 0, ("<|user|>", "[Hi]", "<|bot|>"), ("Yes", "<|end|>")))
+    example_on(console)("sft", Survey(3, 3, 1, 0, 0, ("<|user|>", "[Hi]", "<|bot|>"), ("Yes", "<|end|>"), (True, True)))
     lines = out.getvalue().splitlines()
     assert lines[0] == "sft: 3 rows to train on, 1 left out. The first, as the model sees it:"
-    assert lines[1].startswith("\x1b[2m<|user|>[Hi]<|bot|>\x1b[0m") and "Yes<|end|>" in lines[1]
+    assert lines[1].startswith("\x1b[2m<|user|>[Hi]<|bot|>\x1b[0m") and "\x1b[1mYes\x1b[0m\x1b[1m<|end|>" in lines[1]
     assert "\x1b[2mYes" not in lines[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -115,7 +116,7 @@ def test_a_card_says_how_it_stands_with_the_laws(alignzoo, tmp_path: Path) -> No
     source = (Path(__file__).parents[2] / "plugins" / "alignzoo_sft.py").read_text()
     file.write_text(source.replace('"sft"', '"mine"').replace("Terms(-out", "Terms(out"))
     said = " ".join(alignzoo("show", "mine", "--plugin", file).out.split())
-    assert "conformance: breaks 1 of" in said and "prefers_better (law 6)" in said
+    assert re.search(r"conformance: breaks \d+ of", said) and "prefers_better (law 6)" in said, said
 
 
 def test_a_card_has_the_benchmarks_that_there_are(tmp_path: Path) -> None:

@@ -115,7 +115,13 @@ def test_a_run_whose_texts_hold_them_ends_and_is_resumed(tiny_model: Path, tmp_p
     data, out = tmp_path / "rows.jsonl", tmp_path / "run"
     rows = [{"prompt": f"p{i}{cut}", "completion": f"c{cut}"} for i, cut in enumerate(CUTS)]
     data.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    settings = {"data.heldout": 0.3, "data.chat": "user", "schedule.steps": 2, "schedule.prompts": 2, "schedule.samples_every": 1}
+    settings = {
+        "data.heldout": 0.3,
+        "data.chat": "user",
+        "schedule.steps": 2,
+        "schedule.prompts": 2,
+        "schedule.samples_every": 1,
+    }
     model = {"name": "hf", "model": str(tiny_model), "max_new_tokens": 2, "device": "cpu"}
     more = {"evaluate.prompts": 2, "data.path": str(data)}
     alignzoo.run("sft", policy=model, out=out, **settings, **more)

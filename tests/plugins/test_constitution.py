@@ -229,9 +229,7 @@ class Echo:
 
 def sampled(seed: int = 0, prompts: Sequence[Prompt] = (Prompt(chat("q")),), **settings: Any) -> list[Group]:
     policy: Any = settings.pop("policy", Scribe())
-    return Revise(**{"constitution": "safe", **settings}).sample(
-        prompts, policy, seeds=fn.seeds(len(prompts), seed)
-    )
+    return Revise(**{"constitution": "safe", **settings}).sample(prompts, policy, seeds=fn.seeds(len(prompts), seed))
 
 
 def test_the_group_is_the_original_and_its_revisions_preferring_the_last() -> None:

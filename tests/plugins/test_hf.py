@@ -167,7 +167,7 @@ def test_padding_and_row_order_change_nothing(load: Any, dtype: torch.dtype) -> 
     plain = logprobs(policy, batch)
     wide = {
         name: torch.nn.functional.pad(getattr(batch, name), (0, 5), value=value)
-        for name, value in (("tokens", 7), ("attend", False), ("mask", False))
+        for name, value in (("tokens", 7), ("attend", False), ("mask", False), ("own", False))
     }
     padded = logprobs(policy, replace(batch, **wide))
     n = depth(policy.lm.config, padded.shape[1])

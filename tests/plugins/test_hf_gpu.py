@@ -20,7 +20,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, GenerationConfig, LlamaForCausalLM
 
-from alignzoo import ModelError, Prompt, cost
+from alignzoo import Context, ModelError, Prompt, cost
 from alignzoo_hf import engine, head, packed, slots, trunk
 from alignzoo_hf.engine import Engine, Pace
 from alignzoo_hf.head import Head, Tiling, head_logprobs
@@ -329,7 +329,7 @@ def test_a_reward_model_is_not_trained(dtype: Any, tokenizer: Any, tmp_path: Pat
     random_model("Llama", AutoModelForSequenceClassification, num_labels=1).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     reward = ModelReward(str(tmp_path), device="cpu", dtype=dtype)
-    scorer, batch, scores = reward.scorer, ragged(0), frozenset({"scores"})
+    scorer, batch, scores = reward.open(Context("rm")), ragged(0), frozenset({"scores"})
     assert isinstance(scorer, HFPolicy)
     assert not any(weight.requires_grad for weight in scorer.scorer.parameters())
     trained = HF(model=str(tmp_path), device="cpu", dtype=dtype, max_new_tokens=1).load(scores)

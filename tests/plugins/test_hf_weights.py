@@ -22,7 +22,7 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from alignzoo import ModelError, Prompt
+from alignzoo import Context, ModelError, Prompt
 from alignzoo.batching import collate
 from alignzoo.interfaces import CheckContext, Earlier
 from alignzoo.rewards import score
@@ -172,7 +172,7 @@ def test_a_reward_model_is_refused_that_has_no_head_or_is_a_language_model(
         with pytest.raises(ModelError, match=says):
             ModelReward(model, device="cpu").check(context(WRITES, online=True))
         with pytest.raises(ModelError, match=says):
-            _ = ModelReward(model, device="cpu").scorer
+            ModelReward(model, device="cpu").open(Context("rm"))
 
 
 def test_a_critic_of_another_tokenizer_is_refused(tmp_path: Path, plain_model: Path, deep_model: Path) -> None:

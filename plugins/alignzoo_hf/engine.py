@@ -188,9 +188,7 @@ class _Writing:
         self.engine, self.n = engine, n
         rows, steps = len(prompts) * n, settings.max_new_tokens
         limit = min(limit, rows)
-        random = (
-            torch.zeros(rows, steps, dtype=torch.float64) if settings.greedy else uniforms(seeds, n, steps)
-        )
+        random = torch.zeros(rows, steps, dtype=torch.float64) if settings.greedy else uniforms(seeds, n, steps)
         self.slots = Slots(engine, rows, limit, settings, random)
         longest = max(map(len, prompts), default=0) + steps
         self.cache = SlotCache(limit, engine.pace.width(longest, 1 << 62), engine.pace.page)

@@ -79,9 +79,7 @@ class Local:
                 verdicts[i] = Verdict("value", share, f"its options have probability {both:.2g}")
         return verdicts
 
-    def write(
-        self, conversations: Sequence[Text], policy: Policy | None, *, seeds: Sequence[int]
-    ) -> list[str]:
+    def write(self, conversations: Sequence[Text], policy: Policy | None, *, seeds: Sequence[int]) -> list[str]:
         """The next turn of each conversation, or the continuation of each text."""
         if not self.model and self.state == "frozen":
             raise ModelError("judge 'local' cannot write as the policy was: set judge.model, or judge.state = 'live'")

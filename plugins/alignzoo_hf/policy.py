@@ -112,9 +112,7 @@ class HFPolicy(TorchTraining):
         """A prompt and given completions as tokens."""
         return self.encoder.group(prompt, texts)
 
-    def generate(
-        self, prompts: Sequence[Prompt], n: int, *, seeds: Sequence[int], greedy: bool = False
-    ) -> list[Group]:
+    def generate(self, prompts: Sequence[Prompt], n: int, *, seeds: Sequence[int], greedy: bool = False) -> list[Group]:
         """Write `n` completions of each prompt, by the sampling settings of the recipe or greedily."""
         tokens = [self.encoder.prompt(prompt) for prompt in prompts]
         found = self.go_on(tokens, n, seeds=seeds, greedy=greedy)

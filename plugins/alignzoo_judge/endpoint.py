@@ -133,9 +133,7 @@ class OpenAI:
         verdicts = self._all(asked, _verdict)
         return [Verdict("error", note=str(v)) if isinstance(v, Unanswered) else v for v in verdicts]
 
-    def write(
-        self, conversations: Sequence[Text], policy: Policy | None, *, seeds: Sequence[int]
-    ) -> list[str]:
+    def write(self, conversations: Sequence[Text], policy: Policy | None, *, seeds: Sequence[int]) -> list[str]:
         """The next turn of each conversation. Raises RunError where one cannot be had."""
         asked = []
         for conversation, seed in zip(conversations, seeds, strict=True):

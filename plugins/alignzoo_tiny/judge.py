@@ -36,9 +36,7 @@ class RulesJudge:
     def judge(self, questions: Sequence[Question], policy: Policy | None) -> list[Verdict]:
         return [self._verdict(asked) for asked in questions]
 
-    def write(
-        self, conversations: Sequence[Text], policy: Policy | None, *, seeds: Sequence[int]
-    ) -> list[str]:
+    def write(self, conversations: Sequence[Text], policy: Policy | None, *, seeds: Sequence[int]) -> list[str]:
         """Critiques and revisions by the constitution `safe`, from the same rules."""
         turns = [({"role": "user", "content": each},) if isinstance(each, str) else each for each in conversations]
         return [revising.write(each, random.Random(seed)) for each, seed in zip(turns, seeds, strict=True)]

@@ -51,7 +51,8 @@ def test_it_is_listed_and_trained_by_its_name(tmp_path: Path) -> None:
 
 GOOD = {"optimizer": "simpo", "reward": "plain", "sampler": "varied"}
 SMALL = (
-    "sampler='{name=\"varied\", n=2, tries=3}' reward=plain schedule.steps=2 schedule.prompts=4 schedule.minibatch=0"
+    'sampler=\'{name="varied", n=2, tries=3}\' reward=\'["plain", "random"]\' '
+    "schedule.steps=2 schedule.prompts=4 schedule.minibatch=0"
 )
 
 

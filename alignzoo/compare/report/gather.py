@@ -237,7 +237,8 @@ def _tokens(line: Line) -> Line:
     columns = {short: line.get(name) for short, name in named.items()}
     whole = {short: values for short, values in columns.items() if values and len(values) == len(tokens)}
     found = {short: [None if v is None else round(v, 3) for v in values] for short, values in whole.items()}
-    foreign = [place for place, own in enumerate(line.get("own") or ()) if not own]
+    own = line.get("own")  # of training, one truth value a token; of an evaluation, how many there are
+    foreign = [place for place, ours in enumerate(own) if not ours] if isinstance(own, list) else []
     return {"tokens": list(tokens), **found, **({"foreign": foreign} if foreign else {})}
 
 

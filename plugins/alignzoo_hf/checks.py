@@ -30,6 +30,7 @@ ADAM = 3
 def check_policy(spec: HF, context: CheckContext) -> None:
     """A policy that is to be trained, or only to generate, and its critic."""
     models.device(spec)
+    models.check_answers(context.needs)
     writes = not models.only_scores(context.needs)
     _check_kind(spec.model, context.earlier, scores=False if writes else None)
     whole = _resolved(spec, context.earlier)

@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from alignzoo import processes
+from alignzoo.columns import OLD, POLICY, REFERENCE, column, named
 from alignzoo.errors import ModelError
 from alignzoo_hf import layers, weights
 from alignzoo_hf.chat import read_template
@@ -87,6 +88,26 @@ def _config(source: str, spec: HF) -> Any:
 def is_scorer(config: Any) -> bool:
     """Whether a directory holds a sequence-classification model."""
     return any("SequenceClassification" in name for name in config.architectures or [])
+
+
+ANSWERED = {
+    POLICY: ("logprobs", "entropy", "values", "scores"),
+    OLD: ("logprobs", "entropy", "values", "scores"),
+    REFERENCE: ("logprobs", "entropy"),
+}
+"""What each role of an `hf` policy answers."""
+
+
+def check_answers(needs: frozenset[str]) -> None:
+    """Raise ModelError for a column that an optimizer needs and no role of an `hf` policy answers."""
+    for name in sorted(needs):
+        wanted = column(name)
+        if wanted.answer.compares or wanted.answer.name not in ANSWERED.get(wanted.role, ()):
+            known = sorted(each for role, answers in ANSWERED.items() for each in named(role, answers))
+            raise ModelError(
+                f"the optimizer needs {name!r}, which the policy 'hf' does not answer. It answers {', '.join(known)}: "
+                "take a policy that answers the others, too, or another optimizer"
+            )
 
 
 def only_scores(needs: frozenset[str]) -> bool:

@@ -52,6 +52,7 @@ class HFPolicy(TorchTraining):
     """
 
     def __init__(self, spec: HF, needs: frozenset[str], *, frozen: bool = False) -> None:
+        models.check_answers(needs)
         self.spec = spec
         if spec.deterministic:
             os.environ.setdefault(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from alignzoo import Batch, Group, ModelError, Prompt, Score
 from alignzoo import functional as fn
 from alignzoo.batching import collate
+from alignzoo.interfaces import CheckContext
 from alignzoo_hf import chat, head, models, sampling
 from alignzoo_hf.policy import HFPolicy
 from alignzoo_hf.sampling import Sampling
@@ -839,3 +841,12 @@ def test_logits_that_need_more_than_the_head_are_refused(load: Any, tokenizer: A
     model = Doubled(random_model().config)
     with pytest.raises(ModelError, match="Doubled does more between its trunk and its logits"):
         load(model=model, tokenizer=tokenizer)
+
+
+@pytest.mark.parametrize("name", ["collision", "ref_jsd:0.5", "teacher_logprobs", "ref_values"])
+def test_a_column_that_it_does_not_answer_is_refused_before_the_first_step(load: Any, name: str) -> None:
+    needs = frozenset({"logprobs", name})
+    with pytest.raises(ModelError, match=re.escape(f"needs {name!r}, which the policy 'hf' does not answer")):
+        load(needs=needs)
+    with pytest.raises(ModelError, match="It answers entropy, logprobs, old_entropy"):
+        HF(model="nowhere", device="cpu").check(CheckContext(needs, (), (), online=True, ask=False, earlier={}))

@@ -170,7 +170,7 @@ def _given(name: str, rows: Sequence[Row], mask: BoolNT) -> Tensor:
 
 
 def _turn_numbers(completion: Completion) -> list[float]:
-    """Of each token, the number of its turn, from 0 on."""
+    """The number of each token's turn, from 0 on."""
     begins = set(completion.turns) - {0}
     numbers, turn = [], 0.0
     for place in range(len(completion.tokens)):
@@ -215,11 +215,13 @@ def answer(
         try:
             with batcher.trying(micro), torch.no_grad():
                 out = policy.forward(trim(micro), names)
-                for name in names:
-                    parts[name].append(widen(out[name], width))
+                found = {name: widen(out[name], width) for name in names}
         except MicroBatchTooLarge:
             rest = [part for whole in (micro, *rest) for part in batcher.cut(whole)]
-    return {name: torch.cat(found) for name, found in parts.items()}
+            continue
+        for name, column in found.items():
+            parts[name].append(column)
+    return {name: torch.cat(pieces) for name, pieces in parts.items()}
 
 
 def answer_jointly(
@@ -231,10 +233,10 @@ def answer_jointly(
         return answer(policy, batch, names, batcher=batcher)
     own: dict[int, dict[str, Tensor]] = {}
     for each in batcher.rounds(batch):
-        found = answer(policy, each.batch, names, batcher=batcher)
+        found = {name: column.cpu() for name, column in answer(policy, each.batch, names, batcher=batcher).items()}
         if not each.idle:
             for i, number in enumerate(each.batch.row.tolist()):
-                own[number] = {name: found[name][i].cpu() for name in names}
+                own[number] = {name: found[name][i].clone() for name in names}  # a view would send all rows
     known = {number: row for share in processes.everyones(own) for number, row in share.items()}
     rows = [known[number] for number in batch.row.tolist()]
     if not rows:

@@ -99,6 +99,11 @@ def _row(group: Group) -> dict[str, Any]:
     prompt = group.prompt
     pairs = zip(group.completions, group.scores or (), strict=True)
     scored = [(completion, score.value) for completion, score in pairs if score.value is not None]
+    if prompt.media is not None or not all(all(completion.trained) for completion, _ in scored):
+        raise RunError(
+            f"the prompt {str(prompt.messages)[:80]!r} has media, or a completion with tokens that are not trained on "
+            "(of a tool, of another speaker), which data of text cannot keep: train in this stage on what it generates"
+        )
     row = {
         "prompt": prompt.messages,
         "completions": [_reply(completion.text, prompt) for completion, _ in scored],

@@ -176,7 +176,7 @@ class Outline:
     exact_samples: bool = False
     """As in `PolicyInfo`."""
     kept: float = 1.0
-    """Of `cost.activation_bytes`, what its forward pass keeps for the backward pass."""
+    """The share of `cost.activation_bytes` that its forward pass keeps for the backward pass."""
 
 
 @runtime_checkable

@@ -24,6 +24,9 @@ Place = tuple[str, int]
 LIVE = "_live"
 """The attribute with what is open; no field, so that it is neither compared nor written down."""
 
+MADE_ANEW = "made-anew"
+"""The kind of the warning that a part makes something again in every step."""
+
 WORKS = ("sample", "score", "judge", "write")
 """By what a part in another one's field is told from data."""
 
@@ -78,8 +81,13 @@ class Opening:
     def __enter__(self) -> Opening:
         return self
 
-    def __exit__(self, *told: Any) -> None:
-        self._stack.__exit__(*told)
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        try:
+            self._stack.__exit__(kind, error, trace)
+        except AlignzooError as unclosed:
+            if error is None or unclosed is error:
+                raise
+            error.add_note(str(unclosed))
 
 
 def closed(part: Part) -> Part:

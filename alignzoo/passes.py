@@ -111,6 +111,8 @@ class Ready:
             return self.batch
         told = {number: values for each in done for number, values in each.logprobs_by_row()}
         column = self.batch.old_logprobs
+        if column is None and not told.keys() >= set(self.batch.row.tolist()):
+            return self.batch  # no pass has answered the rows that `prepare` left out, and 0 would pass for an answer
         column = self.batch.rewards.new_zeros(self.batch.tokens.shape) if column is None else column.clone()
         for place, number in enumerate(self.batch.row.tolist()):
             if number in told:
@@ -156,17 +158,18 @@ class Passes:
     def _ahead(self, optimizer: Optimizer, batch: Batch, plan: tuple[Pass, ...], names: frozenset[str]) -> Ready:
         """The update's forward pass first, from which `prepare` reads; and which the update then trains on."""
         needs = frozenset(optimizer.needs)
+        apart = tuple(replace(each, how="own") if each.how == "ahead" else each for each in plan)
         try:
             with self.batcher.trying(batch):
                 out = self.policy.forward(trim(batch), asked(needs))
         except MicroBatchTooLarge:
             batch = fill(batch, self.policy, names, batcher=self.batcher)
-            return Ready(batch, optimizer.prepare(only(batch, needs)), plan)
+            return Ready(batch, optimizer.prepare(only(batch, needs)), apart)
         shown = batch.answered(before_update(out, names, batch))
         prepared = optimizer.prepare(only(shown, needs))
         if not torch.equal(prepared.row, batch.row):
-            return Ready(shown, prepared, plan)
-        return Ready(batch, prepared, plan, Deferred(names, out))
+            return Ready(shown, prepared, apart)
+        return Ready(batch, prepared, plan, Deferred(names, [out]))
 
     def _remember(self, batch: Batch, groups: Sequence[Group], wanted: frozenset[str]) -> tuple[Batch, frozenset[str]]:
         """The batch with the reference's answers that are remembered, of all rows or of none, and which these are."""

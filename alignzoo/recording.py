@@ -9,6 +9,7 @@ from dataclasses import asdict
 from alignzoo import no_gradient, processes
 from alignzoo.evaluation.heldout import Evaluated
 from alignzoo.journal import samples
+from alignzoo.lifecycle import MADE_ANEW
 from alignzoo.microbatch import MEMORY, MicroBatcher
 from alignzoo.reference import CACHE
 from alignzoo.schedule import Schedule
@@ -16,7 +17,7 @@ from alignzoo.stage import Run
 from alignzoo.tokens import Tokens, filled, token_columns
 from alignzoo.types import Alert, StepReport
 
-OWN = {MEMORY, CACHE, no_gradient.FIRST, no_gradient.STALLED}
+OWN = {MEMORY, CACHE, MADE_ANEW, no_gradient.FIRST, no_gradient.STALLED}
 """The kinds of what the run itself warns of, which is no reason to stop."""
 
 

@@ -8,6 +8,7 @@ another file, and what is read is to the last bit what would have been computed.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from array import array
@@ -134,12 +135,14 @@ def _read(file: Path, told: Callable[[Alert], None]) -> Tensor | None:
 
 def _write(file: Path, column: Tensor, told: Callable[[Alert], None]) -> None:
     """Whole, or not at all; a run does not need it."""
+    partial = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(f".{file.name}.{os.getpid()}")
         save_file({"logprobs": column}, partial, metadata={"digest": _digest(column)})
         partial.replace(file)
     except (OSError, SafetensorError) as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
         told(
             Alert(
                 CACHE,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from alignzoo.errors import AlignzooError, RewardError
 from alignzoo.interfaces import Policy, RewardSource
@@ -80,15 +81,22 @@ def _check(name: str, group: Group, scores: Sequence[Score]) -> None:
     for completion, given in zip(group.completions, scores, strict=True):
         numbers = [] if given.value is None else [given.value]
         numbers += given.tokens or ()
-        if not all(abs(number) <= LARGEST for number in numbers):  # nor is a NaN
+        if wrong := [number for number in numbers if not _fits(number)]:
             raise RewardError(
-                f"the reward {name!r} gave {given.value} for {completion.text[:80]!r}: a finite number of at most "
+                f"the reward {name!r} gave {wrong[0]!r} for {completion.text[:80]!r}: a finite number of at most "
                 f"{LARGEST:g} in size is expected, or None to abstain"
             )
         if given.tokens is not None and len(given.tokens) != len(completion.tokens):
             raise RewardError(
                 f"the reward {name!r} gave {len(given.tokens)} token rewards for {len(completion.tokens)} tokens"
             )
+
+
+def _fits(number: Any) -> bool:
+    try:
+        return bool(abs(number) <= LARGEST)  # a NaN is not
+    except TypeError:
+        return False
 
 
 def _combine(rewards: Sequence[WeightedReward], scores: Sequence[Score]) -> Score:

@@ -17,7 +17,7 @@ from alignzoo.evaluation.answers import Figures
 from alignzoo.evaluation.heldout import Evaluated, best_of, objective, scoring, writing
 from alignzoo.interfaces import Chooses, Optimizer
 from alignzoo.journal import Ledger
-from alignzoo.lifecycle import made_anew, successor
+from alignzoo.lifecycle import MADE_ANEW, made_anew, successor
 from alignzoo.microbatch import MicroBatcher
 from alignzoo.passes import Passes, generated_by_policy
 from alignzoo.reference import GROUPS, remember
@@ -69,7 +69,7 @@ def _run(stage: Run, ledger: Ledger, resume: bool) -> Outcome:
         (report, tokens), share = _step(stage, optimizer, step, passes, meter.total), meter.share
         step = report.step
         report = replace(report, costs=ledger.write(step, "step"))
-        own += _made_anew(stage) if step == 1 else []
+        own += _made_anew(stage) if step == 1 and not processes.index() else []
         optimizer, stage = successor(optimizer, report), stage.following(report)
         recording.record(stage, report, tokens)
         recording.tell(stage, step, watch.see(report.metrics))
@@ -136,9 +136,11 @@ def measure(stage: Run, optimizer: Optimizer, batcher: MicroBatcher) -> Evaluate
 
 
 def started(stage: Run, resume: bool) -> tuple[Run, Optimizer, int]:
+    """The stage and its optimizer as they begin, and the number of steps already taken."""
     stage.journal.check()
     found = _newest(stage) if resume else None
     stage.journal.rewind(found.state["journal"] if found else None)
+    processes.of_first(None)  # the others read the journal once the first has rewound it
     if found is None:
         return stage, stage.optimizer, 0
     sources = [each.source for each in stage.rewards]
@@ -164,7 +166,7 @@ def _made_anew(stage: Run) -> list[Alert]:
     """A warning for each part that makes something again in every step, because its successor is a new object."""
     return [
         Alert(
-            "made-anew",
+            MADE_ANEW,
             f"{type(part).__name__} keeps {', '.join(names)} beside its fields, which its successor has to make again "
             "in every step: return it from `open`, and it stays as long as the stage",
         )

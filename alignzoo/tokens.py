@@ -11,6 +11,7 @@ from alignzoo import functional as fn
 from alignzoo.batching import collate, fill
 from alignzoo.interfaces import Policy
 from alignzoo.microbatch import MicroBatcher
+from alignzoo.passes import WATCHED
 from alignzoo.types import Batch, Group
 
 Tokens = list[dict[str, Any]]
@@ -18,9 +19,6 @@ Tokens = list[dict[str, Any]]
 
 SHOWN = 8
 """The number of groups whose tokens are kept."""
-
-WATCHED = frozenset({"old_logprobs", "ref_logprobs"})
-"""What is kept of every writer."""
 
 
 def filled(groups: Sequence[Group], policy: Policy, batcher: MicroBatcher) -> Batch:

@@ -73,12 +73,23 @@ WAIVABLE = (
 """Checks of what an optimizer does away from its start. Sound algorithms may differ here, and then say so by `laws`."""
 
 OPTIONAL: Mapping[str, tuple[str, ...]] = {
-    "optimizer": (*(f.name for f in dataclasses.fields(Traits)), "prepare_reads", "next", "follow"),
-    "sampler": ("online", "attempts", "select", "choose", "next", "costs", "open", "brings_scores", "from_data"),
-    "reward": ("verifiable", "scores_generated", "next", "costs", "outline", "open"),
-    "judge": ("write", "next", "costs", "open"),
+    "optimizer": (*(f.name for f in dataclasses.fields(Traits)), "prepare_reads", "next", "follow", "check"),
+    "sampler": (
+        "online",
+        "attempts",
+        "select",
+        "choose",
+        "next",
+        "costs",
+        "open",
+        "check",
+        "brings_scores",
+        "from_data",
+    ),
+    "reward": ("verifiable", "scores_generated", "next", "costs", "outline", "open", "check"),
+    "judge": ("write", "next", "costs", "open", "check"),
     "task": ("rates",),
-    "policy": ("outline",),
+    "policy": ("outline", "check", "disk_use"),
 }
 """What the runner reads of a part of each kind where it is there."""
 

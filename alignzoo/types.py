@@ -67,7 +67,7 @@ class Score:
     note: str = ""
     """The judge's reason."""
     sources: Mapping[str, float] = field(default_factory=dict)
-    """Of a combined score: what each reward of the run gave, unweighted, by its name; one that abstained is missing."""
+    """What each reward of the run gave to a combined score, unweighted, by its name; one that abstained is missing."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Verdict:
 
     kind: Literal["value", "abstain", "error"]
     value: float | None = None
-    """Of one answer: how good, 0 to 1. Of two: the probability that the one shown first is better."""
+    """How good one answer is, 0 to 1; or, for two, the probability that the one shown first is better."""
     note: str = ""
     """The rationale, or what went wrong."""
 

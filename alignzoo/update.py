@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -30,8 +30,9 @@ class Deferred:
 
     names: frozenset[str] = NONE
     """Which: they are what the forward pass that is trained on says."""
-    ahead: Forward | None = None
-    """That pass, where it has been computed already."""
+    ahead: list[Forward] = field(default_factory=list)
+    """That pass, where it has been computed already; the update takes it out, so that nothing else keeps its graph when
+    memory is short."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,10 @@ class Updated:
 
     def logprobs_by_row(self) -> list[tuple[int, Tensor]]:
         """The log-probabilities before the step, of all processes, each with its row's number."""
-        return [pair for share in processes.everyones(dict(self.logprobs)) for pair in share.items()]
+        if processes.count() == 1:
+            return list(self.logprobs.items())
+        own = {number: row.to("cpu", copy=True) for number, row in self.logprobs.items()}  # a view would send all rows
+        return [pair for share in processes.everyones(own) for pair in share.items()]
 
 
 def adamw(schedule: Schedule, device: torch.device, groups: list[ParameterGroup]) -> torch.optim.Optimizer:
@@ -79,7 +83,7 @@ def update(
     couples = traits_of(optimizer).couples
     tokens = max(1.0, float((minibatch.mask & minibatch.own).sum()))
     work = _Work(policy, optimizer, len(minibatch), tokens, schedule.importance_cap, deferred.names)
-    ahead = deferred.ahead
+    ahead = deferred.ahead.pop() if deferred.ahead else None
     rounds = [Round(minibatch)] if ahead is not None else batcher.rounds(minibatch, couples=couples)
     while True:
         policy.drop_gradients()
@@ -116,7 +120,7 @@ class _Work:
         """
         sums: dict[str, list[Tensor]] = {}
         said: dict[int, Tensor] = {}
-        for each in sorted(rounds, key=lambda round: -int(round.batch.attend.sum())):
+        for each in sorted(rounds, key=lambda one: -int(one.batch.attend.sum())):
             with batcher.trying(each.batch, couples=couples):
                 micro = trim(each.batch)
                 out = self.policy.forward(micro, asked(self.optimizer.needs)) if ahead is None else ahead

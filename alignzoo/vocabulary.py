@@ -45,7 +45,8 @@ def shared(groups: Sequence[Group], batch: Batch, prepared: Batch, epochs: int, 
 def _mean_given(batch: Batch, name: str) -> float:
     """The mean of a reward over the rows of which it gave a number; of a component over all."""
     column = batch.parts[name]
-    return float(column[~batch.sources[name].isnan()].mean() if name in batch.sources else column.mean())
+    given = ~batch.sources[name].isnan() if name in batch.sources else None
+    return float((column if given is None or not given.any() else column[given]).mean())
 
 
 def comparisons(batch: Batch) -> Figures:

@@ -106,6 +106,8 @@ def test_dense_rewards_are_weighed_and_added_by_token() -> None:
         ([(Score(1.0),)], "reward 'a' gave 1 scores for 2 completions of 'what\\?'"),
         ([(Score(1.0), Score(math.nan))], "reward 'a' gave nan for .* finite number"),
         ([(Score(1.0), Score(math.inf))], "reward 'a' gave inf"),
+        ([(Score(1.0), Score("1.0"))], "reward 'a' gave '1.0'"),
+        ([(Score(1.0, (math.nan, 0.0)), Score(1.0))], "reward 'a' gave nan"),
         ([(Score(1.0), Score(1.0, (math.nan,)))], "reward 'a' gave"),
         ([(Score(1.0), Score(1.0, (1.0, 2.0)))], "reward 'a' gave 2 token rewards for 1 tokens"),
     ],

@@ -247,6 +247,10 @@ def test_what_cannot_be_closed_or_opened_is_named_and_the_rest_is_closed() -> No
         opening.open(Strict(), "judge")
         opening.open(Sticky(broken=True), "other")
     assert EVENTS == ["open judge", "close judge"] * 2
+    with pytest.raises(ValueError, match="of its own") as raised, Opening(Context()) as opening:
+        opening.open(Sticky(), "other")
+        raise ValueError("of its own")
+    assert "what Sticky had opened could not be closed: OSError: no route" in raised.value.__notes__[0]
 
 
 # --- the kit ----------------------------------------------------------------------------------------------------------

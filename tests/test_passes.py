@@ -288,6 +288,14 @@ def test_without_a_kl_in_what_is_learnt_the_reference_is_not_asked(float64: None
         torch.testing.assert_close(spared.weights[name], tensor, rtol=0, atol=EXACT)
 
 
+def test_a_kl_is_of_all_rows_or_not_told(tmp_path: Path) -> None:
+    """Rows that `prepare` leaves out are answered only where the KL is measured; elsewhere 0 would pass for theirs."""
+    told = train(Counted(), Halved(), tmp_path / "told", kl_every=1)["metrics"]
+    silent = train(Counted(), Halved(), tmp_path / "silent", kl_every=0, samples_every=0)["metrics"]
+    assert all(abs(line["kl"]) < 1 for line in told)
+    assert not [name for line in silent for name in line if name.startswith(("kl", "mismatch"))]
+
+
 def test_where_samples_are_kept_the_reference_is_asked(tmp_path: Path) -> None:
     found = train(Counted(), GRPO(kl=0.0), tmp_path / "run", kl_every=0, samples_every=2)
     assert [line["step"] for line in found["metrics"] if "kl" in line] == [1, 2, 3]  # the first, each second, the last

@@ -95,7 +95,7 @@ def test_any_number_of_processes_is_one(folders: dict[int, Path], count: int, na
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_every_process_makes_the_same_passes_and_asks_of_its_own_share(folders: dict[int, Path], count: int) -> None:
-    """Of five groups on three processes, and of two, which leave one of the three idle."""
+    """Five groups on three processes, and two, which leave one of the three idle."""
     (alone,) = counted(folders[1], 1)
     together = counted(folders[count], count)
     for run, expected in alone.items():

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import alignzoo
-from alignzoo import Group, ModelError, Policy, RecipeError, RunError, Score
+from alignzoo import Completion, Group, ModelError, Policy, Prompt, RecipeError, RunError, Score
 from alignzoo.material import data_of
 from alignzoo.plan import plan
 from alignzoo.recipe import Recipe, load
@@ -304,6 +304,18 @@ def test_generated_data_keep_the_prompts_columns_and_where_an_answer_was_cut_off
     trained = [line for line in lines if line["stage"] == "dpo-1" and line["when"] == "training"]
     told = {(p.messages, text): end for p in prompts for text, end in zip(p.completions, p.finished, strict=True)}
     assert trained and all(line["finished"] == told[line["prompt"], line["completion"]] for line in trained)
+
+
+def test_what_data_of_text_cannot_keep_is_refused() -> None:
+    from alignzoo.generation import _row
+
+    spoken = Completion((1, 2), "ab", True, own=(True, False))
+    for group in (
+        Group(Prompt("a"), (0,), (spoken,), (Score(1.0),)),
+        Group(Prompt("a", media="x.png"), (0,), (replace(spoken, own=None, mask=None),), (Score(1.0),)),
+    ):
+        with pytest.raises(RunError, match="'a' has media, or a completion with tokens that are not trained on"):
+            _row(group)
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def told(command: Callable[P, R]) -> Callable[P, R]:
             if kwargs.get("debug"):
                 raise
             if isinstance(error, AlignzooError):
-                fail(str(error))
+                fail("\n".join([str(error), *getattr(error, "__notes__", ())]))
             from alignzoo.storage import in_words
 
             fail(in_words(error))
@@ -121,6 +121,10 @@ def console(*, stderr: bool = False) -> Console:
 
     class Plain(Console):
         """What is printed may be others' text: of control characters only rich's own reach the terminal."""
+
+        def on_broken_pipe(self) -> None:
+            """rich would end the program by SystemExit; so it ends in silence, as every BrokenPipeError does."""
+            raise
 
         def render(self, *what: Any, **how: Any) -> Iterator[Segment]:
             for text, style, control in super().render(*what, **how):

@@ -44,7 +44,7 @@ class Answer:
     tokens: tuple[int, ...]
     finished: bool
     greedy: bool
-    """Of greedy decoding, else sampled."""
+    """Whether it was decoded greedily, else sampled."""
     reward: float | None = None
     """The task's reward; None where there is none, or it abstained."""
     gold: float | None = None
@@ -52,9 +52,9 @@ class Answer:
     note: str = ""
     """The judge's reason, where the reward is one."""
     own: int | None = None
-    """Of the tokens, how many the policy generated: its length; None: all."""
+    """The number of tokens that the policy generated, which is its length; None: all."""
     measured: int | None = None
-    """Of these, how many the following three are sums over; None: all."""
+    """The number of these over which the following three are summed; None: all."""
     kl: float = 0.0
     """log π(y) - log π_start(y), summed over tokens: the k1 estimate."""
     kl3: float = 0.0
@@ -87,7 +87,7 @@ class Decoded:
     n: int
     """Completions of each prompt."""
     seeds: Sequence[int]
-    """Of each prompt its own."""
+    """The seed of each prompt."""
     greedy: bool = False
     best: bool = False
     """Only the best of each prompt's n by the reward."""

@@ -52,7 +52,7 @@ class Heldout:
 
 
 SHOWN = 8
-"""Of how many prompts the samples are shown."""
+"""The number of prompts whose samples are shown."""
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ class Changes:
     own: Node = field(default_factory=lambda: Node({}, "overrides"))
     """Meant for this one."""
     rewards: list[tuple[list[str], Node]] = field(default_factory=list)
-    """Of single rewards: an index and a field, or a field when there is one reward; or an index alone."""
+    """Overrides of single rewards: an index and a field, or a field when there is one reward; or an index alone."""
 
     def mapped(self, change: Callable[[Node], Node]) -> Changes:
         """The same with every node changed."""

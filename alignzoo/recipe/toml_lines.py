@@ -31,7 +31,7 @@ class _Scanner:
         self.at = 0
         self.lines: dict[KeyPath, int] = {}
         self.lengths: dict[KeyPath, int] = {}
-        """Of the arrays of tables written as [[header]]."""
+        """The arrays of tables written as [[header]]."""
 
     def scan(self) -> dict[KeyPath, int]:
         table: KeyPath = ()

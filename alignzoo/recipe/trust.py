@@ -15,7 +15,7 @@ class Code:
     """A setting that names code."""
 
     kind: str
-    """Of the part that runs it: "reward", "policy"."""
+    """The kind of the part that runs it: "reward", "policy"."""
     key: str
     value: str | bool
     where: str

@@ -59,7 +59,7 @@ class Plugin:
 
     @property
     def first_party(self) -> bool:
-        """Of alignzoo's own distribution: nobody who is merely installed takes its names."""
+        """Whether it is of alignzoo's own distribution: nobody who is merely installed takes its names."""
         return self.origin.distribution == "alignzoo"
 
     def raise_if_asked(self) -> None:

@@ -123,7 +123,7 @@ REPORTED = ("kl", "kl/token", "kl/k3", "entropy", "reward/std", "length", "finis
 
 
 def reports(terms: Terms) -> list[StepReport]:
-    """Of steps as a run might report them, the method's own metrics among their figures: all small, and ever larger."""
+    """Steps as a run might report them, the method's own metrics among their figures: all small, and ever larger."""
     names = (*REPORTED, *terms.metrics)
     whole = {"completions": 8.0, "reward/mean": 1.0}
     return [StepReport(1, 10, dict.fromkeys(names, level) | whole) for level in (1e-4, 0.01, 0.3, 1.0, 5.0)]

@@ -25,7 +25,7 @@ WRITER = frozenset({"logprobs", "entropy", "values"})
 """What a writer with a critic answers; a scorer answers `scores`."""
 
 TOLERANCE = 2e-4
-"""Of answers that pass through other shapes, in float32."""
+"""The tolerance for answers that pass through other shapes, in float32."""
 
 
 def _prompts(given: Given) -> list[Prompt]:

@@ -59,7 +59,7 @@ GPU = Pace(steps=8, seats=16, columns=256, page=256, graphs=True)
 
 Tokens = tuple[int, ...]
 Written = list[tuple[Tokens, tuple[float, ...], bool]]
-"""Of each completion its tokens, their log-probabilities, and whether it ended by itself."""
+"""A completion's tokens, their log-probabilities, and whether it ended by itself."""
 
 
 class Engine:

@@ -138,14 +138,14 @@ def _checkpointed(
 @dataclass(frozen=True)
 class _Settings:
     scale: float
-    """Of the logits, divided by the temperature."""
+    """The factor of the logits, divided by the temperature."""
     cap: float
     """Divided by the temperature."""
     with_entropy: bool
     graph: bool
     """Whether a backward pass may follow."""
     dtype: torch.dtype
-    """Of the matrix products."""
+    """The data type of the matrix products."""
     sizes: Tiling
 
 

@@ -40,7 +40,7 @@ from alignzoo_hf.trunk import States, can_pack, packed, padded
 from alignzoo_hf.writers import Writer, writer
 
 RELOADING = 0.05
-"""Of the time in which a reference is not needed, what loading it again may take; else it is kept."""
+"""The share of the time in which a reference is not needed that loading it again may take; else it is kept."""
 
 
 class HFPolicy(TorchTraining):
@@ -317,7 +317,7 @@ class HFPolicy(TorchTraining):
         return memory.on_gpu(shape, free + kept, width)
 
     def _fingerprint(self) -> str:
-        """Of the reference's weights, its configuration, the temperature, the precision and the kind of device."""
+        """A digest of the reference's weights and configuration, the temperature, precision and kind of device."""
         model = self._reference if self._trains and not self._beneath else self.lm
         return fingerprint(model, (self.spec.temperature, self.bf16, self.device.type))
 

@@ -34,7 +34,7 @@ SCHEMA = {
 QUESTION = Question("What is the capital of France?", ("Paris.",), "Is the answer right?")
 """What is asked before a run, to see that the judge answers at all."""
 FORM = 1
-"""Of what the cache keeps; another form has other keys."""
+"""The version of what the cache keeps; another form has other keys."""
 FORMATS: Mapping[str, Mapping[str, Any]] = {
     "text": {},
     "json": {"response_format": {"type": "json_object"}},
@@ -86,7 +86,7 @@ class OpenAI:
     key_variable: str = "OPENAI_API_KEY"
     """The environment variable that holds the API key; empty where the endpoint asks for none."""
     temperature: Annotated[float, Ge(0), Le(2)] = 0.0
-    """Of sampling; 0 gives the most repeatable verdicts."""
+    """Sampling temperature; 0 gives the most repeatable verdicts."""
     max_tokens: Annotated[int, Ge(0)] = 512
     """The longest reply; 0: not sent, for endpoints that know another name for it, to be given in `extra`."""
     format: Literal["text", "json", "schema"] = "text"

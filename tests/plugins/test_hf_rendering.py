@@ -67,7 +67,7 @@ def ids(enc: Encoder, text: str) -> list[int]:
 
 @pytest.mark.parametrize("name", CHATTING)
 def test_a_conversation_has_the_tokens_of_its_whole(name: str) -> None:
-    """Of 60 random conversations: prompt and answer spell what the template makes of the whole; where no token spans
+    """In 60 random conversations, prompt and answer spell what the template makes of the whole; where no token spans
     the boundary they are its tokens; and the prompt's are those that an answer is generated from."""
     enc, rng, joint = encoder(name), random.Random(name), 0
     for _ in range(60):

@@ -74,7 +74,7 @@ def test_what_does_not_fit_loses_its_end(tiny_model: Path) -> None:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_what_is_trained_on_is_what_is_generated(name: str) -> None:
-    """Of every tokenizer and template: what stands before each answer is what it is generated from."""
+    """For every tokenizer and template, what stands before each answer is what it is generated from."""
     encoder = replace(FAMILIES[name])  # which tells anew
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")

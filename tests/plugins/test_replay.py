@@ -26,7 +26,7 @@ def report(step: int, *groups: Group) -> StepReport:
 
 
 def names(sampler: ReplaySampler) -> list[tuple[Any, int | None, int | None]]:
-    """Of each group in the buffer, the step and the version of the policy that generated it."""
+    """The step and the version of the policy that generated each group in the buffer."""
     kept = [(each.prompt.messages, each.completions[0]) for each in sampler.buffer]
     return [(name, completion.step, completion.policy_version) for name, completion in kept]
 

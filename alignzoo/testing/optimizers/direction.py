@@ -75,7 +75,7 @@ def _contest(optimizer: Optimizer, scores: Sequence[Sequence[float]], given: Giv
 
 
 def _one_score(value: float) -> Score:
-    """Of the first toy reward; the second gives 0."""
+    """The scores of the first toy reward; the second gives 0."""
     first, second = TOY_WEIGHTS
     return Score(value, sources={first: value / TOY_WEIGHTS[first], second: 0.0})
 

@@ -74,7 +74,7 @@ def _equal(one: Tensor, other: Tensor) -> bool:
 
 
 def ratios(optimizer: Optimizer, given: Given) -> None:
-    """Of log-probabilities only ratios count: all roles' shifted alike, token by token, change no gradient."""
+    """Only ratios of log-probabilities count: all roles' shifted alike, token by token, change no gradient."""
     cause = "a column of another role forgotten, taken twice, or with the wrong sign, in one of the terms"
     attempt = Attempt(13, "two ragged groups, moved; then every role's log-probabilities shifted alike", cause)
     batch = _away(given)[0]

@@ -43,7 +43,7 @@ def _strength(attempt: Attempt, variant: Variant, batch: Batch, *, old: bool = T
 
 
 def kl_pull(optimizer: Optimizer, given: Given) -> None:
-    """Of two answers as good, the one above the reference is raised less than the one below it; distances shrink."""
+    """Between two answers as good, the one above the reference is raised less than the one below; distances shrink."""
     cause = "the sign of the KL term, its arguments changed over, k1 in the loss, or a KL to another than the reference"
     attempt = Attempt(13, "pairs alike but for their place, 0.3 nats per token above or below the reference", cause)
     batch = _winners_and_losers(given)

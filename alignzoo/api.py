@@ -23,7 +23,7 @@ from alignzoo.generation import generate
 from alignzoo.interfaces import Context, Policy
 from alignzoo.journal import Journal
 from alignzoo.lifecycle import Opening
-from alignzoo.material import data_of, examination, heldout_of, own_data
+from alignzoo.material import examination, generated_for, heldout_of, own_data
 from alignzoo.objects import flat, overrides_of
 from alignzoo.policies import loaded
 from alignzoo.preflight import Checked
@@ -125,7 +125,7 @@ def execute(
             watch = _Watch(registry, progress, warn, interrupted, tuple(trackers), show)
             ready, data = stage.with_outputs(_outputs(results)), checked.pop(stage.name)
             if stage.origin is not None:
-                data = replace(data, train=data_of(ready)[0])  # generated in the meantime
+                data = replace(data, train=generated_for(ready))
             done, live = _stage(ready, data, folder, watch, resume)
             results.append(done)
             write(folder, recipe, results, curves)
@@ -216,7 +216,7 @@ def _looked_at(stage: Stage, policy: Policy, train: Sequence[Prompt], folder: Pa
             watch.warn(stage.name, 0, Alert("data", sentence))
         watch.show(stage.name, found)
         (folder / "data").mkdir(exist_ok=True)
-        write_json(folder / "data" / f"{stage.name}.json", found.data())
+        write_json(folder / "data" / f"{stage.name}.json", found.data(), private=True)
     return kept
 
 
@@ -241,7 +241,9 @@ def _alerts(answers: Sequence[Any]) -> list[Alert]:
 
 def _check_alerts(stage: Stage, registry: Registry) -> None:
     """Raise where a stage is to stop on a kind of alert that no plugin gives."""
-    known = {kind for answer in registry.hook.alignzoo_alerts() for kind in answer} | {"any"}
+    if not stage.schedule.stop_on:
+        return
+    known = {kind for answer in registry.observe("alignzoo_alerts") for kind in answer} | {"any"}
     for kind in stage.schedule.stop_on:
         if kind not in known:
             raise RunError(f"{stage.name}.schedule.stop_on: nothing warns of {kind!r}. {did_you_mean(kind, known)}")

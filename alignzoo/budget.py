@@ -132,8 +132,8 @@ def work(
     epochs: int,
     step: int,
 ) -> Figures:
-    """The operations of a step, counted from 1, by the passes that it ran: `flops/forward` and `flops/backward`;
-    nothing of a policy that does not tell its shape."""
+    """The operations of the step with this number, the first being 1, by the passes of its plan: `flops/forward` and
+    `flops/backward`; nothing for a policy that does not tell its shape."""
     info = policy.info()
     if info.shape is None:
         return {}

@@ -58,6 +58,10 @@ class Checkpoint:
             pairs = zip(rewards, self.state["rewards"], strict=True)
             given = [restored(reward, fields) for reward, fields in pairs]
             return restored(optimizer, self.state["optimizer"]), restored(sampler, self.state["sampler"]), given
+        except torch.OutOfMemoryError:
+            raise  # the checkpoint is not to blame
+        except OSError as error:
+            raise RunError(f"the checkpoint {self.path} cannot be read: {in_words(error)}") from error
         except UNREADABLE as error:
             raise RunError(
                 f"the checkpoint {self.path} is whole, but does not fit this run: {type(error).__name__}: {error}. Was "
@@ -66,7 +70,6 @@ class Checkpoint:
 
 
 UNREADABLE = (
-    OSError,
     ValueError,
     LookupError,
     TypeError,

@@ -100,11 +100,6 @@ def reading(prompt: int, completions: Sequence[int], answers: Sequence[int] | No
     return work
 
 
-def reading_rows(prompt: int, completions: Sequence[int]) -> Work:
-    """The same where every completion is a row with a prompt of its own."""
-    return sum((reading(prompt, [length]) for length in completions), Work())
-
-
 def writing(prompt: int, completions: Sequence[int]) -> Work:
     """Decoding a group: the prompt once, then every token but each completion's last, which nothing follows."""
     return _decoding(prompt, [(True,) * length for length in completions])

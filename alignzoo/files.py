@@ -13,7 +13,7 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -177,27 +177,35 @@ def read_object(path: Path, *keys: str, fix: str = "", error: type[AlignzooError
     return value
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects in the whole lines of a file that we append to."""
+def read_lines(path: Path, *keys: str) -> list[dict[str, Any]]:
+    """The objects, which have these keys, in the whole lines of a file that we append to."""
     if not path.exists():
         return []
-    return [_object(line, path, number) for number, line in enumerate(whole_lines(path), 1)]
+    return [_object(line, path, number, keys) for number, line in _numbered(path)]
 
 
 def whole_lines(path: Path) -> list[bytes]:
     """The lines of a file that we append to. One that was cut off in the writing is no line yet, and the zeros that a
     power cut leaves behind are none."""
+    return [line for _, line in _numbered(path)]
+
+
+def _numbered(path: Path) -> Iterator[tuple[int, bytes]]:
     content = path.read_bytes()
-    return [line for line in content[: content.rfind(b"\n") + 1].split(b"\n")[:-1] if line.strip(b"\0")]
+    lines = content[: content.rfind(b"\n") + 1].split(b"\n")[:-1]
+    return ((number, line) for number, line in enumerate(lines, 1) if line.strip(b"\0"))
 
 
 DAMAGED = "A run wrote this file and something else has changed it since: put it back, or delete that line."
 
 
-def _object(line: bytes, path: Path, number: int) -> dict[str, Any]:
+def _object(line: bytes, path: Path, number: int, keys: Sequence[str]) -> dict[str, Any]:
     value = decoded(line, path, line=number, fix=DAMAGED, error=RunError)
     if not isinstance(value, dict):
         raise RunError(f"{path}, line {number}: expected an object, found {type(value).__name__}. {DAMAGED}")
+    missing = [key for key in keys if key not in value]
+    if missing:
+        raise RunError(f"{path}, line {number}: has no {' and no '.join(map(repr, missing))}. {DAMAGED}")
     return value
 
 

@@ -92,8 +92,8 @@ class Journal:
     def check(self) -> None:
         """Raise a RunError where a line is not as a run writes it, before anything is set aside or rewound."""
         if processes.index() == 0:
-            for file in FILES:
-                read_lines(self._path(file))
+            for file in (*FILES, SPENT):
+                read_lines(self._path(file), "stage", "step")
 
     def rewind(self, extent: Mapping[str, Mapping[str, Any]] | None = None) -> None:
         """Forget what this stage wrote beyond an extent, all of it without one: a resumed run writes it again."""

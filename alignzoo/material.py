@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Literal, get_origin
 
 from alignzoo.batching import OWN
 from alignzoo.errors import DataError, RunError
@@ -17,6 +19,7 @@ from alignzoo.interfaces import HasRates
 from alignzoo.prompts import Data, Rows, train_and_heldout
 from alignzoo.prompts.turns import are_answers, heard, settled
 from alignzoo.recipe import Stage
+from alignzoo.recipe.parts import hints_of
 from alignzoo.recipe.tables import STAGE_REFERENCE
 from alignzoo.requirements import from_data
 from alignzoo.rewards import WeightedReward
@@ -51,12 +54,17 @@ def _generated(stage: Stage, origin: Stage, read: Read) -> Sets:
     shown = [prompt for prompt in given if prompt.completions]
     path = str(stage.data.path)
     if not path.startswith(STAGE_REFERENCE):
-        train = generated(Path(path))
-        check_completions(stage, train)
-        return train, heldout, shown
+        return generated_for(stage), heldout, shown
     number = origin.schedule.total(len(asked)) * origin.schedule.prompts
     bare = [replace(prompt, completions=(), labels=()) for prompt in asked]
     return [bare[index % len(bare)] for index in range(number)], heldout, shown
+
+
+def generated_for(stage: Stage) -> list[Prompt]:
+    """What the stage's origin has generated, once it has run."""
+    train = generated(Path(str(stage.data.path)))
+    check_completions(stage, train)
+    return train
 
 
 def _given(stage: Stage, read: Read) -> Sets:
@@ -73,8 +81,9 @@ def _given(stage: Stage, read: Read) -> Sets:
     if stage.sampler.online:  # what is asked last is answered
         train, heldout = (list(map(settled, prompts)) for prompts in (train, heldout))
         return train, heldout, [prompt for prompt in heldout if prompt.completions]
-    shown = [prompt for prompt in heldout if prompt.completions and not _unlearnable(stage, prompt)]
-    kept = _learnable(stage, train)
+    imitates = traits_of(stage.optimizer).imitates
+    shown = [prompt for prompt in heldout if prompt.completions and not _unlearnable(prompt, imitates)]
+    kept = _learnable(stage, train, imitates)
     _check_columns(stage, [*kept, *shown])
     return kept, heldout, shown
 
@@ -86,26 +95,26 @@ def own_data(stage: Stage) -> Data:
     return Data(path=str(stage.data)) if isinstance(stage.data, str | Path) else Data(rows=Rows(stage.data))
 
 
-def _learnable(stage: Stage, prompts: Sequence[Prompt]) -> list[Prompt]:
+def _learnable(stage: Stage, prompts: Sequence[Prompt], imitates: bool) -> list[Prompt]:
     """The rows that can be learnt from; what is left out is told, with how many."""
-    reasons: dict[str, int] = {}
-    for prompt in prompts:
-        if reason := _unlearnable(stage, prompt):
-            reasons[reason] = reasons.get(reason, 0) + 1
+    why = [_unlearnable(prompt, imitates) for prompt in prompts]
+    reasons = Counter(filter(None, why))
     told = "; ".join(f"{n} of {len(prompts)}, {reason}" for reason, n in reasons.items())
-    if sum(reasons.values()) == len(prompts):
+    if reasons.total() == len(prompts):
         raise DataError(f"no row can be learnt from: {told}")
     if told:
         warnings.warn(f"{stage.name}: rows left out of training: {told}", stacklevel=2)
-    return [prompt for prompt in prompts if not _unlearnable(stage, prompt)]
+    return [prompt for prompt, reason in zip(prompts, why, strict=True) if not reason]
 
 
 def _check_columns(stage: Stage, prompts: Sequence[Prompt]) -> None:
     """Raise where the optimizer names a column of the data that is no number in some row, or that it cannot have."""
+    hints = hints_of(type(stage.optimizer))
     for f in fields(stage.optimizer):  # type: ignore[arg-type]
         name = getattr(stage.optimizer, f.name)
-        rows = [prompt for prompt in prompts if isinstance(name, str) and name in prompt.info]
-        if not rows:
+        if not isinstance(name, str) or get_origin(hints[f.name]) is Literal:  # a choice is no column
+            continue
+        if not any(name in prompt.info for prompt in prompts):
             continue
         if name in OWN:
             raise DataError(
@@ -125,11 +134,11 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _unlearnable(stage: Stage, prompt: Prompt) -> str:
+def _unlearnable(prompt: Prompt, imitates: bool) -> str:
     """Why a row is not learnt from; "" where it is."""
     if not are_answers(prompt):
         return "for an answer begins or ends with another turn than the assistant's: put what is asked into the prompt"
-    if traits_of(stage.optimizer).imitates and len(prompt.completions) == 1 and prompt.labels == (0.0,):
+    if imitates and len(prompt.completions) == 1 and prompt.labels == (0.0,):
         return "for their label says that the answer is bad, and it would be imitated"
     return ""
 

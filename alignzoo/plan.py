@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from alignzoo import cost
+from alignzoo import columns, cost
 from alignzoo.cost import ModelShape
 from alignzoo.interfaces import Outline
 from alignzoo.recipe import Recipe
@@ -121,7 +121,7 @@ def bytes_of(step: Rehearsal, outline: Outline, tokens_per_pass: int = 0) -> dic
         "adamw": cost.adamw_bytes(shape) * trains,
         "reward models": sum(cost.frozen_bytes(each.shape, each.width) for each in step.rewards),
         "activations": (sum(kept) + working) * trains,  # on the way back, the gradients of one layer's are there too
-        "logits": outline.logits(answers) if step.needs & cost.LOGPROBS else 0,
+        "logits": outline.logits(answers) if columns.trained(step.needs) - {"values", "scores"} else 0,
         "key-value cache": cost.cache_bytes(shape, cached, outline.width) + sampled,
     }
 

@@ -54,7 +54,8 @@ def check(recipe: Recipe, outputs: Mapping[str, str], folder: Path, *, ask: bool
     pending = [stage for stage in recipe.stages if stage.name not in outputs]
     for each in pending:
         references = dict(outputs) | {name: STAGE_REFERENCE + name for name in earlier}
-        stage = each.with_outputs(references)
+        with _blamed(each.name):
+            stage = each.with_outputs(references)
         with _blamed(f"{stage.name}.{'task' if stage.data is None else 'data'}"):
             data = Checked(*data_of(stage, read))
         context = _context(stage, data, earlier, ask=ask and processes.index() == 0)
@@ -130,8 +131,9 @@ def _blamed(where: str) -> Iterator[None]:
     try:
         yield
     except AlignzooError as error:
-        told = str(error)
-        raise type(error)(told if told.startswith(where) else f"{where}: {told}") from error
+        if not str(error).startswith(where):
+            error.args = (f"{where}: {error}",)
+        raise
     except Exception as error:  # a part is a plugin's: whatever its check raises is told as what it is
         raise RunError(
             f"{where} could not be checked, its check raised {type(error).__name__}: {error}. --debug shows where"

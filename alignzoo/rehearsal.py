@@ -13,7 +13,7 @@ import torch
 
 from alignzoo import columns, cost
 from alignzoo import functional as fn
-from alignzoo.batching import collate, only, trim
+from alignzoo.batching import collate, trim
 from alignzoo.cost import ModelShape, Work
 from alignzoo.errors import RunError
 from alignzoo.interfaces import Context, HasCosts, HasOutline, Outline, PolicyInfo
@@ -100,12 +100,14 @@ class Rehearsal:
         weights = source_weights(stage.rewards)
         self.groups = [group if group.scores is not None else _scored(group, weights) for group in groups]
         self.batch = collate(self.groups, source_weights=weights)
-        zeros = torch.zeros(self.batch.tokens.shape)
-        filled = replace(self.batch, old_logprobs=zeros, ref_logprobs=zeros, old_values=zeros)
-        self.prepared = stage.optimizer.prepare(only(filled, self.needs))
+        zeros = {
+            name: torch.zeros(self.batch.tokens.shape[: 2 if columns.column(name).answer.per == "token" else 1])
+            for name in columns.filled(self.needs)
+        }
+        self.prepared = stage.optimizer.prepare(self.batch.answered(zeros))
 
     def _sampled(self, length: int) -> list[Group]:
-        """What the sampler brings; of data that an earlier stage will have generated, such as that stage generates."""
+        """What the sampler returns; where an earlier stage will have generated the data, completions like its own."""
         stage = self.stage
         if stage.origin is not None and from_data(stage.sampler):
             n = generated_per_prompt(stage.origin.sampler) or max(2, traits_of(stage.optimizer).completions)

@@ -161,8 +161,8 @@ def _check_same(recipe: Recipe, folder: Path) -> None:
 
 def begun_in(folder: Path) -> list[str]:
     """The stages of a run that have been evaluated or trained, in their order."""
-    lines = [str(line["stage"]) for line in read_lines(folder / "evaluations.jsonl")]
-    lines += dict.fromkeys(str(line["stage"]) for line in read_lines(folder / "generated.jsonl"))
+    lines = [str(line["stage"]) for line in read_lines(folder / "evaluations.jsonl", "stage")]
+    lines += dict.fromkeys(str(line["stage"]) for line in read_lines(folder / "generated.jsonl", "stage"))
     saved = sorted(path.name for path in (folder / "checkpoints").glob("*") if path.is_dir())
     return list(dict.fromkeys([*(each.name for each in finished_in(folder)), *lines, *saved]))
 

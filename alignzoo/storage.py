@@ -22,13 +22,14 @@ from typing import Any
 from safetensors import SafetensorError
 
 from alignzoo.errors import RunError
+from alignzoo.files import SURROGATE
 
 LOCK = ".lock"
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file whole."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+def write_json(path: Path, value: Any, *, private: bool = False) -> None:
+    """Write a JSON file whole. Half a surrogate pair, as of a file's name that is no UTF-8, becomes U+FFFD."""
+    write_text(path, SURROGATE.sub("\ufffd", json.dumps(value, indent=2, ensure_ascii=False)) + "\n", private=private)
 
 
 def write_text(path: Path, text: str, *, private: bool = False) -> None:

@@ -145,8 +145,9 @@ class Monitor:
         gold, reward = ([Point(e[name], e.get(f"{name}_se", 0.0)) for e in measured] for name in ("gold", "reward"))
         if alert := self._divergence("held-out gold", gold, "held-out reward", reward):
             yield alert
-        totals = smooth([step.get("reward/mean") for step in steps], 2 * self.window)
-        for name in ensemble(steps):
+        named = ensemble(steps)
+        totals = smooth([step.get("reward/mean") for step in steps], 2 * self.window) if named else []
+        for name in named:
             witness = smooth([step[name] for step in steps], 2 * self.window)
             if alert := self._divergence(name, witness, "reward/mean", totals):
                 yield alert

@@ -57,7 +57,7 @@ def _is_new(group: Group, step: int) -> bool:
 def _bare(group: Group, step: int) -> Group:
     """Without what only rewards read: it has its scores."""
     completions = tuple(each.generated_for(step) for each in group.completions)
-    bare = Prompt(group.prompt.messages, chat=group.prompt.chat, media=group.prompt.media)
+    bare = replace(group.prompt, completions=(), labels=(), info={}, finished=())
     return replace(group, prompt=bare, completions=completions)
 
 

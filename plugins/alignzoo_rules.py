@@ -44,7 +44,7 @@ class Labels:
 
 @dataclass(frozen=True)
 class Function:
-    """A function that was found."""
+    """What reward `python` opens: the function, imported."""
 
     call: Callable[..., Any]
 
@@ -119,6 +119,7 @@ class Python:
                 f"the reward function {self.name} logged {len(values)} values of {name!r} for {len(parts)} completions"
             )
         for part, value in zip(parts, values, strict=True):
+            value = value.item() if hasattr(value, "item") else value  # a number of numpy's or torch's
             if isinstance(value, int | float) and not isinstance(value, bool):
                 part[name] = float(value)
 

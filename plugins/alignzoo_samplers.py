@@ -85,10 +85,18 @@ class SelfPlaySampler:
                 "with answers, as in data.kind=demonstrations"
             )
         best = max(range(len(prompt.completions)), key=lambda i: prompt.labels[i] if prompt.labels else -i)
-        return policy.encode(prompt, [prompt.completions[best]])
+        group = policy.encode(prompt, [prompt.completions[best]])
+        if not prompt.finished or prompt.finished[best]:
+            return group
+        return replace(group, completions=(_without_end(group.completions[0]),))
 
 
 def _beside(data: Group, generated: Group) -> Group:
+    if data.prompt_tokens != generated.prompt_tokens:
+        raise DataError(
+            f"the given answer to {str(data.prompt.messages)[:80]!r} has several turns, and the policy's own answers "
+            "another prompt: set data.turns=last"
+        )
     completions = (*data.completions, *generated.completions)
     return replace(data, completions=completions, scores=(Score(1.0), *(Score(0.0) for _ in generated.completions)))
 
@@ -103,7 +111,7 @@ def _in_tokens_of(policy: Policy, group: Group) -> Group:
 
 
 def _without_end(completion: Completion) -> Completion:
-    return replace(completion, tokens=completion.tokens[:-1], finished=False) if completion.finished else completion
+    return completion.cut(len(completion.tokens) - 1) if completion.finished else completion
 
 
 @alignzoo.hookimpl

@@ -37,7 +37,6 @@ def test_the_trunk_of_an_ordinary_transformer() -> None:
 def test_reading_a_group_reads_its_prompt_once() -> None:
     # Prompt 3: 6 pairs. Completions 2 and 1: 2·3 + 3 = 9 pairs and 3 + 1 = 4 pairs.
     assert cost.reading(3, [2, 1]) == Work(tokens=6, pairs=19, answers=3)
-    assert cost.reading_rows(3, [2, 1]) == Work(tokens=9, pairs=25, answers=3)
 
 
 def test_writing_leaves_out_what_nothing_follows() -> None:
@@ -51,7 +50,7 @@ def test_work_of_batches_and_groups() -> None:
     given = Group(Prompt("p"), (5, 5), (Completion((1, 1), ""),), (Score(0.0),))
     assert cost.reading_batch(collate([group])) == cost.reading(3, [2, 1])
     assert cost.reading_batch(collate([group, given])) == cost.reading(3, [2, 1]) + cost.reading(2, [2])
-    assert cost.reading_batch(replace(collate([group]), prompt=torch.arange(2))) == cost.reading_rows(3, [2, 1])
+    assert cost.reading_batch(replace(collate([group]), prompt=torch.arange(2))) == Work(tokens=9, pairs=25, answers=3)
     assert cost.writing_groups([group, given]) == cost.writing(3, [2, 1])
     older = replace(group, completions=tuple(replace(each, policy_version=0, step=1) for each in group.completions))
     assert cost.writing_groups([older]) == Work()  # it was paid for two steps ago

@@ -14,13 +14,15 @@ CORE, PLUGINS = ROOT / "alignzoo", ROOT / "plugins"
 FLOORS = [
     {"transcript"},
     {"types", "errors", "former", "hookspecs", "allocator", "importing", "printable"},
+    {"files"},
     {"columns", "functional", "interfaces", "schedule", "processes", "cost", "agreement", "probe", "requirements"}
-    | {"files", "storage"},
+    | {"storage"},
     {"gradients", "microbatch", "policies", "traits", "lifecycle"},
     {"batching", "importance", "prompts", "journal", "checkpoint", "judging", "rewards"},
-    {"evaluation", "registry", "scaffold", "report", "tokens", "reference", "survey"},
+    {"evaluation", "registry", "scaffold", "report", "reference", "survey"},
     {"vocabulary", "recipe", "stage", "update"},
     {"passes", "no_gradient"},
+    {"tokens"},
     {"recording", "budget", "rollout"},
     {"runner", "objects", "inputs"},
     {"generation"},

@@ -265,6 +265,8 @@ def test_answers_may_have_several_turns_but_answer_what_is_asked(tiny_model: Pat
 def test_a_column_that_the_optimizer_names_is_a_number_in_every_row(tiny_model: Path, tmp_path: Path) -> None:
     rows = [{"prompt": f"q{i}", "chosen": "a", "rejected": "b", "gap": i or None, "staleness": 1.0} for i in range(4)]
     run(tiny_model, tmp_path / "unused", "dpo", rows, "data.heldout=0")
+    modes = [row | {"group": "easy", "token": "x"} for row in rows]  # columns called like an optimizer's choices
+    run(tiny_model, tmp_path / "modes", "dpo", modes, "data.heldout=0")
     with pytest.raises(
         DataError, match=r"optimizer.margin names the column 'gap', which is no finite number in 1 of 4"
     ):

@@ -291,6 +291,18 @@ def test_rounds_train_on_what_they_generated_and_resume_byte_for_byte(small: Pat
         assert files(out) == whole
 
 
+def test_a_finished_run_is_given_more_rounds(small: Path, tmp_path: Path) -> None:
+    settings = ["dpo.schedule.steps=1", "sample.schedule.steps=1", "iterate.prompts=same"]
+    out = tmp_path / "more"
+    alignzoo.run(small, out=out, overrides=[*settings, "iterate.rounds=1"])
+    former = (out / "models" / "dpo-1" / "model.safetensors").read_bytes()
+    done = alignzoo.run(small, out=out, overrides=[*settings, "iterate.rounds=2"], resume=True)
+    assert [stage.name for stage in done.stages] == ["sample-1", "dpo-1", "sample-2", "dpo-2"]
+    assert (out / "models" / "dpo-1" / "model.safetensors").read_bytes() == former
+    with pytest.raises(RunError, match="was started with another recipe"):
+        alignzoo.run(small, out=out, overrides=[*settings[:2], "iterate.prompts=fresh"], resume=True)
+
+
 def test_generated_data_keep_the_prompts_columns_and_where_an_answer_was_cut_off(small: Path, tmp_path: Path) -> None:
     from alignzoo.generation import generated
 

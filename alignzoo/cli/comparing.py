@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from alignzoo.cli.common import Debug, console, told
+from alignzoo.cli.common import Debug, Trust, check_trust, console, registry, told
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from alignzoo.compare.results import CellResult, Results
+    from alignzoo.registry import Registry
 
 
 @told
@@ -49,6 +50,7 @@ def compare(
         list[Path] | None, typer.Option("--plugin", metavar="FILE", help="Also take this Python file as a plugin.")
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress and no table.")] = False,
+    trust: Trust = False,
     debug: Debug = False,
 ) -> None:
     """Compare algorithms: the same start, prompts, reward, decoding, evaluation and budget for all."""
@@ -56,11 +58,14 @@ def compare(
     from alignzoo.compare import compare as run
     from alignzoo.compare.executors import executor_of
 
+    algorithms = [name for name in names if "=" not in name.partition("[")[0]]
+    overrides = [name for name in names if "=" in name.partition("[")[0]]
+    _check_trust(algorithms, task or (), overrides, registry(plugin), trust)
     where = out if out is not None else api.next_folder("compare")
     try:
         results = run(
-            *(name for name in names if "=" not in name.partition("[")[0]),
-            overrides=[name for name in names if "=" in name.partition("[")[0]],
+            *algorithms,
+            overrides=overrides,
             task=task or (),
             seeds=seeds,
             budget=budget,
@@ -80,6 +85,23 @@ def compare(
         console(stderr=True).print(f"\n{again} {where} goes on", markup=False, soft_wrap=True)
         raise typer.Exit(130) from None
     _print(console(), results, where, quiet)
+
+
+def _check_trust(
+    algorithms: Sequence[str], tasks: Sequence[str], overrides: Sequence[str], zoo: Registry, trust: bool
+) -> None:
+    """Raise where the file of one of the recipes names code."""
+    from alignzoo.compare.grid import Grid
+    from alignzoo.compare.plan import Plan, entry
+
+    zoo.load_all()
+    plan = Plan(tuple(map(entry, algorithms)), tuple(map(entry, tasks)), overrides=tuple(overrides))
+    if not plan.algorithms:
+        return  # the comparison says so
+    grid = Grid(plan, zoo)
+    for task in grid.tasks:
+        for each in plan.algorithms:
+            check_trust(grid.recipe(each, task).code, trust)
 
 
 def _progress(out: Console, quiet: bool) -> Callable[[CellResult, int, int], None]:

@@ -58,9 +58,9 @@ def generate(
     chats = not plain and _has_template(policy)
 
     def answer(some: Sequence[Prompt], at: int) -> list[Group]:
-        from alignzoo.functional import seeds
+        from alignzoo.functional import derive
 
-        return policy.generate(some, n, seeds=seeds(at + len(some), seed)[at:], greedy=greedy)
+        return policy.generate(some, n, seeds=[derive(seed, at + i) for i in range(len(some))], greedy=greedy)
 
     if asked is None:
         _talk(lambda said, turn: answer([said], turn)[0].completions[0].text, chats=chats)

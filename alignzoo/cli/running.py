@@ -61,8 +61,12 @@ def run(
         check_trust(loaded.code, trust)
     if out is None and not resume and processes.count() == 1:
         out = api.next_folder(loaded.name)
-    trusted = ["--trust"] if loaded.code else []
-    again = shlex.join(["alignzoo", "run", recipe, *(overrides or ()), *trusted, "--out", str(out), "--resume"])
+    flags = ["--trust"] if loaded.code else []
+    flags += [word for each in plugin or () for word in ("--plugin", str(each))]
+    flags += [word for each in no_plugin or () for word in ("--no-plugin", each)]
+    flags += [word for each in tracker or () for word in ("--tracker", each)]
+    flags += ["--no-ask"] if no_ask else []
+    again = shlex.join(["alignzoo", "run", recipe, *(overrides or ()), *flags, "--out", str(out), "--resume"])
     try:
         err = console(stderr=True)
         with shown_on(err, quiet=quiet) as progress:

@@ -44,8 +44,10 @@ def examine(policy: Policy, examiner: Examiner, measure: Measure) -> list[Answer
     ways = [sampled] if measure.best_of else [sampled, Decoded(1, seeds, greedy=True)]
     by, batcher = Measures(examiner.rewards, examiner.gold), MicroBatcher(policy)
 
+    starting = MicroBatcher(examiner.start)
+
     def start(batch: Batch) -> Tensor:
-        return answer_jointly(examiner.start, batch, frozenset({"logprobs"}))["logprobs"]
+        return answer_jointly(examiner.start, batch, frozenset({"logprobs"}), batcher=starting)["logprobs"]
 
     found: list[Answer] = []
     for how in ways:

@@ -27,6 +27,9 @@ from alignzoo.policies import loaded
 from alignzoo.rewards import opened_rewards
 from alignzoo.storage import write_json
 
+INTERRUPTED = 75
+"""The exit status of a cell's process that was asked to stop: EX_TEMPFAIL of sysexits.h, try again."""
+
 TOLERANCE = 0.1
 """A run ends with a step, so it may go over its budget by part of one: by more than this share it is over budget."""
 
@@ -41,6 +44,8 @@ class Ended:
     id: str
     error: str = ""
     """What became of a process that died without a word; empty where the cell has its cell.json."""
+    interrupted: bool = False
+    """It was asked to stop, and is to go on when the comparison is run again."""
 
 
 def finished(folder: Path) -> CellResult | None:

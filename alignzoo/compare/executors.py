@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from alignzoo.compare.cell import Ended
+from alignzoo.compare.cell import INTERRUPTED, Ended
 from alignzoo.compare.plan import Cell, entry
 from alignzoo.errors import RunError, did_you_mean
 
@@ -48,7 +48,8 @@ class Local:
                 told = json.loads(line)
                 if "folder" in told:
                     gpus.give_back(told["folder"])
-                    yield Ended(waiting.pop(told["folder"]).id, _how(told["status"]))
+                    status = told["status"]
+                    yield Ended(waiting.pop(told["folder"]).id, _how(status), interrupted=status == INTERRUPTED)
                 while queue and len(waiting) - len(queue) < self.jobs:
                     asked = {"folder": queue[0], "environment": gpus.deal(queue.pop(0))}
                     server.stdin.write(json.dumps(asked).encode() + b"\n")

@@ -119,8 +119,10 @@ class _Work:
             cell.write(self.folder / cell.id)
         for ended in self.executor.run(todo, self.folder):
             folder = self.folder / ended.id
-            result = finished(folder) or died(by_id[ended.id], folder, ended.error or "its process left no result")
-            self._tell(result)
+            result = finished(folder)
+            if result is None and ended.interrupted:
+                continue  # it is not over, as is said below
+            self._tell(result or died(by_id[ended.id], folder, ended.error or "its process left no result"))
         results = [finished(self.folder / cell.id) for cell in cells]
         missing = [cell.id for cell, result in zip(cells, results, strict=True) if result is None]
         if missing:

@@ -73,11 +73,15 @@ def _fork(folder: str, environment: dict[str, str], woken: int, notes: Path) -> 
             os.dup2(old, new)
         import torch
 
-        from alignzoo.compare.cell import run_cell
+        from alignzoo.compare.cell import INTERRUPTED, run_cell
+        from alignzoo.runner import Interrupted
 
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
         before = set(sys.modules)
-        run_cell(Path(folder))
+        try:
+            run_cell(Path(folder))
+        except Interrupted:
+            os._exit(INTERRUPTED)
         learnt = [name for name, module in list(sys.modules.items()) if name not in before and _is_file(module)]
         (notes / str(os.getpid())).write_text(json.dumps(learnt))
         sys.stdout.flush()

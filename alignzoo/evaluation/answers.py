@@ -63,9 +63,9 @@ class Answer:
     """Summed over tokens, in nats."""
     pieces: tuple[str, ...] = ()
     """Each token's text, where the policy can say it; kept for the first prompts only, like the following."""
-    logprobs: tuple[float, ...] = ()
+    logprobs: tuple[float | None, ...] = ()
     """log π of each token."""
-    start_logprobs: tuple[float, ...] = ()
+    start_logprobs: tuple[float | None, ...] = ()
     """log π_start of each token, likewise."""
     rates: Mapping[str, float] = field(default_factory=dict)
     """What the task tells of it by name, where it applies."""
@@ -122,7 +122,7 @@ def _records(group: Group, number: int, how: Decoded, by: Measures) -> list[Answ
             greedy=how.greedy,
             reward=given.value,
             gold=None if by.gold is None else float(by.gold(group.prompt, completion)),
-            accuracy=given.parts.get(verifiable.name, 0.0) if verifiable else None,
+            accuracy=given.sources.get(verifiable.name) if verifiable else None,
             note=given.note,
             rates={} if by.rates is None else dict(by.rates(group.prompt, completion)),
         )
@@ -159,12 +159,11 @@ def with_distributions(
         kl, kl3, entropy = (column[row] for column in sums)
         filled[number] = replace(filled[number], kl=kl, kl3=kl3, entropy=entropy, measured=measured[row])
         if filled[number].prompt - answers[0].prompt < shown:
-            mask = batch.mask[row]
             filled[number] = replace(
                 filled[number],
                 pieces=_pieces(policy, filled[number].tokens),
-                logprobs=_rounded(out["logprobs"][row][mask]),
-                start_logprobs=_rounded(reference[row][mask]),
+                logprobs=_by_token(out["logprobs"], batch, row),
+                start_logprobs=_by_token(reference, batch, row),
             )
     return filled
 
@@ -174,8 +173,11 @@ def _pieces(policy: Policy, tokens: Sequence[int]) -> tuple[str, ...]:
     return () if strings is None else tuple(strings(tokens))
 
 
-def _rounded(numbers: Tensor) -> tuple[float, ...]:
-    return tuple(round(x, 4) for x in numbers.tolist())
+def _by_token(column: Tensor, batch: Batch, row: int) -> tuple[float | None, ...]:
+    """The number of each token of a row's completion; None where it is not trained on."""
+    span = slice(int(batch.prompt_length[row]), int(batch.attend[row].sum()))
+    pairs = zip(column[row, span].tolist(), batch.mask[row, span].tolist(), strict=True)
+    return tuple(round(x, 4) if known else None for x, known in pairs)
 
 
 # --- figures ----------------------------------------------------------------------------------------------------------

@@ -181,16 +181,16 @@ def train_and_heldout(data: Data) -> tuple[list[Prompt], list[Prompt]]:
         rows=None if data.heldout_path else data.rows,
         split=data.heldout_split or data.split,
     )
-    heldout = read(place)
+    heldout, source = read(place), data.path or "the given rows"
     seen = set(map(_identity, heldout))
     train = [prompt for prompt in prompts if _identity(prompt) not in seen]
     if not train:
-        raise DataError(f"{data.path}: every prompt is also held out, in {place.path}. Give other held-out data.")
+        raise DataError(
+            f"{source}: every prompt is also held out, in {place.path or source}. Give other held-out data."
+        )
     if len(train) < len(prompts):
         shared = len(prompts) - len(train)
-        warnings.warn(
-            f"{data.path}: rows left out of training, for their prompts are held out: {shared}.", stacklevel=2
-        )
+        warnings.warn(f"{source}: rows left out of training, for their prompts are held out: {shared}.", stacklevel=2)
     return train, heldout
 
 

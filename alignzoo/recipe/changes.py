@@ -34,7 +34,15 @@ def _top(recipe: Mapping[str, Any]) -> Plain:
 
 
 def _stages(recipe: Mapping[str, Any]) -> dict[str, Plain]:
-    return {str(stage["name"]): stage for stage in recipe.get("stage", [])}
+    return {str(stage["name"]): _comparable(stage) for stage in recipe.get("stage", [])}
+
+
+def _comparable(stage: Mapping[str, Any]) -> Plain:
+    """A stage without the number of rounds, where that changes nothing in it: where each round has the same prompts."""
+    which = stage.get("round")
+    if not isinstance(which, Mapping) or which.get("prompts") != "same":
+        return dict(stage)
+    return {**stage, "round": {key: value for key, value in which.items() if key != "of"}}
 
 
 def _differing(former: Plain, now: Plain, path: str) -> Iterator[str]:

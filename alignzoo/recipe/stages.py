@@ -82,7 +82,7 @@ class Stage:
             sampler=_filled(self.sampler, models),
             rewards=tuple(replace(each, source=_filled(each.source, models)) for each in self.rewards),
             optimizer=_filled(self.optimizer, models),
-            data=_filled(self.data, models),
+            data=self.data if self.origin is None else _filled(self.data, models),
         )
 
 

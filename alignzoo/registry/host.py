@@ -306,7 +306,8 @@ class Registry:
             try:
                 with contextlib.redirect_stdout(sys.stderr):  # so that nobody spoils what a command writes as JSON
                     loaded = plugin.load()
-                plugin.api = plugin.api or str(getattr(loaded, "api", ""))
+                said = getattr(loaded, "api", "")
+                plugin.api = plugin.api or ("" if isinstance(said, ModuleType) else str(said))
                 check_api(plugin.api, plugin.origin.distribution)
                 registrar = self._register(plugin, loaded)
                 if plugin.static:

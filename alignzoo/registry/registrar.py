@@ -221,8 +221,9 @@ class Registrar:
 
 def check_part(kind: str, name: str, part: Any) -> None:
     """Raise unless this class or object can be a part of this kind."""
-    if isinstance(part, type) and not is_dataclass(part):
-        raise PluginError(f"{kind} {name!r}: {part.__name__} is not a dataclass; its fields are its settings")
+    if (isinstance(part, type) or kind == "optimizer") and not is_dataclass(part):
+        what = part.__name__ if isinstance(part, type) else type(part).__name__
+        raise PluginError(f"{kind} {name!r}: {what} is not a dataclass; its fields are its settings")
     settings = {f.name for f in fields(part)} if is_dataclass(part) else set()
     missing = [member for member in MEMBERS[kind] if member not in settings.union(dir(part))]
     if missing:

@@ -87,8 +87,7 @@ def goes_on(spec: PolicySpec, given: Given) -> None:
     tokens, and `forward` says of its words, with others' words between, what it said."""
     attempt = Attempt(11, "the prompts' tokens", "a prefix that is tokenised, cut or ended anew, or another seed")
     policy = _load(attempt, spec, WRITER)
-    prompts = _prompts(given)
-    groups = policy.generate(prompts, 2, seeds=fn.seeds(len(prompts), 0))
+    groups = _written(attempt, policy, given, 2)
     with attempt.runs("go_on()"):
         again = policy.go_on([group.prompt_tokens for group in groups], 2, seeds=fn.seeds(len(groups), 0))
     expected = [[each.tokens for each in group.completions] for group in groups]
@@ -103,6 +102,7 @@ def goes_on(spec: PolicySpec, given: Given) -> None:
     batch = _batch([replace(group, completions=(each,)) for group, each in zip(groups, whole, strict=True)], policy)
     asked = frozenset({"logprobs", "entropy"})
     answers = _answers(attempt, policy, batch, asked)
+    attempt.require("sampled_logprobs" in batch.extra, "log-probabilities with what go_on() generates", "none")
     told = batch.extra["sampled_logprobs"][batch.mask].cpu()
     exact = policy.info().exact_samples
     attempt.near("log-probabilities", answers["logprobs"][batch.mask].cpu(), told, TOLERANCE if exact else 1e-3)

@@ -153,11 +153,11 @@ def written(sampler: Sampler, given: Given) -> None:
         for completion in group.completions
         if completion.logprobs is not None
     ]
-    if not single:
+    if not any(any(group.completions[0].trained) for group in single):
         return
     rows = collate(single, scored=False)
     said = answer(policy, rows, frozenset({"logprobs"}))["logprobs"]
-    for row in range(len(single)):
+    for row in range(len(rows)):
         where, told = rows.mask[row] & rows.own[row], rows.extra["sampled_logprobs"]
         attempt.near("log-probabilities", said[row][where], told[row][where], 1e-3)
 

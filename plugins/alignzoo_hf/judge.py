@@ -62,10 +62,9 @@ class Local:
         """A verdict on each question."""
         judging = self._policy(policy)
         prompts = [_prompt(question, judging) for question in questions]
-        fitting = [i for i, prompt in enumerate(prompts) if _fits(judging, prompt)]
-        verdicts = [
-            Verdict("error", note="the question is too long for the judge's context less its max_new_tokens")
-        ] * len(questions)
+        fits = judging.info().fits  # of a policy that does not say nothing is known
+        fitting = [i for i, prompt in enumerate(prompts) if fits is None or fits(prompt)]
+        verdicts = [Verdict("error", note=TOO_LONG)] * len(questions)
         rows = [row for i in fitting for row in _rows(judging, prompts[i], OPTIONS[len(questions[i].answers)])]
         if rows:
             with self._state(judging):
@@ -155,9 +154,3 @@ def _rows(policy: Policy, prompt: Prompt, options: tuple[str, str]) -> list[Grou
     texts = [f" {option}" for option in options] if isinstance(prompt.messages, str) else options
     group = policy.encode(prompt, texts)
     return [replace(group, completions=(each,)) for each in group.completions]
-
-
-def _fits(policy: Policy, prompt: Prompt) -> bool:
-    """Whether a prompt is read whole; of a policy that does not say nothing is known."""
-    fits = policy.info().fits
-    return fits is None or fits(prompt)

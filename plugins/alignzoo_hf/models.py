@@ -228,14 +228,8 @@ def read_at(model: Any, tokens: Tensor, attend: Tensor) -> Tensor:
 
 
 def set_padding(model: Any, tokenizer: Any) -> None:
-    """Give a model that knows no padding token its tokenizer's. A scorer needs one, or transformers could score no two
-    rows at once: where the tokenizer has none it gets another of its special tokens than the end, if there is one."""
+    """Give a model that knows no padding token its tokenizer's."""
     config = bare(model).config.get_text_config()
-    if tokenizer.pad_token_id is None and "SequenceClassification" in type(bare(model)).__name__:
-        added = [token for token in tokenizer.added_tokens_decoder.values() if token.special]
-        others = [str(t) for t in added if str(t) not in (tokenizer.eos_token, tokenizer.bos_token)]
-        spare = [name for name in others if "pad" in name or "reserved" in name or "end" in name]
-        tokenizer.pad_token = next(iter([*spare, *others, tokenizer.eos_token]))
     if config.pad_token_id is None:
         config.pad_token_id = tokenizer.pad_token_id
 
@@ -246,8 +240,11 @@ def with_padding(tokenizer: Any) -> Any:
     if tokenizer.pad_token_id is not None:
         return tokenizer
     padded = copy.deepcopy(tokenizer)
-    ends = {tokenizer.eos_token_id, tokenizer.bos_token_id}
-    padded.pad_token = tokenizer.unk_token if tokenizer.unk_token_id not in {None, *ends} else tokenizer.eos_token
+    ends = (tokenizer.eos_token, tokenizer.bos_token, None)
+    added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+    spare = [name for name in added if ("pad" in name.lower() or "reserved" in name) and name not in ends]
+    own = [] if tokenizer.unk_token in ends else [tokenizer.unk_token]
+    padded.pad_token = next(iter([*spare, *own]), tokenizer.eos_token)
     return padded
 
 

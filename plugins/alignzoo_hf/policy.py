@@ -147,7 +147,7 @@ class HFPolicy(TorchTraining):
                 with self._autocast():
                     return self._writer.write(prompts, n, settings, seeds=seeds, slots=self._at_once)
             except Exception as error:
-                if not is_out_of_memory(error):
+                if not is_out_of_memory(error) or self.spec.engine == "vllm":  # whose slots are set as it starts
                     raise
                 first = self._at_once == self.spec.generate_batch
                 self._at_once = memory.fewer(min(self._at_once, len(prompts) * n), error, tell=first)

@@ -61,7 +61,7 @@ class ModelReward:
 
     def score(self, groups: Sequence[Group], policy: Policy) -> list[tuple[Score, ...]]:
         scorer: Policy = live_of(self)
-        rows = [_encoded(scorer, group, i) for group in groups for i in range(len(group.completions))]
+        rows = [row for group in groups for row in _encoded(scorer, group)]
         if not rows:
             return [() for _ in groups]
         batch = collate(rows, scored=False)
@@ -70,12 +70,13 @@ class ModelReward:
         return [tuple(Score(next(scores)) for _ in group.completions) for group in groups]
 
 
-def _encoded(scorer: Policy, group: Group, i: int) -> Group:
-    """One completion in this model's tokens. A cut-off completion is shown without an end, as it is."""
-    given = group.completions[i]
-    encoded = scorer.encode(group.prompt, [given.text])
-    completion = encoded.completions[0]
-    cut = not given.finished and completion.finished  # and so was ended by the encoding
-    tokens = encoded.prompt_tokens + (completion.tokens[:-1] if cut else completion.tokens)
-    whole = replace(completion, tokens=tokens)  # prompt and all: an empty answer is a row as well
-    return replace(encoded, prompt_tokens=(), completions=(whole,))
+def _encoded(scorer: Policy, group: Group) -> list[Group]:
+    """Each completion in this model's tokens. A cut-off completion is shown without an end, as it is."""
+    encoded = scorer.encode(group.prompt, [given.text for given in group.completions])
+    rows = []
+    for given, completion in zip(group.completions, encoded.completions, strict=True):
+        cut = not given.finished and completion.finished  # and so was ended by the encoding
+        tokens = encoded.prompt_tokens + (completion.tokens[:-1] if cut else completion.tokens)
+        whole = replace(completion, tokens=tokens, own=None, mask=None)  # an empty answer is a row as well
+        rows.append(replace(encoded, prompt_tokens=(), completions=(whole,)))
+    return rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,12 @@ def test_every_first_party_algorithm_is_listed_with_its_owner(alignzoo) -> None:
     for name in ("sft", "reward-model", "ppo", "dpo", "grpo", "hf", "labels", "rlhf"):
         assert f"  {name} " in said.out
     assert "alignzoo 0." in said.out
+
+
+def test_who_reads_the_first_line_alone_hears_of_no_error() -> None:
+    command = f"{shlex.quote(str(Path(sys.executable).with_name('alignzoo')))} list | head -n 1"
+    said = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=100)
+    assert (said.stdout, said.stderr) == ("optimizers\n", "")
 
 
 def test_one_kind(alignzoo) -> None:

@@ -34,6 +34,16 @@ def test_a_run_tells_its_results_and_where_they_are(alignzoo, recipe: Path, tmp_
     assert set(when) == {"before", "training", "after"}
 
 
+def test_code_that_a_recipe_names_is_run_on_trust_alone(alignzoo, recipe: Path, tmp_path: Path) -> None:
+    for command in (("run",), ("plan", "--no-time"), ("compare", "--budget", "tokens=100")):
+        said = alignzoo(*command, recipe, *(("--out", tmp_path / "out") if command[0] != "plan" else ()))
+        if command[0] == "plan":
+            assert said.code == 0, said.err  # no reward is asked here
+        else:
+            assert said.code == 1 and "would run code that its file names" in said.err and "vowels" in said.err
+    assert not (tmp_path / "out").exists()
+
+
 def test_quiet_says_only_where_the_results_are(alignzoo, recipe: Path, tmp_path: Path) -> None:
     said = alignzoo("run", recipe, "--trust", "--out", tmp_path / "out", "--quiet")
     assert said.err == ""

@@ -126,6 +126,8 @@ REFUSED: dict[str, tuple[Damage, str]] = {
     "evaluations gone": (gone("evaluations.jsonl"), r"counts on 1 lines of .*evaluations\.jsonl"),
     "evaluations torn": (shortened("evaluations.jsonl", -5), r"counts on 1 lines of .*evaluations\.jsonl"),
     "warnings no JSON": (put("warnings.jsonl", b"x\n"), r"warnings\.jsonl, line 1: not JSON"),
+    "warnings without a stage": (put("warnings.jsonl", b'\n{"a": 1}\n'), r"warnings\.jsonl, line 2: has no 'stage'"),
+    "costs no JSON": (put("costs.jsonl", b"x\n"), r"costs\.jsonl, line 1: not JSON"),
     "manifest gone": (gone("manifest.json"), "no manifest.json"),
     "manifest empty": (put("manifest.json", b""), r"manifest\.json is empty"),
     "manifest torn": (shortened("manifest.json", 200), r"manifest\.json, line \d+: not JSON"),

@@ -83,7 +83,7 @@ def test_queries_keys_and_values_reach_attention_in_the_precision_of_the_computa
     assert isinstance(policy, HFPolicy)
     out = policy.forward(ragged(0), frozenset({"logprobs"}))
     out.logprobs.sum().backward()
-    assert all(policy._packable.values()), "this was the padded path"
+    assert policy._packable and all(policy._packable.values()), "this was the padded path"
     assert set(seen) == {(torch.bfloat16, torch.bfloat16)}
 
 

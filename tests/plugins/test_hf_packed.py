@@ -235,7 +235,7 @@ def test_the_fast_path_is_the_plain_one(
         for ours, theirs in zip(found, expected, strict=True):
             close(ours.detach(), theirs.detach(), tolerance)
         close(gradients(policy), expected_gradients, tolerance)
-    assert all(policy._packable.values()), "this was the padded path"
+    assert policy._packable and all(policy._packable.values()), "this was the padded path"
 
 
 @pytest.mark.parametrize("family", ["Llama", "GPT2"])
@@ -256,7 +256,7 @@ def test_a_reward_models_scores_are_the_plain_ones(family: str, tokenizer: Any) 
     theirs = [p.grad for p in policy.scorer.parameters() if p.grad is not None]
     close(scores.detach(), expected.detach(), 1e-9)
     close(ours, theirs, 1e-9)
-    assert all(policy._packable.values())
+    assert policy._packable and all(policy._packable.values())
 
 
 def test_critics_are_packed_too(tokenizer: Any) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from alignzoo import Completion, DataError, Group, Prompt, Score
 from alignzoo.batching import collate
-from alignzoo_samplers import DatasetSampler, PolicySampler
+from alignzoo_samplers import DatasetSampler, PolicySampler, SelfPlaySampler
 
 
 class Scribe:
@@ -50,6 +50,36 @@ def test_numeric_columns_of_the_data_become_columns_of_the_batch() -> None:
     assert group.extra == {"margin": (2.0, 2.0), "weight": (0.5, 0.5)}
     batch = collate([replace(group, scores=(Score(1.0), Score(0.0)))])
     assert batch.extra["margin"].tolist() == [2.0, 2.0]
+
+
+def test_an_answer_that_was_cut_off_is_read_without_an_end_whoever_speaks_in_it() -> None:
+    class Turns(Scribe):
+        """In each answer the second token is somebody else's, and the last is the end."""
+
+        def encode(self, prompt: Prompt, texts: Any) -> Group:
+            own = (True, False, True)
+            return Group(prompt, (1,), tuple(Completion((5, 6, 7), text, own=own, turns=(0, 1, 2)) for text in texts))
+
+    policy: Any = Turns()
+    for sampler in (DatasetSampler(), SelfPlaySampler()):
+        whole, cut = (
+            sampler.sample([Prompt("a", ("x",), finished=ended)], policy, seeds=[0])[0].completions[0]
+            for ended in ((True,), (False,))
+        )
+        assert (whole.tokens, whole.finished) == ((5, 6, 7), True)
+        assert (cut.tokens, cut.own, cut.turns, cut.finished) == ((5, 6), (True, False), (0, 1), False)
+
+
+def test_self_play_refuses_answers_to_another_prompt() -> None:
+    class Longer(Scribe):
+        """Its given answers have turns, of which the first are read as the prompt's."""
+
+        def encode(self, prompt: Prompt, texts: Any) -> Group:
+            return replace(super().encode(prompt, texts), prompt_tokens=(1, 2))
+
+    policy: Any = Longer()
+    with pytest.raises(DataError, match=r"'a' has several turns, .* set data.turns=last"):
+        SelfPlaySampler().sample([Prompt("a", ("x",))], policy, seeds=[0])
 
 
 def test_a_prompt_without_completions_is_refused() -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from alignzoo.interfaces import Optimizer
 from alignzoo.testing.laws import Attempt, Given
 from alignzoo.testing.optimizers.scene import Level, Pull, Variant, pull_of, runs, scene, variants
+from alignzoo.traits import traits_of
 from alignzoo.types import Batch
 
 
@@ -59,9 +60,9 @@ def ranking(optimizer: Optimizer, given: Given) -> None:
 def baseline(optimizer: Optimizer, given: Given) -> None:
     """What all answers to a prompt share, as an easy prompt or the same KL, moves none of them.
 
-    Of optimizers that compare a prompt's completions: `completions` of 2 or more.
+    For optimizers that compare a prompt's completions: `completions` of 2 or more.
     """
-    if getattr(optimizer, "completions", 1) < 2:
+    if traits_of(optimizer).completions < 2:
         return
     cause = "a baseline over the whole batch, or over other rewards than those that it is taken from"
     attempt = Attempt(6, "two groups, then the same with 3 added to each reward of the second", cause)

@@ -12,6 +12,7 @@ from alignzoo.interfaces import HasNext, Optimizer
 from alignzoo.testing.laws import Attempt, Given
 from alignzoo.testing.measure import REPORTED
 from alignzoo.testing.optimizers.scene import Level, Pull, Variant, pull_of, runs, scene, variants
+from alignzoo.traits import traits_of
 from alignzoo.types import Batch, StepReport
 
 ABOVE, BELOW = -0.7, -1.3
@@ -78,7 +79,7 @@ def _reads_reference(attempt: Attempt, variant: Variant, batch: Batch) -> bool:
 
 def _weight(part: Optimizer) -> float:
     """The weight of the KL where the optimizer declares which field it is; 1 where it does not."""
-    name = getattr(part, "kl_weight", "")
+    name = traits_of(part).kl_weight
     return float(getattr(part, name)) if name else 1.0
 
 

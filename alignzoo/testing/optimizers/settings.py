@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import typing
 from collections.abc import Iterator
@@ -36,6 +37,9 @@ def settings(optimizer: Optimizer, given: Given) -> None:
         if name in RUNNERS or not values:
             continue
         company = [{}, *({other: value} for other, some in changes.items() if other != name for value in some)]
+        for value in values:
+            with contextlib.suppress(ValueError, TypeError):  # it refuses to take this one
+                effect(dataclasses.replace(optimizer, **{name: value}))
         if not any(_differ(effect, optimizer, {**around}, {**around, name: v}) for around in company for v in values):
             tried = ", ".join(repr(value) for value in values)
             attempt.fail(f"some effect of {name}", f"none between {getattr(optimizer, name)!r} and {tried}")

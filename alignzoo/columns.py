@@ -34,6 +34,8 @@ class Answer:
     """It compares the policy's distribution over the vocabulary with another role's, which its column names."""
     option: str = ""
     """What the number behind a colon means; empty where there is none."""
+    default: float = 0.0
+    """That number where it is not given."""
 
 
 ANSWERS: Mapping[str, Answer] = {
@@ -51,7 +53,8 @@ ANSWERS: Mapping[str, Answer] = {
             "token",
             "generalised Jensen-Shannon divergence β·KL(role ‖ m) + (1-β)·KL(π ‖ m), m = β·role + (1-β)·π",
             compares=True,
-            option="β, from 0 to 1; 0.5 where it is not given",
+            option="β, from 0 to 1, where 0 is the forward and 1 the reverse KL; 0.5 where it is not given",
+            default=0.5,
         ),
         Answer(
             "top_kl",
@@ -59,6 +62,7 @@ ANSWERS: Mapping[str, Answer] = {
             "forward KL(role ‖ π) over the role's k most likely tokens and, as one more, all others together",
             compares=True,
             option="k, 1 or more; 64 where it is not given",
+            default=64,
         ),
     )
 }
@@ -78,6 +82,11 @@ class Column:
     def trained(self) -> bool:
         """Whether the training forward pass answers it, with gradient."""
         return self.role == POLICY or self.answer.compares
+
+    @property
+    def number(self) -> float:
+        """The number behind the colon, or what stands for it where there is none."""
+        return self.answer.default if self.option is None else self.option
 
     def __str__(self) -> str:
         return self.name
@@ -144,6 +153,11 @@ def by_role(names: Iterable[str]) -> dict[str, frozenset[str]]:
 def roles(names: Iterable[str]) -> frozenset[str]:
     """The roles beside the policy that these columns speak of."""
     return frozenset(column(name).role for name in names) - {POLICY}
+
+
+def compared(names: Iterable[str]) -> frozenset[str]:
+    """The roles whose distribution over the vocabulary these columns compare the policy's with."""
+    return frozenset(column(name).role for name in names if column(name).answer.compares)
 
 
 def named(role: str, answers: Iterable[str]) -> frozenset[str]:

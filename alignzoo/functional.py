@@ -10,6 +10,11 @@ import hashlib
 import torch
 from torch import Tensor
 
+from alignzoo.divergences import collision as collision
+from alignzoo.divergences import compared as compared
+from alignzoo.divergences import jsd as jsd
+from alignzoo.divergences import kl_divergence as kl_divergence
+from alignzoo.divergences import top_kl as top_kl
 from alignzoo.types import Batch, BoolNT, FloatN, FloatNT, LongN, LongNT
 
 # --- seeds ----------------------------------------------------------------------------------------------------

@@ -13,8 +13,7 @@ CORE, PLUGINS = ROOT / "alignzoo", ROOT / "plugins"
 
 FLOORS = [
     {"transcript"},
-    {"types", "errors", "former", "hookspecs", "allocator", "importing", "printable"},
-    {"files"},
+    {"types", "errors", "former", "hookspecs", "allocator", "importing", "printable", "divergences"},
     {"columns", "functional", "interfaces", "schedule", "processes", "cost", "agreement", "probe", "requirements"}
     | {"storage"},
     {"gradients", "microbatch", "policies", "traits", "lifecycle"},

@@ -73,6 +73,64 @@ def test_predicted_before_and_scatter_are_inverses() -> None:
     close(fn.scatter(column[:, 1:][fn.predicted(MASK)], MASK), column.tolist())
 
 
+# --- whole distributions ------------------------------------------------------------------------------------------
+
+TEACHER, STUDENT = torch.tensor([[0.5, 0.25, 0.25]]).log(), torch.tensor([[0.125, 0.125, 0.75]]).log()
+
+
+def test_collision() -> None:
+    close(fn.collision(TEACHER), [0.375])  # 1/4 + 1/16 + 1/16
+    close(fn.collision(torch.full((2, 3, 8), 1 / 8).log()), torch.full((2, 3), 1 / 8))
+
+
+def test_kl_divergence() -> None:
+    close(fn.kl_divergence(TEACHER, STUDENT), [0.5917809])  # ln 4 / 2 + ln 2 / 4 - ln 3 / 4
+    close(fn.kl_divergence(STUDENT, TEACHER), [0.5640290])  # -ln 4 / 8 - ln 2 / 8 + 3·ln 3 / 4
+    close(fn.kl_divergence(TEACHER, TEACHER), [0.0])
+
+
+def test_jsd() -> None:
+    # β = 1/2: m = (5, 3, 8)/16; KL(P ‖ m) = ln(8/5)/2 + ln(4/3)/4 - ln 2 / 4 = 0.1336355 and
+    # KL(Q ‖ m) = ln(2/5)/8 + ln(2/3)/8 + 3·ln(3/2)/4 = 0.1388794
+    close(fn.jsd(TEACHER, STUDENT), [0.1362575])
+    close(fn.jsd(STUDENT, TEACHER), [0.1362575])
+    # β = 1/4: m = (7, 5, 20)/32; KL(P ‖ m) = 0.3017675 and KL(Q ‖ m) = 0.0388962
+    close(fn.jsd(TEACHER, STUDENT, 0.25), [0.1046141])
+    close(fn.jsd(STUDENT, TEACHER, 0.75), [0.1046141])
+    close(fn.jsd(TEACHER, STUDENT, 0.0), [0.5917809])  # the forward KL
+    close(fn.jsd(TEACHER, STUDENT, 1.0), [0.5640290])  # the reverse KL
+
+
+def test_jsd_tends_to_beta_times_the_forward_and_the_reverse_kl() -> None:
+    teacher, student = TEACHER.double(), STUDENT.double()
+    close(fn.jsd(teacher, student, 1e-6) / 1e-6, fn.kl_divergence(teacher, student), rtol=1e-4)
+    close(fn.jsd(teacher, student, 1 - 1e-6) / 1e-6, fn.kl_divergence(student, teacher), rtol=1e-4)
+
+
+def test_top_kl() -> None:
+    close(fn.top_kl(TEACHER, STUDENT, 1), [0.4133393])  # ln 4 / 2 + ln((1/2)/(7/8)) / 2
+    close(fn.top_kl(TEACHER, STUDENT, 3), [0.5917809])  # the whole vocabulary: the KL itself
+    close(fn.top_kl(TEACHER, STUDENT, 64), [0.5917809])
+
+
+@pytest.mark.parametrize("k", [1, 3, 8, 19, 20])
+def test_top_kl_is_between_0_and_the_kl_and_grows_with_k(k: int) -> None:
+    rng = torch.Generator().manual_seed(0)
+    teacher, student = (torch.log_softmax(3 * torch.randn(50, 20, generator=rng).double(), -1) for _ in range(2))
+    found, more = fn.top_kl(teacher, student, k), fn.top_kl(teacher, student, k + 1)
+    assert (found > 0).all() and (found <= more + 1e-12).all()
+    assert (more <= fn.kl_divergence(teacher, student) + 1e-12).all()
+
+
+def test_compared_is_each_of_them_by_its_column() -> None:
+    close(fn.compared("kl", STUDENT, TEACHER), [0.5917809])
+    close(fn.compared("reverse_kl", STUDENT, TEACHER), [0.5640290])
+    close(fn.compared("jsd", STUDENT, TEACHER, 0.25), [0.1046141])
+    close(fn.compared("top_kl", STUDENT, TEACHER, 1), [0.4133393])
+    with pytest.raises(ValueError, match="'entropy' compares no two distributions"):
+        fn.compared("entropy", STUDENT, TEACHER)
+
+
 # --- weightings ---------------------------------------------------------------------------------------------------
 
 
@@ -327,7 +385,8 @@ def test_every_place_has_a_seed_of_its_own() -> None:
 
 
 def test_every_public_function_is_tested_here() -> None:
-    public = [name for name, f in inspect.getmembers(fn, inspect.isfunction) if f.__module__ == fn.__name__]
+    homes = ("alignzoo.functional", "alignzoo.divergences")
+    public = [name for name, f in inspect.getmembers(fn, inspect.isfunction) if f.__module__ in homes]
     here = Path(__file__).read_text(encoding="utf-8")
     assert [name for name in public if not name.startswith("_") and f"fn.{name}(" not in here] == []
 

@@ -44,7 +44,7 @@ def case(optimizer: Optimizer, groups: Sequence[Group], *, drift: float = 0.2) -
 
     With `drift=0`, policy, old policy and reference are one: the state before the first update.
     """
-    policy = toy_policy(drift=drift)
+    policy = toy_policy(drift=drift, roles=columns.roles(optimizer.needs))
     batch = fill(collate(groups, source_weights=TOY_WEIGHTS), policy, optimizer.needs)
     policy.drift(drift, seed=2)
     return Case(policy, only(batch, optimizer.needs))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from alignzoo import columns as cols
+from alignzoo import functional as fn
 from alignzoo.errors import ModelError, did_you_mean
 from alignzoo.gradients import TorchTraining
 from alignzoo.interfaces import ParameterGroup, PolicyInfo
@@ -20,9 +22,12 @@ TOY_WEIGHTS = {"first": 1.0, "second": 0.5}
 """The rewards that score toy groups, and their weights."""
 
 
-def toy_policy(seed: int = 0, *, drift: float = 0.0) -> ToyPolicy:
-    """A random policy with every head; `drift` moves it away from its reference, as training would."""
+def toy_policy(seed: int = 0, *, drift: float = 0.0, roles: Iterable[str] = ()) -> ToyPolicy:
+    """A random policy with every head; `drift` moves it away from its reference, as training would. Each of the
+    `roles` beside the reference is another random policy."""
     policy = ToyPolicy(seed)
+    others = frozenset(roles) - {cols.OLD, cols.REFERENCE}
+    policy.roles |= {role: ToyPolicy(fn.derive(seed, role)).roles[cols.REFERENCE] for role in others}
     policy.drift(drift, seed + 1)
     return policy
 
@@ -160,6 +165,8 @@ class ToyPolicy(TorchTraining):
         drawn = {name: torch.randn(shape, generator=rng, dtype=torch.float64) for name, shape in shapes.items()}
         self.weights = {name: tensor.requires_grad_(True) for name, tensor in drawn.items()}
         self.roles = {"ref": {name: tensor.detach().clone() for name, tensor in self.weights.items()}}
+        self.moved: dict[str, Mapping[str, Tensor]] = {}
+        """The roles that have followed the policy, as they were before."""
         self._answering: Mapping[str, Tensor] = self.weights
 
     def drift(self, scale: float, seed: int) -> None:
@@ -186,22 +193,36 @@ class ToyPolicy(TorchTraining):
         spoken = distribution.gather(-1, batch.tokens[..., None]).squeeze(-1)
         last = (batch.attend.sum(1) - 1).clamp(min=0)
         answers = {
-            "logprobs": torch.where(known, spoken, 0.0),
-            "entropy": torch.where(known, -(distribution.exp() * distribution).sum(-1), 0.0),
-            "values": torch.where(known, before @ self._answering["value"], 0.0),
-            "scores": states[torch.arange(len(batch)), last] @ self._answering["score"],
+            "logprobs": spoken,
+            "entropy": -(distribution.exp() * distribution).sum(-1),
+            "collision": fn.collision(distribution),
+            "values": before @ self._answering["value"],
         }
+        for column in map(cols.column, sorted(columns - answers.keys())):
+            if column.answer.compares:
+                with torch.no_grad(), self.answering(column.role):
+                    other = torch.nn.functional.pad(self._states(batch.tokens), (0, 0, 1, 0))[:, :-1]
+                    other = torch.log_softmax(other @ self._answering["head"], -1)
+                answers[column.name] = fn.compared(column.answer.name, distribution, other, column.number)
+        answers = {name: torch.where(known, answer, 0.0) for name, answer in answers.items()}
+        answers["scores"] = states[torch.arange(len(batch)), last] @ self._answering["score"]
         return Forward.of({name: answer.float() for name, answer in answers.items() if name in columns})
 
     @contextmanager
     def answering(self, role: str) -> Iterator[None]:
         if role not in self.roles:
             raise ModelError(f"the policy has no role {role!r}. {did_you_mean(role, self.roles)}")
-        self._answering = self.roles[role]
+        former, self._answering = self._answering, self.roles[role]
         try:
             yield
         finally:
-            self._answering = self.weights
+            self._answering = former
+
+    def follow(self, role: str, mix: float) -> None:
+        with self.answering(role), torch.no_grad():
+            now = {name: tensor.lerp(self.weights[name], mix) for name, tensor in self._answering.items()}
+        self.moved.setdefault(role, self.roles[role])
+        self.roles[role] = now
 
     def encode(self, prompt: Prompt, texts: Sequence[Text]) -> Group:
         return Group(prompt, _encoded(prompt.messages), tuple(map(_answer, texts)))
@@ -239,12 +260,18 @@ class ToyPolicy(TorchTraining):
         return [{"params": [tensor for name, tensor in self.weights.items() if name not in idle], "lr_scale": 1.0}]
 
     def state(self) -> dict[str, Tensor]:
-        return {name: tensor.detach() for name, tensor in self.weights.items()}
+        found = {name: tensor.detach() for name, tensor in self.weights.items()}
+        return found | {f"{role}.{name}": tensor for role in self.moved for name, tensor in self.roles[role].items()}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         with torch.no_grad():
             for name, tensor in self.weights.items():
                 tensor.copy_(state[name])
+        self.roles |= {role: dict(first) for role, first in self.moved.items()}
+        self.moved = {}
+        for role, name in (key.split(".") for key in state if "." in key):
+            self.moved.setdefault(role, self.roles[role])
+            self.roles[role] = {**self.roles[role], name: state[f"{role}.{name}"].clone()}
 
     def save(self, path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)

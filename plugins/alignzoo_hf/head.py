@@ -98,7 +98,7 @@ def head_logprobs(
     dtype = torch.get_autocast_dtype(kind) if mixed else states.dtype
     graph = torch.is_grad_enabled() and (states.requires_grad or head.linear.weight.requires_grad)
     sizes = tiling(states.device)
-    settings = _Settings(head.scale / temperature, head.cap / temperature, with_entropy, graph, dtype, sizes)
+    settings = Settings(head.scale / temperature, head.cap / temperature, with_entropy, graph, dtype, sizes)
     with torch.autocast(kind, enabled=False):
         weight, bias = head.linear.weight, head.linear.bias
         logprobs, entropy = _Logprobs.apply(states, index, weight, bias, targets, settings)
@@ -136,7 +136,9 @@ def _checkpointed(
 
 
 @dataclass(frozen=True)
-class _Settings:
+class Settings:
+    """How a linear head is applied."""
+
     scale: float
     """The factor of the logits, divided by the temperature."""
     cap: float
@@ -159,7 +161,7 @@ class _Logprobs(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, states: Tensor, index: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, how: _Settings
+        ctx: Any, states: Tensor, index: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, how: Settings
     ) -> tuple[Tensor, Tensor]:
         h, w = states[index].to(how.dtype), weight.to(how.dtype)
         n, vocabulary = len(index), weight.shape[0]
@@ -168,9 +170,9 @@ class _Logprobs(torch.autograd.Function):
         whole = _buffers.take((n if keep else min(n, size)) * vocabulary, h)
         buffer = whole.view(-1, vocabulary)
         logprobs, entropy, normaliser = (buffer.new_zeros(n) for _ in range(3))
-        for rows in _tiles(n, size):
+        for rows in row_tiles(n, size):
             z = buffer[rows] if keep else buffer[: rows.stop - rows.start]
-            _logits(h[rows], w, bias, how, z)
+            write_logits(h[rows], w, bias, how, z)
             _softmax(z, targets[rows], logprobs[rows], entropy[rows], normaliser[rows], how, keep)
         ctx.set_materialize_grads(False)
         if how.graph:
@@ -184,7 +186,7 @@ class _Logprobs(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, by_logprob: Tensor | None, by_entropy: Tensor | None) -> tuple[Tensor | None, ...]:
         states, index, weight, bias, targets, entropy, normaliser = ctx.saved_tensors
-        how: _Settings = ctx.how
+        how: Settings = ctx.how
         h, w = states[index].to(how.dtype), weight.to(how.dtype)
         n, vocabulary = len(index), weight.shape[0]
         kept, ctx.kept = ctx.kept, None  # it is written over: a second backward pass computes it again
@@ -193,11 +195,11 @@ class _Logprobs(torch.autograd.Function):
         size = n if at_once else max(1, how.sizes.tile // vocabulary)
         whole = kept if kept is not None else _buffers.take(min(n, size) * vocabulary, h)
         buffer = whole.view(-1, vocabulary)
-        d_h, d_weight, d_bias = _gradients(ctx.needs_input_grad, h, weight, bias)
-        for rows in _tiles(n, size):
+        d_h, d_weight, d_bias = gradient_buffers(ctx.needs_input_grad, h, weight, bias)
+        for rows in row_tiles(n, size):
             g = buffer[rows] if kept is not None else buffer[: rows.stop - rows.start]
             if kept is None:
-                _logits(h[rows], w, bias, how, g)
+                write_logits(h[rows], w, bias, how, g)
                 _softmax(g, targets[rows], None, None, None, how, True)
             upstream = (None if each is None else each[rows] for each in (by_logprob, by_entropy))
             _to_gradient(g, targets[rows], *upstream, entropy[rows], normaliser[rows], how)
@@ -207,13 +209,13 @@ class _Logprobs(torch.autograd.Function):
             if d_h is not None:
                 torch.mm(g, w, out=d_h[rows])
             if d_weight is not None:
-                _add_product(d_weight, g, h[rows], first=not rows.start)
+                add_product(d_weight, g, h[rows], first=not rows.start)
         _buffers.give(whole)
         d_states = None if d_h is None else torch.zeros_like(states).index_add_(0, index, d_h.to(states.dtype))
         return d_states, None, d_weight, d_bias, None, None
 
 
-def _gradients(
+def gradient_buffers(
     needed: tuple[bool, ...], h: Tensor, weight: Tensor, bias: Tensor | None
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Room for the gradients by h, weight and bias that are asked for."""
@@ -224,7 +226,7 @@ def _gradients(
     )
 
 
-def _add_product(total: Tensor, g: Tensor, h: Tensor, *, first: bool) -> None:
+def add_product(total: Tensor, g: Tensor, h: Tensor, *, first: bool) -> None:
     """Add gᵀh, or write it where nothing is yet."""
     if first and total.dtype == g.dtype:
         torch.mm(g.T, h, out=total)
@@ -236,11 +238,11 @@ def _add_product(total: Tensor, g: Tensor, h: Tensor, *, first: bool) -> None:
         total += g.T @ h
 
 
-def _tiles(n: int, size: int) -> Iterator[slice]:
+def row_tiles(n: int, size: int) -> Iterator[slice]:
     return (slice(start, min(start + size, n)) for start in range(0, n, size))
 
 
-def _logits(h: Tensor, w: Tensor, bias: Tensor | None, how: _Settings, out: Tensor) -> None:
+def write_logits(h: Tensor, w: Tensor, bias: Tensor | None, how: Settings, out: Tensor) -> None:
     """The logits over the temperature, written into `out`."""
     if out.dtype == h.dtype:
         torch.mm(h, w.T, out=out)
@@ -260,12 +262,12 @@ def _softmax(
     logprobs: Tensor | None,
     entropy: Tensor | None,
     normaliser: Tensor | None,
-    how: _Settings,
+    how: Settings,
     normalise: bool,
 ) -> None:
     """Logits to probabilities, in place, a few rows at a time; the figures asked for are written on the way."""
     with_entropy = how.with_entropy and entropy is not None
-    for rows in _tiles(len(z), max(1, how.sizes.block // z.shape[1])):
+    for rows in row_tiles(len(z), max(1, how.sizes.block // z.shape[1])):
         block = z[rows]
         largest = block.amax(1, keepdim=True)
         block -= largest
@@ -289,13 +291,13 @@ def _to_gradient(
     by_entropy: Tensor | None,
     entropy: Tensor,
     normaliser: Tensor,
-    how: _Settings,
+    how: Settings,
 ) -> None:
     """Probabilities to the gradient by what the linear layer said, in place, a few rows at a time."""
     up = torch.zeros_like(entropy) if by_logprob is None else by_logprob
     if by_entropy is not None and not by_entropy.is_cuda and not by_entropy.any():
         by_entropy = None  # an entropy of weight 0
-    for rows in _tiles(len(p), max(1, how.sizes.block // p.shape[1])):
+    for rows in row_tiles(len(p), max(1, how.sizes.block // p.shape[1])):
         block, coefficient = p[rows], up[rows, None]
         slope = 1 - ((block.log() + normaliser[rows, None]) / how.cap) ** 2 if how.cap else None
         flatter = None

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from alignzoo import preflight, processes, recording, report, runner
+from alignzoo import preflight, processes, recording, report, roles, runner
 from alignzoo.errors import RunError, did_you_mean
 from alignzoo.former import noted
 from alignzoo.generation import generate
@@ -25,7 +25,6 @@ from alignzoo.journal import Journal
 from alignzoo.lifecycle import Opening
 from alignzoo.material import examination, generated_for, heldout_of, own_data
 from alignzoo.objects import flat, overrides_of
-from alignzoo.policies import loaded
 from alignzoo.preflight import Checked
 from alignzoo.printable import printable
 from alignzoo.recipe import Recipe, Stage, load
@@ -157,7 +156,7 @@ def _stage(stage: Stage, data: Checked, folder: Path, watch: _Watch, resume: boo
     journal = Journal(folder, stage.name)
     if any(data.spent.values()):
         journal.write("costs", 0, {"when": "check", **data.spent})
-    policy = loaded(stage.policy, stage.optimizer.needs)
+    policy = roles.load(stage.policy, stage.optimizer)
     train = data.train if stage.data is None else _looked_at(stage, policy, data.train, folder, watch)
     with Opening(Context(stage.name, folder / "parts" / stage.name, stage.seed, policy.device)) as opening:
         live = _live(stage, policy, train, data, folder, watch, opening)

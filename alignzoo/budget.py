@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from alignzoo import cost, processes
+from alignzoo import columns, cost, processes
 from alignzoo.evaluation.answers import Figures
 from alignzoo.interfaces import Policy
 from alignzoo.journal import Journal
@@ -146,5 +146,7 @@ def work(
             forward += cost.forward(shape, filled, each.answers)
         elif not each.role and len(prepared):
             forward += cost.forward(shape, trained, each.answers)
+            for role in columns.compared(each.answers):
+                forward += cost.forward(info.roles.get(role, shape), trained)
             backward += cost.backward(shape, trained, each.answers)
     return {"flops/forward": float(forward), "flops/backward": float(backward)}

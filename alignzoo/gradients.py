@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from alignzoo import processes
+from alignzoo.errors import ModelError
 from alignzoo.interfaces import ParameterGroup
 
 MakeTorchOptimizer = Callable[[list[ParameterGroup]], torch.optim.Optimizer]
@@ -28,6 +29,10 @@ class TorchTraining:
     def parameters(self) -> list[ParameterGroup]:
         """What is trained."""
         raise NotImplementedError(f"{type(self).__name__} has no parameters()")
+
+    def follow(self, role: str, mix: float) -> None:
+        """Move a role, where a policy can: this one cannot."""
+        raise ModelError(f"the roles of {type(self).__name__} do not move: it has no follow(), which {role!r} asks for")
 
     def optimize(self, make: MakeTorchOptimizer) -> None:
         """Begin to train: make the torch optimizer, whose moments are all 0."""

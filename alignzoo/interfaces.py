@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeAlias, runtime_checkable
 
 import torch
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 ParameterGroup: TypeAlias = dict[str, Any]
 """As `torch.optim` takes it: {"params": [...], "lr_scale": float}; `lr_scale` multiplies the schedule's rate."""
+
+NO_ROLES: Mapping[str, Any] = MappingProxyType({})
+"""No other policy beside the one that is trained."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,11 @@ class Policy(Protocol):
         was loaded with. Raises ModelError for a role that it does not have."""
         ...
 
+    def follow(self, role: str, mix: float) -> None:
+        """Move a role: its weights become (1-mix)·its own + mix·the policy's, so that a mix of 1 is a copy. Raises
+        ModelError where that cannot be done exactly. What has moved is in `state`."""
+        ...
+
     def parameters(self) -> list[ParameterGroup]:
         """What is trained."""
         ...
@@ -144,8 +153,9 @@ class Policy(Protocol):
 class PolicySpec(Protocol):
     """A policy's settings: what a recipe's `policy` table becomes, and what plugins register."""
 
-    def load(self, needs: frozenset[str]) -> Policy:
-        """Build the policy with what an optimizer needs of it: a critic for "values", a scoring head for "scores"."""
+    def load(self, needs: frozenset[str], roles: Mapping[str, PolicySpec] = NO_ROLES) -> Policy:
+        """Build the policy with what an optimizer needs of it: a critic for "values", a scoring head for "scores"; and
+        frozen beside it the other policies that it names, for `answering`: {"teacher": ...}."""
         ...
 
 
@@ -382,6 +392,16 @@ class Opens(Protocol):
     def open(self, context: Context) -> Any:
         """Open it: `alignzoo.live_of(self)` from then on. Once a stage; if it has a method `close`, that is called
         at the stage's end, after an error, too. A successor of the part takes it over as it is."""
+        ...
+
+
+@runtime_checkable
+class HasFollow(Protocol):
+    """An optimizer with roles that move: a reference that follows the policy, a teacher that is its average."""
+
+    def follow(self, step: int) -> Mapping[str, float]:
+        """Pure: which roles take how much of the policy after this step, counted from 1, and what moves by 0 or is not
+        named stays. The runner calls `Policy.follow`."""
         ...
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from alignzoo.errors import PluginError
 from alignzoo.former import CHANGES, POLICY_METHODS
-from alignzoo.interfaces import Policy, PolicySpec
+from alignzoo.interfaces import NO_ROLES, Policy, PolicySpec
 
 MEMBERS = sorted(name for name in {*vars(Policy), *Policy.__annotations__} if not name.startswith("_"))
 """What every policy has."""
@@ -13,10 +15,10 @@ TRAINING = frozenset({"optimize", "backward", "drop_gradients", "step", "optimiz
 """What `alignzoo.gradients.TorchTraining` brings."""
 
 
-def loaded(spec: PolicySpec, needs: frozenset[str]) -> Policy:
-    """The policy that these settings build, with what an optimizer needs of it; raises PluginError where it lacks a
-    member of the contract."""
-    policy = spec.load(needs)
+def loaded(spec: PolicySpec, needs: frozenset[str], roles: Mapping[str, PolicySpec] = NO_ROLES) -> Policy:
+    """The policy that these settings build, with what an optimizer needs of it and the roles that it names; raises
+    PluginError where it lacks a member of the contract."""
+    policy = spec.load(needs, roles) if roles else spec.load(needs)
     if wrong := lacking(policy):
         raise PluginError(wrong)
     return policy

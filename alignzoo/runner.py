@@ -12,6 +12,7 @@ import torch
 from alignzoo import checkpoint, no_gradient, processes, recording
 from alignzoo import functional as fn
 from alignzoo.budget import Meter, work
+from alignzoo.columns import REFERENCE
 from alignzoo.errors import DivergedError
 from alignzoo.evaluation.answers import Figures
 from alignzoo.evaluation.heldout import Evaluated, best_of, objective, scoring, writing
@@ -21,6 +22,7 @@ from alignzoo.lifecycle import MADE_ANEW, made_anew, successor
 from alignzoo.microbatch import MicroBatcher
 from alignzoo.passes import Passes, generated_by_policy
 from alignzoo.reference import GROUPS, remember
+from alignzoo.roles import following, moving
 from alignzoo.rollout import rollout
 from alignzoo.stage import Run
 from alignzoo.tokens import Tokens, token_columns
@@ -68,6 +70,8 @@ def _run(stage: Run, ledger: Ledger, resume: bool) -> Outcome:
     while (step < stage.steps or schedule.has_budget) and not stopped:
         (report, tokens), share = _step(stage, optimizer, step, passes, meter.total), meter.share
         step = report.step
+        for role, mix in following(optimizer, step).items():
+            stage.policy.follow(role, mix)
         report = replace(report, costs=ledger.write(step, "step"))
         own += _made_anew(stage) if step == 1 and not processes.index() else []
         optimizer, stage = successor(optimizer, report), stage.following(report)
@@ -207,7 +211,8 @@ def _passes(stage: Run, told: Callable[[Alert], None]) -> Passes:
     whole = not schedule.has_budget and stage.steps * schedule.prompts >= len(stage.prompts)
     seen = any(prompt.media is not None for prompt in stage.prompts)  # by which rows of equal tokens may differ
     shown = not isinstance(stage.sampler, Chooses) and not stage.sampler.online
-    if not shown or not whole or seen or "ref_logprobs" not in stage.optimizer.needs:
+    moves = REFERENCE in moving(stage.optimizer, stage.steps)
+    if not shown or not whole or seen or moves or "ref_logprobs" not in stage.optimizer.needs:
         return passes
     n = len(stage.prompts)
 

@@ -61,7 +61,7 @@ def adamw(schedule: Schedule, device: torch.device, groups: list[ParameterGroup]
 def asked(needs: frozenset[str]) -> frozenset[str]:
     """The columns that an update asks the policy for: what the optimizer needs, and the entropy to watch."""
     wanted = columns.trained(needs)
-    return wanted | {"entropy"} if "logprobs" in wanted else wanted
+    return wanted | {"entropy"} if "logprobs" in wanted or columns.compared(wanted) else wanted
 
 
 def before_update(out: Forward, names: frozenset[str], batch: Batch) -> dict[str, Tensor]:

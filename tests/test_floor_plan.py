@@ -17,8 +17,8 @@ FLOORS = [
     {"columns", "functional", "interfaces", "schedule", "processes", "cost", "agreement", "probe", "requirements"}
     | {"storage"},
     {"gradients", "microbatch", "policies", "traits", "lifecycle"},
-    {"batching", "importance", "prompts", "journal", "checkpoint", "judging", "rewards"},
-    {"evaluation", "registry", "scaffold", "report", "reference", "survey"},
+    {"batching", "importance", "prompts", "journal", "checkpoint", "judging", "rewards", "roles"},
+    {"evaluation", "registry", "scaffold", "report", "tokens", "reference", "survey"},
     {"vocabulary", "recipe", "stage", "update"},
     {"passes", "no_gradient"},
     {"tokens"},

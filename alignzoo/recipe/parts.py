@@ -154,7 +154,7 @@ WORDS: dict[Any, str] = {
 }
 NESTED = {
     "Optimizer": ("optimizer", "an optimizer"),
-    "PolicySpec": ("policy", "a policy"),
+    "PolicySpec": ("policy", "a policy: the model's directory, or a table of settings"),
     "Sampler": ("sampler", "a sampler"),
     "RewardSource": ("reward", "a reward"),
     "Judge": ("judge", "a judge"),
@@ -178,7 +178,8 @@ def describe(hint: Any) -> str:
         return "one of " + ", ".join(map(repr, arguments))
     kind = origin or hint
     if kind_of(kind):
-        return f"{NESTED[kind.__name__][1]}: a name, or a table with one"
+        text = NESTED[kind.__name__][1]
+        return text if ":" in text else f"{text}: a name, or a table with one"
     if kind in WORDS:
         return WORDS[kind]
     if not isinstance(kind, type):

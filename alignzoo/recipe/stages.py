@@ -142,20 +142,35 @@ class _Builder:
             known = ", ".join(self.registry.names(kind))
             raise RecipeError(f"{self.where}: {self.name} has no {kind}. Known: {known or 'none'}.")
         node = self.tables.get(kind) or normal(kind, Node(default, self.where))
-        part, self.resolved[kind] = build_part(self.registry, kind, node, f"{self.name}.{kind}")
+        policy = self.resolved.get("policy")
+        own = policy["name"] if isinstance(policy, dict) else ""
+        part, self.resolved[kind] = build_part(self.registry, kind, node, f"{self.name}.{kind}", own)
         self.code += code_of(self.registry, kind, node, f"{self.name}.{kind}")
         return part
 
     def optimizer(self) -> Any:
-        """The registered optimizer, or the one that trains nothing."""
+        """The registered optimizer, with every other policy that its columns speak of; or the one that trains
+        nothing."""
         node = self.tables.get("optimizer")
         given = node.value.get("name") if node is not None and node.is_table else None
         if node is None or given is None or given.value != NOTHING:
-            return self.part("optimizer")
+            return self._trained()
         for key, setting in node.without("name").value.items():
             raise RecipeError(f"{setting.where}: {self.name}.optimizer.{key}: {NOTHING!r} has no settings")
         self.resolved["optimizer"] = {"name": NOTHING}
         return Nothing()
+
+    def _trained(self) -> Any:
+        from alignzoo.roles import missing
+
+        optimizer = self.part("optimizer")
+        for role, column in missing(optimizer).items():
+            raise RecipeError(
+                f"{self.tables['optimizer'].where}: {self.name}.optimizer.{role} is missing: "
+                f"{type(optimizer).__name__} needs {column!r}. Give the model: optimizer.{role}=DIRECTORY, or "
+                f"optimizer.{role}=stage:NAME for what an earlier stage has trained"
+            )
+        return optimizer
 
     def seed(self) -> int:
         """The seed that is given; each round after the first has one of its own, derived from it."""
@@ -269,8 +284,8 @@ def _of_task(task: Task) -> list[Node]:
     return list(normal("reward", tree(list(task.reward), lambda key: where, ("reward",))).value)
 
 
-def build_part(registry: Registry, kind: str, node: Node, path: str) -> tuple[Any, Any]:
-    """A named part, built, and as plain data."""
+def build_part(registry: Registry, kind: str, node: Node, path: str, policy: str = "") -> tuple[Any, Any]:
+    """A named part, built, and as plain data; `policy` is the name of the policies in it that have none."""
     if not node.is_table:
         return _ready(kind, node, path), _live(node.value)
     if "name" not in node.value:
@@ -284,7 +299,7 @@ def build_part(registry: Registry, kind: str, node: Node, path: str) -> tuple[An
         raise blame(f"{node.value['name'].where}: {path}.name: {error}") from error
     name = registry.canonical(kind, name)
     if isinstance(target, type):
-        whole, inner = with_parts(registry, target, table, path)
+        whole, inner = with_parts(registry, target, table, path, policy)
         part = build(target, whole, path)
         own = {key: value for key, value in settings(part).items() if value is None or key not in inner}
         return part, {"name": name, **own, **{key: value for key, value in inner.items() if value is not None}}
@@ -293,7 +308,7 @@ def build_part(registry: Registry, kind: str, node: Node, path: str) -> tuple[An
     return target, {"name": name}
 
 
-def with_parts(registry: Registry, cls: type[Any], table: Node, path: str) -> tuple[Node, Plain]:
+def with_parts(registry: Registry, cls: type[Any], table: Node, path: str, policy: str = "") -> tuple[Node, Plain]:
     """The table with every part built that is itself a field, as in `judge = {name = "openai"}`; and those as data,
     None where the table gives none: a default has no name to be told by."""
     kinds = {key: kind for key, hint in hints_of(cls).items() if (kind := kind_of(hint))}
@@ -301,9 +316,21 @@ def with_parts(registry: Registry, cls: type[Any], table: Node, path: str) -> tu
     inner: Plain = dict.fromkeys(kinds)
     for key, node in table.value.items():
         if key in kinds and node.value is not None:
-            part, inner[key] = build_part(registry, kinds[key], named(node), f"{path}.{key}")
+            node = _policy(registry, node, policy) if kinds[key] == "policy" else named(node)
+            part, inner[key] = build_part(registry, kinds[key], node, f"{path}.{key}", policy)
             values[key] = Node(part, node.where)
     return Node(values, table.where), inner
+
+
+def _policy(registry: Registry, node: Node, name: str) -> Node:
+    """The table of a policy within a part: its name goes without saying, and a string that is none is a model."""
+    known = registry.names("policy")
+    default = Node(name or known[0], node.where) if name or len(known) == 1 else None
+    if isinstance(node.value, str) and default is not None and not registry.has("policy", node.value):
+        return Node({"name": default, "model": node}, node.where)
+    if node.is_table and "name" not in node.value and default is not None:
+        return Node({"name": default, **node.value}, node.where)
+    return named(node)
 
 
 def _ready(kind: str, node: Node, path: str) -> Any:

@@ -2,6 +2,7 @@
 
 With z the policy's logits, p = softmax(z) and q the role's probabilities, which have no gradient:
 
+    H(p)       ∂/∂z = -p·(log p + H(p))
     Σp²        ∂/∂z = 2·p·(p - Σp²)
     KL(q ‖ p)  ∂/∂z = p - q
     KL(p ‖ q)  ∂/∂z = p·(log p - log q - KL(p ‖ q))
@@ -51,7 +52,7 @@ class Spoken:
 
 
 def head_divergences(policy: Spoken, roles: Mapping[str, Spoken], columns: Sequence[Column]) -> dict[str, Tensor]:
-    """These columns, each `collision` or a comparison with one of the roles, (M,) each, with the policy's gradient.
+    """These columns (M,), each `entropy`, `collision` or a comparison with one of the roles, with their gradient.
 
     Raises ModelError where a role speaks of another vocabulary.
     """
@@ -115,6 +116,8 @@ class _Work:
 
 
 def _value(column: Column, logprobs: Tensor, said: Mapping[str, Tensor]) -> Tensor:
+    if column.answer.name == "entropy":
+        return -(logprobs.exp() * logprobs).sum(1)
     if not column.answer.compares:
         return fn.collision(logprobs)
     return fn.compared(column.answer.name, logprobs, said[column.role], column.number)
@@ -123,7 +126,9 @@ def _value(column: Column, logprobs: Tensor, said: Mapping[str, Tensor]) -> Tens
 def _slope(column: Column, logprobs: Tensor, said: Mapping[str, Tensor], value: Tensor) -> Tensor:
     """The gradient of a column by the logits over the temperature, (m, V); see the module's table."""
     p, name, number = logprobs.exp(), column.answer.name, column.number
-    if not column.answer.compares:
+    if name == "entropy":
+        return p.mul_(logprobs + value[:, None]).neg_()
+    if name == "collision":
         return 2 * p * (p - value[:, None])
     other = said[column.role]
     if name == "kl" or (name == "jsd" and number == 0):

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from alignzoo import processes
-from alignzoo.columns import OLD, POLICY, REFERENCE, column, named
+from alignzoo.columns import column
 from alignzoo.errors import ModelError
 from alignzoo_hf import layers, weights
 from alignzoo_hf.chat import read_template
@@ -112,16 +112,25 @@ def check_answers(needs: frozenset[str]) -> None:
 
 def only_scores(needs: frozenset[str]) -> bool:
     """Whether a policy that an optimizer needs so much of has no language-model head. Who needs nothing only writes."""
-    return "scores" in needs and not needs & {"logprobs", "entropy", "old_logprobs"}
+    return "scores" in needs and {column(name).answer.name for name in needs} <= {"scores", "values"}
 
 
 def causal_lm(spec: HF, frozen: torch.dtype) -> Any:
     """The language model: every weight trained in float32, or a LoRA adapter on frozen weights."""
-    dtype = _dtype(spec, frozen)
+    model = _language_model(spec, _dtype(spec, frozen))
+    return adapted(model, spec, "CAUSAL_LM") if spec.lora_rank else _trained(model)
+
+
+def frozen_lm(spec: HF, dtype: torch.dtype) -> Any:
+    """A language model that is not trained."""
+    return _language_model(spec, dtype).requires_grad_(False)
+
+
+def _language_model(spec: HF, dtype: torch.dtype) -> Any:
     model = loaded_lm(spec, spec.model, dtype=dtype) if isinstance(spec.model, str) else _live(spec, dtype)
     _ready(model, spec)
     _check_head(model)
-    return adapted(model, spec, "CAUSAL_LM") if spec.lora_rank else _trained(model)
+    return model
 
 
 def loaded_lm(spec: HF, source: str, **options: Any) -> Any:

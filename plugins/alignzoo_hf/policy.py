@@ -20,24 +20,28 @@ from torch import Tensor
 
 from alignzoo import cost
 from alignzoo import functional as fn
-from alignzoo.columns import REFERENCE
+from alignzoo.columns import OLD, POLICY, REFERENCE, Column, column
 from alignzoo.cost import ModelShape
-from alignzoo.errors import ModelError
+from alignzoo.errors import ModelError, did_you_mean
 from alignzoo.gradients import TorchTraining
-from alignzoo.interfaces import PolicyInfo
+from alignzoo.interfaces import NO_ROLES, PolicyInfo
 from alignzoo.microbatch import is_out_of_memory
 from alignzoo.types import Batch, Completion, Forward, Group, Prompt, Text
-from alignzoo_hf import checks, memory, models
+from alignzoo_hf import checks, memory, models, roles
+from alignzoo_hf.divergences import Spoken, head_divergences
 from alignzoo_hf.encoding import encoder
 from alignzoo_hf.engine import Tokens, Written
 from alignzoo_hf.fingerprint import fingerprint
 from alignzoo_hf.frozen import freeze
-from alignzoo_hf.head import head_logprobs, wide
+from alignzoo_hf.head import Head, head_logprobs, wide
+from alignzoo_hf.roles import Beneath, Frozen, Voice, check_same
 from alignzoo_hf.sampling import Sampling
 from alignzoo_hf.shape import shape_of
 from alignzoo_hf.spec import HF
 from alignzoo_hf.trunk import States, can_pack, packed, padded
-from alignzoo_hf.writers import Writer, writer
+
+ROLE = "role."
+"""What the name of a weight in a checkpoint begins with where it is a role's."""
 
 RELOADING = 0.05
 """The share of the time in which a reference is not needed that loading it again may take; else it is kept."""
@@ -51,8 +55,9 @@ class HFPolicy(TorchTraining):
     `frozen` nothing is trained: a reward model that only answers.
     """
 
-    def __init__(self, spec: HF, needs: frozenset[str], *, frozen: bool = False) -> None:
-        models.check_answers(needs)
+    def __init__(
+        self, spec: HF, needs: frozenset[str], others: Mapping[str, Any] = NO_ROLES, *, frozen: bool = False
+    ) -> None:
         self.spec = spec
         if spec.deterministic:
             os.environ.setdefault(
@@ -77,17 +82,16 @@ class HFPolicy(TorchTraining):
         if "values" in needs and spec.critic == "shared":
             self.critic = self._shared_critic()
         self._trains = self.lm is not None and bool(needs)  # who needs nothing only writes
-        self._copied: Any = None
-        self._beneath = bool(spec.lora_rank) and not spec.reference  # the reference is what lies beneath the adapter
         if spec.reference:
             checks.check_same_tokens(self.tokenizer, spec.reference, spec, "reference")
-        if self._trains and not spec.lora_rank and not isinstance(spec.model, str) and not spec.reference:
-            self._copied = freeze(copy.deepcopy(self.lm), bf16=self.bf16)  # its first weights lie nowhere else
         # Who learns from given texts alone has a reference for evaluations only, and need not keep it in between.
         self._reloads = isinstance(spec.reference or spec.model, str) and not needs & {"ref_logprobs", "old_logprobs"}
         self._let_go = -math.inf
         self._at_once = spec.generate_batch
-        self._answering: Any = self.lm
+        self.roles: dict[str, Frozen] = {}
+        if self.lm is not None:
+            self._voice = self._own = Voice("the policy", spec, lambda: self.lm, self.tokenizer)
+            self.roles |= {name: self._role(name, other) for name, other in others.items()} | self._reference()
         self._packable: dict[type, bool] = {}
         model = self.lm if self.lm is not None else self.scorer
         checks.check_token_ids(self.tokenizer, model)
@@ -106,6 +110,33 @@ class HFPolicy(TorchTraining):
         critic = models.scorer(self.spec, self.spec.critic_model or self.spec.model, precision)
         torch.nn.init.zeros_(models.score_head(critic).weight)  # the value starts at 0, whatever the trunk scored
         return critic.to(self.device)
+
+    def _reference(self) -> dict[str, Frozen]:
+        """The policy as before training: what lies beneath an adapter, or a copy that is loaded when it is first asked;
+        in the trained weights' own precision, as one rounded to bf16 would not answer as the policy does at first."""
+        spec = self.spec
+        if spec.lora_rank and not spec.reference:
+            return {REFERENCE: Beneath(REFERENCE, spec, lambda: self.lm, self.tokenizer)}
+        if not self._trains:
+            return {}
+        live = not isinstance(spec.model, str) and not spec.reference
+        first = freeze(copy.deepcopy(self.lm), bf16=self.bf16) if live else None  # its first weights lie nowhere else
+        return {REFERENCE: Frozen(REFERENCE, spec, self._load_reference, self.tokenizer, first)}
+
+    def _load_reference(self) -> Any:
+        """The frozen copy; it answers to the bit as the policy does at first. Where it is asked so often that loading
+        it takes more than a share of the time, it stays from then on."""
+        start, own = time.monotonic(), self.spec.reference
+        stored = replace(self.spec, model=own, lora_rank=0) if own else roles.stored(self.spec, REFERENCE)
+        copied = freeze(models.causal_lm(stored, torch.float32), bf16=self.bf16).to(self.device)
+        self._reloads &= time.monotonic() - start <= RELOADING * (start - self._let_go)
+        return copied
+
+    def _role(self, name: str, spec: Any) -> Frozen:
+        """Another model beside the policy."""
+        if name in (POLICY, OLD, REFERENCE):
+            raise ModelError(f"a role cannot be called {name!r}: that one is the policy's own")
+        return roles.load(name, spec, self.device, self.bf16, self.tokenizer, self.lm)
 
     # --- writing -------------------------------------------------------------------------------------------------
 
@@ -134,7 +165,8 @@ class HFPolicy(TorchTraining):
                 if all(prefixes)
                 else "a prefix of no tokens cannot be continued: there is nothing to predict from"
             )
-        settings = Sampling(spec.max_new_tokens, spec.temperature, spec.top_k, spec.top_p, greedy)
+        own = self._voice.spec
+        settings = Sampling(spec.max_new_tokens, own.temperature, own.top_k, own.top_p, greedy)
         tokens = [tuple(prefix) for prefix in prefixes]
         written = self._written(tokens, n, settings, seeds)
         completions = iter([Completion(ids, self.encoder.text(ids), done, lps) for ids, lps, done in written])
@@ -145,7 +177,8 @@ class HFPolicy(TorchTraining):
         while True:
             try:
                 with self._autocast():
-                    return self._writer.write(prompts, n, settings, seeds=seeds, slots=self._at_once)
+                    engine = self._voice.writer(self.encoder.stop_ids)
+                    return engine.write(prompts, n, settings, seeds=seeds, slots=self._at_once)
             except Exception as error:
                 if not is_out_of_memory(error) or self.spec.engine == "vllm":  # whose slots are set as it starts
                     raise
@@ -155,15 +188,11 @@ class HFPolicy(TorchTraining):
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
 
-    @functools.cached_property
-    def _writer(self) -> Writer:
-        """The engine, made when it is first needed: it may try the model out."""
-        return writer(self.spec, self.lm, self.tokenizer, self.encoder.stop_ids)
-
     def info(self) -> PolicyInfo:
         """What the runner may know: sizes, tokens at once, whether samples are exact, how the reference is known."""
         return PolicyInfo(
             shape=self._shape,
+            roles={name: role.shape for name, role in self.roles.items() if name != REFERENCE},
             tokens_per_pass=self._tokens_per_pass(),
             exact_samples=self.spec.samples_exactly(self.bf16),
             fingerprint=self._fingerprint,
@@ -176,53 +205,83 @@ class HFPolicy(TorchTraining):
 
     def forward(self, batch: Batch, columns: frozenset[str]) -> Forward:
         """The columns asked for, at completion positions only; the vocabulary is never held for all of them."""
-        if self._reloads and self._copied is not None and torch.is_grad_enabled() and self._answering is self.lm:
-            self._copied, self._let_go = None, time.monotonic()  # the next evaluation loads it again
+        if self._reloads and torch.is_grad_enabled() and self._voice is self._own and self.roles[REFERENCE].release():
+            self._let_go = time.monotonic()  # the next evaluation loads it again
         batch = batch.to(self.device)
+        told = [column(name) for name in sorted(columns)]
+        language = [each for each in told if each.answer.name not in ("values", "scores")]
         answers: dict[str, Tensor] = {}
         with self._autocast():
-            if columns & {"logprobs", "entropy"} or ("values" in columns and self.spec.critic == "shared"):
-                answers |= self._language(batch, columns)
+            if language or ("values" in columns and self.spec.critic == "shared"):
+                answers |= self._language(batch, columns, language)
             if "values" in columns and self.spec.critic == "separate":
-                states = self._states(self.critic, batch, *_predicting(batch))
+                states = self._states(self.spec, self.critic, batch, *_predicting(batch))
                 answers["values"] = self._values(models.score_head(self.critic), states, batch)
             if "scores" in columns:
                 answers["scores"] = self._scores(batch)
-        return Forward.of({name: column for name, column in answers.items() if name in columns})
+        return Forward.of(answers)
 
-    def _states(self, model: Any, batch: Batch, used: Tensor, read: Tensor) -> States:
+    def _states(self, spec: HF, model: Any, batch: Batch, used: Tensor, read: Tensor) -> States:
         """A model's states where they are read: of the used tokens packed, or padded where its attention is its own."""
-        return packed(model, batch, used, read) if self._packs(model) else padded(model, batch.tokens)
+        return packed(model, batch, used, read) if self._packs(spec, model) else padded(model, batch.tokens)
 
-    def _packs(self, model: Any) -> bool:
+    def _packs(self, spec: HF, model: Any) -> bool:
         """Whether a model can be packed, found out when it is first asked."""
-        if self.spec.attention != "auto":
+        if spec.attention != "auto":
             return False
         if type(models.bare(model)) not in self._packable:
             self._packable[type(models.bare(model))] = can_pack(model)
         return self._packable[type(models.bare(model))]
 
-    def _language(self, batch: Batch, columns: frozenset[str]) -> dict[str, Tensor]:
-        if self._answering is None:
+    def _language(self, batch: Batch, columns: frozenset[str], language: Sequence[Column]) -> dict[str, Tensor]:
+        if self.lm is None:
             raise ModelError("this policy only scores: it has no language-model head to answer log-probabilities")
-        states = self._states(self._answering, batch, *_predicting(batch))
+        states = self._spoken_states(batch)
         answers = {}
-        if columns & {"logprobs", "entropy"}:
+        whole = [each for each in language if each.name not in ("logprobs", "entropy")]
+        if "logprobs" in columns or (language and not whole):
             where = fn.predicted(batch.mask)
             logprobs, entropy = head_logprobs(
-                models.head(self._answering),
+                models.head(self._voice.model),
                 states.hidden,
                 fn.before(states.place)[where],
                 batch.tokens[:, 1:][where],
-                self.spec.temperature,
+                self._voice.spec.temperature,
                 with_entropy="entropy" in columns,
             )
             answers["logprobs"] = fn.scatter(logprobs, batch.mask)
             if entropy is not None:
                 answers["entropy"] = fn.scatter(entropy, batch.mask)
+        if whole:
+            answers |= self._divergences(batch, states, [each for each in language if each.name not in answers])
         if "values" in columns and self.spec.critic == "shared":
             answers["values"] = self._values(self.critic, states, batch)
-        return answers
+        return {name: column for name, column in answers.items() if name in columns}
+
+    def _spoken_states(self, batch: Batch) -> States:
+        """Those of whoever speaks: the policy, or a role."""
+        voice = self._voice
+        context = models.context(voice.model)
+        if voice is not self._own and batch.tokens.shape[1] > context < int(batch.attend.sum(1).max()):
+            raise ModelError(
+                f"the role {voice.name!r} reads {context} tokens at most, and there is a prompt that has more with its "
+                f"completion: set policy.max_length={context}"
+            )
+        return self._states(voice.spec, voice.model, batch, *_predicting(batch))
+
+    def _divergences(self, batch: Batch, states: States, asked: Sequence[Column]) -> dict[str, Tensor]:
+        """What is said of whole distributions, the policy's beside the roles'."""
+        others = {}
+        for name in sorted({each.role for each in asked} - {POLICY}):
+            with torch.no_grad(), self.answering(name):
+                others[name] = self._spoken(batch, self._spoken_states(batch), self.roles[name].head())
+        own = self._spoken(batch, states, models.head(self._voice.model))
+        found = head_divergences(own, others, asked)
+        return {name: fn.scatter(column, batch.mask) for name, column in found.items()}
+
+    def _spoken(self, batch: Batch, states: States, head: Head) -> Spoken:
+        where = fn.before(states.place)[fn.predicted(batch.mask)]
+        return Spoken(head, states.hidden, where, self._voice.spec.temperature)
 
     def _values(self, head: torch.nn.Module, states: States, batch: Batch) -> Tensor:
         chosen = states.hidden[fn.before(states.place)[fn.predicted(batch.mask)]]  # (M, H)
@@ -240,41 +299,33 @@ class HFPolicy(TorchTraining):
         rows = torch.arange(len(batch), device=last.device)
         read = torch.zeros_like(batch.attend)
         read[rows, last] = True
-        states = self._states(self.scorer, batch, batch.attend, read)
+        states = self._states(self.spec, self.scorer, batch, batch.attend, read)
         scores = models.score_head(self.scorer)(states.hidden[states.place[rows, last]])[:, label]
         return scores.to(wide(scores.dtype))
 
     @contextlib.contextmanager
     def answering(self, role: str) -> Iterator[None]:
-        """Inside, the language model answers as it did before training ("ref"): adapters off, or the frozen copy."""
-        if role != REFERENCE:
-            raise ModelError(f"this policy has no role {role!r}")
+        """Inside, the language model answers and generates as a role: as before training ("ref"), adapters off or by
+        the frozen copy; or by another model that the policy was loaded with."""
         if self.lm is None:
-            raise ModelError("this policy only scores: it has no reference")
-        if not self._trains and not self.spec.lora_rank:
-            raise ModelError("this policy was loaded for writing only: it has no reference")
-        if self._beneath:
-            with self.lm.disable_adapter():
+            raise ModelError("this policy only scores: it has no reference, nor another role")
+        if role not in self.roles:
+            if role == REFERENCE:
+                raise ModelError("this policy was loaded for writing only: it has no reference")
+            raise ModelError(f"this policy has no role {role!r}. {did_you_mean(role, self.roles)}")
+        former, voice = self._voice, self.roles[role]
+        with voice.speaking():
+            self._voice = voice
+            try:
                 yield
-            return
-        former, self._answering = self._answering, self._reference
-        try:
-            yield
-        finally:
-            self._answering = former
+            finally:
+                self._voice = former
 
-    @property
-    def _reference(self) -> Any:
-        """The frozen copy, loaded when it is first asked; it answers to the bit as the policy does at first. Where it
-        is asked so often that loading it takes more than a share of the time, it stays from then on."""
-        if self._copied is None:
-            start = time.monotonic()
-            own = self.spec.reference
-            stored = replace(self.spec, model=own, lora_rank=0) if own else self.spec
-            copied = models.causal_lm(stored, torch.float32)
-            self._copied = freeze(copied, bf16=self.bf16).to(self.device)
-            self._reloads &= time.monotonic() - start <= RELOADING * (start - self._let_go)
-        return self._copied
+    def follow(self, role: str, mix: float) -> None:
+        """A role's weights ← (1-mix)·its own + mix·the policy's."""
+        with self.answering(role):
+            pass  # raises for a role that is not there
+        self.roles[role].follow(self.lm, mix)
 
     # --- training ------------------------------------------------------------------------------------------------
 
@@ -288,18 +339,22 @@ class HFPolicy(TorchTraining):
         return groups
 
     def state(self) -> dict[str, Tensor]:
-        """The trained weights by name."""
-        return {name: parameter.detach() for name, parameter in self._trained()}
+        """The trained weights by name, and those of roles that have moved."""
+        found = {name: parameter.detach() for name, parameter in self._trained()}
+        for name, role in self.roles.items():
+            found |= {f"{ROLE}{name}.{key}": tensor for key, tensor in role.state().items()}
+        return found
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Take back what `state` gave."""
         trained = dict(self._trained())
-        if trained.keys() != state.keys():
-            odd = sorted(trained.keys() ^ state.keys())
-            raise ModelError(f"the checkpoint is of another model: {len(odd)} weights differ, {odd[0]!r} the first")
+        check_same(trained, {name: tensor for name, tensor in state.items() if not name.startswith(ROLE)})
         with torch.no_grad():
             for name, parameter in trained.items():
                 parameter.copy_(state[name])
+        for name, role in self.roles.items():
+            own = f"{ROLE}{name}."
+            role.restore({key.removeprefix(own): each for key, each in state.items() if key.startswith(own)})
 
     def _trained(self) -> Iterator[tuple[str, Tensor]]:
         for part, model in (("lm", self.lm), ("scorer", self.scorer), ("critic", self.critic)):
@@ -312,13 +367,14 @@ class HFPolicy(TorchTraining):
         if self.device.type != "cuda":
             return memory.on_cpu(shape)
         free = torch.cuda.mem_get_info(self.device)[0]
-        free -= cost.reference_bytes(shape, width) if self._trains and self._copied is None else 0  # it may still come
+        if self._trains and not self.roles[REFERENCE].is_loaded:
+            free -= cost.reference_bytes(shape, width)  # it may still come
         kept = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)  # torch's, and free
         return memory.on_gpu(shape, free + kept, width)
 
     def _fingerprint(self) -> str:
-        """A digest of the reference's weights and configuration, the temperature, precision and kind of device."""
-        model = self._reference if self._trains and not self._beneath else self.lm
+        """Of the reference's weights, its configuration, the temperature, the precision and the kind of device."""
+        model = self.roles[REFERENCE].model if REFERENCE in self.roles else self.lm
         return fingerprint(model, (self.spec.temperature, self.bf16, self.device.type))
 
     @functools.cached_property

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le
 
-from alignzoo.interfaces import CheckContext, DiskUse, Outline, Policy
+from alignzoo.interfaces import NO_ROLES, CheckContext, DiskUse, Outline, Policy, PolicySpec
 
 
 @dataclass(frozen=True)
@@ -70,11 +71,11 @@ class HF:
         own."""
         return not bf16 and self.engine in ("alignzoo", "generate")
 
-    def load(self, needs: frozenset[str]) -> Policy:
-        """The live policy, with a critic for "values" and a scoring head for "scores"."""
+    def load(self, needs: frozenset[str], roles: Mapping[str, PolicySpec] = NO_ROLES) -> Policy:
+        """The live policy, with a critic for "values", a scoring head for "scores", a frozen model for each role."""
         from alignzoo_hf.policy import HFPolicy
 
-        return HFPolicy(self, needs)
+        return HFPolicy(self, needs, roles)
 
     def outline(self, needs: frozenset[str]) -> Outline:
         """What `load` would build, without its weights."""

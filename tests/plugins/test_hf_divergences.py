@@ -19,6 +19,7 @@ from alignzoo_hf.head import Head, head_logprobs
 
 VOCABULARY = 37
 NAMES = (
+    "entropy",
     "collision",
     "teacher_kl",
     "teacher_reverse_kl",
@@ -52,6 +53,8 @@ def plain(policy: Spoken, roles: Mapping[str, Spoken], name: str) -> Tensor:
         return torch.log_softmax(of.head(of.states[of.index]) / of.temperature, -1)
 
     column = columns.column(name)
+    if name == "entropy":
+        return -(whole(policy).exp() * whole(policy)).sum(1)
     if not column.answer.compares:
         return fn.collision(whole(policy))
     return fn.compared(column.answer.name, whole(policy), whole(roles[column.role]).detach(), column.number)

@@ -117,11 +117,12 @@ def bytes_of(step: Rehearsal, outline: Outline, tokens_per_pass: int = 0) -> dic
     return {
         "weights": cost.weight_bytes(shape, outline.frozen),
         "reference": cost.reference_bytes(shape, outline.width) if trains and "scores" not in step.needs else 0,
+        **{role: each.frozen * each.shape.parameters for role, each in step.roles.items()},
         "gradients": cost.gradient_bytes(shape) * trains,
         "adamw": cost.adamw_bytes(shape) * trains,
         "reward models": sum(cost.frozen_bytes(each.shape, each.width) for each in step.rewards),
         "activations": (sum(kept) + working) * trains,  # on the way back, the gradients of one layer's are there too
-        "logits": outline.logits(answers) if columns.trained(step.needs) - {"values", "scores"} else 0,
+        "logits": outline.logits(answers) if step.speaks else 0,
         "key-value cache": cost.cache_bytes(shape, cached, outline.width) + sampled,
     }
 

@@ -25,6 +25,7 @@ from alignzoo.probe import Clock
 from alignzoo.recipe import Stage
 from alignzoo.requirements import from_data, generated_per_prompt
 from alignzoo.rewards import source_weights
+from alignzoo.roles import moving, specs_of
 from alignzoo.traits import traits_of
 from alignzoo.types import Batch, Completion, Group, Prompt, Score, Text
 
@@ -89,6 +90,11 @@ class Rehearsal:
         if isinstance(stage.sampler, HasCosts) and stage.sampler.costs():
             raise RunError(f"{stage.name}: its sampler asks a service that costs something, so no step can be planned")
         self.outline = stage.policy.outline(self.needs)
+        self.roles = {
+            name: spec.outline(frozenset())
+            for name, spec in specs_of(stage.optimizer).items()
+            if isinstance(spec, HasOutline)
+        }
         self.rewards = [
             each.source.outline(frozenset({"scores"})) for each in stage.rewards if isinstance(each.source, HasOutline)
         ]
@@ -100,11 +106,12 @@ class Rehearsal:
         weights = source_weights(stage.rewards)
         self.groups = [group if group.scores is not None else _scored(group, weights) for group in groups]
         self.batch = collate(self.groups, source_weights=weights)
-        zeros = {
-            name: torch.zeros(self.batch.tokens.shape[: 2 if columns.column(name).answer.per == "token" else 1])
-            for name in columns.filled(self.needs)
-        }
-        self.prepared = stage.optimizer.prepare(self.batch.answered(zeros))
+        filled = self.batch.answered({name: self._zeros(name) for name in columns.filled(self.needs)})
+        self.prepared = stage.optimizer.prepare(only(filled, self.needs))
+
+    def _zeros(self, name: str) -> torch.Tensor:
+        per_token = columns.column(name).answer.per == "token"
+        return torch.zeros(self.batch.tokens.shape if per_token else self.batch.tokens.shape[:1])
 
     def _sampled(self, length: int) -> list[Group]:
         """What the sampler returns; where an earlier stage will have generated the data, completions like its own."""
@@ -141,31 +148,48 @@ class Rehearsal:
                 cost.forward(replace(each.shape, layers=shape.layers), rows, scored) for each in self.rewards
             )
         if filled:
-            phases["fill"] = lambda shape: sum(cost.forward(shape, reading, each) for each in filled)
+            phases["fill"] = lambda shape: sum(
+                cost.forward(self.shape_of(each.role, shape), reading, each.answers) for each in filled
+            )
         if epochs:
             phases["update"] = lambda shape: (
-                epochs * (cost.forward(shape, learning, answers) + cost.backward(shape, learning, answers))
+                epochs
+                * (
+                    cost.forward(shape, learning, answers)
+                    + sum(cost.forward(self.shape_of(role, shape), learning) for role in columns.compared(answers))
+                    + cost.backward(shape, learning, answers)
+                )
             )
         return phases
+
+    @property
+    def speaks(self) -> bool:
+        """Whether the update goes through the language-model head."""
+        return any(each not in ("values", "scores") for each in columns.trained(self.needs))
+
+    def shape_of(self, role: str, policy: ModelShape) -> ModelShape:
+        """The sizes of a role beside a policy of these sizes."""
+        return self.roles[role].shape if role in self.roles else policy
 
     @cached_property
     def passes(self) -> tuple[Pass, ...]:
         """The step's forward passes, as the loop will plan them."""
         schedule, generates = self.stage.schedule, bool(self.writer.tokens)
         watches = generates and traits_of(self.stage.optimizer).trains == "policy" and schedule.kl_every == 1
+        moves = columns.REFERENCE in moving(self.stage.optimizer, self.steps)
         again = not generates and self.steps * schedule.prompts >= self.whole
         facts = Facts(
             groups=len(self.groups),
             watched=WATCHED if watches else frozenset(),
-            remembered=frozenset({"ref_logprobs"}) if again else frozenset(),
+            remembered=frozenset({"ref_logprobs"}) if again and not moves else frozenset(),
             recorded=generates and self.outline.exact_samples,
             one_piece=next(self.micro_batches(minibatch=False)) is self.prepared,
         )
         return passes(self.stage.optimizer, schedule, facts)
 
-    def filled(self) -> list[frozenset[str]]:
-        """What each pass without gradient answers."""
-        return [each.answers for each in self.passes if each.role and each.how == "own"]
+    def filled(self) -> list[Pass]:
+        """The passes without gradient."""
+        return [each for each in self.passes if each.role and each.how == "own"]
 
     def seconds(self) -> dict[str, float]:
         """The seconds of each phase, extrapolated from trials of two depths to the model's own."""
@@ -183,7 +207,9 @@ class _Trial:
     def __init__(self, of: Rehearsal, layers: int) -> None:
         self.of, self.clock = of, Clock(of.outline.device)
         self.policy = of.outline.trial(layers)
-        self.columns = columns.trained(of.needs)
+        self.columns = frozenset(  # what compares is timed as its two halves, the policy's here and the role's apart
+            "logprobs" if columns.column(name).answer.compares else name for name in columns.trained(of.needs)
+        )
         part = max(of.micro_batches(), key=lambda each: int(each.attend.sum()))
         self.part = trim(part).to(self.policy.device)
         self.tokens = cost.reading_batch(part).tokens
@@ -198,11 +224,19 @@ class _Trial:
             rows = _alone(self.part)
             found["score"] = ratio * self.share(_alone(of.batch), rows) * self.answering(rows, self.scored())
         if of.filled():
-            asked = [self.answering(self.part, each) for each in of.filled()]
+            asked = [self.answering(self.part, each.answers) * self.times(each.role) for each in of.filled()]
             found["fill"] = self.share(of.batch, self.part) * sum(asked)
         if of.stage.optimizer.epochs:
             found["update"] = of.stage.optimizer.epochs * self.learning()
+            for role in columns.compared(of.needs):
+                times = of.stage.optimizer.epochs * self.share(of.prepared, self.part) * self.times(role)
+                found["update"] += times * self.answering(self.part, cost.LOGPROBS)
         return found
+
+    def times(self, role: str) -> float:
+        """How many times the work of the policy a role's is, by the weights that a token goes through."""
+        shape = self.of.outline.shape
+        return self.of.shape_of(role, shape).trunk / shape.trunk
 
     def share(self, whole: Batch, part: Batch) -> float:
         return cost.reading_batch(whole).tokens / max(1, cost.reading_batch(part).tokens)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from alignzoo import Batch, Completion, Context, Forward, Group, Policy, Prompt, StepReport
 from alignzoo import functional as fn
-from alignzoo.interfaces import PolicyInfo
+from alignzoo.interfaces import NO_ROLES, PolicyInfo
 from alignzoo.testing import (
     POLICY_CHECKS,
     SAMPLER_CHECKS,
@@ -42,8 +42,9 @@ class Toy:
 
     cls: Callable[[], ToyPolicy] = ToyPolicy
 
-    def load(self, needs: frozenset[str]) -> Policy:
+    def load(self, needs: frozenset[str], roles: Mapping[str, Any] = NO_ROLES) -> Policy:
         policy = self.cls()
+        policy.roles |= {name: other.cls().roles["ref"] for name, other in roles.items()}
         policy.heads = {"score"} if "scores" in needs else {"value"}
         return policy
 
@@ -394,6 +395,33 @@ class StopsAtHoles(ToyPolicy):
         return super().forward(replace(batch, mask=batch.mask & ~ended), columns)
 
 
+class RoleDoesNotGenerate(ToyPolicy):
+    """The trained policy generates, whoever answers."""
+
+    def generate(self, prompts: Sequence[Prompt], n: int, *, seeds: Sequence[int], greedy: bool = False) -> list[Group]:
+        former, self._answering = self._answering, self.weights
+        try:
+            return super().generate(prompts, n, seeds=seeds, greedy=greedy)
+        finally:
+            self._answering = former
+
+
+class FollowsByAView(ToyPolicy):
+    def follow(self, role: str, mix: float) -> None:
+        super().follow(role, mix)
+        self.roles[role] = self.weights
+
+
+class ForgetsItsRoles(ToyPolicy):
+    def state(self) -> dict[str, Tensor]:
+        return {name: tensor for name, tensor in super().state().items() if "." not in name}
+
+
+class EveryRoleIsTheReference(ToyPolicy):
+    def answering(self, role: str) -> contextlib.AbstractContextManager[None]:
+        return super().answering(role if role in self.roles else "ref")
+
+
 BROKEN_POLICIES: list[tuple[Any, str, int]] = [
     (NoSave, "contract", 11),
     (Backwards, "writes", 11),
@@ -412,6 +440,10 @@ BROKEN_POLICIES: list[tuple[Any, str, int]] = [
     (OneGeneratorForAll, "neighbours", 1),
     (NoReference, "reference", 5),
     (ReferenceStays, "reference", 5),
+    (RoleDoesNotGenerate, "roles", 5),
+    (FollowsByAView, "roles", 7),
+    (ForgetsItsRoles, "roles", 7),
+    (EveryRoleIsTheReference, "roles", 7),
     (CriticUntrained, "gradients", 6),
     (ScoreAtThePadding, "scores", 1),
     (ForgetsTheCritic, "checkpoints", 7),

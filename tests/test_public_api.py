@@ -46,9 +46,13 @@ def test_it_knows_public_names_alone(path: Path) -> None:
     assert ours and ours <= {f"alignzoo.{name}" for name in alignzoo.__all__}
 
 
-@pytest.mark.parametrize("name", ["adaptive-kl", "reward-to-go", "gdpo"])
+@pytest.mark.parametrize("name", ["adaptive-kl", "reward-to-go", "gdpo", "tr-dpo", "on-policy-distillation", "gkd"])
 def test_it_keeps_the_contract(zoo: Registry, name: str) -> None:
     check_optimizer(zoo.get("optimizer", name)())
+
+
+def test_xpo_keeps_the_contract(zoo: Registry) -> None:
+    check_optimizer(zoo.get("optimizer", "xpo")(), columns=["by_reference"])
 
 
 def test_beta_follows_the_target(zoo: Registry) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from alignzoo import Alert, Prompt, runner
 from alignzoo.evaluation.heldout import Heldout
-from alignzoo.interfaces import Optimizer
+from alignzoo.interfaces import Optimizer, Sampler
 from alignzoo.journal import Journal
 from alignzoo.rewards import WeightedReward
 from alignzoo.schedule import Evaluation, Schedule
@@ -27,7 +27,8 @@ def train(policy: ToyPolicy, optimizer: Optimizer, out: Path, **changes: Any) ->
     out.mkdir()
     told: list[tuple[int, Alert]] = []
     observe: Callable[..., Sequence[Alert]] = changes.pop("observe", lambda report: ())
-    sampler, reward = changes.pop("sampler", ToySampler()), changes.pop("reward", ToyReward())
+    sampler: Sampler = changes.pop("sampler", ToySampler())
+    reward = changes.pop("reward", ToyReward())
     settings: dict[str, Any] = {"steps": 3, "prompts": 4, "lr": 0.01, "save_every": 0, "samples_every": 1}
     stage = Run(
         name="toy",

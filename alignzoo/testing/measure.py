@@ -13,6 +13,7 @@ from alignzoo import columns
 from alignzoo import functional as fn
 from alignzoo.batching import collate, fill, only, trim
 from alignzoo.interfaces import Optimizer
+from alignzoo.roles import specs_of
 from alignzoo.testing.laws import Attempt, Given
 from alignzoo.testing.world import TOY_WEIGHTS, ToyPolicy, toy_groups, toy_policy
 from alignzoo.traits import traits_of
@@ -44,7 +45,7 @@ def case(optimizer: Optimizer, groups: Sequence[Group], *, drift: float = 0.2) -
 
     With `drift=0`, policy, old policy and reference are one: the state before the first update.
     """
-    policy = toy_policy(drift=drift, roles=columns.roles(optimizer.needs))
+    policy = toy_policy(drift=drift, roles=columns.roles(optimizer.needs) | set(specs_of(optimizer)))
     batch = fill(collate(groups, source_weights=TOY_WEIGHTS), policy, optimizer.needs)
     policy.drift(drift, seed=2)
     return Case(policy, only(batch, optimizer.needs))

@@ -14,6 +14,7 @@ from torch import Tensor
 from alignzoo import functional as fn
 from alignzoo.batching import collate
 from alignzoo.columns import REFERENCE
+from alignzoo.errors import ModelError
 from alignzoo.interfaces import Policy, PolicySpec
 from alignzoo.policies import lacking
 from alignzoo.testing.laws import Attempt, Checks, Given, checks, is_a_spec, summary
@@ -23,6 +24,8 @@ from alignzoo.types import Batch, Completion, Group, Prompt
 
 WRITER = frozenset({"logprobs", "entropy", "values"})
 """What a writer with a critic answers; a scorer answers `scores`."""
+
+LOGPROBS = frozenset({"logprobs"})
 
 TOLERANCE = 2e-4
 """The tolerance for answers that pass through other shapes, in float32."""
@@ -287,6 +290,66 @@ def reference(spec: PolicySpec, given: Given) -> None:
         attempt.unchanged("the policy's {} after answering('ref')", now, _answers(attempt, policy, batch, asked))
 
 
+def roles(spec: PolicySpec, given: Given) -> None:
+    """A second policy, and the reference, generate as well as answer; a role that follows the policy is the policy as
+    it was then, and in the checkpoint."""
+    cause = "generate() of the trained policy inside answering(role), or a role that shares its weights"
+    attempt = Attempt(5, "load(needs, {'teacher': the same settings}), and weights that moved", cause)
+    needs = WRITER | {"ref_logprobs", "teacher_logprobs"}
+
+    def load() -> Policy:
+        with attempt.runs("load() with a second policy"):
+            return spec.load(needs, {"teacher": spec})
+
+    policy, twin = load(), load()
+    before = _greedy(attempt, policy, given)
+    batch = _batch(before, policy)
+    start = _answers(attempt, policy, batch, LOGPROBS)
+    with _moved(policy):
+        moved = _answers(attempt, policy, batch, LOGPROBS)
+        for role in (REFERENCE, "teacher"):
+            _speaks(replace(attempt, given=f"answering({role!r}) after the weights moved"), policy, role, given, before)
+        with attempt.runs("follow('ref', 1.0)"):
+            policy.follow(REFERENCE, 1.0)
+        with _moved(policy), policy.answering(REFERENCE):
+            found = _logprobs(attempt, policy, batch)
+        copied = replace(attempt, law=7, given="follow('ref', 1.0), then other weights", cause="a view, not a copy")
+        copied.near("reference's log-probabilities", moved["logprobs"], found, TOLERANCE)
+        state = {name: tensor.clone() for name, tensor in policy.state().items()}
+    attempt = replace(copied, given="state() of after that, restored", cause="a role that is not in state()")
+    with policy.answering("teacher"):
+        attempt.near("teacher's log-probabilities", start["logprobs"], _logprobs(attempt, policy, batch), TOLERANCE)
+    twin.restore(state)
+    for each in (policy, twin):
+        each.restore(state)
+        with _moved(each), each.answering(REFERENCE):
+            attempt.near("reference's log-probabilities", moved["logprobs"], _logprobs(attempt, each, batch), TOLERANCE)
+    with contextlib.suppress(ModelError), policy.answering("no such role"):
+        attempt.fail("a ModelError for a role that is not there", "none")
+
+
+def _speaks(attempt: Attempt, policy: Policy, role: str, given: Given, expected: list[Group]) -> None:
+    """Inside `answering`, the role generates what the policy did before it moved, and answers as it generated."""
+    with policy.answering(role):
+        found = _greedy(attempt, policy, given)
+        answered = _logprobs(attempt, policy, batch := _batch(found, policy))
+    texts = [[each.tokens for group in groups for each in group.completions] for groups in (expected, found)]
+    attempt.require(texts[0] == texts[1], "the greedy completions of before", "others")
+    told = [number for group in found for c in group.completions for number in c.logprobs or ()]
+    exact = policy.info().exact_samples
+    attempt.near("log-probabilities", answered[batch.mask].cpu(), torch.tensor(told), TOLERANCE if exact else 1e-3)
+
+
+def _greedy(attempt: Attempt, policy: Policy, given: Given) -> list[Group]:
+    with attempt.runs("generate(greedy=True)"):
+        prompts = _prompts(given)
+        return policy.generate(prompts, 1, seeds=fn.seeds(len(prompts), 0), greedy=True)
+
+
+def _logprobs(attempt: Attempt, policy: Policy, batch: Batch) -> Tensor:
+    return _answers(attempt, policy, batch, LOGPROBS)["logprobs"]
+
+
 def gradients(spec: PolicySpec, given: Given) -> None:
     """What is trained gets a gradient, the critic's part too, and a step along it makes the tokens likelier."""
     cause = "parameters() that are not those which forward() reads, or requires_grad switched off, as by an adapter"
@@ -380,6 +443,7 @@ POLICY_CHECKS: Checks = checks(
     (3, seeds),
     (1, neighbours),
     (5, reference),
+    (5, roles),
     (6, gradients),
     (11, scores),
     (7, checkpoints),

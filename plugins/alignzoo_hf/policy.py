@@ -136,7 +136,7 @@ class HFPolicy(TorchTraining):
         """Another model beside the policy."""
         if name in (POLICY, OLD, REFERENCE):
             raise ModelError(f"a role cannot be called {name!r}: that one is the policy's own")
-        return roles.load(name, spec, self.device, self.bf16, self.tokenizer, self.lm)
+        return roles.load(name, spec, self.spec, self.device, self.bf16, self.tokenizer, self.lm)
 
     # --- writing -------------------------------------------------------------------------------------------------
 

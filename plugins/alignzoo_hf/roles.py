@@ -215,9 +215,9 @@ READ = ("model", "tokenizer", "temperature", "top_k", "top_p", "device", "dtype"
 """The settings of a role that are its own, beside `trust_remote_code`; the others are the policy's."""
 
 
-def load(name: str, spec: Any, place: torch.device, bf16: bool, tokenizer: Any, live: Any) -> Frozen:
+def load(name: str, spec: Any, policy: HF, place: torch.device, bf16: bool, tokenizer: Any, live: Any) -> Frozen:
     """The role of these settings beside a policy, frozen; `live` is the policy's model, which a role must not share."""
-    _check_settings(name, spec, place)
+    _check_settings(name, spec, policy, place)
     dtype = torch.bfloat16 if (bf16 if spec.dtype == "auto" else spec.dtype == "bf16") else torch.float32
 
     def again() -> Any:
@@ -240,12 +240,13 @@ def stored(spec: HF, name: str) -> HF:
     return spec
 
 
-def _check_settings(name: str, spec: Any, place: torch.device) -> None:
+def _check_settings(name: str, spec: Any, policy: HF, place: torch.device) -> None:
     if not isinstance(spec, HF):
         raise ModelError(f"{name} is a {type(spec).__name__}: beside policy 'hf' a role is another policy 'hf'")
     for f in fields(HF):
         value = getattr(spec, f.name)
-        if f.name not in (*READ, "trust_remote_code") and value != f.default:
+        own = f.name in (*READ, "trust_remote_code")
+        if not own and value not in (f.default, getattr(policy, f.name)):
             raise ModelError(f"{name}.{f.name} = {value!r} is not read: of a role only {', '.join(READ)} are its own")
     if spec.device != "auto" and models.device(spec).type != place.type:
         raise ModelError(f"{name}.device is {spec.device!r}, but the policy's is {place.type!r}: leave it out")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from alignzoo import columns
+from alignzoo import functional as fn
 from alignzoo.interfaces import Optimizer
 from alignzoo.testing.laws import Attempt, Figures, Given, summary
 from alignzoo.testing.measure import (
@@ -33,7 +34,8 @@ def first_step(optimizer: Optimizer, given: Given) -> None:
     prepared = prepare(attempt, optimizer, made.batch)
     origin = _rows(attempt, made.batch, prepared)
     filled = {name: made.batch[name] for name in columns.filled(optimizer.needs)}
-    attempt.unchanged("{} after prepare", {name: c[origin] for name, c in filled.items()}, columns_of(prepared))
+    there = columns_of(prepared) | dict(prepared.answers)
+    attempt.unchanged("{} after prepare", {name: c[origin] for name, c in filled.items()}, there)
     out = _at_start(prepared, answer(optimizer, made.policy, prepared))
     terms = loss(attempt, optimizer, prepared, out)
     attempt.finite("loss", terms.loss)
@@ -81,11 +83,17 @@ def _one_score(value: float) -> Score:
 
 
 def _even(optimizer: Optimizer, groups: Sequence[Group]) -> Batch:
-    """Groups before training, of a policy to which all tokens are equally likely, and a critic that says 0."""
+    """Groups before training, of a policy to which all tokens are equally likely, and a critic that says 0; any other
+    role finds likelier what has the higher reward."""
     batch = case(optimizer, groups, drift=0.0).batch
-    level = {"old_logprobs": -1.0, "ref_logprobs": -1.0, "old_values": 0.0}
-    there = columns_of(batch)
-    return batch.with_columns({n: v * batch.mask.float() for n, v in level.items() if n in there})
+    better = 0.5 * (batch.rewards - fn.group_mean(batch.rewards, batch.group))[:, None]
+    found = {}
+    for each in map(columns.column, columns.filled(optimizer.needs)):
+        if each.answer.name in ("logprobs", "values"):
+            level = {"logprobs": -1.0, "values": 0.0}[each.answer.name]
+            other = each.role not in (columns.OLD, columns.REFERENCE)
+            found[each.name] = (level + better if other else level) * batch.mask.float()
+    return batch.answered(found)
 
 
 def _even_answer(optimizer: Optimizer, prepared: Batch) -> Forward:
@@ -107,6 +115,9 @@ def prefers_better(optimizer: Optimizer, given: Given) -> None:
     prepared = prepare(attempt, optimizer, batch)
     attempt.require(len(prepared) > 0, "something to learn", "prepare() left no rows")
     out = _even_answer(optimizer, prepared)
+    if out.logprobs is None and out.scores is None:
+        _comes_closer(attempt, pull(attempt, optimizer, prepared, out))
+        return
     read = "logprobs" if out.scores is None else "scores"
     step = -pull(attempt, optimizer, prepared, out)[read]
     moved = torch.zeros(len(batch))
@@ -116,6 +127,15 @@ def prefers_better(optimizer: Optimizer, given: Given) -> None:
         gain = float(moved[rows & (rewards == 1)].min() - moved[rows & (rewards == 0)].max())
         found = f"a change of {gain:.3g} in a group with the scores {rewards[rows].tolist()}"
         attempt.require(gain > 0, f"the {read} of the best completion to rise over the others'", found)
+
+
+def _comes_closer(attempt: Attempt, gradients: Mapping[str, Tensor]) -> None:
+    """What only compares the policy with another role goes towards it."""
+    compared = {name: each for name, each in gradients.items() if columns.column(name).answer.compares}
+    attempt = replace(attempt, given="a policy that is compared with another role", cause="a sign")
+    attempt.require(bool(compared), "log-probabilities, scores, or a comparison with a role", str(sorted(gradients)))
+    for name, gradient in compared.items():
+        attempt.require(bool((gradient.sum(1) > 0).all()), f"every row to lower {name}", summary(gradient))
 
 
 def zero_advantage(optimizer: Optimizer, given: Given) -> None:

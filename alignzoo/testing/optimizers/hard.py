@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import torch
 
+from alignzoo import columns
 from alignzoo.interfaces import Optimizer
 from alignzoo.testing.laws import Attempt, Given
 from alignzoo.testing.measure import Case, answer, case, columns_of, loss, objective, prepare
@@ -31,8 +32,8 @@ def hard_inputs(optimizer: Optimizer, given: Given) -> None:
         _survives(Attempt(4, hard, cause), optimizer, case(optimizer, groups))
     cause = "exp() of a log-ratio without a bound, or a log() of what can round to 0"
     near = case(optimizer, ragged, drift=0.0)
-    for names in (("old_logprobs",), ("ref_logprobs",), ("old_logprobs", "ref_logprobs")):
-        read = [name for name in names if getattr(near.batch, name) is not None]
+    filled = [name for name in sorted(columns.filled(optimizer.needs)) if name.endswith("logprobs")]
+    for read in (*([name] for name in filled), filled):
         if read:
             hard = f"one token in each row whose log-ratio to {' and '.join(read)} is +50 or -50"
             _survives(Attempt(4, hard, cause), optimizer, Case(near.policy, _far(near.batch, read)))
@@ -56,10 +57,9 @@ def _shortened(group: Group) -> Group:
 
 def _far(batch: Batch, names: Sequence[str]) -> Batch:
     rows = torch.arange(len(batch))
-    columns = columns_of(batch)
     away = torch.zeros(batch.tokens.shape)
     away[rows, batch.mask.long().argmax(1)] = torch.where(rows % 2 == 0, 50.0, -50.0)
-    return batch.with_columns({name: columns[name] + away for name in names})
+    return batch.answered({name: batch[name] + away for name in names})
 
 
 def _survives(attempt: Attempt, optimizer: Optimizer, made: Case) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from alignzoo import columns
 from alignzoo.interfaces import HasNext, Optimizer
+from alignzoo.roles import following, specs_of
 from alignzoo.testing.laws import Attempt, Given, summary
 from alignzoo.testing.measure import (
     answer,
@@ -56,12 +57,23 @@ def pure(optimizer: Optimizer, given: Given) -> None:
         as_before(attempt, "what its modules and classes hold, at equal calls,", around, globals_of(optimizer))
         as_before(attempt, "every global generator of random numbers", drawn, randomness())
         attempt.require(pickle.dumps(optimizer) == known, "the optimizer itself unchanged", repr(optimizer))
+    _moves_alike(attempt, optimizer)
     if isinstance(optimizer, HasNext):
         for report in reports(loss(attempt, optimizer, prepared, out)):
             with attempt.runs("next()"):
                 one, other = optimizer.next(report), optimizer.next(report)
             attempt.require(type(one) is type(optimizer), f"next() returns a {type(optimizer).__name__}", repr(one))
             attempt.require(one == other, "the same successor twice", f"{one}, then {other}")
+
+
+def _moves_alike(attempt: Attempt, optimizer: Optimizer) -> None:
+    """`follow` says the same of a step each time, and names roles that there are."""
+    known = {columns.REFERENCE, *specs_of(optimizer), *columns.roles(optimizer.needs)} - {columns.OLD}
+    for step in range(1, 101):
+        with attempt.runs(f"follow({step})"):
+            one, other = following(optimizer, step), following(optimizer, step)
+        attempt.require(one == other, f"follow({step}) twice the same", f"{one}, then {other}")
+        attempt.require(one.keys() <= known, f"roles among {', '.join(sorted(known))}", ", ".join(sorted(one)))
 
 
 def reads(optimizer: Optimizer, given: Given) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from alignzoo.interfaces import HasNext, Optimizer
+from alignzoo.roles import following
 from alignzoo.testing.laws import Attempt, ConformanceError, Given
 from alignzoo.testing.measure import Case, answer, case, leaves, loss, prepare, pull, reports
 from alignzoo.testing.world import toy_groups
@@ -64,6 +65,8 @@ def _effects(attempt: Attempt, optimizer: Any, made: Case) -> Iterator[Tensor]:
     terms = loss(attempt, optimizer, prepared, out)
     yield from (prepared.weights, terms.loss.detach())
     yield from pull(attempt, optimizer, prepared, leaves(out)).values()
+    moves = [following(optimizer, step) for step in range(1, 101)]
+    yield torch.tensor([[each.get(role, 0.0) for each in moves] for role in sorted({r for m in moves for r in m})])
     names = [f.name for f in dataclasses.fields(optimizer)]
     for report in reports(terms) if isinstance(optimizer, HasNext) else ():
         successor = optimizer.next(report)

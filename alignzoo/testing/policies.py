@@ -291,8 +291,7 @@ def reference(spec: PolicySpec, given: Given) -> None:
 
 
 def roles(spec: PolicySpec, given: Given) -> None:
-    """A second policy, and the reference, generate as well as answer; a role that follows the policy is the policy as
-    it was then, and in the checkpoint."""
+    """A second policy and the reference answer and generate as themselves; what follows the policy is in `state`."""
     cause = "generate() of the trained policy inside answering(role), or a role that shares its weights"
     attempt = Attempt(5, "load(needs, {'teacher': the same settings}), and weights that moved", cause)
     needs = WRITER | {"ref_logprobs", "teacher_logprobs"}

@@ -10,12 +10,49 @@ import hashlib
 import torch
 from torch import Tensor
 
-from alignzoo.divergences import collision as collision
-from alignzoo.divergences import compared as compared
-from alignzoo.divergences import jsd as jsd
-from alignzoo.divergences import kl_divergence as kl_divergence
-from alignzoo.divergences import top_kl as top_kl
+from alignzoo.divergences import collision, compared, jsd, kl_divergence, top_kl
 from alignzoo.types import Batch, BoolNT, FloatN, FloatNT, LongN, LongNT
+
+__all__ = [
+    "at_last_token",
+    "before",
+    "best",
+    "best_and_worst",
+    "bradley_terry",
+    "clipped_surrogate",
+    "clipped_value_loss",
+    "collision",
+    "compared",
+    "constant_length",
+    "derive",
+    "gae",
+    "group_advantages",
+    "group_index",
+    "group_mean",
+    "group_size",
+    "group_std",
+    "jsd",
+    "kl_divergence",
+    "kl_k1",
+    "kl_k3",
+    "leave_one_out",
+    "log_ratio",
+    "masked_mean",
+    "predicted",
+    "preferred",
+    "scatter",
+    "sequence_mean",
+    "sequence_sum",
+    "shifted_logprobs",
+    "token_column",
+    "token_logprobs",
+    "token_mean",
+    "top_kl",
+    "truncated_importance_weights",
+    "untied",
+    "weigh",
+    "whiten",
+]
 
 # --- seeds ----------------------------------------------------------------------------------------------------
 

@@ -253,7 +253,7 @@ def test_a_student_comes_nearer_to_a_teacher_model(zoo: Registry, name: str, tmp
     teacher = {"model": SFT, "temperature": 0.4}
     result = run(zoo, name, tmp_path / "run", optimizer={"teacher": teacher})
     before, after = (apart(model, HF(**teacher)) for model in (BASE, str(result.stages[-1].model)))
-    assert after < 0.8 * before
+    assert after < 0.93 * before
 
 
 def test_a_run_with_a_reference_that_moves_resumes_to_the_byte(zoo: Registry, tmp_path: Path) -> None:

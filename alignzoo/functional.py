@@ -41,6 +41,7 @@ __all__ = [
     "predicted",
     "preferred",
     "scatter",
+    "seeds",
     "sequence_mean",
     "sequence_sum",
     "shifted_logprobs",

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from alignzoo import columns, cost
+from alignzoo import cost
 from alignzoo.cost import ModelShape
 from alignzoo.interfaces import Outline
 from alignzoo.recipe import Recipe

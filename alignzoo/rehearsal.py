@@ -106,8 +106,8 @@ class Rehearsal:
         weights = source_weights(stage.rewards)
         self.groups = [group if group.scores is not None else _scored(group, weights) for group in groups]
         self.batch = collate(self.groups, source_weights=weights)
-        filled = self.batch.answered({name: self._zeros(name) for name in columns.filled(self.needs)})
-        self.prepared = stage.optimizer.prepare(only(filled, self.needs))
+        zeros = {name: self._zeros(name) for name in columns.filled(self.needs)}
+        self.prepared = stage.optimizer.prepare(self.batch.answered(zeros))
 
     def _zeros(self, name: str) -> torch.Tensor:
         per_token = columns.column(name).answer.per == "token"

@@ -14,11 +14,12 @@ CORE, PLUGINS = ROOT / "alignzoo", ROOT / "plugins"
 FLOORS = [
     {"transcript"},
     {"types", "errors", "former", "hookspecs", "allocator", "importing", "printable", "divergences"},
+    {"files"},
     {"columns", "functional", "interfaces", "schedule", "processes", "cost", "agreement", "probe", "requirements"}
     | {"storage"},
     {"gradients", "microbatch", "policies", "traits", "lifecycle"},
     {"batching", "importance", "prompts", "journal", "checkpoint", "judging", "rewards", "roles"},
-    {"evaluation", "registry", "scaffold", "report", "tokens", "reference", "survey"},
+    {"evaluation", "registry", "scaffold", "report", "reference", "survey"},
     {"vocabulary", "recipe", "stage", "update"},
     {"passes", "no_gradient"},
     {"tokens"},

@@ -178,7 +178,7 @@ class GivenGroups:
     online: ClassVar[bool] = False
     brings_scores: ClassVar[bool] = True
 
-    def sample(self, prompts: Sequence[Any], policy: Policy, *, seed: int) -> list[Any]:
+    def sample(self, prompts: Sequence[Any], policy: Policy, *, seeds: Sequence[int]) -> list[Any]:
         groups = toy_groups(4, sizes=(2,) * 6)
         return [groups[int(prompt.messages.split()[-1])] for prompt in prompts]
 

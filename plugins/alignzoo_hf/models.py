@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from alignzoo import processes
-from alignzoo.columns import column
+from alignzoo.columns import ANSWERS, OLD, POLICY, column
 from alignzoo.errors import ModelError
 from alignzoo_hf import layers, weights
 from alignzoo_hf.chat import read_template
@@ -90,23 +90,20 @@ def is_scorer(config: Any) -> bool:
     return any("SequenceClassification" in name for name in config.architectures or [])
 
 
-ANSWERED = {
-    POLICY: ("logprobs", "entropy", "values", "scores"),
-    OLD: ("logprobs", "entropy", "values", "scores"),
-    REFERENCE: ("logprobs", "entropy"),
-}
-"""What each role of an `hf` policy answers."""
+OF_HEADS = frozenset({"values", "scores"})
+"""What only the policy itself answers: no other role has a critic or a scoring head."""
 
 
 def check_answers(needs: frozenset[str]) -> None:
     """Raise ModelError for a column that an optimizer needs and no role of an `hf` policy answers."""
     for name in sorted(needs):
         wanted = column(name)
-        if wanted.answer.compares or wanted.answer.name not in ANSWERED.get(wanted.role, ()):
-            known = sorted(each for role, answers in ANSWERED.items() for each in named(role, answers))
+        if wanted.role not in (POLICY, OLD) and wanted.answer.name in OF_HEADS:
+            known = ", ".join(sorted(each for each in ANSWERS if each not in OF_HEADS))
             raise ModelError(
-                f"the optimizer needs {name!r}, which the policy 'hf' does not answer. It answers {', '.join(known)}: "
-                "take a policy that answers the others, too, or another optimizer"
+                f"the optimizer needs {name!r}, which the policy 'hf' does not answer: {wanted.role!r} is a language "
+                f"model without a critic or a scoring head, and answers {known}. Take another policy, or another "
+                "optimizer"
             )
 
 

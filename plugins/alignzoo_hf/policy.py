@@ -58,6 +58,7 @@ class HFPolicy(TorchTraining):
     def __init__(
         self, spec: HF, needs: frozenset[str], others: Mapping[str, Any] = NO_ROLES, *, frozen: bool = False
     ) -> None:
+        models.check_answers(needs)
         self.spec = spec
         if spec.deterministic:
             os.environ.setdefault(
@@ -373,7 +374,7 @@ class HFPolicy(TorchTraining):
         return memory.on_gpu(shape, free + kept, width)
 
     def _fingerprint(self) -> str:
-        """Of the reference's weights, its configuration, the temperature, the precision and the kind of device."""
+        """A digest of the reference's weights and configuration, the temperature, precision and kind of device."""
         model = self.roles[REFERENCE].model if REFERENCE in self.roles else self.lm
         return fingerprint(model, (self.spec.temperature, self.bf16, self.device.type))
 

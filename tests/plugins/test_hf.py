@@ -843,10 +843,10 @@ def test_logits_that_need_more_than_the_head_are_refused(load: Any, tokenizer: A
         load(model=model, tokenizer=tokenizer)
 
 
-@pytest.mark.parametrize("name", ["collision", "ref_jsd:0.5", "teacher_logprobs", "ref_values"])
+@pytest.mark.parametrize("name", ["ref_values", "ref_scores", "teacher_values"])
 def test_a_column_that_it_does_not_answer_is_refused_before_the_first_step(load: Any, name: str) -> None:
     needs = frozenset({"logprobs", name})
     with pytest.raises(ModelError, match=re.escape(f"needs {name!r}, which the policy 'hf' does not answer")):
         load(needs=needs)
-    with pytest.raises(ModelError, match="It answers entropy, logprobs, old_entropy"):
+    with pytest.raises(ModelError, match="answers collision, entropy, jsd, kl, logprobs"):
         HF(model="nowhere", device="cpu").check(CheckContext(needs, (), (), online=True, ask=False, earlier={}))

@@ -25,7 +25,7 @@ ASSETS = Path(alignzoo.__file__).parents[1] / "plugins" / "alignzoo_tiny" / "ass
 BASE, SFT = str(ASSETS / "base"), str(ASSETS / "sft")
 TEACHER = HF(model=SFT)
 NEEDS = frozenset({"logprobs", "ref_logprobs", "teacher_logprobs", "teacher_jsd"})
-PROMPTS = [Prompt("sort: d b c"), Prompt("hello"), Prompt("ab")]
+PROMPTS = [Prompt([{"role": "user", "content": text}]) for text in ("sort: d b c", "hello", "ab")]
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def load() -> Callable[..., HFPolicy]:
 
 
 def batch_of(policy: HFPolicy) -> Any:
-    groups = policy.generate(PROMPTS, 2, seed=0)
+    groups = policy.generate(PROMPTS, 2, seeds=fn.seeds(len(PROMPTS), 0))
     return collate([replace(g, scores=(Score(0.0),) * 2) for g in groups])
 
 
@@ -50,7 +50,7 @@ def answers(policy: HFPolicy, batch: Any, *names: str) -> dict[str, Tensor]:
 
 
 def greedy(policy: HFPolicy) -> list[tuple[int, ...]]:
-    return [g.completions[0].tokens for g in policy.generate(PROMPTS, 1, seed=0, greedy=True)]
+    return [g.completions[0].tokens for g in policy.generate(PROMPTS, 1, seeds=fn.seeds(len(PROMPTS), 0), greedy=True)]
 
 
 def move(policy: HFPolicy, scale: float = 0.05) -> None:
@@ -250,9 +250,10 @@ def apart(model: str, teacher: HF) -> float:
 
 def test_a_student_comes_nearer_to_a_teacher_model(zoo: Registry, tmp_path: Path) -> None:
     teacher = {"model": SFT, "temperature": 0.4}
-    result = run(zoo, "gkd", tmp_path / "run", optimizer={"teacher": teacher})
+    schedule = {"steps": 10, "prompts": 12, "lr": 5e-4, "samples_every": 0}
+    result = run(zoo, "gkd", tmp_path / "run", optimizer={"teacher": teacher}, schedule=schedule)
     before, after = (apart(model, HF(**teacher)) for model in (BASE, str(result.stages[-1].model)))
-    assert after < 0.93 * before
+    assert after < 0.8 * before
 
 
 def test_a_run_with_a_reference_that_moves_resumes_to_the_byte(zoo: Registry, tmp_path: Path) -> None:

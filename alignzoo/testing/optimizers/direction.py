@@ -43,8 +43,8 @@ def first_step(optimizer: Optimizer, given: Given) -> None:
         attempt.require(not terms.metrics[name].any(), f"{name} exactly 0", summary(terms.metrics[name]))
     if "old_logprobs" in optimizer.needs and out.logprobs is not None:
         attempt = replace(attempt, given=f"{start}, all of them 0.5 nats less likely than before")
-        names = ("old_logprobs", "ref_logprobs")
-        shifted = {name: column - 0.5 * made.batch.mask for name, column in filled.items() if name in names}
+        spoken = [name for name in filled if columns.column(name).answer.name == "logprobs"]
+        shifted = {name: filled[name] - 0.5 * made.batch.mask for name in spoken}
         lowered = prepare(attempt, optimizer, made.batch.answered(shifted))
         expected = pull(attempt, optimizer, prepared, out)["logprobs"]
         found = pull(attempt, optimizer, lowered, _at_start(lowered, out))["logprobs"]

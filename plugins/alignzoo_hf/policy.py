@@ -86,7 +86,8 @@ class HFPolicy(TorchTraining):
         if spec.reference:
             checks.check_same_tokens(self.tokenizer, spec.reference, spec, "reference")
         # Who learns from given texts alone has a reference for evaluations only, and need not keep it in between.
-        self._reloads = isinstance(spec.reference or spec.model, str) and not needs & {"ref_logprobs", "old_logprobs"}
+        stored = isinstance(spec.reference or spec.model, str)
+        self._reloads = self._trains and stored and not needs & {"ref_logprobs", "old_logprobs"}
         self._let_go = -math.inf
         self._at_once = spec.generate_batch
         self.roles: dict[str, Frozen] = {}

@@ -17,8 +17,8 @@ from alignzoo.testing import toy_groups
 from alignzoo.testing.world import ToyPolicy
 from alignzoo.update import Deferred, adamw, update
 from alignzoo_dpo import DPO
-from alignzoo_grpo import GRPO
-from alignzoo_ppo import PPO
+from alignzoo_policy_gradient.grpo import GRPO
+from alignzoo_policy_gradient.ppo import PPO
 from rounding import EXACT
 from toy_run import same, train
 

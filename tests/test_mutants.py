@@ -27,19 +27,20 @@ class Mutant:
     """A part of what `alignzoo check` says of it."""
 
 
+PPO, GRPO = ("policy_gradient/ppo", "ppo"), ("policy_gradient/grpo", "grpo")
 NEW, OLD = "out.logprobs", "batch.old_logprobs"
 
 MUTANTS = {
     "sign": Mutant(
-        *("ppo", "ppo", "Terms(policy +", "Terms(-policy +"),
+        *(*PPO, "Terms(policy +", "Terms(-policy +"),
         check="prefers_better", law=6, says="a sign",
     ),
     "mask": Mutant(
-        *("grpo", "grpo", f"fn.log_ratio({NEW}, {OLD}, batch.mask)", f"({NEW} - {OLD})"),
+        *(*GRPO, f"fn.log_ratio({NEW}, {OLD}, batch.mask)", f"({NEW} - {OLD})"),
         check="mask", law=2, says="no gradient in logprobs under the mask",
     ),
     "padding": Mutant(
-        *("grpo", "grpo", "weights=weigh(batch.mask)", "weights=weigh(batch.mask) / batch.mask.shape[1]"),
+        *(*GRPO, "weights=weigh(batch.mask)", "weights=weigh(batch.mask) / batch.mask.shape[1]"),
         check="padding", law=1, says="five more columns of padding",
     ),
     "pair order": Mutant(
@@ -47,15 +48,15 @@ MUTANTS = {
         check="prefers_better", law=6, says="best and worst mixed up",
     ),
     "missing detach": Mutant(
-        *("ppo", "ppo", "(ratio, batch.advantages,", "(ratio, batch.advantages + batch.old_values - out.values,"),
+        *(*PPO, "(ratio, batch.advantages,", "(ratio, batch.advantages + batch.old_values - out.values,"),
         check="critic_alone", law=6, says="without detach()",
     ),
     "undeclared column": Mutant(
-        *("ppo", "ppo", '"values", "old_logprobs"', '"old_logprobs"'),
+        *(*PPO, '"values", "old_logprobs"', '"old_logprobs"'),
         check="needs", law=2, says="`needs` does not name",
     ),
     "in-place change": Mutant(
-        *("grpo", "grpo", "weigh = fn.", "batch.rewards.sub_(batch.rewards.mean())\n        weigh = fn."),
+        *(*GRPO, "weigh = fn.", "batch.rewards.sub_(batch.rewards.mean())\n        weigh = fn."),
         check="pure", law=3, says="the batch's rewards after prepare",
     ),
     "wrong normaliser": Mutant(
@@ -63,22 +64,33 @@ MUTANTS = {
         check="micro_batches", law=1, says="micro-batches of",
     ),
     "swapped old and new": Mutant(
-        *("grpo", "grpo", f"fn.log_ratio({NEW}, {OLD}", f"fn.log_ratio({OLD}, {NEW}"),
+        *(*GRPO, f"fn.log_ratio({NEW}, {OLD}", f"fn.log_ratio({OLD}, {NEW}"),
         check="prefers_better", law=6, says="new and old swapped",
     ),
     "ignored weights": Mutant(
-        *("grpo", "grpo", ", weights=weigh(batch.mask))", ")"),
+        *(*GRPO, ", weights=weigh(batch.mask))", ")"),
         check="settings", law=13, says="some effect of reduction",
     ),
     "wrong shift": Mutant(
-        *("ppo", "ppo", "log_ratio = fn.log_ratio(out.logprobs,", "log_ratio = fn.log_ratio(out.logprobs.roll(-1, 1),"),
+        *(*PPO, "log_ratio = fn.log_ratio(out.logprobs,", "log_ratio = fn.log_ratio(out.logprobs.roll(-1, 1),"),
         check="mask", law=2, says="a shift by one",
     ),
     "lost entropy term": Mutant(
-        *("ppo", "ppo", " - self.entropy * out.entropy", ""),
+        *(*PPO, " - self.entropy * out.entropy", ""),
         check="settings", law=13, says="some effect of entropy",
     ),
 }  # fmt: skip
+
+
+def registered(source: str, name: str) -> str:
+    """A plugin that registers this optimizer as `mutant`; in a package, a file by itself registers nothing."""
+    if "alignzoo_register" not in source:
+        [cls] = re.findall(r"^class (\w+)", source, re.MULTILINE)
+        hook = f'@alignzoo.hookimpl\ndef alignzoo_register(zoo):\n    zoo.optimizer("{name}", {cls})\n'
+        source = f"{source}\n\nimport alignzoo\n\n{hook}"
+    renamed, times = re.subn(rf'(zoo\.optimizer\(\s*)"{name}"', r'\1"mutant"', source)
+    assert times == 1, "the plugin registers in another way"
+    return renamed
 
 
 @pytest.mark.parametrize("name", MUTANTS)
@@ -88,9 +100,7 @@ def test_check_names_the_law_that_a_mutant_breaks(name: str, alignzoo, tmp_path:
     assert source.count(mutant.before) == 1, "the mutant does not fit the source any more"
     mutated = source.replace(mutant.before, mutant.after)
     file = tmp_path / "mutant.py"
-    renamed, times = re.subn(rf'(zoo\.optimizer\(\s*)"{mutant.name}"', r'\1"mutant"', mutated)
-    assert times == 1, "the plugin registers in another way"
-    file.write_text(renamed)
+    file.write_text(registered(mutated, mutant.name))
     said = alignzoo("check", "mutant", "--plugin", file, "--json")
     assert said.code == 1
     broken = {each["check"]: each for each in json.loads(said.out)["checks"] if not each["ok"]}

@@ -14,10 +14,10 @@ from alignzoo.no_gradient import CAUSES, Step, Watch, cause, counted, step_of
 from alignzoo.testing import toy_batch
 from alignzoo.testing.world import ToyPolicy
 from alignzoo.vocabulary import comparisons
-from alignzoo_grpo import GRPO
-from alignzoo_ppo import PPO
-from alignzoo_reinforce import REINFORCE
-from alignzoo_rloo import RLOO
+from alignzoo_policy_gradient.grpo import GRPO
+from alignzoo_policy_gradient.ppo import PPO
+from alignzoo_policy_gradient.reinforce import REINFORCE
+from alignzoo_policy_gradient.rloo import RLOO
 from alignzoo_sft import SFT
 from toy_run import train
 

@@ -22,11 +22,11 @@ from alignzoo.testing import toy_groups, toy_prompts
 from alignzoo.testing.world import ToyPolicy
 from alignzoo_bond import BOND
 from alignzoo_dpo import DPO
-from alignzoo_gmpo import GMPO
-from alignzoo_grpo import GRPO
-from alignzoo_ppo import PPO
-from alignzoo_reinforce import REINFORCE
-from alignzoo_rloo import RLOO
+from alignzoo_policy_gradient.gmpo import GMPO
+from alignzoo_policy_gradient.grpo import GRPO
+from alignzoo_policy_gradient.ppo import PPO
+from alignzoo_policy_gradient.reinforce import REINFORCE
+from alignzoo_policy_gradient.rloo import RLOO
 from rounding import EXACT
 from toy_run import lines, train
 

@@ -23,8 +23,8 @@ from alignzoo.interfaces import PolicyInfo
 from alignzoo.registry import Registry
 from alignzoo.testing import check_optimizer, check_reward, check_sampler, toy_batch, toy_policy, toy_prompts
 from alignzoo.testing.stopping import resumes
-from alignzoo_grpo import GRPO
-from alignzoo_ppo import PPO
+from alignzoo_policy_gradient.grpo import GRPO
+from alignzoo_policy_gradient.ppo import PPO
 from toy_run import train
 
 FILES = sorted((Path(__file__).parent / "public_api").glob("*.py"))

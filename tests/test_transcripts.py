@@ -23,7 +23,7 @@ from alignzoo.schedule import Schedule
 from alignzoo.testing import toy_policy
 from alignzoo.tokens import token_columns
 from alignzoo.vocabulary import generated, shared
-from alignzoo_rloo import RLOO
+from alignzoo_policy_gradient.rloo import RLOO
 
 QUESTION = Completion((1, 2), "ask", True, (-1.0, -2.0))
 HEARD = Completion.observation((3, 4), "[four]")

@@ -14,7 +14,7 @@ from alignzoo.cli import doctoring
 
 GOOD = """
 import alignzoo
-from alignzoo_ppo import PPO
+from alignzoo_policy_gradient.ppo import PPO
 
 @alignzoo.hookimpl
 def alignzoo_register(zoo):
@@ -59,7 +59,7 @@ def test_every_broken_plugin_has_its_cause_and_its_cure(
     assert plugins["next"]["cause"] == f"it is written for alignzoo's plugin API '>=2', and this is {this}"
     assert "no function marked" in plugins["bare"]["cause"]
     assert plugins["rival"]["brings"] == ["optimizer ppo"] and not plugins["rival"]["cause"]
-    assert plugins["ppo"]["distribution"] == "alignzoo"
+    assert plugins["policy-gradient"]["distribution"] == "alignzoo"
     (shadowed,) = found["names"]
     assert (shadowed["name"], shadowed["cure"]) == ("ppo", "Write 'rival/ppo', or uninstall one of them")
     assert len(found["problems"]) == 4

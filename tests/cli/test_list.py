@@ -10,7 +10,7 @@ from pathlib import Path
 
 PLUGIN = """
 import alignzoo
-from alignzoo_ppo import PPO
+from alignzoo_policy_gradient.ppo import PPO
 
 @alignzoo.hookimpl
 def alignzoo_register(zoo):
@@ -46,7 +46,7 @@ def test_an_unknown_kind_is_told_with_the_known_ones(alignzoo) -> None:
 def test_json_has_everything(alignzoo) -> None:
     listed = json.loads(alignzoo("list", "--json").out)
     ppo = next(each for each in listed["plugins"] if (each["kind"], each["name"]) == ("optimizer", "ppo"))
-    assert ppo["target"] == "alignzoo_ppo:PPO"
+    assert ppo["target"] == "alignzoo_policy_gradient.ppo:PPO"
 
 
 def test_a_loose_file_is_a_plugin(alignzoo, tmp_path: Path) -> None:

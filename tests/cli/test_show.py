@@ -81,7 +81,7 @@ def test_a_recipe_with_its_stages(alignzoo) -> None:
 def test_of_two_owners_one_must_be_said(alignzoo, tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(
-        "import alignzoo\nfrom alignzoo_grpo import GRPO\n\n"
+        "import alignzoo\nfrom alignzoo_policy_gradient.grpo import GRPO\n\n"
         "@alignzoo.hookimpl\ndef alignzoo_register(zoo):\n    zoo.optimizer('ppo', GRPO)\n"
     )
     said = alignzoo("show", "optimizer:ppo", "--plugin", file)

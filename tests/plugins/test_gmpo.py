@@ -10,7 +10,7 @@ import torch
 from alignzoo import Batch, Forward
 from alignzoo import functional as fn
 from alignzoo.testing import toy_batch
-from alignzoo_gmpo import GMPO
+from alignzoo_policy_gradient.gmpo import GMPO
 
 # mean 0.5, deviations ±0.5, sd = √(0.5 / 1) = 0.707107: 0.5 / 0.707207
 ADVANTAGE = 0.707007

@@ -12,8 +12,8 @@ import torch
 from alignzoo import Batch, Forward
 from alignzoo import functional as fn
 from alignzoo.testing import toy_batch
-from alignzoo_gmpo import GMPO
-from alignzoo_grpo import GRPO
+from alignzoo_policy_gradient.gmpo import GMPO
+from alignzoo_policy_gradient.grpo import GRPO
 
 
 def prepared(optimizer: GRPO, lengths: list[int], rewards: list[float], old: list[float], ref: list[float]) -> Batch:

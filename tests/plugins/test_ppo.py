@@ -12,7 +12,7 @@ import torch
 from alignzoo import Batch, Forward, StepReport
 from alignzoo import functional as fn
 from alignzoo.testing import toy_batch
-from alignzoo_ppo import PPO
+from alignzoo_policy_gradient.ppo import PPO
 
 PLAIN = PPO(kl=0.0, whiten_advantages=False)
 

@@ -10,7 +10,7 @@ import torch
 from alignzoo import Batch, Forward, StepReport
 from alignzoo import functional as fn
 from alignzoo.testing import toy_batch
-from alignzoo_reinforce import REINFORCE
+from alignzoo_policy_gradient.reinforce import REINFORCE
 
 
 def prepared(optimizer: REINFORCE, rewards: list[float], old: list[float], ref: list[float]) -> Batch:

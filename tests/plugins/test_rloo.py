@@ -10,7 +10,7 @@ import torch
 from alignzoo import Batch, Forward
 from alignzoo import functional as fn
 from alignzoo.testing import toy_batch
-from alignzoo_rloo import RLOO
+from alignzoo_policy_gradient.rloo import RLOO
 
 
 def prepared(optimizer: RLOO, lengths: list[int], rewards: list[float], old: list[float], ref: list[float]) -> Batch:

@@ -1,4 +1,4 @@
-"""Plugin `reinforce`: the algorithm on a page, and its registration."""
+"""The optimizer `reinforce` on a page."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Annotated, ClassVar
 
 from annotated_types import Ge, Le
 
-import alignzoo
 from alignzoo import Batch, Forward, StepReport, Terms
 from alignzoo import functional as fn
 
@@ -63,13 +62,3 @@ class REINFORCE:
         mean = report.metrics["reward/mean"] - self.kl * report.metrics.get("kl", 0.0)
         weight = self.decay * self.weight + 1
         return replace(self, baseline=self.baseline + (mean - self.baseline) / weight, weight=weight)
-
-
-@alignzoo.hookimpl
-def alignzoo_register(zoo):
-    zoo.optimizer(
-        "reinforce",
-        REINFORCE,
-        family="policy gradient",
-        summary="REINFORCE with a moving baseline: no critic, no group",
-    )

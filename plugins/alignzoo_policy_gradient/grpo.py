@@ -1,4 +1,4 @@
-"""Plugin `grpo`: the algorithm on a page, and its registration."""
+"""The optimizer `grpo` on a page."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt
 
-import alignzoo
 from alignzoo import Batch, Forward, Terms
 from alignzoo import functional as fn
 
@@ -60,10 +59,3 @@ class GRPO:
             metrics["loss/kl"] = kl * ratio if self.unbiased_kl else kl
             cost = cost + self.kl * metrics["loss/kl"]
         return Terms(cost, metrics)
-
-
-@alignzoo.hookimpl
-def alignzoo_register(zoo):
-    zoo.optimizer(
-        "grpo", GRPO, family="policy gradient", summary="Group relative policy optimization: groups, no critic"
-    )

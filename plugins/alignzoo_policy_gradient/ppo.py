@@ -1,4 +1,4 @@
-"""Plugin `ppo`: the algorithm on a page, and its registration."""
+"""The optimizer `ppo` on a page."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Annotated, ClassVar
 
 from annotated_types import Ge, Gt, Le
 
-import alignzoo
 from alignzoo import Batch, Forward, StepReport, Terms
 from alignzoo import functional as fn
 
@@ -93,10 +92,3 @@ class PPO:
             return self
         error = min(max(report.metrics["kl"] / self.kl_target - 1, -0.2), 0.2)
         return replace(self, kl=self.kl * (1 + error * report.metrics["completions"] / self.kl_horizon))
-
-
-@alignzoo.hookimpl
-def alignzoo_register(zoo):
-    zoo.optimizer(
-        "ppo", PPO, family="policy gradient", summary="Proximal policy optimization with a critic, as in RLHF"
-    )

@@ -1,4 +1,4 @@
-"""Plugin `gmpo`: the algorithm on a page, and its registration."""
+"""The optimizer `gmpo` on a page."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Annotated, ClassVar
 import torch
 from annotated_types import Ge, Gt
 
-import alignzoo
 from alignzoo import Batch, Forward, Terms
 from alignzoo import functional as fn
 
@@ -55,10 +54,3 @@ class GMPO:
             metrics["loss/kl"] = (kl * mean).sum(1)
             cost = cost + self.kl * metrics["loss/kl"]
         return Terms(cost, metrics)
-
-
-@alignzoo.hookimpl
-def alignzoo_register(zoo):
-    zoo.optimizer(
-        "gmpo", GMPO, family="policy gradient", summary="GRPO with ratios multiplied over a sequence, not averaged"
-    )

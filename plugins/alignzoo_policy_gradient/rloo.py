@@ -1,4 +1,4 @@
-"""Plugin `rloo`: the algorithm on a page, and its registration."""
+"""The optimizer `rloo` on a page."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Annotated, ClassVar
 
 from annotated_types import Ge, Gt
 
-import alignzoo
 from alignzoo import Batch, Forward, Terms
 from alignzoo import functional as fn
 
@@ -54,10 +53,3 @@ class RLOO:
         ratio = fn.log_ratio(out.logprobs, batch.old_logprobs, batch.mask).sum(1).exp()  # (N,)
         cost = fn.clipped_surrogate(ratio, batch.advantages, low=self.clip, high=self.clip)
         return Terms(cost, {"clip_fraction": ((ratio - 1).abs() > self.clip).float()})
-
-
-@alignzoo.hookimpl
-def alignzoo_register(zoo):
-    zoo.optimizer(
-        "rloo", RLOO, family="policy gradient", summary="REINFORCE leave-one-out: the others are the baseline"
-    )

@@ -297,12 +297,13 @@ def at_last_token(values: FloatN, mask: BoolNT) -> FloatNT:
 
 
 def gae(
-    rewards: FloatNT, values: FloatNT, mask: BoolNT, *, gamma: float = 1.0, lam: float = 0.95
+    rewards: FloatNT, values: FloatNT, mask: BoolNT, *, gamma: float = 1.0, lam: float | FloatN = 0.95
 ) -> tuple[FloatNT, FloatNT]:
     """Generalised advantage estimation: advantages and returns, both (N, T).
 
     δₜ = rₜ + γ·Vₜ₊₁ - Vₜ,  Aₜ = δₜ + γλ·Aₜ₊₁,  returns = A + V. Schulman et al. 2016 (arXiv:1506.02438) eq. 16. The
-    state after the last token is terminal: its value is 0. Masked tokens in the middle of a row are stepped over.
+    state after the last token is terminal: its value is 0. Masked tokens in the middle of a row are stepped over. λ may
+    differ by row.
     """
     advantages = torch.zeros_like(rewards)
     following = torch.zeros_like(rewards[:, 0])  # V of the next state, (N,)

@@ -19,16 +19,37 @@ def alignzoo_register(zoo: Registrar) -> None:
         summary="Proximal policy optimization with a critic, as in RLHF",
     )
     zoo.optimizer(
-        "grpo",
-        "alignzoo_policy_gradient.grpo:GRPO",
+        "dual-clip-ppo",
+        "alignzoo_policy_gradient.dual_clip_ppo:DualClipPPO",
         family="policy gradient",
-        summary="Group relative policy optimization: groups, no critic",
+        summary="PPO that lets go of bad answers which have become likelier by far",
+        variant_of="ppo",
     )
     zoo.optimizer(
-        "rloo",
-        "alignzoo_policy_gradient.rloo:RLOO",
+        "vc-ppo",
+        "alignzoo_policy_gradient.vc_ppo:VCPPO",
         family="policy gradient",
-        summary="REINFORCE leave-one-out: the others are the baseline",
+        summary="PPO whose critic has a λ of its own and may learn first",
+        variant_of="ppo",
+    )
+    zoo.optimizer(
+        "vapo",
+        "alignzoo_policy_gradient.vapo:VAPO",
+        family="policy gradient",
+        summary="VC-PPO with a λ by length, clip-higher and imitation of right answers",
+        variant_of="ppo",
+    )
+    zoo.optimizer(
+        "a2c",
+        "alignzoo_policy_gradient.a2c:A2C",
+        family="policy gradient",
+        summary="Advantage actor-critic: a critic, no ratio and no clip",
+    )
+    zoo.optimizer(
+        "apa",
+        "alignzoo_policy_gradient.apa:APA",
+        family="policy gradient",
+        summary="Regression of the log-ratio onto the critic's advantage",
     )
     zoo.optimizer(
         "reinforce",
@@ -37,8 +58,209 @@ def alignzoo_register(zoo: Registrar) -> None:
         summary="REINFORCE with a moving baseline: no critic, no group",
     )
     zoo.optimizer(
+        "reinforce-pp",
+        "alignzoo_policy_gradient.reinforce_pp:REINFORCEPlusPlus",
+        family="policy gradient",
+        summary="REINFORCE++: the whole batch is the baseline",
+        aliases=("reinforce-plus-plus",),
+    )
+    zoo.optimizer(
+        "reinforce-pp-baseline",
+        "alignzoo_policy_gradient.reinforce_pp_baseline:REINFORCEPlusPlusBaseline",
+        family="policy gradient",
+        summary="REINFORCE++ with the group's mean as baseline",
+        aliases=("reinforce-plus-plus-baseline",),
+        variant_of="reinforce-pp",
+    )
+    zoo.optimizer(
+        "rloo",
+        "alignzoo_policy_gradient.rloo:RLOO",
+        family="policy gradient",
+        summary="REINFORCE leave-one-out: the others are the baseline",
+    )
+    zoo.optimizer(
+        "topr",
+        "alignzoo_policy_gradient.topr:TOPR",
+        family="policy gradient",
+        summary="Off-policy REINFORCE: good answers imitated, bad ones tapered",
+    )
+    zoo.optimizer(
+        "asymre",
+        "alignzoo_policy_gradient.asymre:AsymRE",
+        family="policy gradient",
+        summary="Off-policy REINFORCE with a baseline below the group's mean",
+    )
+    zoo.optimizer(
+        "opmd",
+        "alignzoo_policy_gradient.opmd:OPMD",
+        family="policy gradient",
+        summary="Online policy mirror descent: a quadratic pull to the old policy (Kimi k1.5)",
+        aliases=("kimi",),
+    )
+    zoo.optimizer(
+        "dro-token",
+        "alignzoo_policy_gradient.dro_token:DROToken",
+        family="policy gradient",
+        summary="Group advantages and a quadratic pull to the old policy, by tokens",
+    )
+    zoo.optimizer(
+        "opo",
+        "alignzoo_policy_gradient.opo:OPO",
+        family="policy gradient",
+        summary="The group's mean by length, the baseline of least variance",
+    )
+    zoo.optimizer(
+        "gpg",
+        "alignzoo_policy_gradient.gpg:GPG",
+        family="policy gradient",
+        summary="The plain policy gradient, corrected for tied groups",
+    )
+    zoo.optimizer(
+        "maxrl",
+        "alignzoo_policy_gradient.maxrl:MaxRL",
+        family="policy gradient",
+        summary="The gradient of log P(success): (r - mean)/mean",
+    )
+    zoo.optimizer(
+        "grpo",
+        "alignzoo_policy_gradient.grpo:GRPO",
+        family="policy gradient",
+        summary="Group relative policy optimization: groups, no critic",
+    )
+    zoo.optimizer(
+        "dr-grpo",
+        "alignzoo_policy_gradient.dr_grpo:DrGRPO",
+        family="policy gradient",
+        summary="GRPO without the standard deviation and without the length",
+        variant_of="grpo",
+    )
+    zoo.optimizer(
+        "dapo",
+        "alignzoo_policy_gradient.dapo:DAPO",
+        family="policy gradient",
+        summary="GRPO with clip-higher and a mean over tokens",
+        variant_of="grpo",
+    )
+    zoo.optimizer(
+        "lite-ppo",
+        "alignzoo_policy_gradient.lite_ppo:LitePPO",
+        family="policy gradient",
+        summary="GRPO with the batch's standard deviation and a mean over tokens",
+        variant_of="grpo",
+    )
+    zoo.optimizer(
+        "gspo",
+        "alignzoo_policy_gradient.gspo:GSPO",
+        family="policy gradient",
+        summary="GRPO with the sequence's ratio",
+        variant_of="grpo",
+    )
+    zoo.optimizer(
+        "luspo",
+        "alignzoo_policy_gradient.luspo:LUSPO",
+        family="policy gradient",
+        summary="GSPO times the length",
+        variant_of="grpo",
+    )
+    zoo.optimizer(
+        "gspo-token",
+        "alignzoo_policy_gradient.gspo_token:GSPOToken",
+        family="policy gradient",
+        summary="GSPO with an advantage for each token",
+        variant_of="grpo",
+    )
+    zoo.optimizer(
         "gmpo",
         "alignzoo_policy_gradient.gmpo:GMPO",
         family="policy gradient",
         summary="GRPO with ratios multiplied over a sequence, not averaged",
+    )
+    zoo.optimizer(
+        "cispo",
+        "alignzoo_policy_gradient.cispo:CISPO",
+        family="policy gradient",
+        summary="The ratio only weighs, and its weight is cut",
+    )
+    zoo.optimizer(
+        "sapo",
+        "alignzoo_policy_gradient.sapo:SAPO",
+        family="policy gradient",
+        summary="A soft gate in the place of the clip",
+    )
+    zoo.optimizer(
+        "vespo",
+        "alignzoo_policy_gradient.vespo:VESPO",
+        family="policy gradient",
+        summary="A smooth weight by the whole sequence's ratio",
+    )
+    zoo.optimizer(
+        "dppo",
+        "alignzoo_policy_gradient.dppo:DPPO",
+        family="policy gradient",
+        summary="A trust region of probabilities (total variation), not of ratios",
+        aliases=("dppo-tv",),
+    )
+    zoo.optimizer(
+        "dppo-kl",
+        "alignzoo_policy_gradient.dppo_kl:DPPOKL",
+        family="policy gradient",
+        summary="DPPO with a KL in the place of the total variation",
+        variant_of="dppo",
+    )
+    zoo.optimizer(
+        "m2po",
+        "alignzoo_policy_gradient.m2po:M2PO",
+        family="policy gradient",
+        summary="Tokens are masked until the batch's second moment is small",
+    )
+    zoo.optimizer(
+        "clip-cov",
+        "alignzoo_policy_gradient.clip_cov:ClipCov",
+        family="policy gradient",
+        summary="Tokens that would lower the entropy most get no gradient",
+    )
+    zoo.optimizer(
+        "kl-cov",
+        "alignzoo_policy_gradient.kl_cov:KLCov",
+        family="policy gradient",
+        summary="Tokens that would lower the entropy most are held to the old policy",
+    )
+    zoo.optimizer(
+        "entropy-mask",
+        "alignzoo_policy_gradient.entropy_mask:EntropyMask",
+        family="policy gradient",
+        summary="Only the tokens with the highest entropy are trained on (80/20)",
+        aliases=("80-20",),
+    )
+    zoo.optimizer(
+        "pass-at-k",
+        "alignzoo_policy_gradient.pass_at_k:PassAtK",
+        family="policy gradient",
+        summary="Credit for right answers among k tries, analytically",
+    )
+    zoo.optimizer(
+        "max-at-k",
+        "alignzoo_policy_gradient.max_at_k:MaxAtK",
+        family="policy gradient",
+        summary="Credit for the best answer's lead alone",
+        aliases=("grpo-passk",),
+    )
+    zoo.optimizer(
+        "gdpo",
+        "alignzoo_policy_gradient.gdpo:GDPO",
+        family="policy gradient",
+        summary="Each of several rewards is scaled by itself",
+    )
+    zoo.optimizer(
+        "gfpo",
+        "alignzoo_policy_gradient.gfpo:GFPO",
+        family="policy gradient",
+        summary="GRPO on the shortest answers of a larger group",
+    )
+    zoo.optimizer(
+        "gfpo-efficiency",
+        "alignzoo_policy_gradient.gfpo_efficiency:GFPOEfficiency",
+        family="policy gradient",
+        summary="GFPO by reward per token",
+        variant_of="gfpo",
     )

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch
-from annotated_types import Ge, Gt
+from annotated_types import Gt
 
 from alignzoo import Batch, Forward, Terms
 from alignzoo import functional as fn
+from alignzoo_policy_gradient.base import GroupRelative
 
 
 @dataclass(frozen=True)
-class GMPO:
+class GMPO(GroupRelative):
     """Geometric-mean policy optimization: GRPO whose ratios are multiplied.
 
     -A·( Π_t ρ̂_t )^(1/|y|) + β·mean_t k3(π ‖ π_ref), averaged over completions; ρ̂ is ρ cut at e^ε where A > 0 and at
@@ -25,32 +26,14 @@ class GMPO:
 
     clip: Annotated[float, Gt(0)] = 0.4
     """ε, of each token's log-ratio: e^±0.4 is a ratio from 0.67 to 1.49."""
-    kl: Annotated[float, Ge(0)] = 0.0
-    """β, the weight of the KL to the reference in the loss, in nats per token."""
-    epochs: Annotated[int, Ge(1)] = 1
-    """Passes over each batch of groups."""
-    prepare_reads: ClassVar[frozenset[str]] = frozenset()
-    kl_weight: ClassVar[str] = "kl"
-    couples: ClassVar[str] = "row"
-    online: ClassVar[bool] = True
-    completions: ClassVar[int] = 2
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"logprobs", "old_logprobs"} | ({"ref_logprobs"} if self.kl else set()))
 
     def prepare(self, batch: Batch) -> Batch:
-        return replace(batch, advantages=fn.group_advantages(batch))
+        return replace(batch, advantages=self.credit(batch))
 
-    def loss(self, batch: Batch, out: Forward) -> Terms:
+    def surrogate(self, batch: Batch, out: Forward) -> Terms:
         log_ratio = fn.log_ratio(out.logprobs, batch.old_logprobs, batch.mask)
         better = batch.advantages[:, None] > 0
         cut = torch.where(better, log_ratio.clamp(max=self.clip), log_ratio.clamp(min=-self.clip))
         mean = fn.sequence_mean(batch.mask)
         cost = -batch.advantages * (cut * mean).sum(1).exp()  # (N,), the geometric mean
-        metrics = {"clip_fraction": ((cut != log_ratio) * mean).sum(1)}
-        if self.kl:
-            kl = fn.kl_k3(fn.log_ratio(out.logprobs, batch.ref_logprobs, batch.mask))
-            metrics["loss/kl"] = (kl * mean).sum(1)
-            cost = cost + self.kl * metrics["loss/kl"]
-        return Terms(cost, metrics)
+        return Terms(cost, {"clip_fraction": ((cut != log_ratio) * mean).sum(1)})

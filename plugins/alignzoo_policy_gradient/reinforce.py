@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from annotated_types import Ge, Le
 
 from alignzoo import Batch, Forward, StepReport, Terms
 from alignzoo import functional as fn
+from alignzoo_policy_gradient.base import PenalizedReward
 
 
 @dataclass(frozen=True)
-class REINFORCE:
+class REINFORCE(PenalizedReward):
     """REINFORCE with a moving baseline: no critic, no group.
 
     -(R - b)·log π(y|x), averaged over completions; R = r - β·Σ_t (log π_old - log π_ref), b the mean R of the steps
@@ -22,33 +23,15 @@ class REINFORCE:
     Theirs is λ = 1, the mean of all steps, which trails behind a policy that improves.
     """
 
-    kl: Annotated[float, Ge(0)] = 0.05
-    """β, the weight of the KL to the reference in the reward, in nats per completion."""
     decay: Annotated[float, Ge(0), Le(1)] = 0.9
     """λ: 0: the baseline is the last step's mean; 1: the mean of all steps."""
     baseline: float = 0.0
     """b, where the run stands: each step's successor carries it on."""
     weight: Annotated[float, Ge(0)] = 0.0
     """How many steps b stands for; 0: none yet, and the first step takes its own mean."""
-    epochs: Annotated[int, Ge(1)] = 1
-    """Passes over each batch of completions."""
-    kl_weight: ClassVar[str] = "kl"
-    couples: ClassVar[str] = "row"
-    online: ClassVar[bool] = True
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"logprobs", "old_logprobs"} | ({"ref_logprobs"} if self.kl else set()))
-
-    @property
-    def prepare_reads(self) -> frozenset[str]:
-        return frozenset({"old_logprobs", "ref_logprobs"} if self.kl else ())
 
     def prepare(self, batch: Batch) -> Batch:
-        rewards = batch.rewards
-        if self.kl:
-            kl = fn.kl_k1(fn.log_ratio(batch.old_logprobs, batch.ref_logprobs, batch.mask)).sum(1)  # (N,)
-            rewards = rewards - self.kl * kl
+        rewards = batch.rewards - self.penalty(batch).sum(1)  # (N,)
         baseline = self.baseline if self.weight or not len(batch) else rewards.mean()
         return replace(batch, advantages=rewards - baseline, weights=fn.sequence_sum(batch.mask))
 

@@ -89,9 +89,9 @@ def _even(optimizer: Optimizer, groups: Sequence[Group]) -> Batch:
     better = 0.5 * (batch.rewards - fn.group_mean(batch.rewards, batch.group))[:, None]
     found = {}
     for each in map(columns.column, columns.filled(optimizer.needs)):
-        if each.answer.name in ("logprobs", "values"):
-            level = {"logprobs": -1.0, "values": 0.0}[each.answer.name]
-            other = each.role not in (columns.OLD, columns.REFERENCE)
+        level = {"logprobs": -1.0, "entropy": 1.0, "values": 0.0}.get(each.answer.name)
+        if level is not None:
+            other = each.answer.name != "entropy" and each.role not in (columns.OLD, columns.REFERENCE)
             found[each.name] = (level + better if other else level) * batch.mask.float()
     return batch.answered(found)
 

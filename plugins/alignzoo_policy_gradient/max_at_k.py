@@ -1,0 +1,32 @@
+"""The optimizer `max-at-k` on a page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from alignzoo import Batch
+from alignzoo.types import FloatN
+from alignzoo_policy_gradient.base import ClippedGroup
+
+
+@dataclass(frozen=True)
+class MaxAtK(ClippedGroup):
+    """The best of a group is what counts: each answer is credited with what the best would lose without it.
+
+    The clipped surrogate with A_i = max_j r_j - max_{j≠i} r_j: the lead of the best answer, and 0 for all others.
+
+    Tang et al. 2025 (arXiv:2503.19595) sec. 4, the leave-one-out estimate for the best of k; verl's `grpo_passk`, which
+    also divides by the group's standard deviation. Averaged over all tokens. Where two answers share the first place,
+    nothing is taught.
+    """
+
+    def credit(self, batch: Batch) -> FloatN:
+        leads, start = [batch.rewards.new_zeros(0)], 0
+        for size in batch.group_sizes().tolist():
+            rewards = batch.rewards[start : start + size]
+            first, second = rewards.topk(2).values if size > 1 else rewards[[0, 0]]
+            leads.append(torch.where(rewards == first, first - second, 0.0))
+            start += size
+        return torch.cat(leads)

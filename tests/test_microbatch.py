@@ -16,9 +16,9 @@ from alignzoo.schedule import Schedule
 from alignzoo.testing import toy_groups
 from alignzoo.testing.world import ToyPolicy
 from alignzoo.update import Deferred, adamw, update
-from alignzoo_dpo import DPO
 from alignzoo_policy_gradient.grpo import GRPO
 from alignzoo_policy_gradient.ppo import PPO
+from alignzoo_preference.dpo import DPO
 from rounding import EXACT
 from toy_run import same, train
 

@@ -21,12 +21,12 @@ from alignzoo.schedule import Schedule
 from alignzoo.testing import toy_groups, toy_prompts
 from alignzoo.testing.world import ToyPolicy
 from alignzoo_bond import BOND
-from alignzoo_dpo import DPO
 from alignzoo_policy_gradient.gmpo import GMPO
 from alignzoo_policy_gradient.grpo import GRPO
 from alignzoo_policy_gradient.ppo import PPO
 from alignzoo_policy_gradient.reinforce import REINFORCE
 from alignzoo_policy_gradient.rloo import RLOO
+from alignzoo_preference.dpo import DPO
 from rounding import EXACT
 from toy_run import lines, train
 

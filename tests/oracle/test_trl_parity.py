@@ -19,9 +19,9 @@ from alignzoo import Batch, Completion, Forward, Group, Prompt, Score
 from alignzoo import functional as fn
 from alignzoo.batching import collate, fill, only
 from alignzoo.interfaces import Optimizer
-from alignzoo_dpo import DPO
 from alignzoo_hf.spec import HF
 from alignzoo_policy_gradient.grpo import GRPO
+from alignzoo_preference.dpo import DPO
 from alignzoo_reward_model import RewardModel
 from alignzoo_sft import SFT
 from rounding import close, depth, seeds, within

@@ -11,7 +11,7 @@ import torch
 from alignzoo import Batch, Forward
 from alignzoo import functional as fn
 from alignzoo.testing import toy_batch
-from alignzoo_dpo import DPO
+from alignzoo_preference.dpo import DPO
 
 
 def pair(logprobs: list[float], ref: list[float], optimizer: DPO) -> tuple[Batch, Forward]:

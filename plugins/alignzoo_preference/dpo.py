@@ -1,4 +1,4 @@
-"""Plugin `dpo`: the algorithm on a page, and its registration."""
+"""Optimizer `dpo`: direct preference optimization."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import torch
 from annotated_types import Ge, Gt, Lt
 from torch.nn.functional import logsigmoid
 
-import alignzoo
 from alignzoo import Batch, Forward, Terms
 from alignzoo import functional as fn
 
@@ -46,8 +45,3 @@ class DPO:
         size = self.beta * torch.where(batch.mask, out.logprobs.abs() + batch.ref_logprobs.abs(), 0.0).sum(1)
         accuracy = fn.preferred(margin, (size[0::2] + size[1::2]).repeat_interleave(2))
         return Terms(cost, {"margin": margin, "accuracy": accuracy})
-
-
-@alignzoo.hookimpl
-def alignzoo_register(zoo):
-    zoo.optimizer("dpo", DPO, family="preference", summary="Direct preference optimization: best against worst")

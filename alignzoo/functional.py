@@ -240,11 +240,19 @@ def best(batch: Batch) -> Batch:
     return batch.select(_extreme_rows(batch, largest=True))
 
 
-def best_and_worst(batch: Batch) -> Batch:
-    """The best and the worst row of each group, adjacent: rows 2i and 2i+1 are one pair. Tied groups are dropped."""
+def best_and_worst(batch: Batch, *, ties: bool = False) -> Batch:
+    """The best and the worst row of each group, adjacent: rows 2i and 2i+1 are one pair. Tied groups are dropped.
+
+    With `ties`, a tied group of two or more stays, as a pair of its first and its last row.
+    """
     high, low = _extreme_rows(batch, largest=True), _extreme_rows(batch, largest=False)
-    differ = batch.rewards[high] > batch.rewards[low]
-    return batch.select(torch.stack([high[differ], low[differ]], 1).flatten())
+    if ties:
+        last = batch.group_sizes().cumsum(0).to(high.device) - 1
+        low = torch.where(batch.rewards[high] > batch.rewards[low], low, last)
+        kept = high != low
+    else:
+        kept = batch.rewards[high] > batch.rewards[low]
+    return batch.select(torch.stack([high[kept], low[kept]], 1).flatten())
 
 
 def untied(batch: Batch) -> Batch:

@@ -53,6 +53,7 @@ class Traits:
 
 
 WAIVABLE = (
+    "prefers_better",
     "columns_read",
     "ratios",
     "kl_pull",
@@ -70,7 +71,8 @@ WAIVABLE = (
     "label_smoothing",
     "margin",
 )
-"""Checks of what an optimizer does away from its start. Sound algorithms may differ here, and then say so by `laws`."""
+"""Checks of the direction, and of what an optimizer does away from its start. Sound algorithms may differ here, and
+then say so by `laws`."""
 
 OPTIONAL: Mapping[str, tuple[str, ...]] = {
     "optimizer": (*(f.name for f in dataclasses.fields(Traits)), "prepare_reads", "next", "follow", "check"),

@@ -44,7 +44,7 @@ MUTANTS = {
         check="padding", law=1, says="five more columns of padding",
     ),
     "pair order": Mutant(
-        *("dpo", "dpo", "reward[0::2] - reward[1::2]", "reward[1::2] - reward[0::2]"),
+        *("dpo", "dpo", "better - worse", "worse - better"),
         check="prefers_better", law=6, says="best and worst mixed up",
     ),
     "missing detach": Mutant(

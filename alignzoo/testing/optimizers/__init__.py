@@ -74,7 +74,7 @@ OPTIMIZER_CHECKS: Checks = checks(
     (1, group_order),
     (4, hard_inputs),
     (5, first_step),
-    (6, prefers_better),
+    (6, _unless_waived(prefers_better)),
     (6, zero_advantage),
     (6, critic),
     (6, critic_alone),

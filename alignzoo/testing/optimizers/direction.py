@@ -188,13 +188,14 @@ def length_bias(optimizer: Optimizer, given: Given) -> Figures:
         return {}
     attempt = Attempt(6, f"two groups of two: answers of {SHORT} tokens, and of {LONG}", "a length that divides by 0")
     pulls = [_pull_of(attempt, optimizer, given, length) for length in (SHORT, LONG)]
-    attempt.require(pulls[0] > 0, "some pull on the better answer", f"{pulls[0]:.3g}")
+    attempt.require(pulls[0] > 0, "some pull on an answer", f"{pulls[0]:.3g}")
     ratio = pulls[1] / pulls[0]
     return {"length_bias/answer": ratio, "length_bias/token": ratio * SHORT / LONG}
 
 
 def _pull_of(attempt: Attempt, optimizer: Optimizer, given: Given, length: int) -> float:
-    """The gradient on the better answer's tokens, added up, of the group whose answers have this length."""
+    """The gradient on the better answer's tokens, added up, of the group whose answers have this length; on the worse
+    one's where there is none on the better one's, as of what reads bad answers alone."""
     groups = []
     for size in (SHORT, LONG):
         answers = [tuple(2 + (size + i + t) % 11 for t in range(size)) for i in (0, 3)]
@@ -203,5 +204,6 @@ def _pull_of(attempt: Attempt, optimizer: Optimizer, given: Given, length: int) 
         groups.append(Group(Prompt(f"{size}"), (3, size), completions, (_one_score(1.0), _one_score(0.0)), extra))
     prepared = prepare(attempt, optimizer, _even(optimizer, groups))
     gradient = pull(attempt, optimizer, prepared, _even_answer(optimizer, prepared))["logprobs"]
-    rows = (prepared.mask.sum(1) == length) & (prepared.rewards == 1)
-    return float(gradient[rows].sum(1).abs().sum())
+    of_length = prepared.mask.sum(1) == length
+    pulls = [float(gradient[of_length & (prepared.rewards == score)].sum(1).abs().sum()) for score in (1, 0)]
+    return pulls[0] or pulls[1]

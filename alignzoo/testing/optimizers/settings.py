@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from math import inf
 from typing import Any, Literal, get_args, get_origin
 
 import torch
@@ -77,8 +78,19 @@ def _effects(attempt: Attempt, optimizer: Any, made: Case) -> Iterator[Tensor]:
 
 def _other_values(optimizer: Any, field: dataclasses.Field[Any]) -> Iterator[Any]:
     """Other values that a field may take; none for texts and objects, whose meaning nobody knows."""
-    value = getattr(optimizer, field.name)
-    hint = typing.get_type_hints(type(optimizer)).get(field.name)
+    hint = typing.get_type_hints(type(optimizer), include_extras=True).get(field.name)
+    bounds = getattr(hint, "__metadata__", ())
+    yield from (other for other in _tried(getattr(optimizer, field.name), hint) if _within(other, bounds))
+
+
+def _within(value: Any, bounds: Sequence[Any]) -> bool:
+    """Whether a value is in the range that its field is annotated with, which a recipe is held to."""
+    low, above = (max((getattr(each, name, -inf) for each in bounds), default=-inf) for name in ("ge", "gt"))
+    high, below = (min((getattr(each, name, inf) for each in bounds), default=inf) for name in ("le", "lt"))
+    return bool(low <= value <= high and above < value < below) if isinstance(value, int | float) else True
+
+
+def _tried(value: Any, hint: Any) -> Iterator[Any]:
     if get_origin(hint) is Literal:
         yield from (choice for choice in get_args(hint) if choice != value)
     elif isinstance(value, bool):

@@ -27,7 +27,7 @@ from alignzoo.prompts import split
 from alignzoo.reference import Remembered
 from alignzoo_hf.policy import HFPolicy
 from alignzoo_hf.spec import HF
-from alignzoo_sft import SFT
+from alignzoo_imitation.sft import SFT
 
 ROWS = [{"prompt": f"Count to {number}: ", "answer": str(number)} for number in range(12)]
 PAIRS = [{"prompt": f"Count to {n}: ", "chosen": f"{n} it is", "rejected": "no"} for n in range(10)]

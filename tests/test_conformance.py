@@ -23,14 +23,14 @@ from alignzoo.testing import (
 )
 from alignzoo.traits import WAIVABLE
 from alignzoo_bond import BOND
+from alignzoo_imitation.sft import SFT
 from alignzoo_policy_gradient.gmpo import GMPO
 from alignzoo_policy_gradient.grpo import GRPO
 from alignzoo_policy_gradient.ppo import PPO
 from alignzoo_policy_gradient.reinforce import REINFORCE
 from alignzoo_policy_gradient.rloo import RLOO
 from alignzoo_preference.dpo import DPO
-from alignzoo_reward_model import RewardModel
-from alignzoo_sft import SFT
+from alignzoo_reward_models.bradley_terry import RewardModel
 
 OPTIMIZERS = [
     SFT(),

@@ -60,7 +60,8 @@ MUTANTS = {
         check="pure", law=3, says="the batch's rewards after prepare",
     ),
     "wrong normaliser": Mutant(
-        *("sft", "sft", "Terms(-out.logprobs,", "Terms(-out.logprobs * batch.mask.numel() / batch.mask.sum(),"),
+        *("imitation/sft", "sft"),
+        *("Terms(-out.logprobs,", "Terms(-out.logprobs * batch.mask.numel() / batch.mask.sum(),"),
         check="micro_batches", law=1, says="micro-batches of",
     ),
     "swapped old and new": Mutant(
@@ -130,8 +131,9 @@ def test_check_names_the_law_that_a_mutant_breaks(name: str, alignzoo, tmp_path:
 
 def test_a_table_names_law_and_cause_and_tells_the_failure_whole(alignzoo, tmp_path: Path) -> None:
     file = tmp_path / "mutant.py"
-    file.write_text((PLUGINS / "alignzoo_sft.py").read_text().replace("Terms(-out", "Terms(out"))
-    said = alignzoo("check", "mutant.py/sft", "--plugin", file, "--only", "prefers_better", "--only", "padding")
+    source = (PLUGINS / "alignzoo_imitation" / "sft.py").read_text()
+    file.write_text(registered(source, "sft").replace("Terms(-out", "Terms(out"))
+    said = alignzoo("check", "mutant.py/mutant", "--plugin", file, "--only", "prefers_better", "--only", "padding")
     assert said.code == 1
     assert "prefers_better    6  FAILED  a sign, new and old swapped" in said.out
     assert "padding           1  ok" in said.out

@@ -14,11 +14,11 @@ from alignzoo.no_gradient import CAUSES, Step, Watch, cause, counted, step_of
 from alignzoo.testing import toy_batch
 from alignzoo.testing.world import ToyPolicy
 from alignzoo.vocabulary import comparisons
+from alignzoo_imitation.sft import SFT
 from alignzoo_policy_gradient.grpo import GRPO
 from alignzoo_policy_gradient.ppo import PPO
 from alignzoo_policy_gradient.reinforce import REINFORCE
 from alignzoo_policy_gradient.rloo import RLOO
-from alignzoo_sft import SFT
 from toy_run import train
 
 USUAL = {"groups": 4.0, "completions": 8.0, "rows": 8.0, "groups/tied": 0.25, "groups/identical": 0.0}

@@ -18,11 +18,11 @@ from alignzoo.requirements import brings_scores, from_data, generated_per_prompt
 from alignzoo.rewards import LARGEST, WeightedReward, score
 from alignzoo.schedule import Evaluation, Schedule
 from alignzoo.traits import traits_of
+from alignzoo_imitation.sft import SFT
 from alignzoo_policy_gradient.grpo import GRPO
 from alignzoo_preference.dpo import DPO
 from alignzoo_rules import Labels, Length, Python
 from alignzoo_samplers import DatasetSampler, PolicySampler
-from alignzoo_sft import SFT
 
 POLICY = 'sampler={name="policy", n=4}'
 

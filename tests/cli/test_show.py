@@ -113,8 +113,9 @@ def test_a_card_says_how_it_stands_with_the_laws(alignzoo, tmp_path: Path) -> No
     assert about["papers"] == ["https://arxiv.org/abs/2203.02155"]
     assert about["example"].startswith("alignzoo run sft task=sort")
     file = tmp_path / "mine.py"
-    source = (Path(__file__).parents[2] / "plugins" / "alignzoo_sft.py").read_text()
-    file.write_text(source.replace('"sft"', '"mine"').replace("Terms(-out", "Terms(out"))
+    source = (Path(__file__).parents[2] / "plugins" / "alignzoo_imitation" / "sft.py").read_text()
+    hook = "@alignzoo.hookimpl\ndef alignzoo_register(zoo):\n    zoo.optimizer('mine', SFT)\n"
+    file.write_text(source.replace("Terms(-out", "Terms(out") + "\n\nimport alignzoo\n\n\n" + hook)
     said = " ".join(alignzoo("show", "mine", "--plugin", file).out.split())
     assert re.search(r"conformance: breaks \d+ of", said) and "prefers_better (law 6)" in said, said
 

@@ -20,10 +20,10 @@ from alignzoo import functional as fn
 from alignzoo.batching import collate, fill, only
 from alignzoo.interfaces import Optimizer
 from alignzoo_hf.spec import HF
+from alignzoo_imitation.sft import SFT
 from alignzoo_policy_gradient.grpo import GRPO
 from alignzoo_preference.dpo import DPO
-from alignzoo_reward_model import RewardModel
-from alignzoo_sft import SFT
+from alignzoo_reward_models.bradley_terry import RewardModel
 from rounding import close, depth, seeds, within
 
 transformers = pytest.importorskip("transformers")

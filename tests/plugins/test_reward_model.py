@@ -10,7 +10,7 @@ import torch
 from alignzoo import Batch, Forward
 from alignzoo import functional as fn
 from alignzoo.testing import toy_batch
-from alignzoo_reward_model import RewardModel
+from alignzoo_reward_models.bradley_terry import RewardModel
 
 # softplus(-gap) = -log σ(gap): 0.5 -> 0.474077, 1 -> 0.313262, 1.5 -> 0.201413, 0 -> 0.693147
 

@@ -8,7 +8,7 @@ import torch
 from alignzoo import Forward
 from alignzoo import functional as fn
 from alignzoo.testing import toy_batch
-from alignzoo_sft import SFT
+from alignzoo_imitation.sft import SFT
 
 
 def test_a_pair_teaches_its_better_completion_only() -> None:

@@ -1,4 +1,4 @@
-"""Plugin `reward-model`: the algorithm on a page, and its registration."""
+"""The algorithm `reward-model`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import torch
 from annotated_types import Ge
 from torch.nn.functional import logsigmoid
 
-import alignzoo
 from alignzoo import Batch, Forward, Terms
 from alignzoo import functional as fn
 
@@ -57,8 +56,3 @@ class RewardModel:
 
         accuracy = fn.preferred(gap, out.scores[i].abs() + out.scores[j].abs())
         return Terms(by_row(cost), {"accuracy": by_row(accuracy), "margin": by_row(gap)})
-
-
-@alignzoo.hookimpl
-def alignzoo_register(zoo):
-    zoo.optimizer("reward-model", RewardModel, family="reward models", summary="Bradley-Terry on ranked completions")

@@ -1,4 +1,4 @@
-"""Plugin `sft`: the algorithm on a page, and its registration."""
+"""The algorithm `sft`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Annotated, ClassVar
 
 from annotated_types import Ge
 
-import alignzoo
 from alignzoo import Batch, Forward, Terms
 from alignzoo import functional as fn
 
@@ -35,8 +34,3 @@ class SFT:
 
     def loss(self, batch: Batch, out: Forward) -> Terms:
         return Terms(-out.logprobs, {"nll": -out.logprobs})
-
-
-@alignzoo.hookimpl
-def alignzoo_register(zoo):
-    zoo.optimizer("sft", SFT, family="imitation", summary="Supervised fine-tuning: imitate the best of each group")

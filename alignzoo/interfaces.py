@@ -222,6 +222,8 @@ class CheckContext:
     """Whether a service may be asked a question, which may cost something."""
     earlier: Mapping[str, Earlier]
     """By name, the stages whose models are not there yet."""
+    sampler: Any = None
+    """The stage's sampler, for an optimizer that needs groups of a kind that only some samplers bring."""
 
 
 @runtime_checkable

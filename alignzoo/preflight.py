@@ -83,7 +83,8 @@ def _reading() -> Read:
 
 def _context(stage: Stage, data: Checked, earlier: Mapping[str, Earlier], *, ask: bool) -> CheckContext:
     first = drawn(data.train, stage.schedule.prompts, stage.seed, 0)
-    return CheckContext(stage.optimizer.needs, data.train, first, stage.sampler.online, ask, dict(earlier))
+    online = stage.sampler.online
+    return CheckContext(stage.optimizer.needs, data.train, first, online, ask, dict(earlier), stage.sampler)
 
 
 def _parts(stage: Stage, context: CheckContext, examiners: Sequence[WeightedReward]) -> Figures:

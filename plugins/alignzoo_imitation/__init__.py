@@ -11,3 +11,24 @@ def alignzoo_register(zoo):
         family="imitation",
         summary="Supervised fine-tuning: imitate the best of each group",
     )
+    zoo.optimizer(
+        "dft",
+        "alignzoo_imitation.dft:DFT",
+        family="imitation",
+        summary="Dynamic fine-tuning: SFT that trusts the policy's own probabilities",
+    )
+    zoo.optimizer(
+        "rwr",
+        "alignzoo_imitation.rwr:RWR",
+        family="imitation",
+        summary="Reward-weighted regression: imitate all, the better ones more",
+    )
+    zoo.optimizer(
+        "awr", "alignzoo_imitation.awr:AWR", family="imitation", summary="Advantage-weighted regression, with a critic"
+    )
+    zoo.optimizer(
+        "bonbon",
+        "alignzoo_imitation.bonbon:BoNBoN",
+        family="imitation",
+        summary="A sample as good as the best of n, from the best and the worst",
+    )

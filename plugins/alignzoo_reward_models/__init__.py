@@ -10,4 +10,58 @@ def alignzoo_register(zoo):
         "alignzoo_reward_models.bradley_terry:RewardModel",
         family="reward models",
         summary="Bradley-Terry on ranked completions",
+        aliases=("bradley-terry",),
+    )
+    zoo.optimizer(
+        "centred-reward-model",
+        "alignzoo_reward_models.centred:CentredRewardModel",
+        family="reward models",
+        summary="Bradley-Terry with scores of mean 0",
+        variant_of="reward-model",
+    )
+    zoo.optimizer(
+        "smoothed-reward-model",
+        "alignzoo_reward_models.smoothed:SmoothedRewardModel",
+        family="reward models",
+        summary="Bradley-Terry that expects one label in ten to be wrong",
+        variant_of="reward-model",
+    )
+    zoo.optimizer(
+        "ties-reward-model",
+        "alignzoo_reward_models.ties:TiesRewardModel",
+        family="reward models",
+        summary="Bradley-Terry with ties, as Rao and Kupper have them",
+        aliases=("rao-kupper",),
+    )
+    zoo.optimizer(
+        "ordinal-reward-model",
+        "alignzoo_reward_models.ordinal:OrdinalRewardModel",
+        family="reward models",
+        summary="Graded preferences: much better, a little better, as good",
+    )
+    zoo.optimizer(
+        "plackett-luce",
+        "alignzoo_reward_models.plackett_luce:PlackettLuce",
+        family="reward models",
+        summary="Whole rankings: the best first, then the best of the rest",
+        aliases=("listwise-reward-model",),
+    )
+    zoo.optimizer(
+        "regression-reward-model",
+        "alignzoo_reward_models.regression:RegressionRewardModel",
+        family="reward models",
+        summary="Says the rating itself: mean squared error",
+    )
+    zoo.optimizer(
+        "outcome-reward-model",
+        "alignzoo_reward_models.outcome:OutcomeRewardModel",
+        family="reward models",
+        summary="A verifier: how probably the answer is right",
+        aliases=("orm",),
+    )
+    zoo.optimizer(
+        "cost-model",
+        "alignzoo_reward_models.cost:CostModel",
+        family="reward models",
+        summary="Which answer does more harm, and whether one does any",
     )

@@ -1,0 +1,42 @@
+"""The algorithm `outcome-reward-model`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+from annotated_types import Ge
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from alignzoo import Batch, Forward, Terms
+from alignzoo import functional as fn
+
+
+@dataclass(frozen=True)
+class OutcomeRewardModel:
+    """A verifier: how probably the answer is right, read at its end.
+
+    -c·log σ(s) - (1-c)·log σ(-s), c = 1 where the completion is right, averaged over completions.
+
+    Cobbe et al. 2021 (arXiv:2110.14168) sec. 4.2, in the form of Uesato et al. 2022 (arXiv:2211.14275) sec. 2.3, who
+    call it an outcome-supervised reward model. Theirs says it after each token; this one after the last.
+    """
+
+    threshold: float = 0.5
+    """A score above it says that the completion is right."""
+    epochs: Annotated[int, Ge(1)] = 1
+    """Passes over each batch of groups."""
+    needs: ClassVar[frozenset[str]] = frozenset({"scores"})
+    prepare_reads: ClassVar[frozenset[str]] = frozenset()
+    trains: ClassVar[str] = "reward-model"
+    couples: ClassVar[str] = "row"
+
+    def prepare(self, batch: Batch) -> Batch:
+        return batch
+
+    def loss(self, batch: Batch, out: Forward) -> Terms:
+        right = (batch.rewards > self.threshold).float()
+        cost = binary_cross_entropy_with_logits(out.scores, right, reduction="none")
+        size = torch.zeros_like(out.scores)
+        return Terms(cost, {"accuracy": fn.preferred((2 * right - 1) * out.scores, size)})

@@ -1,0 +1,40 @@
+"""Online preferences and self-play: a policy learns from comparisons of its own answers."""
+
+import alignzoo
+
+
+@alignzoo.hookimpl
+def alignzoo_register(zoo):
+    zoo.optimizer(
+        "rebel", "alignzoo_self_play.rebel:REBEL", family="self-play", summary="Regression to relative rewards"
+    )
+    zoo.optimizer(
+        "copg",
+        "alignzoo_self_play.copg:CoPG",
+        family="self-play",
+        summary="Contrastive policy gradient, off-policy: each answer is the other's baseline",
+    )
+    zoo.optimizer(
+        "inpo",
+        "alignzoo_self_play.inpo:INPO",
+        family="self-play",
+        summary="Iterative Nash policy optimization, held to a reference",
+    )
+    zoo.optimizer(
+        "sppo",
+        "alignzoo_self_play.sppo:SPPO",
+        family="self-play",
+        summary="Self-play: how much likelier an answer becomes is how often it wins",
+    )
+    zoo.optimizer(
+        "dno",
+        "alignzoo_self_play.dno:DNO",
+        family="self-play",
+        summary="Direct Nash optimization: a contrast that follows win rates",
+    )
+    zoo.optimizer(
+        "selm",
+        "alignzoo_self_play.selm:SELM",
+        family="self-play",
+        summary="DPO that is optimistic about what was not tried",
+    )

@@ -1,0 +1,42 @@
+"""The algorithm `lire`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from annotated_types import Ge, Gt
+
+from alignzoo import Batch, Forward, Terms, rankings
+from alignzoo import functional as fn
+
+
+@dataclass(frozen=True)
+class LIRE:
+    """Listwise reward enhancement: the expected reward of a draw from a prompt's answers.
+
+    -Σ_i P_i·r_i + w·(-log π(y*)), P = softmax(log π(y|x)/T) over a group, y* the best.
+
+    Zhu et al. 2024 (arXiv:2405.13516) eq. 3, 4 and 8: the reward's size counts, not only its order. There is no
+    reference.
+    """
+
+    temperature: Annotated[float, Gt(0)] = 1.0
+    """T: large, all answers have a part in it; small, only the likeliest."""
+    sft: Annotated[float, Ge(0)] = 0.0
+    """w, the weight of the imitation of the best."""
+    epochs: Annotated[int, Ge(1)] = 1
+    """Passes over each batch of groups."""
+    needs: ClassVar[frozenset[str]] = frozenset({"logprobs"})
+    prepare_reads: ClassVar[frozenset[str]] = frozenset()
+    completions: ClassVar[int] = 2
+
+    def prepare(self, batch: Batch) -> Batch:
+        return fn.untied(batch)
+
+    def loss(self, batch: Batch, out: Forward) -> Terms:
+        total, _ = rankings.likelihood(batch, out.logprobs)
+        share = rankings.group_softmax(total / self.temperature, batch.group)
+        expected = share * batch.rewards * fn.group_size(batch.group)
+        imitation = -total * rankings.best_of_group(batch) * fn.group_size(batch.group)
+        return Terms(-expected + self.sft * imitation, {"expected": expected})

@@ -1,0 +1,43 @@
+"""The algorithm `unlikelihood`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar
+
+import torch
+from annotated_types import Ge
+
+from alignzoo import Batch, Forward, Terms
+from alignzoo import functional as fn
+
+
+@dataclass(frozen=True)
+class Unlikelihood:
+    """Unlikelihood training: say what desirable answers say, token by token, and not what the others do.
+
+    -log π(y_t) for each token of a desirable answer, -α·log(1 - π(y_t)) for each token of another one, averaged over
+    tokens.
+
+    Welleck et al. 2019 (arXiv:1908.04319) eq. 4; on labelled answers Li et al. 2019 (arXiv:1911.03860) sec. 2. There is
+    no reference: a token that is improbable already is left alone. 1 - π is held above 10⁻⁵.
+    """
+
+    alpha: Annotated[float, Ge(0)] = 1.0
+    """α, the weight of undesirable answers."""
+    threshold: float = 0.5
+    """A completion whose score is above it is desirable."""
+    epochs: Annotated[int, Ge(1)] = 1
+    """Passes over each batch of groups."""
+    needs: ClassVar[frozenset[str]] = frozenset({"logprobs"})
+    prepare_reads: ClassVar[frozenset[str]] = frozenset()
+    couples: ClassVar[str] = "row"
+
+    def prepare(self, batch: Batch) -> Batch:
+        return replace(batch, weights=fn.token_mean(batch.mask))
+
+    def loss(self, batch: Batch, out: Forward) -> Terms:
+        good = (batch.rewards > self.threshold)[:, None]
+        logprobs = torch.where(batch.mask, out.logprobs, 0.0)
+        others = torch.log((1 - logprobs.exp()).clamp(min=1e-5))
+        return Terms(torch.where(good, -logprobs, -self.alpha * others), {"nll": -logprobs * good})

@@ -1,0 +1,1 @@
+"""People in the loop: answers are compared, ranked and graded in a browser, and what people say trains models."""

@@ -186,8 +186,9 @@ def _unseen(counts: NDArray[np.float64], values: NDArray[np.float64], level: Lev
     marginal = counts.sum(0)
     x = np.cumsum(marginal) - marginal / 2 if level == "ordinal" else values
     apart = (x[:, None] != x).astype(float) if level == "nominal" else (x[:, None] - x) ** 2
-    expected = marginal @ apart @ marginal / (marginal.sum() * (marginal.sum() - 1))
-    return max(-1.0, 1 - (1 - MISSED ** (1 / items)) * float(apart.max() / expected))
+    expected = float(marginal @ apart @ marginal / (marginal.sum() * (marginal.sum() - 1)))
+    unseen: float = 1 - MISSED ** (1 / items)
+    return max(-1.0, 1 - unseen * float(apart.max()) / expected)
 
 
 def _kappa(

@@ -1,0 +1,357 @@
+"""The store: one SQLite file with what people are asked, what they were shown, and what they said.
+
+Every table only grows. A correction, an undo and a skip are rows like a vote, each a transaction of its own that is on
+disk before anybody is told so. What is current follows from the rows, and is kept in memory beside them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from alignzoo.errors import DataError, RunError
+from alignzoo_human.items import Item, Settings, arranged, check, dense, restored, text_of, written
+from alignzoo_human.state import Asked, State
+from alignzoo_human.votes import Value, Vote
+
+FORM = "1"
+"""The version of the tables."""
+
+PATIENCE = 60.0
+"""Seconds to wait for another process that writes."""
+
+TABLES = {
+    "meta": "key TEXT NOT NULL, value TEXT NOT NULL, at REAL NOT NULL",
+    "item": "key TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, asked TEXT NOT NULL, origins TEXT NOT NULL, gold TEXT",
+    "request": "item INTEGER NOT NULL REFERENCES item, wanted INTEGER NOT NULL, priority REAL NOT NULL, "
+    "chosen TEXT NOT NULL, propensity REAL NOT NULL, at REAL NOT NULL",
+    "ask": "item INTEGER NOT NULL REFERENCES item, rater TEXT NOT NULL, again INTEGER NOT NULL, screen TEXT NOT NULL, "
+    "at REAL NOT NULL, UNIQUE (item, rater, again)",
+    "shown": "ask INTEGER NOT NULL REFERENCES ask, tab TEXT NOT NULL, at REAL NOT NULL",
+    "vote": "ask INTEGER NOT NULL REFERENCES ask, key TEXT NOT NULL UNIQUE, action TEXT NOT NULL, value TEXT, "
+    "reasons TEXT, comment TEXT NOT NULL, seconds REAL NOT NULL, at REAL NOT NULL, supersedes INTEGER REFERENCES vote",
+}
+"""The columns of each table."""
+
+
+class Conflict(Exception):
+    """Somebody, perhaps oneself in another tab, was first; `current` is the vote that stands."""
+
+    def __init__(self, current: int | None) -> None:
+        super().__init__(f"the vote that stands is {current}")
+        self.current = current
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a rater says of a question."""
+
+    ask: int
+    key: str
+    """Drawn by the page for each verdict, so that one that is sent twice counts once."""
+    action: str = "vote"
+    """"vote", "skip", or "undo"."""
+    value: Value | None = None
+    """In the order of the screen."""
+    reasons: Mapping[str, Any] = field(default_factory=dict)
+    """{"all": {"text", "criteria"}, "answers": one such for each answer, in the order of the screen}."""
+    comment: str = ""
+    seconds: float = 0.0
+    supersedes: int | None = None
+    """The vote that this one corrects."""
+
+
+class Store:
+    """A store that is open. A context; whoever asks and whoever answers may be different processes."""
+
+    def __init__(self, path: Path | str, settings: Settings | None = None) -> None:
+        self.path = Path(path)
+        self._lock = threading.RLock()
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if settings is not None or self.path.exists():
+                os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))  # what people say is their own
+            else:
+                raise RunError(f"there is no store {self.path}")
+            self._file = sqlite3.connect(self.path, PATIENCE, isolation_level=None, check_same_thread=False)
+            self._make(settings)
+        except (sqlite3.Error, OSError) as error:
+            raise RunError(f"the store {self.path} cannot be used: {error}. Give another file") from error
+        self.settings = self._settings()
+        self.state = State(self.settings)
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *told: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._file.close()
+
+    # --- tables -------------------------------------------------------------------------------------------------------
+
+    def _make(self, settings: Settings | None) -> None:
+        _log_ahead(self._file)
+        self._file.execute("PRAGMA synchronous = FULL")
+        self._file.execute("BEGIN IMMEDIATE")
+        names = {row[0] for row in self._file.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if names and not set(TABLES) <= names:
+            self._file.execute("ROLLBACK")
+            raise RunError(f"{self.path} is a database of something else: give another file")
+        if not names:
+            for name, columns in TABLES.items():
+                self._file.execute(f"CREATE TABLE {name} (id INTEGER PRIMARY KEY, {columns})")
+                for change in ("UPDATE", "DELETE"):
+                    self._file.execute(
+                        f"CREATE TRIGGER {name}_{change} BEFORE {change} ON {name} BEGIN "
+                        "SELECT RAISE(ABORT, 'rows of this store are only added'); END"
+                    )
+            self._note("form", FORM)
+        form = self._meta().get("form")
+        if form != FORM:
+            self._file.execute("ROLLBACK")
+            raise RunError(f"{self.path} has the form {form}, not {FORM}: use the version that made it")
+        if settings is not None:
+            former = self._meta().get("settings")
+            salt = json.loads(former)["salt"] if former else settings.salt or secrets.token_hex(8)
+            now = written(asdict(settings) | {"salt": salt})
+            if former != now:
+                self._note("settings", now)
+        self._file.execute("COMMIT")
+
+    def _note(self, key: str, value: str) -> None:
+        self._file.execute("INSERT INTO meta (key, value, at) VALUES (?, ?, ?)", (key, value, time.time()))
+
+    def _meta(self) -> dict[str, str]:
+        return dict(self._file.execute("SELECT key, value FROM meta ORDER BY id"))
+
+    def _settings(self) -> Settings:
+        known = json.loads(self._meta()["settings"])
+        return Settings(**known | {"criteria": tuple(known["criteria"])})
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """One transaction, which knows all that others have written; it is on disk at its end."""
+        with self._lock:
+            try:
+                self._file.execute("BEGIN IMMEDIATE")
+                try:
+                    self.state.follow(self._file)
+                    yield
+                    self._file.execute("COMMIT")
+                except BaseException:
+                    if self._file.in_transaction:
+                        self._file.execute("ROLLBACK")
+                    raise
+                self.state.follow(self._file)
+            except (sqlite3.Error, OSError) as error:
+                raise RunError(f"the store {self.path} failed: {error}. What was stored in it is safe") from error
+
+    def refresh(self) -> State:
+        """What is current, with what other processes have written."""
+        with self._lock:
+            self.state.follow(self._file)
+            return self.state
+
+    # --- what is asked ------------------------------------------------------------------------------------------------
+
+    def add(
+        self,
+        items: Iterable[Item],
+        *,
+        wanted: Sequence[int] | int = 1,
+        priority: Sequence[float] | float = 0.0,
+        chosen: str = "given",
+        propensity: Sequence[float] | float = 1.0,
+    ) -> list[str]:
+        """Ask these, each of so many raters; their keys. One that is known is asked of more if more are wanted."""
+        made = list(items)
+        wants, ranks, odds = (_each(value, len(made)) for value in (wanted, priority, propensity))
+        with self._writing():
+            for item, want, rank, odd in zip(made, wants, ranks, odds, strict=True):
+                gold = None if item.gold is None else written(item.gold)
+                asked = written({"prompt": item.prompt, "answers": item.answers, "criterion": item.criterion})
+                self._file.execute(
+                    "INSERT OR IGNORE INTO item (key, kind, asked, origins, gold) VALUES (?, ?, ?, ?, ?)",
+                    (item.key, item.kind, asked, written(item.origins), gold),
+                )
+                (number,) = self._file.execute("SELECT id FROM item WHERE key = ?", (item.key,)).fetchone()
+                known = self.state.items.get(number)
+                if known is None or known.wanted < want or known.priority != rank:
+                    self._file.execute(
+                        "INSERT INTO request (item, wanted, priority, chosen, propensity, at) "
+                        "VALUES (?, ?, ?, ?, ?, ?)",
+                        (number, want, rank, chosen, odd, time.time()),
+                    )
+        return [item.key for item in made]
+
+    def item(self, number: int) -> Item:
+        """An item by its number."""
+        with self._lock:
+            row = self._file.execute("SELECT kind, asked, origins, gold FROM item WHERE id = ?", (number,)).fetchone()
+        if row is None:
+            raise DataError(f"the store has no item {number}")
+        return _item(*row)
+
+    def items(self) -> dict[str, Item]:
+        """Every item by its key."""
+        with self._lock:
+            rows = self._file.execute("SELECT key, kind, asked, origins, gold FROM item ORDER BY id").fetchall()
+        return {row[0]: _item(*row[1:]) for row in rows}
+
+    def next(self, rater: str, tab: str, *, now: float | None = None) -> Asked | None:
+        """What this rater is asked next in this tab of the browser; None where there is nothing left."""
+        now = time.time() if now is None else now
+        with self._writing():
+            found = self.state.chosen(rater, tab, now)
+            if found is None:
+                return None
+            number, item, again, screen = found
+            if not number:
+                cursor = self._file.execute(
+                    "INSERT INTO ask (item, rater, again, screen, at) VALUES (?, ?, ?, ?, ?)",
+                    (item, rater, again, written(screen), now),
+                )
+                number = cursor.lastrowid or 0
+            self._file.execute("INSERT INTO shown (ask, tab, at) VALUES (?, ?, ?)", (number, tab, now))
+        return self.state.asks[number]
+
+    def ask(self, number: int, rater: str) -> Asked:
+        """A question that this rater was asked."""
+        found = self.refresh().asks.get(number)
+        if found is None or found.rater != rater:
+            raise KeyError(number)
+        return found
+
+    # --- what is said -------------------------------------------------------------------------------------------------
+
+    def say(self, rater: str, given: Given, *, now: float | None = None) -> int:
+        """Store what a rater says; its number. Raises Conflict where another vote stands than the one corrected."""
+        now = time.time() if now is None else now
+        with self._writing():
+            asked = self.state.asks.get(given.ask)
+            if asked is None or asked.rater != rater:
+                raise KeyError(given.ask)
+            value = _null(self._checked(asked, given.value)) if given.action == "vote" else None
+            known = self._file.execute("SELECT id, ask, value FROM vote WHERE key = ?", (given.key,)).fetchone()
+            if known is not None:
+                if known[1:] != (given.ask, value):  # another verdict is not lost in silence
+                    raise Conflict(known[0])
+                return int(known[0])
+            if asked.current != given.supersedes or (given.action == "undo" and asked.current is None):
+                raise Conflict(asked.current)
+            reasons = _null(_arranged(given.reasons, asked.screen) or None)
+            row = (given.ask, given.key, given.action, value, reasons, given.comment)
+            seconds = min(max(given.seconds, 0.0), max(now - asked.first_shown, 0.0))
+            cursor = self._file.execute(
+                "INSERT INTO vote (ask, key, action, value, reasons, comment, seconds, at, supersedes) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (*row, seconds, now, given.supersedes),
+            )
+        return cursor.lastrowid or 0
+
+    def _checked(self, asked: Asked, value: Any) -> Value:
+        """A verdict in the item's own order. Raises ValueError where it is none of this kind."""
+        n = len(asked.screen)
+        if asked.kind == "pair" and value in (0, 0.5, 1):
+            return restored("pair", float(value), asked.screen)
+        if asked.kind == "grade" and isinstance(value, int) and 1 <= value <= self.settings.grades:
+            return float(value)
+        ranks = value if isinstance(value, tuple | list) else ()
+        if asked.kind == "ranking" and len(ranks) == n and all(type(rank) is int and 1 <= rank <= n for rank in ranks):
+            return restored("ranking", dense(ranks), asked.screen)
+        raise ValueError(f"{value!r} is no verdict on a {asked.kind} of {n}")
+
+    def said(self, number: int) -> dict[str, Any]:
+        """A vote by its number, in the order of its screen."""
+        with self._lock:
+            ask, action, value, reasons, comment = self._file.execute(
+                "SELECT ask, action, value, reasons, comment FROM vote WHERE id = ?", (number,)
+            ).fetchone()
+        asked = self.state.asks[ask]
+        found = None if value is None else arranged(asked.kind, _value(value), asked.screen)
+        shown = _arranged(json.loads(reasons), asked.screen, back=True) if reasons else {}
+        return {"id": number, "action": action, "value": found, "reasons": shown, "comment": comment}
+
+    def said_as(self, other: Asked, mine: Asked) -> dict[str, Any]:
+        """What another rater said of an item, in the order of one's own screen."""
+        with self._lock:
+            (value,) = self._file.execute("SELECT value FROM vote WHERE id = ?", (other.current,)).fetchone()
+        return {"value": arranged(mine.kind, _value(value), mine.screen)}
+
+    def votes(self) -> list[Vote]:
+        """Every rater's last word on every item, in the order in which they were given."""
+        return [vote for vote, _ in self.answered()]
+
+    def answered(self) -> list[tuple[Vote, dict[str, Any]]]:
+        """The votes that stand, each with its reasons and comment in the item's own order."""
+        state = self.refresh()
+        with self._lock:
+            rows = self._file.execute(
+                "SELECT vote.id, ask, item.key, value, reasons, comment, seconds, vote.at FROM vote "
+                "JOIN ask ON ask.id = vote.ask JOIN item ON item.id = ask.item WHERE action = 'vote' ORDER BY vote.id"
+            ).fetchall()
+        found = []
+        for number, ask, key, value, reasons, comment, seconds, at in rows:
+            asked = state.asks[ask]
+            if asked.current != number:
+                continue
+            left = ("first", "second")[asked.screen[0]] if asked.kind == "pair" else None
+            gold = state.items[asked.item].gold
+            vote = Vote(key, asked.rater, asked.kind, _value(value), seconds, left, gold, asked.again > 0, at)
+            found.append((vote, {"reasons": json.loads(reasons) if reasons else {}, "comment": comment}))
+        return found
+
+
+def _log_ahead(file: sqlite3.Connection) -> None:
+    """Switch to the write-ahead log; sqlite does not wait here for another process that does the same."""
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            file.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > until:
+                raise
+            time.sleep(0.02)
+
+
+def _each(value: Any, n: int) -> Sequence[Any]:
+    return [value] * n if isinstance(value, int | float) else list(value)
+
+
+def _item(kind: Any, asked: str, origins: str, gold: str | None) -> Item:
+    said = json.loads(asked)
+    check(kind, len(said["answers"]))
+    answers = tuple(map(text_of, said["answers"]))
+    known = None if gold is None else _value(gold)
+    return Item(kind, text_of(said["prompt"]), answers, tuple(json.loads(origins)), said["criterion"], known)
+
+
+def _value(text: str) -> Value:
+    value = json.loads(text)
+    return tuple(value) if isinstance(value, list) else float(value)
+
+
+def _null(value: Any) -> str | None:
+    return None if value is None else written(value)
+
+
+def _arranged(reasons: Mapping[str, Any], screen: Sequence[int], *, back: bool = False) -> dict[str, Any]:
+    """Reasons with those of each answer in the item's order, or back in the screen's."""
+    found = dict(reasons)
+    if answers := list(found.get("answers") or []):
+        places = {item: place for place, item in enumerate(screen)}
+        order = screen if back else [places[item] for item in range(len(screen))]
+        found["answers"] = [answers[place] if place < len(answers) else None for place in order]
+    return found

@@ -14,7 +14,7 @@ from alignzoo.registry import Registry
 PART = 64 << 20
 """Bytes: of a larger file only so much at its beginning and at its end is read."""
 
-NOT_INPUTS = ("name", "cache", "model", "tokenizer", "critic_model", "reference", "base_url")
+NOT_INPUTS = ("name", "cache", "model", "tokenizer", "critic_model", "reference", "base_url", "store")
 """Settings whose values name no file that a run reads as it is."""
 
 

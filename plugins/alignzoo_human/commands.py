@@ -214,6 +214,34 @@ def _serve(store: Store, raters: list[str], host: str, names: list[str], port: i
     shown.print(f"{votes} votes are stored; go on with alignzoo label {store.path}", markup=False, soft_wrap=True)
 
 
+@label.command("export")
+@told
+def label_export(
+    store: Annotated[Path, typer.Argument(metavar="STORE", help="A store of votes.")],
+    as_: Annotated[
+        str, typer.Option("--as", metavar="FORMAT", help="preference, ranking, unpaired, ...: any that is read.")
+    ] = "preference",
+    resolve: Annotated[
+        str, typer.Option(metavar="HOW", help="Several raters: majority, soft (their share), or rater=NAME.")
+    ] = "majority",
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Default: beside STORE.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Write labels as data to train on, with the reasons that people gave."""
+    from alignzoo_human import export
+    from alignzoo_human.store import Store
+
+    path = out or store.with_name(f"{store.name.removesuffix('.sqlite').removesuffix('.labels')}.{as_}.jsonl")
+    if path.exists():
+        raise RecipeError(f"{path} is there already: give another --out")
+    with Store(store) as opened:
+        found = export.export(opened, as_, resolve)
+    export.save(found, path)
+    for why, number in found.left_out.items():
+        warnings.warn(f"left out: {number} with {why}", stacklevel=1)
+    console().print(f"{len(found.rows)} rows: {path}", markup=False, soft_wrap=True)
+
+
 @label.command("status")
 @told
 def label_status(

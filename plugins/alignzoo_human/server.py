@@ -19,8 +19,10 @@ from alignzoo_human.state import Asked
 from alignzoo_human.store import Conflict, Given, Store
 
 STATIC = Path(__file__).parent / "page"
-FILES = {"/": "index.html"} | {f"/{name}": name for name in ("page.js", "markdown.js", "ranking.js", "page.css")}
-TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css"}
+FILES = {"/": "index.html"} | {
+    f"/{name}": name for name in ("page.js", "markdown.js", "ranking.js", "page.css", "icon.svg")
+}
+TYPES = {"html": "text/html", "svg": "image/svg+xml", "js": "text/javascript", "css": "text/css"}
 LONGEST = 10_000
 """Characters of a reason or a comment at most."""
 

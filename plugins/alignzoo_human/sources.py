@@ -146,7 +146,7 @@ def _sampled(row: Mapping[str, Any]) -> Answer:
     prompt = text_of(row["prompt"])
     kept = ("stage", "step", "when", "reward", "parts")
     origin = {name: row[name] for name in kept if name in row}
-    return prompt, _like(prompt, row["completion"]), origin, row["reward"]
+    return prompt, like(prompt, row["completion"]), origin, row["reward"]
 
 
 def _collected(row: Mapping[str, Any], path: Path) -> list[Answer]:
@@ -164,6 +164,6 @@ def _labelled(prompt: Prompt) -> list[Answer]:
     ]
 
 
-def _like(prompt: Text, text: str) -> Text:
+def like(prompt: Text, text: str) -> Text:
     """An answer of the prompt's kind."""
     return text if isinstance(prompt, str) else ({"role": "assistant", "content": text},)

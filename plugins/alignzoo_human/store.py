@@ -171,14 +171,14 @@ class Store:
         *,
         wanted: Sequence[int] | int = 1,
         priority: Sequence[float] | float = 0.0,
-        chosen: str = "given",
+        chosen: Sequence[str] | str = "given",
         propensity: Sequence[float] | float = 1.0,
     ) -> list[str]:
         """Ask these, each of so many raters; their keys. One that is known is asked of more if more are wanted."""
         made = list(items)
-        wants, ranks, odds = (_each(value, len(made)) for value in (wanted, priority, propensity))
+        columns = [_each(value, len(made)) for value in (wanted, priority, chosen, propensity)]
         with self._writing():
-            for item, want, rank, odd in zip(made, wants, ranks, odds, strict=True):
+            for item, want, rank, why, odds in zip(made, *columns, strict=True):
                 gold = None if item.gold is None else written(item.gold)
                 asked = written({"prompt": item.prompt, "answers": item.answers, "criterion": item.criterion})
                 self._file.execute(
@@ -191,7 +191,7 @@ class Store:
                     self._file.execute(
                         "INSERT INTO request (item, wanted, priority, chosen, propensity, at) "
                         "VALUES (?, ?, ?, ?, ?, ?)",
-                        (number, want, rank, chosen, odd, time.time()),
+                        (number, want, rank, why, odds, time.time()),
                     )
         return [item.key for item in made]
 
@@ -327,7 +327,7 @@ def _log_ahead(file: sqlite3.Connection) -> None:
 
 
 def _each(value: Any, n: int) -> Sequence[Any]:
-    return [value] * n if isinstance(value, int | float) else list(value)
+    return [value] * n if isinstance(value, int | float | str) else list(value)
 
 
 def _item(kind: Any, asked: str, origins: str, gold: str | None) -> Item:

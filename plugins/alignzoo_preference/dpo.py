@@ -24,8 +24,16 @@ class DPO(ReferencePairLoss):
 
     label_smoothing: Annotated[float, Ge(0), Lt(0.5)] = 0.0
     """Assumed share of preferences that are the wrong way round."""
+    confidence: str = ""
+    """A numeric column of the data: how probable it is that the better answer is better, as soft labels say, from 0.5
+    to 1. Then ε is 1 minus it, pair by pair; empty: none."""
+
+    def __post_init__(self) -> None:
+        if self.confidence and self.label_smoothing:
+            raise ValueError("confidence says of each pair what label_smoothing says of all: give one of the two")
 
     def cost(self, pairs: Pairs) -> Tensor:
         better, worse = self.rewards(pairs)
         margin = better - worse
-        return -(1 - self.label_smoothing) * logsigmoid(margin) - self.label_smoothing * logsigmoid(-margin)
+        smoothing = 1 - pairs.extra[self.confidence][0] if self.confidence else self.label_smoothing
+        return -(1 - smoothing) * logsigmoid(margin) - smoothing * logsigmoid(-margin)

@@ -28,6 +28,8 @@ class Pairs:
     """|y|, the number of tokens that are trained on."""
     score: Tensor
     """The reward that the answer came with."""
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+    """The numeric columns of the data."""
 
 
 def paired(batch: Batch, out: Forward) -> Pairs:
@@ -40,7 +42,8 @@ def paired(batch: Batch, out: Forward) -> Pairs:
         batch.mask.sum(1).clamp(min=1).to(out.logprobs.dtype),
         batch.rewards.to(out.logprobs.dtype),
     )
-    return Pairs(*(column.view(-1, 2).T for column in columns))
+    extra = {name: column.view(-1, 2).T for name, column in batch.extra.items()}
+    return Pairs(*(column.view(-1, 2).T for column in columns), extra)
 
 
 def on_both_rows(of_pair: Tensor) -> Tensor:

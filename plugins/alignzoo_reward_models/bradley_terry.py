@@ -16,8 +16,8 @@ from alignzoo import functional as fn
 class RewardModel:
     """A reward model: Bradley-Terry on ranked completions.
 
-    -(1-ε)·log σ(s_i - s_j - m) - ε·log σ(s_j - s_i - m) + c·(s_i + s_j)², averaged over all pairs of a group in which i
-    is ranked above j.
+    -(1-ε)·log σ(g) - ε·log σ(-g) + c·(s_i + s_j)², g = s_i - s_j - m, averaged over all pairs of a group in which i is
+    ranked above j.
 
     Ouyang et al. 2022 (arXiv:2203.02155) eq. 1: every pair of a ranked group in one batch. A group's mean counts by
     its number of completions; theirs counts prompts alike, which is the same where groups are equally large. The
@@ -31,6 +31,9 @@ class RewardModel:
     """c, which pulls scores towards mean 0 (0.01 is usual)."""
     label_smoothing: Annotated[float, Ge(0), Lt(0.5)] = 0.0
     """ε, the assumed share of preferences that are the wrong way round."""
+    confidence: str = ""
+    """A numeric column of the data: how probable it is that the better completion is better, as soft labels say, from
+    0.5 to 1. Then ε is 1 minus it, pair by pair; empty: none."""
     epochs: Annotated[int, Ge(1)] = 1
     """Passes over each batch of groups."""
     needs: ClassVar[frozenset[str]] = frozenset({"scores"})
@@ -38,15 +41,19 @@ class RewardModel:
     trains: ClassVar[str] = "reward-model"
     completions: ClassVar[int] = 2
 
+    def __post_init__(self) -> None:
+        if self.confidence and self.label_smoothing:
+            raise ValueError("confidence says of each pair what label_smoothing says of all: give one of the two")
+
     def prepare(self, batch: Batch) -> Batch:
         return fn.untied(batch)
 
     def loss(self, batch: Batch, out: Forward) -> Terms:
         pairs = rankings.ranked_pairs(batch)
         gap = pairs.gap(out.scores)
-        required = batch.extra[self.margin][pairs.i] if self.margin else 0.0
-        right, wrong = logsigmoid(gap - required), logsigmoid(-gap - required)
-        cost = -(1 - self.label_smoothing) * right - self.label_smoothing * wrong
+        beyond = gap - batch.extra[self.margin][pairs.i] if self.margin else gap
+        smoothing = 1 - batch.extra[self.confidence][pairs.i] if self.confidence else self.label_smoothing
+        cost = -(1 - smoothing) * logsigmoid(beyond) - smoothing * logsigmoid(-beyond)
         cost = cost + self.centring * (out.scores[pairs.i] + out.scores[pairs.j]) ** 2
         accuracy = rankings.ranked_right(pairs, out.scores, out.scores.abs())
         return Terms(pairs.means(cost), {"accuracy": accuracy, "margin": pairs.means(gap)})

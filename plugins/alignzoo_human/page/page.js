@@ -15,6 +15,7 @@ let busy = false;
 let shownAt = 0;
 let seenSince = 0;
 let seen = 0;
+let waiting = 0;
 
 function drawn() {
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
@@ -62,11 +63,24 @@ async function alone(work) {
 }
 
 async function next(message = "") {
+  clearTimeout(waiting);
   const [status, found] = await call("next", { tab });
   if (status !== 200) return say(found.error);
   const here = found.done ? "done" : String(found.ask);
   if (location.hash.slice(1) !== here) history.pushState(null, "", `#${here}`);
   show(found, message);
+}
+
+// New questions may come, of a run that goes on; a server that rests meanwhile is no news.
+async function look() {
+  try {
+    const answer = document.hidden || busy ? null : await fetch("/api/next", { method: "POST", body: JSON.stringify({ tab }) });
+    const found = answer?.ok ? await answer.json() : null;
+    if (found && !found.done && question?.done && !busy) return alone(() => next("There are new questions."));
+  } catch {
+    // asked again below
+  }
+  if (question?.done) waiting = setTimeout(look, 3000);
 }
 
 async function revisit() {
@@ -176,12 +190,15 @@ function show(found, message = "", before = null) {
   for (const id of ["why", "rank", "before", "on"]) $(id).hidden = true;
   for (const id of ["comment-box", "skip"]) $(id).hidden = Boolean(found.done);
   $("verdicts").replaceChildren();
+  $("verdicts").className = found.kind ?? "";
   $("criterion").textContent = found.criterion ?? "";
   $("comment").value = "";
   if (found.done) {
     $("title").textContent = "There is nothing left to label";
-    $("prompt").replaceChildren(make("p", {}, "Every question that is open has been answered. This page may be closed; new questions appear when it is loaded again."));
+    $("prompt").replaceChildren(make("p", {}, "Every question that is open has been answered. New ones appear here as they come; the page may as well be closed."));
     say(message);
+    clearTimeout(waiting);
+    waiting = setTimeout(look, 3000);
     return;
   }
   $("title").textContent = { pair: "Which answer is better?", ranking: "Rank the answers, best first", grade: "How good is the answer?" }[found.kind];
@@ -227,8 +244,10 @@ function verdicts({ kind, answers }) {
     button("B is better", "→", () => send(0), "ArrowRight").dataset.value = 0;
   } else if (kind === "grade") {
     for (let grade = 1; grade <= settings.grades; grade += 1) {
-      const word = settings.grades === 2 ? ["Bad", "Good"][grade - 1] : grade === 1 ? "Worst" : grade === settings.grades ? "Best" : "Grade";
-      button(word, String(grade), () => send(grade)).dataset.value = grade;
+      const word = settings.grades === 2 ? ["bad", "good"][grade - 1] : grade === 1 ? "worst" : grade === settings.grades ? "best" : "";
+      const made = button("", String(grade), () => send(grade));
+      made.replaceChildren(`${grade} ${word}`.trim());
+      made.dataset.value = grade;
     }
   } else {
     $("rank").hidden = false;

@@ -92,8 +92,8 @@ class HumanReward(AskingPeople):
         elif not answers:
             by_text = dict.fromkeys(texts, Score(0.0, note="all answers are the same"))
         else:
-            of_item = dict(zip(answers[0].item.answers, self._ranked(answers[0]), strict=True))
-            by_text = {text: of_item[like(group.prompt.messages, text)] for text in texts}
+            of_item = dict(zip(map(written, answers[0].item.answers), self._ranked(answers[0]), strict=True))
+            by_text = {text: of_item[written(like(group.prompt.messages, text))] for text in texts}
         return tuple(by_text[each.text] for each in group.completions)
 
     def _ranked(self, answer: Answer) -> list[Score]:

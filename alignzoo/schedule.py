@@ -11,6 +11,9 @@ from annotated_types import Ge, Gt, Le, Lt
 Decay: TypeAlias = Annotated[float, Ge(0), Lt(1)]
 """An exponential decay rate."""
 
+INVERSE_SQRT = 10_000
+"""Steps after which inverse_sqrt has fallen to 1/√2 where there is no warm-up to take the scale from."""
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -34,10 +37,15 @@ class Schedule:
     """Peak learning rate of AdamW."""
     warmup: Annotated[float, Ge(0)] = 0.0
     """Linear warm-up: a share of the steps below 1, a number of steps from 1 on."""
-    decay: Literal["constant", "linear", "cosine"] = "constant"
-    """How the learning rate falls after the warm-up."""
+    decay: Literal["constant", "linear", "cosine", "polynomial", "inverse_sqrt", "wsd"] = "constant"
+    """How the learning rate falls after the warm-up; wsd (warmup-stable-decay): not until the last `decay_steps`, then
+    as cosine."""
     final_lr: Annotated[float, Ge(0), Le(1)] = 0.0
-    """Where a linear or cosine decay ends, as a share of `lr`."""
+    """Where the decay ends, as a share of `lr`; inverse_sqrt does not fall below it."""
+    decay_steps: Annotated[float, Gt(0)] = 0.1
+    """How long wsd decays: a share of the steps below 1, a number of steps from 1 on."""
+    decay_power: Annotated[float, Gt(0)] = 1.0
+    """The power of a polynomial decay; 1 is linear."""
     betas: tuple[Decay, Decay] = (0.9, 0.999)
     """AdamW's exponential decay rates."""
     weight_decay: Annotated[float, Ge(0)] = 0.0
@@ -90,15 +98,37 @@ class Schedule:
         return self.steps or max(1, math.ceil(self.epochs * n_prompts / self.prompts))
 
     def rate(self, step: int, total: int) -> float:
-        """The learning rate of step 0, 1, ... of `total`: a pure function, so that nothing needs saving."""
-        warm = self.warmup if self.warmup >= 1 else self.warmup * total
+        """The learning rate of step 0, 1, ... of `total`: a pure function, so that nothing needs saving.
+
+        After the warm-up it is that of transformers' schedulers of the same names. In the warm-up it is one step
+        ahead of theirs, whose first step has the rate 0 and teaches nothing.
+        """
+        warm = steps_of(self.warmup, total)
         if step < warm:
             return self.lr * (step + 1) / (warm + 1)
-        if self.decay == "constant":
-            return self.lr
-        progress = min(1.0, (step - warm) / max(1.0, total - warm))
-        left = 1 - progress if self.decay == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
-        return self.lr * (self.final_lr + (1 - self.final_lr) * left)
+        if self.decay == "inverse_sqrt":
+            scale = warm or INVERSE_SQRT
+            return self.lr * max(self.final_lr, math.sqrt(scale / (step - warm + scale)))
+        return self.lr * (self.final_lr + (1 - self.final_lr) * self._left(step, warm, total))
+
+    def _left(self, step: int, warm: float, total: int) -> float:
+        """What is left of the way from the peak to the end, from 1 to 0."""
+        start = warm if self.decay != "wsd" else max(warm, total - steps_of(self.decay_steps, total))
+        progress = min(1.0, max(0.0, step - start) / max(1.0, total - start))
+        match self.decay:
+            case "constant":
+                return 1.0
+            case "linear":
+                return 1 - progress
+            case "polynomial":
+                return float((1 - progress) ** self.decay_power)
+            case _:
+                return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def steps_of(amount: float, total: int) -> float:
+    """A number of steps, that may be given as a share of them all."""
+    return amount if amount >= 1 else amount * total
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from alignzoo.cost import ModelShape
 
 ParameterGroup: TypeAlias = dict[str, Any]
-"""As `torch.optim` takes it: {"params": [...], "lr_scale": float}; `lr_scale` multiplies the schedule's rate."""
+"""As `torch.optim` takes it: {"params": [...], "lr_scale": float, "embedding": bool}. `lr_scale` multiplies the
+schedule's rate, 1 where it is missing; `embedding` says that these are embeddings or heads, which Muon leaves to
+AdamW."""
 
 NO_ROLES: Mapping[str, Any] = MappingProxyType({})
 """No other policy beside the one that is trained."""

@@ -23,6 +23,7 @@ from alignzoo.recipe import Recipe
 from alignzoo.recipe.outputs import leaves_data
 from alignzoo.recipe.tables import STAGE_REFERENCE
 from alignzoo.rehearsal import Rehearsal
+from alignzoo.torch_optimizers import state_bytes
 
 LEAST = 64
 """Tokens that go through at once, below which no micro-batch is proposed."""
@@ -105,8 +106,8 @@ def _planned(step: Rehearsal, program: int, timed: bool) -> StagePlan:
 
 def bytes_of(step: Rehearsal, outline: Outline, tokens_per_pass: int = 0) -> dict[str, int]:
     """By part."""
-    shape = outline.shape
-    tokens, answers = step.at_once(tokens_per_pass or step.stage.schedule.micro_tokens or outline.tokens_per_pass)
+    shape, schedule = outline.shape, step.stage.schedule
+    tokens, answers = step.at_once(tokens_per_pass or schedule.micro_tokens or outline.tokens_per_pass)
     trunks = [shape, shape.critic] if "values" in step.needs and shape.critic is not None else [shape]
     kept = [round(outline.kept * cost.activation_bytes(trunk, tokens, outline.width)) for trunk in trunks]
     working = max(each // trunk.layers for each, trunk in zip(kept, trunks, strict=True))
@@ -119,7 +120,7 @@ def bytes_of(step: Rehearsal, outline: Outline, tokens_per_pass: int = 0) -> dic
         "reference": cost.reference_bytes(shape, outline.width) if trains and "scores" not in step.needs else 0,
         **{role: each.frozen * each.shape.parameters for role, each in step.roles.items()},
         "gradients": cost.gradient_bytes(shape) * trains,
-        "adamw": cost.adamw_bytes(shape) * trains,
+        schedule.optimizer: state_bytes(schedule, shape) * trains,
         "reward models": sum(cost.frozen_bytes(each.shape, each.width) for each in step.rewards),
         "activations": (sum(kept) + working) * trains,  # on the way back, the gradients of one layer's are there too
         "logits": outline.logits(answers) if step.speaks else 0,

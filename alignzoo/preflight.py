@@ -25,6 +25,7 @@ from alignzoo.recipe.outputs import leaves_data
 from alignzoo.recipe.tables import STAGE_REFERENCE
 from alignzoo.rewards import WeightedReward
 from alignzoo.stage import drawn
+from alignzoo.torch_optimizers import check_installed
 from alignzoo.types import Prompt
 
 RESERVE = 1.02
@@ -56,6 +57,8 @@ def check(recipe: Recipe, outputs: Mapping[str, str], folder: Path, *, ask: bool
         references = dict(outputs) | {name: STAGE_REFERENCE + name for name in earlier}
         with _blamed(each.name):
             stage = each.with_outputs(references)
+        with _blamed(f"{stage.name}.schedule"):
+            check_installed(stage.schedule.optimizer)
         with _blamed(f"{stage.name}.{'task' if stage.data is None else 'data'}"):
             data = Checked(*data_of(stage, read))
         context = _context(stage, data, earlier, ask=ask and processes.index() == 0)

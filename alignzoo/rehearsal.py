@@ -26,6 +26,7 @@ from alignzoo.recipe import Stage
 from alignzoo.requirements import from_data, generated_per_prompt
 from alignzoo.rewards import source_weights
 from alignzoo.roles import moving, specs_of
+from alignzoo.torch_optimizers import torch_optimizer
 from alignzoo.traits import traits_of
 from alignzoo.types import Batch, Completion, Group, Prompt, Score, Text
 
@@ -268,8 +269,8 @@ class _Trial:
 
     def learning(self) -> float:
         """One pass over the step's batch, with its updates of the weights."""
-        parameters = [each for group in self.policy.parameters() for each in group["params"]]
-        adamw = torch.optim.AdamW(parameters, lr=0.0)
+        schedule = replace(self.of.stage.schedule, lr=0.0)
+        optimizer = torch_optimizer(schedule, self.policy.device, self.policy.parameters())
         watched = self.columns | {"entropy"} if "logprobs" in self.columns else self.columns
 
         def learn() -> None:
@@ -280,7 +281,7 @@ class _Trial:
         size = self.of.stage.schedule.minibatch or len(self.of.groups)
         updates = max(1, -(-len(self.of.groups) // size))
         learned = self.share(self.of.prepared, self.part) * self.clock.best(learn, REPEATS)
-        return learned + updates * self.clock.best(adamw.step, REPEATS)
+        return learned + updates * self.clock.best(optimizer.step, REPEATS)
 
 
 def _alone(batch: Batch) -> Batch:

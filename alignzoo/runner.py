@@ -26,8 +26,9 @@ from alignzoo.roles import following, moving
 from alignzoo.rollout import rollout
 from alignzoo.stage import Run
 from alignzoo.tokens import Tokens, token_columns
+from alignzoo.torch_optimizers import torch_optimizer
 from alignzoo.types import Alert, Group, StepReport
-from alignzoo.update import Updated, adamw, update
+from alignzoo.update import Updated, update
 from alignzoo.vocabulary import Clock, means, memory, selection, shared
 
 
@@ -58,7 +59,7 @@ def run(stage: Run, *, resume: bool = False) -> Outcome:
 
 def _run(stage: Run, ledger: Ledger, resume: bool) -> Outcome:
     schedule = stage.schedule
-    stage.policy.optimize(partial(adamw, schedule, stage.policy.device))
+    stage.policy.optimize(partial(torch_optimizer, schedule, stage.policy.device))
     stage, optimizer, start = started(stage, resume)
     own: list[Alert] = []
     passes = _passes(stage, own.append)

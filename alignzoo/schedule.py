@@ -34,7 +34,10 @@ class Schedule:
     larger than that stays whole where its rows are compared. 0: what suits the policy's device and its free memory.
     Where memory does not suffice, half as many are tried."""
     lr: Annotated[float, Ge(0)] = 1e-5
-    """Peak learning rate of AdamW."""
+    """Peak learning rate."""
+    optimizer: Literal["adamw", "sgd", "adafactor", "muon", "adamw8bit"] = "adamw"
+    """The torch optimizer: adamw; sgd; adafactor; muon, for matrices, at AdamW's rates, and AdamW for the rest; or
+    adamw8bit, whose moments take a quarter of AdamW's memory, by the package bitsandbytes."""
     warmup: Annotated[float, Ge(0)] = 0.0
     """Linear warm-up: a share of the steps below 1, a number of steps from 1 on."""
     decay: Literal["constant", "linear", "cosine", "polynomial", "inverse_sqrt", "wsd"] = "constant"
@@ -48,8 +51,12 @@ class Schedule:
     """The power of a polynomial decay; 1 is linear."""
     betas: tuple[Decay, Decay] = (0.9, 0.999)
     """AdamW's exponential decay rates."""
+    eps: Annotated[float, Gt(0)] = 1e-8
+    """What AdamW adds to the root of its second moment."""
+    momentum: Decay = 0.95
+    """Momentum of muon and of sgd; 0: sgd keeps nothing from step to step."""
     weight_decay: Annotated[float, Ge(0)] = 0.0
-    """AdamW's decoupled weight decay."""
+    """Decoupled weight decay; of sgd it is added to the gradient."""
     max_grad_norm: Annotated[float, Ge(0)] = 1.0
     """Gradients are scaled down to this global norm; 0: never."""
     importance_cap: Annotated[float, Ge(0)] = 0.0

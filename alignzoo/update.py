@@ -15,7 +15,7 @@ from alignzoo.batching import only, trim, widen
 from alignzoo.evaluation.answers import Figures
 from alignzoo.evaluation.heldout import reduced
 from alignzoo.importance import importance
-from alignzoo.interfaces import Optimizer, ParameterGroup, Policy
+from alignzoo.interfaces import Optimizer, Policy
 from alignzoo.microbatch import MicroBatcher, MicroBatchTooLarge, Round
 from alignzoo.schedule import Schedule
 from alignzoo.traits import traits_of
@@ -50,12 +50,6 @@ class Updated:
             return list(self.logprobs.items())
         own = {number: row.to("cpu", copy=True) for number, row in self.logprobs.items()}  # a view would send all rows
         return [pair for share in processes.everyones(own) for pair in share.items()]
-
-
-def adamw(schedule: Schedule, device: torch.device, groups: list[ParameterGroup]) -> torch.optim.Optimizer:
-    """AdamW over these parameters, in one kernel where the device has it."""
-    fused = device.type in ("cpu", "cuda")
-    return torch.optim.AdamW(groups, betas=schedule.betas, weight_decay=schedule.weight_decay, fused=fused)
 
 
 def asked(needs: frozenset[str]) -> frozenset[str]:

@@ -15,7 +15,8 @@ from alignzoo.microbatch import MicroBatcher, cut, is_out_of_memory
 from alignzoo.schedule import Schedule
 from alignzoo.testing import toy_groups
 from alignzoo.testing.world import ToyPolicy
-from alignzoo.update import Deferred, adamw, update
+from alignzoo.torch_optimizers import torch_optimizer
+from alignzoo.update import Deferred, update
 from alignzoo_policy_gradient.grpo import GRPO
 from alignzoo_policy_gradient.ppo import PPO
 from alignzoo_preference.dpo import DPO
@@ -126,7 +127,7 @@ def test_an_update_begins_with_its_largest_micro_batch(monkeypatch: pytest.Monke
     monkeypatch.setattr(
         policy, "forward", lambda part, columns: sizes.append(int(part.attend.sum())) or forward(part, columns)
     )
-    policy.optimize(partial(adamw, schedule, policy.device))
+    policy.optimize(partial(torch_optimizer, schedule, policy.device))
     done = update(policy, optimizer, prepared, 0.1, schedule, MicroBatcher(policy, rows=4), Deferred())
     assert len(sizes) > 3 and sizes == sorted(sizes, reverse=True) and sum(sizes) == int(prepared.attend.sum())
     in_order = [int(part.attend.sum()) for part in cut(prepared, 4, couples="row")]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from alignzoo.interfaces import Policy, RewardSource
-from alignzoo.prompts import Data, Rows
 
 
 @dataclass(frozen=True)
@@ -35,15 +34,8 @@ def overrides_of(policy: Any, data: Any, reward: Any) -> dict[str, Any]:
         changes |= flat({"policy": policy})
     elif policy is not None:
         changes["policy"] = Ready(policy) if isinstance(policy, Policy) else policy
-    if isinstance(data, str | Path):
-        changes["data.path"] = str(data)
-    elif isinstance(data, Mapping) and data.keys() <= {"kind", *(f.name for f in fields(Data))}:
-        changes |= flat({"data": data})
-    elif isinstance(data, Data):
-        changes["data"] = data
-    elif data is not None:
-        rows = list(data) if isinstance(data, Iterator) else data  # several stages may read them
-        changes |= {"data.rows": Rows(rows), "data.path": ""}  # in the place of a recipe's own
+    if data is not None:
+        changes["data"] = list(data) if isinstance(data, Iterator) else data  # several stages may read them
     if reward is not None:
         rewards = reward if isinstance(reward, list | tuple) else [reward]
         changes["reward"] = [_reward(each) for each in rewards]

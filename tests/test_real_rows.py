@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,12 @@ import pytest
 
 import alignzoo
 from alignzoo import DataError, Prompt
-from alignzoo.prompts import Data, Rows, from_rows, read
+from alignzoo.errors import RecipeError
+from alignzoo.objects import flat, overrides_of
+from alignzoo.prompts import Data, Rows, from_rows, read, train_and_heldout
 from alignzoo.prompts.turns import heard
+from alignzoo.recipe import load
+from alignzoo.registry import Registry
 
 
 def user(text: str) -> dict[str, str]:
@@ -192,6 +197,63 @@ def test_the_recipe_says_what_texts_are() -> None:
     assert brief[0].completions == ((assistant("b"),),)
     with pytest.raises(DataError, match="leave one of them out"):
         heard(texts, "plain", "Be brief.")
+
+
+# --- data from Python -----------------------------------------------------------------------------------------------
+
+GIVEN = [{"prompt": f"question {i}", "completion": f"answer {i}"} for i in range(8)]
+
+
+def _dataset() -> Any:
+    import datasets
+
+    return datasets.Dataset.from_list(GIVEN)
+
+
+def _splits() -> Any:
+    import datasets
+
+    return datasets.DatasetDict(train=_dataset(), test=datasets.Dataset.from_list([{"prompt": "b", "completion": "c"}]))
+
+
+def _frame() -> Any:
+    import pandas
+
+    return pandas.DataFrame(GIVEN)
+
+
+FROM_PYTHON: dict[str, Callable[[], Any]] = {
+    "rows": lambda: GIVEN,
+    "an iterator": lambda: iter(GIVEN),
+    "a DataFrame": _frame,
+    "a Dataset": _dataset,
+    "a DatasetDict": _splits,
+    "settings with rows": lambda: {"rows": GIVEN, "heldout": 0.5},
+    "a Data": lambda: Data(rows=GIVEN, heldout=0.5),
+}
+
+
+@pytest.mark.parametrize("given", FROM_PYTHON)
+def test_data_from_python_take_every_setting_of_data(given: str) -> None:
+    registry = Registry()
+    registry.load_all()
+    for setting in ({"data.heldout": 0}, {"data": {"heldout": 0}}):
+        changes = overrides_of(None, FROM_PYTHON[given](), None) | flat(setting)
+        (stage,) = load("sft", [*changes.items(), "data.limit=5", "data.system=Be brief."], registry=registry).stages
+        assert stage.kind == "demonstrations"  # what the recipe says of its data stays
+        train, heldout = train_and_heldout(stage.data)
+        assert [prompt.completions for prompt in train] == [(f"answer {i}",) for i in range(5)]
+        assert (heldout, stage.data.system) == ([], "Be brief.")
+
+
+def test_a_dictionary_of_datasets_holds_out_a_split_of_its_own() -> None:
+    registry = Registry()
+    registry.load_all()
+    for key in ("data", "sft.data"):
+        stage = load("sft", [(key, _splits()), "data.heldout_split=test"], registry=registry).stages[0]
+        assert tuple(map(len, train_and_heldout(stage.data))) == (8, 1)
+    with pytest.raises(RecipeError, match=r"sft\.data\.heldot: there is no such field. Did you mean 'heldout'"):
+        load("sft", [("data", {"heldot": GIVEN, "path": "x"})], registry=registry)
 
 
 # --- what a run tells ---------------------------------------------------------------------------------------------

@@ -428,7 +428,8 @@ def test_live_objects_in_python(zoo: Registry, rlhf: Path, tmp_path: Path) -> No
     recipe = load(rlhf, overrides, registry=zoo)
     sft, rl = recipe.stages
     assert sft.policy.model is model
-    assert sft.data is rl.data is rows
+    assert sft.data == rl.data
+    assert sft.data.rows.rows is rows
     assert rl.policy == Other("mine")
     assert rl.rewards == (WeightedReward("Length", Length(7), 1.0),)
     assert rl.task is READY
@@ -438,11 +439,11 @@ def test_live_objects_in_python(zoo: Registry, rlhf: Path, tmp_path: Path) -> No
     assert shown[0]["policy"]["model"] == "<object object>"
     assert shown[1]["policy"] == "<Other object>"
     assert shown[1]["reward"] == ["<Length object>"]
-    assert shown[1]["data"] == "<list object>"
+    assert shown[1]["data"]["rows"] == "<Rows object>"
     assert shown[1]["schedule"]["steps"] == 1
     manifest = tmp_path / "manifest.json"
     manifest.write_text(json.dumps({"recipe": recipe.resolved}))
-    with pytest.raises(RecipeError, match=r"sft\.data\.path was a live object, <list object>, .* give it again"):
+    with pytest.raises(RecipeError, match=r"sft\.data\.rows was a live object, <Rows object>, .* give it again"):
         load(manifest, registry=zoo)
     with pytest.raises(RecipeError, match=r"sft\.policy\.model was a live object, <object object>"):
         load(manifest, {"data": rows}, registry=zoo)

@@ -79,6 +79,12 @@ class Rows:
     def __init__(self, rows: Any) -> None:
         self.rows = rows
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Rows) and self.rows is other.rows
+
+    def __hash__(self) -> int:
+        return id(self.rows)
+
 
 def read(data: Data) -> list[Prompt]:
     """Every row of `data.path`, up to `data.limit`, as a prompt. DataError says what is wrong, and where."""

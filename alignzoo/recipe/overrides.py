@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from alignzoo.errors import RecipeError, did_you_mean
@@ -72,7 +73,35 @@ def normal(part: str, node: Node) -> Node:
         return Node([named(reward) for reward in rewards], node.where)
     if part in NAMED:
         return named(node)
-    return named(node, "path") if part == "data" else node
+    return _data(node) if part == "data" else node
+
+
+def _data(node: Node) -> Node:
+    """The user's data as a table, also where Python gives rows, a dataset or a `Data`: so that any other setting of
+    `data` lies over them."""
+    if isinstance(node.value, str | Path):
+        return Node({"path": Node(str(node.value), node.where)}, node.where)
+    if node.value is None or isinstance(node.value, bool | int | float):
+        return node  # refused where it is read
+    from alignzoo.prompts import Data, Rows
+
+    if isinstance(node.value, Data):
+        given = {each.name: getattr(node.value, each.name) for each in fields(Data)}
+        rows = given.pop("rows")
+        wrapped = rows if rows is None or isinstance(rows, Rows) else Rows(rows)
+        return tree(given, lambda key: node.where).with_values(rows=Node(wrapped, node.where))
+    if node.is_table and not _splits(node, {"kind", *(each.name for each in fields(Data))}):
+        return node
+    rows = node.plain()
+    live = Rows(list(rows) if isinstance(rows, Iterator) else rows)
+    return Node({"rows": Node(live, node.where), "path": Node("", node.where)}, node.where)
+
+
+def _splits(node: Node, settings: set[str]) -> bool:
+    """Whether a mapping is a dictionary of datasets by their splits, and no table of settings."""
+    scalars = (str, bool, int, float, type(None))
+    values = node.value
+    return bool(values) and not any(key in settings or isinstance(each.value, scalars) for key, each in values.items())
 
 
 def parse(overrides: Overrides) -> Iterator[tuple[list[str], Node]]:

@@ -201,12 +201,7 @@ class _Builder:
         node = self.tables.get("data", Node({}, self.where))
         path = f"{self.name}.data"
         if not node.is_table:
-            if node.value is None or isinstance(node.value, bool | int | float):
-                raise RecipeError(f"{node.where}: {path}: found {show(node.plain())}, allowed: a table or a path")
-            if isinstance(node.value, Data):
-                check_settings(node.value, node, path)
-            self.resolved["data"] = settings(node.value) if isinstance(node.value, Data) else _live(node.value)
-            return "prompts", node.value
+            raise RecipeError(f"{node.where}: {path}: found {show(node.plain())}, allowed: a table or a path")
         kind: DataKind = checked(DataKind, node.value.get("kind", Node("prompts", node.where)), f"{path}.kind")
         table = node.without("kind")
         data = build(Data, table, path) if table.value else None

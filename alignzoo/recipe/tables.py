@@ -54,6 +54,10 @@ class Node:
         """The table but for these keys."""
         return Node({key: node for key, node in self.value.items() if key not in keys}, self.where)
 
+    def with_values(self, **values: Node) -> Node:
+        """The table with these values, too, or in the place of its own."""
+        return Node({**self.value, **values}, self.where)
+
     def leaves(self, path: str) -> Iterator[tuple[str, Node]]:
         """Everything in it that is neither a table nor a list of tables, with its dotted path."""
         if self.is_table:

@@ -252,7 +252,7 @@ def test_a_dictionary_of_datasets_holds_out_a_split_of_its_own() -> None:
     for key in ("data", "sft.data"):
         stage = load("sft", [(key, _splits()), "data.heldout_split=test"], registry=registry).stages[0]
         assert tuple(map(len, train_and_heldout(stage.data))) == (8, 1)
-    with pytest.raises(RecipeError, match=r"sft\.data\.heldot: there is no such field. Did you mean 'heldout'"):
+    with pytest.raises(RecipeError, match=r"sft\.data\.heldot: Data has no such field. Did you mean 'heldout'"):
         load("sft", [("data", {"heldot": GIVEN, "path": "x"})], registry=registry)
 
 

@@ -1,4 +1,5 @@
-"""A recipe's layers -> one table for each stage: top level, stage, [tasks.X], overrides, the later over the earlier."""
+"""A recipe's layers -> one table for each stage: top level, stage, [adapter], [tasks.X], overrides, the later over the
+earlier."""
 
 from __future__ import annotations
 
@@ -11,14 +12,20 @@ from alignzoo.errors import RecipeError, did_you_mean
 from alignzoo.recipe.overrides import TO_ALL, TO_LAST, Changes, Overrides, normal, parse, route
 from alignzoo.recipe.parts import show
 from alignzoo.recipe.rounds import KEYS, ROUND, Placed, Round, addressed, names_of, unrolled
-from alignzoo.recipe.tables import STAGE_REFERENCE, Node, merge
+from alignzoo.recipe.tables import STAGE_REFERENCE, TASK_REFERENCE, Node, merge
 from alignzoo.registry.registrar import NAME
 
 PARTS = (*TO_ALL, *TO_LAST)
 """What a stage holds, and what the top level holds as defaults for every stage."""
 
 OF_ALL_BY_TASK = ("policy", "data", "evaluate", "seed")
-"""What [tasks.X] changes in every stage; its other parts are the last stage's."""
+"""What [tasks.X] and [adapter] change in every stage; their other parts are the last stage's."""
+
+ADAPTER = "adapter"
+"""The table of what changes where an adapter is trained instead of every weight."""
+
+RANK = "lora_rank"
+"""The policy's setting that says so."""
 
 LONGEST = 64
 """Letters of a name that folders and files are called by."""
@@ -41,22 +48,73 @@ class Layered:
 
 def layered(root: Node, overrides: Overrides, tasks: Collection[str]) -> list[Layered]:
     """The stages of a recipe; `tasks` are the registered ones, for misspelt ones to be noticed."""
-    _check_keys(root, ("name", "description", "variant_of", "stage", "tasks", *PARTS), "a recipe")
+    _check_keys(root, ("name", "description", "variant_of", "stage", ADAPTER, "tasks", *PARTS), "a recipe")
     placed, rest = unrolled(_stages(root), parse(overrides))
-    by_task = _by_task(root, list(names_of(placed)), tasks)
+    stages = list(names_of(placed))
+    by_task = _by_task(root, stages, tasks)
+    adapter = root.value.get(ADAPTER, Node({}, root.where))
+    _check_layer(adapter, ADAPTER, stages)
     changes = route(rest, placed)
-    found = []
+    found: list[Layered] = []
+    own: set[str] = set()
     for here, stage in enumerate(placed):
         address = partial(addressed, here=here, placed=placed)
-        own = changes[stage.name].mapped(address)
+        changed = changes[stage.name].mapped(address)
         layers = [address(_parts(each, PARTS)) for each in (root, stage.block, stage.table)]
         table = Node(reduce(merge, layers).value, stage.table.where)
-        table = _with_task(table, stage, by_task, own, address, last=stage.base == placed[-1].base)
-        table = merge(merge(table, own.broad, broad=True), own.own)
+        asked = _overridden(table, changed)
+        extra = [adapter] if _trains_adapter(asked) else []
+        if _is_own(asked, own):
+            own.add(stage.name)
+        else:
+            extra += _of_task(asked, by_task)
+        for each in extra:
+            table = _with_layer(table, each, stage, address, last=stage.base == placed[-1].base)
+        table = _overridden(table, changed)
         earlier = [each.name for each in placed[:here]]
         check_references(stage.name, table, earlier)
-        found.append(Layered(stage.name, table, own.rewards, earlier, stage.round))
+        found.append(Layered(stage.name, table, changed.rewards, earlier, stage.round))
     return found
+
+
+def _overridden(table: Node, changes: Changes) -> Node:
+    """The table with a stage's overrides."""
+    return merge(merge(table, changes.broad, broad=True), changes.own)
+
+
+def _is_own(table: Node, own: Collection[str]) -> bool:
+    """Whether a stage trains on data of one's own, or a model of one's own, as stages `own` do: [tasks.X] says what
+    suits a task's own data and model, and nothing of others."""
+    return any(_is_users(table.value.get(part), key, own) for part, keys in OWN.items() for key in keys)
+
+
+OWN = {"data": ("path", "rows"), "policy": ("model",)}
+"""Where a stage says whose data it is trained on, and whose model is trained."""
+
+
+def _is_users(part: Node | None, key: str, own: Collection[str]) -> bool:
+    if part is None or part.value is None:
+        return False
+    value = part.value.get(key, Node("", part.where)).value if part.is_table else part.value
+    if not isinstance(value, str):
+        return value is not None  # a live object
+    if value.startswith(STAGE_REFERENCE):
+        return value.removeprefix(STAGE_REFERENCE) in own
+    return bool(value) and not value.startswith(TASK_REFERENCE)
+
+
+def _trains_adapter(table: Node) -> bool:
+    policy = table.value.get("policy")
+    return policy is not None and policy.is_table and bool(policy.value.get(RANK, Node(0, "")).value)
+
+
+def _of_task(table: Node, by_task: Sequence[tuple[tuple[str, ...], Node]]) -> list[Node]:
+    """What [tasks.X] says of the stage's task, in the order of the recipe."""
+    task = table.value.get("task")
+    if task is None or not task.is_table or "name" not in task.value:
+        return []
+    name = str(task.value["name"].value).rpartition("/")[2]
+    return [changed for names, changed in by_task if name in names]
 
 
 def _stages(root: Node) -> list[Node]:
@@ -100,43 +158,40 @@ def _block(stage: Node) -> list[Node]:
     return list(inner.value)
 
 
-def _by_task(root: Node, stages: Sequence[str], tasks: Collection[str]) -> dict[str, Node]:
-    """The [tasks.X] tables, checked also where no stage is about X."""
-    found = root.value.get("tasks", Node({}, root.where))
+def _by_task(root: Node, stages: Sequence[str], tasks: Collection[str]) -> list[tuple[tuple[str, ...], Node]]:
+    """The [tasks.X] tables with the tasks that each is for, one or several: [tasks."X, Y"]. They are checked also where
+    no stage is about X."""
+    found = []
+    for key, table in _tables(root.value.get("tasks", Node({}, root.where)), "tasks"):
+        names = tuple(name.strip() for name in key.split(","))
+        for task in names:
+            # A task of a plugin that is not installed is no mistake, but a misspelt one would change nothing silently.
+            if task not in tasks and get_close_matches(task, tasks):
+                raise RecipeError(f"{table.where}: tasks.{task}: there is no such task. {did_you_mean(task, tasks)}")
+        _check_layer(table, f"tasks.{key}", stages)
+        found.append((names, table))
+    return found
+
+
+def _check_layer(table: Node, path: str, stages: Sequence[str]) -> None:
+    """Raise where [tasks.X] or [adapter] speaks of a part or a stage that there is not."""
+    if not table.is_table:
+        raise RecipeError(f"{table.where}: {path}: found {show(table.plain())}, allowed: a table")
     parts = [part for part in PARTS if part != "task"]
-    for task, table in _tables(found, "tasks"):
-        # A task of a plugin that is not installed is no mistake, but a misspelt one would change nothing silently.
-        if task not in tasks and get_close_matches(task, tasks):
-            raise RecipeError(f"{table.where}: tasks.{task}: there is no such task. {did_you_mean(task, tasks)}")
-        _check_keys(table, ["stage", *parts], f"tasks.{task}")
-        for stage, changes in _tables(table.value.get("stage", Node({}, table.where)), f"tasks.{task}.stage"):
-            if stage not in stages:
-                hint = did_you_mean(stage, stages)
-                raise RecipeError(f"{changes.where}: tasks.{task}.stage.{stage}: there is no such stage. {hint}")
-            _check_keys(changes, parts, f"tasks.{task}.stage.{stage}")
-    return dict(found.value)
+    _check_keys(table, ["stage", *parts], path)
+    for stage, changes in _tables(table.value.get("stage", Node({}, table.where)), f"{path}.stage"):
+        if stage not in stages:
+            hint = did_you_mean(stage, stages)
+            raise RecipeError(f"{changes.where}: {path}.stage.{stage}: there is no such stage. {hint}")
+        _check_keys(changes, parts, f"{path}.stage.{stage}")
 
 
-def _with_task(
-    table: Node,
-    stage: Placed,
-    by_task: dict[str, Node],
-    changes: Changes,
-    address: Callable[[Node], Node],
-    *,
-    last: bool,
-) -> Node:
-    """The table with what [tasks.X] changes in it."""
-    task = merge(merge(table, changes.broad), changes.own).value.get("task")
-    if task is None or not task.is_table or "name" not in task.value:
-        return table
-    changed = by_task.get(str(task.value["name"].value).rpartition("/")[2])
-    if changed is None:
-        return table
-    table = merge(table, address(_parts(changed, OF_ALL_BY_TASK)), broad=True)
+def _with_layer(table: Node, layer: Node, stage: Placed, address: Callable[[Node], Node], *, last: bool) -> Node:
+    """The table with what [tasks.X] or [adapter] changes in it."""
+    table = merge(table, address(_parts(layer, OF_ALL_BY_TASK)), broad=True)
     if last:
-        table = merge(table, address(_parts(changed, [part for part in TO_LAST if part not in OF_ALL_BY_TASK])))
-    of_stage = changed.value.get("stage")
+        table = merge(table, address(_parts(layer, [part for part in TO_LAST if part not in OF_ALL_BY_TASK])))
+    of_stage = layer.value.get("stage")
     for name in stage.called if of_stage is not None else ():
         if name in of_stage.value:
             table = merge(table, address(_parts(of_stage.value[name], PARTS)))

@@ -15,7 +15,7 @@ from alignzoo.recipe.nothing import Nothing
 from alignzoo.recipe.overrides import normal
 from alignzoo.recipe.parts import build, check_finite, check_settings, checked, hints_of, kind_of, settings, show
 from alignzoo.recipe.rounds import ROUND, Round
-from alignzoo.recipe.tables import STAGE_REFERENCE, Node, merge, named, tree
+from alignzoo.recipe.tables import STAGE_REFERENCE, TASK_REFERENCE, Node, merge, named, tree
 from alignzoo.recipe.trust import Code, code_of
 from alignzoo.registry import Registry
 from alignzoo.registry.registrar import NOTHING, check_part
@@ -33,9 +33,6 @@ SAMPLER = "dataset"
 
 REWARD = "labels"
 """The reward of a stage that names none, learns from given answers, and has no task with a reward of its own."""
-
-TASK_REFERENCE = "task:"
-"""What a string begins with that stands for a model of the task: "task:policy" or "task:base"."""
 
 Plain = dict[str, Any]
 T = TypeVar("T")

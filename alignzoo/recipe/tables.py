@@ -16,6 +16,9 @@ from alignzoo.recipe.toml_lines import KeyPath, key_lines
 STAGE_REFERENCE = "stage:"
 """What a string begins with that stands for the output of an earlier stage."""
 
+TASK_REFERENCE = "task:"
+"""What a string begins with that stands for a model of the task: "task:policy" or "task:base"."""
+
 LISTS = ("stage", "reward")
 """Keys whose lists hold tables that are read, and located, one by one."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,11 +11,13 @@ from typing import Annotated, ClassVar
 
 from annotated_types import Ge
 
-from alignzoo import Completion, Group, Policy, Prompt, Text, Writer
+from alignzoo import Completion, Group, Policy, Prompt, Text, Writer, processes
 from alignzoo import functional as fn
-from alignzoo.interfaces import HasCosts
+from alignzoo.interfaces import CheckContext, HasCosts
 from alignzoo_constitution import dialogue
 from alignzoo_constitution.files import Principle, chosen, load
+
+log = logging.getLogger("alignzoo")
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,15 @@ class Revise:
             revised = self._round(number, prompts, answers, drawn, policy, _for(f"round {number}", seeds))
             chains = [[*chain, revision] for chain, revision in zip(chains, revised, strict=True)]
         return [_preferring(group, tuple(chain)) for group, chain in zip(groups, chains, strict=True)]
+
+    def check(self, context: CheckContext) -> None:
+        """Say who writes critiques and revisions where no writer is named."""
+        if self.writer is None and not processes.index():
+            log.warning(
+                "sampler 'revise' has no writer, so the policy criticises and revises its own answers: a larger model "
+                "does it better. Name it by sampler.writer='{name=\"local\", model=DIRECTORY}', or an endpoint by "
+                'sampler.writer=\'{name="openai", model="..."}\''
+            )
 
     def costs(self) -> dict[str, float]:
         """Those of the writer."""

@@ -1,0 +1,104 @@
+"""What recipes do by default: the embedded tasks' figures for these alone, and those of the docs for real models."""
+
+from __future__ import annotations
+
+import functools
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alignzoo.recipe import Stage, load
+from alignzoo.registry import Registry
+
+DOCS = Path(__file__).parents[1] / "docs" / "recipes.md"
+RECIPES = sorted(path.stem for path in (Path(__file__).parents[1] / "alignzoo" / "recipes").glob("[!_]*.toml"))
+OWN = {"model": ["policy.model=any"], "data": ["data.path=rows.jsonl"]}
+REWARD = ["reward=length"]
+"""What a method that generates is given beside data of one's own."""
+
+
+@pytest.fixture(scope="module")
+def zoo() -> Registry:
+    registry = Registry()
+    registry.load_all()
+    return registry
+
+
+@functools.cache
+def default(zoo: Registry, name: str) -> tuple[Stage, ...]:
+    """The stages of a recipe as it stands."""
+    return load(name, registry=zoo).stages
+
+
+def stages(zoo: Registry, name: str, *overrides: str) -> tuple[Stage, ...]:
+    """The stages of a recipe; a reward is given where none would be left."""
+    last = default(zoo, name)[-1]
+    given = REWARD if last.sampler.online and "constitution" not in str(last.resolved["reward"]) else []
+    given = [] if "stage:" in str(last.resolved["reward"]) or "labels" in str(last.resolved["reward"]) else given
+    return load(name, [*given, *overrides], registry=zoo).stages
+
+
+def toys(stage: Stage) -> set[str]:
+    """What of a stage is the embedded tasks' alone: their judge, their constitution, and their limits and sizes."""
+    parts: dict[str, Any] = stage.resolved
+    found = {name for name in ("rules", "safe") if f"'{name}'" in str((parts["sampler"], parts["reward"]))}
+    found |= {"max_new_tokens"} if parts["policy"]["max_new_tokens"] in (8, 40) else set()
+    found |= {"evaluate"} if parts["evaluate"]["prompts"] > 128 or parts["evaluate"]["best_of"] else set()
+    return (
+        found
+        | ({"lr"} if parts["schedule"]["lr"] > 2e-4 else set())
+        | ({"steps"} if parts["schedule"]["steps"] else set())
+    )
+
+
+@pytest.mark.parametrize("own", OWN)
+@pytest.mark.parametrize("name", RECIPES)
+def test_nothing_of_the_embedded_tasks_is_left_beside_data_or_a_model_of_one_s_own(
+    zoo: Registry, name: str, own: str
+) -> None:
+    assert [toys(stage) for stage in stages(zoo, name, *OWN[own])] == [set()] * len(default(zoo, name))
+    assert all(toys(stage) for stage in default(zoo, name))  # the control
+
+
+def test_a_model_of_one_s_own_reaches_the_stages_after_it(zoo: Registry) -> None:
+    first, _, last = load("rlhf", ["sft.policy.model=any"], registry=zoo).stages
+    assert (first.policy.model, last.policy.model) == ("any", "stage:sft")  # type: ignore[attr-defined]
+    assert toys(last) == set()
+
+
+def test_overrides_win_and_an_embedded_task_keeps_its_figures_with_an_adapter(zoo: Registry) -> None:
+    (full,) = load("dpo", ["policy.model=any", "data.path=x.jsonl"], registry=zoo).stages
+    (adapter,) = load("dpo", ["policy.model=any", "data.path=x.jsonl", "policy.lora_rank=8"], registry=zoo).stages
+    (given,) = load("dpo", ["policy.model=any", "policy.lora_rank=8", "schedule.lr=3e-5"], registry=zoo).stages
+    (toy,) = load("dpo", ["policy.lora_rank=8"], registry=zoo).stages
+    assert [each.schedule.lr for each in (full, adapter, given, toy)] == [1e-6, 1e-5, 3e-5, 3e-4]
+
+
+def rows() -> Iterator[tuple[str, str, list[str]]]:
+    """The rows of the table of defaults: recipe, stage, cells."""
+    text = DOCS.read_text(encoding="utf-8")
+    for line in text.partition("## Defaults")[2].partition("\n## ")[0].splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if match := re.match(r"`([\w-]+)`(?:, `([\w-]+)`)?", cells[0]):
+            yield match[1], match[2] or "", cells[1:]
+
+
+def test_the_docs_table_of_defaults_is_what_recipes_do(zoo: Registry) -> None:
+    known = set()
+    for name, stage_name, (full, adapter, rest, *_) in rows():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = {each.name: each for each in stages(zoo, name, "policy.model=any")}
+            adapted = {each.name: each for each in stages(zoo, name, "policy.model=any", "policy.lora_rank=8")}
+        stage_name = stage_name or list(found)[-1]
+        stage = found[stage_name]
+        assert (float(full), float(adapter)) == (stage.schedule.lr, adapted[stage_name].schedule.lr), name
+        assert f"{stage.schedule.prompts} prompts" in rest, name
+        if kl := re.search(r"KL weight ([\d.]+)", rest):
+            assert float(kl[1]) == stage.optimizer.kl, name  # type: ignore[attr-defined]
+        known.add((name, stage_name))
+    assert {name for name, _ in known} == set(RECIPES)

@@ -162,7 +162,7 @@ def _stage(stage: Stage, data: Checked, folder: Path, watch: _Watch, resume: boo
         live = _live(stage, policy, train, data, folder, watch, opening)
         generates = leaves_data(stage)
         trained = 0 if generates else sum(each.numel() for group in policy.parameters() for each in group["params"])
-        about = RunInfo(stage.name, folder, live.steps, stage.resolved, watch.trackers, trained)
+        about = RunInfo(stage.name, folder, live.steps, stage.resolved, watch.trackers, trained, *_kind(stage, policy))
         watch.registry.observe("alignzoo_run_start", run=about)
         left = folder / "data" / f"{stage.name}.jsonl" if generates else folder / "models" / stage.name
         outcome = generate(live, left, resume=resume) if generates else runner.run(live, resume=resume)
@@ -230,6 +230,17 @@ class RunInfo:
     trackers: tuple[str, ...] = ()
     trained: int = 0
     """How many weights are trained."""
+    parameters: int = 0
+    """How many weights the model has, frozen ones too; 0 where the policy does not say."""
+    supervised: bool = False
+    """It imitates, or becomes a reward model: methods that take higher rates than those that learn from preferences or
+    rewards."""
+
+
+def _kind(stage: Stage, policy: Policy) -> tuple[int, bool]:
+    """The size of a stage's model, and whether its method is supervised."""
+    shape, traits = policy.info().shape, traits_of(stage.optimizer)
+    return 0 if shape is None else shape.parameters, traits.imitates or traits.trains == REWARD_MODEL
 
 
 def _alerts(answers: Sequence[Any]) -> list[Alert]:

@@ -26,9 +26,12 @@ KINDS = {
     "length-reward": "the reward goes with length, and lengths follow it",
     "heldout": "the loss on held-out data is above what it was before training",
     "loss": "the loss on given data rises from the first steps on",
-    "rate": "the learning rate is far above what is usual for a model of this size, all of whose weights are trained",
+    "rate": "the learning rate is far above what is usual for this method and a model of this size",
     "constant-reward": "the reward has been one number for all completions since the run began",
 }
+
+COMPARABLE = ("adamw", "adamw8bit", "muon")
+"""The torch optimizers whose learning rates are AdamW's."""
 
 Figures = Mapping[str, float]
 
@@ -68,11 +71,15 @@ class Monitor:
     """The loss on given data has risen when its average is above that of the first steps by this share, and by `sigmas`
     standard errors."""
     rate_weights: float = 5e7
-    """Full fine-tuning of at least so many weights, ..."""
-    rate_most: float = 1e-4
-    """... at a learning rate above this, is told. Rates of full fine-tuning are from 1e-6 (preferences, RL) to 5e-5:
-    2e-5 for SFT in Llama 2 (arXiv:2307.09288, sec. 3.1) and in TRL, 5e-5 by default in transformers. Adapters take ten
-    times that, and models of a few million weights a hundred times."""
+    """Of a model of at least so many weights, ..."""
+    rate_supervised: float = 1e-4
+    """... a learning rate above this is told where it imitates, or becomes a reward model, all of its weights trained:
+    2e-5 is usual for SFT (Llama 2, arXiv:2307.09288, sec. 3.1; TRL), ..."""
+    rate_others: float = 2e-5
+    """... and above this where it learns from preferences or rewards: 1e-6 is usual (DPO, arXiv:2305.18290, app. B;
+    GRPO, arXiv:2402.03300, sec. 4.2; TRL). ..."""
+    rate_adapter: float = 10.0
+    """... An adapter may have so many times that."""
     constant_steps: int = 3
     """After so many steps a reward that has never differed is told."""
 
@@ -102,15 +109,18 @@ class Monitor:
         )
         return Alert("heldout", said, {"now": losses[-1], "start": losses[0]})
 
-    def rate(self, lr: float, trained: int, *, adapter: bool) -> Alert | None:
-        """The peak learning rate, for so many trained weights."""
-        if adapter or trained < self.rate_weights or lr <= self.rate_most:
+    def rate(self, lr: float, weights: int, *, adapter: bool, supervised: bool) -> Alert | None:
+        """The peak learning rate, for a model of so many weights, frozen ones too."""
+        most = (self.rate_supervised if supervised else self.rate_others) * (self.rate_adapter if adapter else 1.0)
+        if weights < self.rate_weights or lr <= most:
             return None
+        usual = most / 5 if supervised else most / 20
         said = (
-            f"schedule.lr={lr:g} trains {trained / 1e6:.0f} million weights: full fine-tuning of such models takes "
-            f"rates from 1e-6 to 5e-5, and above {self.rate_most:g} it mostly forgets. Lower it, or train an adapter"
+            f"schedule.lr={lr:g} trains {'an adapter on ' if adapter else ''}{weights / 1e6:.0f} million weights: this "
+            f"method takes about {usual:g} for models of this size, and above {most:g} they mostly forget. Lower it"
+            + ("" if adapter else ", or train an adapter")
         )
-        return Alert("rate", said, {"lr": lr, "weights": float(trained)})
+        return Alert("rate", said, {"lr": lr, "weights": float(weights), "usual": usual})
 
     def _loss(self, steps: Sequence[Figures]) -> Alert | None:
         """The average loss of the last steps against that of the first, on data that no training changes."""
@@ -266,10 +276,12 @@ class _Watched:
     journal: Journal
     lr: float
     """The peak learning rate."""
-    trained: int
-    """How many weights are trained."""
+    weights: int
+    """How many weights the model has, or at least those that are trained."""
     adapter: bool
-    """They are an adapter's."""
+    """An adapter is trained."""
+    supervised: bool
+    """It imitates, or becomes a reward model."""
     steps: list[Figures] = field(default_factory=list)
     told: set[str] = field(default_factory=set)
     """The kinds that were warned of."""
@@ -285,7 +297,7 @@ class _Watched:
             for figures in (line.get("before"), line.get("during"))
             if figures
         ]
-        rate = Monitor().rate(self.lr, self.trained, adapter=self.adapter)
+        rate = Monitor().rate(self.lr, self.weights, adapter=self.adapter, supervised=self.supervised)
         return self.new([*([rate] if rate else []), *Monitor().alerts(self.steps, evaluations)])
 
     def ended(self, before: Figures, after: Figures) -> list[Alert]:
@@ -311,9 +323,11 @@ def alignzoo_alerts() -> dict[str, str]:
 
 @alignzoo.hookimpl
 def alignzoo_run_start(run: Any) -> None:
-    policy = run.recipe["policy"]
+    policy, schedule = run.recipe["policy"], run.recipe["schedule"]
     adapter = isinstance(policy, dict) and bool(policy.get("lora_rank"))  # a live policy's settings are not told
-    _watched[:] = [_Watched(Journal(run.out, run.name), run.recipe["schedule"]["lr"], run.trained, adapter)]
+    weights = max(run.parameters, run.trained)
+    rate = schedule["lr"] if schedule["optimizer"] in COMPARABLE else 0.0
+    _watched[:] = [_Watched(Journal(run.out, run.name), rate, weights, adapter, run.supervised)]
 
 
 @alignzoo.hookimpl

@@ -134,23 +134,27 @@ def test_a_loss_on_given_data_that_rises() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lr", "trained", "adapter", "told"),
+    ("lr", "weights", "adapter", "supervised", "usual"),
     [
-        (1e-3, 135_000_000, False, True),
-        (2e-5, 135_000_000, False, False),
-        (1e-4, 135_000_000, False, False),
-        (3e-4, 8_000_000_000, False, True),
-        (3e-4, 160_000_000, True, False),  # an adapter
-        (1e-3, 400_000, False, False),  # the embedded model
+        (1e-3, 135_000_000, False, True, 2e-5),
+        (2e-5, 135_000_000, False, True, 0),
+        (1e-4, 135_000_000, False, True, 0),
+        (1e-4, 135_000_000, False, False, 1e-6),  # the rate of SFT is far above that of DPO
+        (1e-6, 8_000_000_000, False, False, 0),
+        (2e-4, 8_000_000_000, True, True, 0),
+        (2e-3, 8_000_000_000, True, True, 2e-4),
+        (3e-4, 8_000_000_000, True, False, 1e-5),
+        (1e-3, 400_000, False, False, 0),  # the embedded model
     ],
 )
-def test_a_rate_far_above_what_is_usual(lr: float, trained: int, adapter: bool, told: bool) -> None:
-    alert = Monitor().rate(lr, trained, adapter=adapter)
-    assert (alert is not None) == told
+def test_a_rate_far_above_the_method_s_usual_one(
+    lr: float, weights: int, adapter: bool, supervised: bool, usual: float
+) -> None:
+    alert = Monitor().rate(lr, weights, adapter=adapter, supervised=supervised)
+    assert (alert is not None) == bool(usual)
     if alert:
-        assert alert.kind == "rate" and alert.message.startswith(
-            f"schedule.lr={lr:g} trains {trained / 1e6:.0f} million"
-        )
+        assert alert.kind == "rate" and alert.figures["usual"] == pytest.approx(usual)
+        assert f"schedule.lr={lr:g} trains" in alert.message and f"takes about {usual:g} for" in alert.message
 
 
 def test_a_reward_that_has_never_differed() -> None:

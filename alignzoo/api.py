@@ -286,7 +286,10 @@ def _save_model(policy: Policy, path: Path, stage: Stage, done: StageResult) -> 
     with writing(f"the model of {stage.name}", path):
         policy.save(partial)
     scores = traits_of(stage.optimizer).trains == REWARD_MODEL
-    card = report.model_card(done.name, done.optimizer, stage.resolved, done.before, done.after, scores=scores)
+    model = getattr(stage.policy, "model", "")
+    start = model if isinstance(model, str) else ""
+    figures = (done.before, done.after)
+    card = report.model_card(done.name, done.optimizer, stage.resolved, *figures, scores=scores, start=start)
     (partial / "README.md").write_text(card, encoding="utf-8")
     install(partial, path)
 

@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelCard
 from rich.console import Console
 
 from alignzoo import report
@@ -105,7 +106,7 @@ def test_samples_stand_side_by_side(tmp_path: Path) -> None:
 def test_the_card_loads_as_what_was_saved_and_names_no_place(tmp_path: Path) -> None:
     resolved = {"name": "ppo", "policy": {"name": "hf", "model": str(tmp_path / "base")}, "reward": [{"name": "model"}]}
     card = report.model_card("ppo", "ppo", resolved, WRITER_BEFORE, WRITER_AFTER, scores=False)
-    assert card.startswith("---\nlibrary_name: transformers\n")
+    assert ModelCard(card).data.library_name == "transformers"
     assert "AutoModelForCausalLM" in card and "| gold | 1.86 ± 0.07 | 3 ± 0.07 |" in card
     assert str(tmp_path) not in card and 'model = "base"' in card
     recipe = tomllib.loads(card.split("```toml\n")[1].split("```")[0])
@@ -113,6 +114,22 @@ def test_the_card_loads_as_what_was_saved_and_names_no_place(tmp_path: Path) -> 
     assert "AutoModelForSequenceClassification" in report.model_card(
         "reward", "reward-model", {}, SCORER, SCORER, scores=True
     )
+
+
+def test_the_card_says_what_was_trained_on_what_and_under_which_licence(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "README.md").write_text("---\nlicense: apache-2.0\nbase_model: owner/first\n---\nA model.\n")
+    resolved = {"name": "dpo", "task": {"name": "shop"}, "data": {"path": "owner/pairs", "kind": "comparisons"}}
+    figures = {"heldout/accuracy": 0.625, "heldout/accuracy_se": 0.1}
+    card = report.model_card("dpo", "dpo", resolved, {}, figures, scores=False, start=str(base))
+    told = ModelCard(card).data
+    assert (told.base_model, told.license, told.datasets) == ("owner/first", "apache-2.0", ["owner/pairs"])
+    assert [(each.metric_name, each.metric_value) for each in told.eval_results] == [("heldout/accuracy", 0.625)]
+    assert "shop" not in card and str(tmp_path) not in card  # its data are not the task's
+    assert "Trained from: `base`, whose base is `owner/first`" in card and "Licence: apache-2.0" in card
+    hub = report.model_card("dpo", "dpo", resolved, {}, {}, scores=False, start="owner/model")
+    assert ModelCard(hub).data.base_model == "owner/model" and "which says none here" in hub
 
 
 def test_curves_are_drawn_from_the_journals(tmp_path: Path) -> None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignzoo.files import read_lines
-from alignzoo.printable import fenced
-from alignzoo.report.toml_text import toml_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -175,74 +172,3 @@ def _clipped(text: str, length: int = 280) -> str:
 
 def _clipped_end(text: str, length: int = 200) -> str:
     return text if len(text) <= length else "… " + text[-length + 2 :]
-
-
-# --- beside the model -------------------------------------------------------------------------------------------------
-
-
-def model_card(
-    name: str, optimizer: str, resolved: Mapping[str, Any], before: Figures, after: Figures, *, scores: bool
-) -> str:
-    """The README.md of a model's directory; `scores` of one that scores and does not write."""
-    auto = "AutoModelForSequenceClassification" if scores else "AutoModelForCausalLM"
-    task = "text-classification" if scores else "text-generation"
-    tags = ["alignzoo", optimizer.rpartition("/")[2]]
-    what = "scores answers" if scores else "writes"
-    return f"""---
-library_name: transformers
-pipeline_tag: {task}
-tags:
-{"".join(f"- {json.dumps(tag)}{chr(10)}" for tag in tags)}---
-
-# {name}
-
-A model that {what}, aligned with `{optimizer}` by alignzoo, a zoo of algorithms that align language models.
-
-## Load it
-
-```python
-from transformers import {auto}, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained("PATH_TO_THIS_FOLDER")
-model = {auto}.from_pretrained("PATH_TO_THIS_FOLDER")
-```
-
-## Results
-
-On held-out prompts, before and after this stage; `_greedy` without sampling, ± the standard error over prompts.
-
-{_results(before, after)}
-
-## Recipe
-
-The whole stage, every default filled in. Paths are cut to their last part.
-
-{fenced(toml_text(_without_paths(resolved)).strip(), "toml")}
-"""
-
-
-def _results(before: Figures, after: Figures) -> str:
-    names = [name for name in dict.fromkeys([*before, *after]) if not name.endswith("_se")]
-    if not names:
-        return "It was not evaluated."
-    rows = ["| figure | before | after |", "|---|---:|---:|"]
-    rows += [f"| {name} | {_card_cell(before, name)} | {_card_cell(after, name)} |" for name in names]
-    return "\n".join(rows)
-
-
-def _card_cell(figures: Figures, name: str) -> str:
-    if name not in figures:
-        return ""
-    error = f" ± {figures[f'{name}_se']:.2g}" if f"{name}_se" in figures else ""
-    return f"{figures[name]:.4g}{error}"
-
-
-def _without_paths(value: Any) -> Any:
-    """The same without where things lie on this machine."""
-    if isinstance(value, Mapping):
-        return {key: _without_paths(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_paths(each) for each in value]
-    if isinstance(value, str) and (Path(value).is_absolute() or value.startswith("~")):
-        return Path(value).name
-    return value

@@ -9,6 +9,7 @@ from typing import Any
 from alignzoo.errors import AlignzooError, RewardError
 from alignzoo.interfaces import Policy, RewardSource
 from alignzoo.lifecycle import Opening
+from alignzoo.surroundings import staying
 from alignzoo.types import Group, Score
 
 LARGEST = 1e15
@@ -57,10 +58,11 @@ def _combined(group: Group, rewards: Sequence[WeightedReward], answers: Sequence
 
 def _ask(reward: WeightedReward, groups: Sequence[Group], policy: Policy) -> list[tuple[Score, ...]]:
     try:
-        answer = reward.source.score(groups, policy)
-    except AlignzooError:
+        with staying(f"the reward {reward.name!r}"):
+            answer = reward.source.score(groups, policy)
+    except (AlignzooError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # a sys.exit, a PanicException of pyo3
         raise RewardError(
             f"the reward {reward.name!r} raised {type(error).__name__}: {error}. Call it by hand on one prompt and "
             "completion to see why; --debug shows where."

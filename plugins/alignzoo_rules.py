@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import importlib.util
 import inspect
 import re
 import sys
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -18,6 +18,7 @@ from annotated_types import Ge
 
 import alignzoo
 from alignzoo import Completion, Context, DataError, Group, Policy, Prompt, RewardError, Score, StepReport
+from alignzoo.calling import OutOfTime, failing, result_of
 from alignzoo.importing import beside
 from alignzoo.interfaces import CheckContext
 
@@ -65,6 +66,8 @@ class Python:
     runs_code: ClassVar[tuple[str, ...]] = ("function",)
     step: Annotated[int, Ge(0)] = 0
     """The finished steps that a function is told which takes `step`; a run counts on from here."""
+    timeout: Annotated[float, Ge(0)] = 0.0
+    """Seconds that one call may take, after which the run stops with an error; 0: no limit."""
 
     def next(self, report: StepReport) -> Python:
         return replace(self, step=self.step + 1)
@@ -107,10 +110,37 @@ class Python:
         keywords |= {name: [prompt.info.get(name) for prompt, _ in rows] for name in columns - keywords.keys()}
         if "step" in inspect.signature(self.callable).parameters:
             keywords.setdefault("step", self.step)
-        answers = self.callable(**_accepted(self.callable, keywords))
-        if inspect.isawaitable(answers):
-            answers = _wait(answers)
-        return self._numbers(answers, len(rows))
+        return self._numbers(self._answers(_accepted(self.callable, keywords), rows), len(rows))
+
+    def _answers(self, keywords: Mapping[str, Any], rows: Sequence[tuple[Prompt, Completion]]) -> Any:
+        """What the function returns. Where it raises or takes too long, the RewardError names the rows."""
+        try:
+            return result_of(lambda: self.callable(**keywords), self.timeout)
+        except (alignzoo.AlignzooError, KeyboardInterrupt):
+            raise
+        except OutOfTime:
+            limit = f"{self.timeout:g} s, which is reward.timeout"
+            raise RewardError(f"{self._called(rows)} has not answered within {limit}") from None
+        except BaseException as error:
+            parts = {name: value for name, value in keywords.items() if isinstance(value, list)}
+            rest = {name: value for name, value in keywords.items() if name not in parts and name not in LOGS}
+            silent = {name: lambda name, value: None for name in LOGS if name in keywords}
+
+            def again(chosen: Sequence[int]) -> object:
+                some = {name: [value[i] for i in chosen] for name, value in parts.items()}
+                return result_of(lambda: self.callable(**some, **rest, **silent), self.timeout)
+
+            found = self._called([rows[i] for i in failing(again, len(rows))])
+            raise RewardError(f"{found} raised {type(error).__name__}: {error}. --debug shows where") from error
+
+    def _called(self, rows: Sequence[tuple[Prompt, Completion]]) -> str:
+        """The function, and the first of the rows that it was called for."""
+        if not rows:
+            return f"the reward function {self.name}, called for no completions,"
+        prompt, completion = rows[0]
+        first = f"the completion {completion.text[:80]!r} of the prompt {str(prompt.messages)[:80]!r}"
+        count = "called for" if len(rows) == 1 else f"called for {len(rows)} completions together, the first of them"
+        return f"the reward function {self.name}, {count} {first},"
 
     def _log(self, parts: Sequence[dict[str, float]], name: str, values: Sequence[Any]) -> None:
         """What the function logs, by completion. Texts are left out: a score's parts are numbers."""
@@ -124,7 +154,7 @@ class Python:
                 part[name] = float(value)
 
     def _numbers(self, answers: Any, expected: int) -> list[float | None]:
-        if isinstance(answers, str) or not hasattr(answers, "__len__"):
+        if isinstance(answers, str | bytes | Mapping | AbstractSet) or not hasattr(answers, "__len__"):
             raise RewardError(
                 f"the reward function {self.name} returned {type(answers).__name__}, expected a list of {expected} "
                 "numbers"
@@ -220,28 +250,6 @@ def _accepted(function: Callable[..., Any], keywords: dict[str, Any]) -> dict[st
         named = {p.name for p in parameters}
         return {name: value for name, value in keywords.items() if name not in LOGS or name in named}
     return {p.name: keywords[p.name] for p in parameters if p.name in keywords}
-
-
-def _wait(awaitable: Any) -> Any:
-    """Run a coroutine to its end, in a thread of its own so that a notebook's running loop does not mind."""
-    result: list[Any] = []
-    failure: list[BaseException] = []
-
-    async def run() -> Any:
-        return await awaitable
-
-    def work() -> None:
-        try:
-            result.append(asyncio.run(run()))
-        except BaseException as error:
-            failure.append(error)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    if failure:
-        raise failure[0]
-    return result[0]
 
 
 def _turns(prompt: Prompt) -> list[dict[str, str]]:

@@ -123,7 +123,7 @@ CASES: dict[str, tuple[Break, list[str]]] = {
         ["broken", "lacks weights", "layers.1"],
     ),
     # --- plugins
-    "a plugin that fails to import": (broken_plugin, ["mine.py", "no_such_package", "pip install no_such_package"]),
+    "a plugin that fails to import": (broken_plugin, ["mine.py", "no_such_package", "Install the package that has it"]),
     "no such plugin file": (lambda p: ["--plugin", "nowhere.py"], ["nowhere.py", "no such Python file"]),
     "an unknown tracker": (
         lambda p: ["--tracker", "tensorbord"],

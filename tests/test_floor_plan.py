@@ -13,8 +13,8 @@ CORE, PLUGINS = ROOT / "alignzoo", ROOT / "plugins"
 
 FLOORS = [
     {"transcript"},
-    {"types", "errors", "former", "hookspecs", "allocator", "importing", "printable", "divergences"},
-    {"files"},
+    {"types", "errors", "former", "hookspecs", "allocator", "importing", "calling", "printable"} | {"divergences"},
+    {"files", "surroundings"},
     {"columns", "functional", "interfaces", "schedule", "processes", "cost", "agreement", "probe", "requirements"}
     | {"storage"},
     {"gradients", "torch_optimizers", "microbatch", "policies", "traits", "lifecycle"},

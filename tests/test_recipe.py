@@ -660,7 +660,7 @@ def test_a_part_of_a_broken_plugin(zoo: Registry, rlhf: Path, tmp_path: Path) ->
     )
     zoo.add_file(tmp_path / "broken.py")
     with pytest.raises(
-        PluginError, match=r"(?s)override 'optimizer=mine': rl\.optimizer\.name: .*pip install gone_xyz"
+        PluginError, match=r"(?s)override 'optimizer=mine': rl\.optimizer\.name: .*Install the package that has it"
     ):
         load(rlhf, ["optimizer=mine"], registry=zoo)
 

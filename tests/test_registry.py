@@ -389,7 +389,7 @@ END = SIMPO.count("\n") + 1
 FAILURES = {
     "a missing module": (
         "import gone_xyz.deep\n" + SIMPO,
-        ["ModuleNotFoundError", "pip install gone_xyz"],
+        ["ModuleNotFoundError", "It imports 'gone_xyz', which is not installed", "pip uninstall alignzoo-broken"],
     ),
     "a missing name": ("from alignzoo import Trainer\n" + SIMPO, ["ImportError", "pip uninstall alignzoo-broken"]),
     "an error on import": (SIMPO + "\n1 / 0\n", ["ZeroDivisionError", f"line {END + 1}", "Report it to the author"]),
@@ -491,7 +491,7 @@ def test_an_entry_point_without_its_module(install: Install, registry: Callable[
         ("elsewhere:Nise", ["reward 'y' is elsewhere:Nise: there is no 'Nise'", "'Nice'"]),
         ("elsewhere:Nice.deep", ["there is no 'Nice.deep'"]),
         ("elsewhere:alignzoo", ["reward 'y': alignzoo has no score"]),
-        ("nowhere_xyz:Nice", ["nowhere_xyz:Nice cannot be imported", "pip install nowhere_xyz"]),
+        ("nowhere_xyz:Nice", ["nowhere_xyz:Nice cannot be imported", "does not say which package has it"]),
         ("elsewhere_broken:Nice", ["ZeroDivisionError", "pip uninstall alignzoo-stranger"]),
     ],
 )

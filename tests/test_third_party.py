@@ -121,7 +121,7 @@ def test_strangers_are_installed_listed_checked_trained_and_compared(users: Call
 
 CURES = {
     "raises": ("RuntimeError: no licence file in /etc/raises.key", "Report it to the author of alignzoo-broken"),
-    "lacks": ("No module named 'no_such_package'", "pip install no_such_package"),
+    "lacks": ("No module named 'no_such_package'", "does not say which package has it: ask its author"),
     "absent": ("No module named 'alignzoo_broken.absent'", "pip install --force-reinstall alignzoo-broken"),
     "nonsense": ("Nonsense has no prepare, loss", "Report it to the author of alignzoo-broken"),
     "twice": ("reward 'nothing' is registered twice", "Report it to the author of alignzoo-broken"),

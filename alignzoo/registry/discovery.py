@@ -135,6 +135,16 @@ def import_file(path: Path) -> ModuleType:
     return sys.modules[name]
 
 
+def forget(plugin: Plugin, known: Collection[str]) -> None:
+    """Drop the modules of a plugin that failed but for those that were `known` before: imported again, it does again
+    what made it fail."""
+    home = plugin.source.parent if plugin.source and plugin.source.name == "__init__.py" else plugin.source
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if home is not None and file and name not in known and Path(file).resolve().is_relative_to(home):
+            del sys.modules[name]
+
+
 def digest(source: Path | None) -> str:
     """SHA-256 of a plugin's file, or of all Python and TOML files of its package; empty when there is none."""
     if source is None:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import ast
-import importlib
+import importlib.metadata
 import re
+import shlex
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pluggy
 
 from alignzoo.former import advice
 from alignzoo.registry.compat import ApiMismatch
 from alignzoo.registry.registrar import Origin
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 MACHINERY = (
     "<frozen importlib",
@@ -79,7 +84,40 @@ def _cure(origin: Origin, error: BaseException, source: Path | None) -> str:
     if package and package == origin.module.partition(".")[0] and origin.distribution:
         return f"Its module is not there: pip install --force-reinstall {origin.distribution}"
     if package and package not in ("alignzoo", origin.module.partition(".")[0]):
-        return f"It needs a module that is not installed: pip install {package}"
+        return f"It imports {missing!r}, which is not installed. {_providing(origin)}"
     if origin.distribution:
         return f"Report it to the author of {origin.distribution}, or: pip uninstall {origin.distribution}"
     return f"Correct {source or 'it'}, or leave it out."
+
+
+def _providing(origin: Origin) -> str:
+    """How to get a module that is missing. A package may have another name than its modules, so only the plugin's own
+    distribution can say which one it is."""
+    if not origin.distribution:
+        return "Install the package that has it, which may be called otherwise, or leave the import out."
+    lacking = _lacking(origin.distribution)
+    if lacking:
+        asked = " ".join(shlex.quote(each) for each in lacking)
+        return f"{origin.distribution} asks for {', '.join(lacking)}, which is not installed: pip install {asked}"
+    return (
+        f"{origin.distribution} does not say which package has it: ask its author, or: pip uninstall "
+        f"{origin.distribution}"
+    )
+
+
+def _lacking(distribution: str) -> list[str]:
+    """What a distribution declares that it needs here, and that is not installed."""
+    from packaging.requirements import InvalidRequirement, Requirement  # only after a failure: it takes a while
+
+    try:
+        asked = [Requirement(each) for each in importlib.metadata.requires(distribution) or ()]
+    except (importlib.metadata.PackageNotFoundError, InvalidRequirement):  # then it says nothing that can be read
+        return []
+    return [str(each) for each in asked if (each.marker is None or each.marker.evaluate()) and not _met(each)]
+
+
+def _met(asked: Requirement) -> bool:
+    try:
+        return asked.specifier.contains(importlib.metadata.version(asked.name), prereleases=True)
+    except importlib.metadata.PackageNotFoundError:
+        return False

@@ -22,13 +22,14 @@ import pluggy
 from alignzoo import hookspecs
 from alignzoo.errors import PluginError, did_you_mean
 from alignzoo.registry.compat import check_api
-from alignzoo.registry.discovery import Plugin, digest, entry_points, import_file, installed, own_recipes
+from alignzoo.registry.discovery import Plugin, digest, entry_points, forget, import_file, installed, own_recipes
 from alignzoo.registry.examination import Examination
 from alignzoo.registry.failure import Failure, plain_traceback
 from alignzoo.registry.interrupts import watched
 from alignzoo.registry.registrar import KINDS, Origin, Registrar, Registration
 from alignzoo.registry.resolving import compare, resolve
 from alignzoo.registry.source import declared
+from alignzoo.surroundings import staying, unchanged
 
 __all__ = ["KINDS", "Failure", "Registrar", "Registration", "Registry"]
 
@@ -204,7 +205,8 @@ class Registry:
             alone = self._manager.subset_hook_caller(hook, [each for each in observers if each is not observer])
             with watched() as is_ctrl_c:
                 try:
-                    answers += alone(**arguments)
+                    with staying("it"):
+                        answers += alone(**arguments)
                 except BaseException as error:
                     if is_ctrl_c(error):
                         raise
@@ -302,14 +304,16 @@ class Registry:
         """Import it and call its hook, once."""
         if plugin.loaded is not None or plugin.failure:
             return
+        known = set(sys.modules)
         with watched() as is_ctrl_c:
             try:
-                with contextlib.redirect_stdout(sys.stderr):  # so that nobody spoils what a command writes as JSON
-                    loaded = plugin.load()
-                said = getattr(loaded, "api", "")
-                plugin.api = plugin.api or ("" if isinstance(said, ModuleType) else str(said))
-                check_api(plugin.api, plugin.origin.distribution)
-                registrar = self._register(plugin, loaded)
+                with unchanged(plugin.source):
+                    with contextlib.redirect_stdout(sys.stderr):  # so that nobody spoils what a command writes as JSON
+                        loaded = plugin.load()
+                    said = getattr(loaded, "api", "")
+                    plugin.api = plugin.api or ("" if isinstance(said, ModuleType) else str(said))
+                    check_api(plugin.api, plugin.origin.distribution)
+                    registrar = self._register(plugin, loaded)
                 if plugin.static:
                     compare(plugin, registrar, loaded)
             except BaseException as error:  # a PanicException of pyo3, a Skipped of pytest, a sys.exit
@@ -318,6 +322,7 @@ class Registry:
                 plugin.failure = Failure.of(plugin.origin, error, plugin.source)
                 if self._manager.has_plugin(plugin.origin.plugin):
                     self._manager.unregister(name=plugin.origin.plugin)
+                forget(plugin, known)
                 return
         plugin.loaded, plugin.objects, plugin.registrations = loaded, registrar.objects, registrar.registrations
 

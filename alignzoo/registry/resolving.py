@@ -14,6 +14,7 @@ from alignzoo.registry.discovery import Plugin
 from alignzoo.registry.failure import Failure
 from alignzoo.registry.interrupts import watched
 from alignzoo.registry.registrar import Registrar, Registration, check_part
+from alignzoo.surroundings import unchanged
 
 
 def compare(plugin: Plugin, registrar: Registrar, loaded: object) -> None:
@@ -43,7 +44,8 @@ def resolve(plugin: Plugin, registration: Registration) -> Any:
     with watched() as is_ctrl_c:
         try:
             own = module == plugin.origin.module and isinstance(plugin.loaded, ModuleType)
-            home = plugin.loaded if own else importlib.import_module(module)
+            with unchanged(plugin.source):
+                home = plugin.loaded if own else importlib.import_module(module)
         except BaseException as error:
             if is_ctrl_c(error):
                 raise

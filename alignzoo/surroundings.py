@@ -1,0 +1,198 @@
+"""What all code in a process shares: alignzoo's own functions, the environment, the working directory, random states.
+
+Code of others may change none of it for everybody else. What it has changed is put back, and told by name.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType, FunctionType
+from typing import Any
+
+from alignzoo.errors import PluginError
+
+METHODS = (FunctionType, classmethod, staticmethod, property)
+PASSED_OVER = ("os", "collections.abc", "_collections_abc", __name__)
+"""Modules through which every change of the environment goes, and which are not to blame for it."""
+
+
+@contextmanager
+def unchanged(source: Path | None) -> Iterator[None]:
+    """Inside, the code of a plugin whose file this is, or whose package's `__init__.py`, is imported. Afterwards a
+    PluginError names what it has changed for everybody, which is put back.
+
+    The environment is changed by large libraries, too, when they are imported: only what the plugin's own files do to
+    it counts.
+    """
+    folder, functions, generators = working_directory(), _functions(), _generators()
+    variables, touched = dict(os.environ), set[str]()
+    found: list[str] = []
+    try:
+        with _environment_watched(source, touched.add):
+            yield
+    finally:
+        found += _put_back_functions(functions)
+        for name in sorted(touched):
+            if os.environ.get(name) != variables.get(name):
+                found.append(f"the environment variable {name}")
+                _set_variable(name, variables.get(name))
+        found += [f"the random state of {name}" for name in _put_back_generators(generators)]
+        found += _put_back_folder(folder)
+    if found:
+        raise PluginError(
+            f"it changes what all share, {', '.join(found)}, when it is imported. This was put back: a plugin "
+            "registers its parts, and leaves the rest as it is"
+        )
+
+
+@contextmanager
+def staying(who: str) -> Iterator[None]:
+    """Inside, a part is at work. Relative paths, those of the run's own files, must mean afterwards what they meant
+    before: a PluginError names who has left the working directory, which is entered again."""
+    folder = working_directory()
+    try:
+        yield
+    finally:
+        left = working_directory()
+        moved = _put_back_folder(folder)
+    if moved:
+        raise PluginError(
+            f"{who} has changed the working directory to {left}, where relative paths mean something else: let it use "
+            "whole paths, or contextlib.chdir, which goes back"
+        )
+
+
+def working_directory() -> str:
+    """The working directory; empty where it has been deleted."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return ""
+
+
+def _put_back_folder(folder: str) -> list[str]:
+    if not folder or working_directory() == folder:
+        return []
+    os.chdir(folder)
+    return ["the working directory"]
+
+
+# --- alignzoo's own functions -------------------------------------------------------------------------------------
+
+Known = list[tuple[Any, str, Any, Any]]
+"""An owner, the name of what it has, the function or class itself, and a function's code."""
+
+
+def _functions() -> Known:
+    """Every public function and class of alignzoo's modules, and every method of these classes."""
+    found: Known = []
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] != "alignzoo" or module is None:
+            continue
+        for key, value in list(vars(module).items()):
+            if key.startswith("_") or not isinstance(value, FunctionType | type):
+                continue
+            found.append((module, key, value, getattr(value, "__code__", None)))
+            if isinstance(value, type) and value.__module__ == name:
+                methods = ((each, method) for each, method in vars(value).items() if isinstance(method, METHODS))
+                found += [(value, each, method, getattr(method, "__code__", None)) for each, method in methods]
+    return found
+
+
+def _put_back_functions(known: Known) -> list[str]:
+    changed = []
+    for owner, name, value, code in known:
+        replaced = vars(owner).get(name) is not value
+        if replaced:
+            setattr(owner, name, value)
+        recoded = code is not None and value.__code__ is not code
+        if recoded:
+            value.__code__ = code
+        if replaced or recoded:
+            home = f"{owner.__module__}.{owner.__qualname__}" if isinstance(owner, type) else owner.__name__
+            changed.append(f"{home}.{name}")
+    return changed
+
+
+# --- random states ------------------------------------------------------------------------------------------------
+
+
+def _generators() -> dict[str, Any]:
+    """The states of the global generators of Python, and of torch and numpy where these are loaded."""
+    states: dict[str, Any] = {"Python": random.getstate()}
+    if _loaded("torch"):
+        states["torch"] = sys.modules["torch"].get_rng_state()
+    if _loaded("numpy"):
+        states["numpy"] = sys.modules["numpy"].random.get_state(legacy=True)
+    return states
+
+
+def _loaded(name: str) -> bool:
+    """Whether it is imported, to its end."""
+    spec = getattr(sys.modules.get(name), "__spec__", None)
+    return spec is not None and not getattr(spec, "_initializing", False)
+
+
+def _put_back_generators(before: dict[str, Any]) -> list[str]:
+    now, changed = _generators(), []
+    for name, state in before.items():
+        if name == "torch" and not sys.modules["torch"].equal(now[name], state):
+            sys.modules["torch"].set_rng_state(state)
+        elif name == "numpy" and repr(_plain(now[name])) != repr(_plain(state)):
+            sys.modules["numpy"].random.set_state(state)
+        elif name == "Python" and now[name] != state:
+            random.setstate(state)
+        else:
+            continue
+        changed.append(name)
+    return changed
+
+
+def _plain(state: Any) -> tuple[Any, ...]:
+    return tuple(each.tobytes() if hasattr(each, "tobytes") else each for each in state)
+
+
+# --- the environment ----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _environment_watched(source: Path | None, touched: Callable[[str], None]) -> Iterator[None]:
+    """Inside, says which variables are set or deleted by the code of this file, or of its package."""
+    if source is None:
+        yield
+        return
+    home = f"{source.parent}{os.sep}" if source.name == "__init__.py" else str(source)
+    former = os.putenv, os.unsetenv
+
+    def note(name: Any) -> None:
+        frame: FrameType | None = sys._getframe(2)
+        while frame is not None and frame.f_globals.get("__name__") in PASSED_OVER:
+            frame = frame.f_back
+        if frame is not None and os.path.realpath(frame.f_code.co_filename).startswith(home):
+            touched(os.fsdecode(name))
+
+    def putenv(name: Any, value: Any) -> None:
+        note(name)
+        former[0](name, value)
+
+    def unsetenv(name: Any) -> None:
+        note(name)
+        former[1](name)
+
+    os.putenv, os.unsetenv = putenv, unsetenv
+    try:
+        yield
+    finally:
+        os.putenv, os.unsetenv = former
+
+
+def _set_variable(name: str, value: str | None) -> None:
+    if value is None:
+        os.environ.pop(name, None)
+    else:
+        os.environ[name] = value

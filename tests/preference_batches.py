@@ -52,10 +52,12 @@ def random_batch(lengths: Sequence[int], *, seed: int = 0, spread: float = 1.0) 
 
 
 def objective(optimizer: Any, batch: Batch, logprobs: Tensor) -> tuple[float, Tensor]:
-    """Σ weights·terms / N and its gradient in the log-probabilities."""
+    """Σ weights·terms / N and its gradient in the log-probabilities of the batch's own rows."""
     leaf = logprobs.clone().requires_grad_(True)
     prepared = optimizer.prepare(batch)
-    loss = fn.weigh(optimizer.loss(prepared, Forward(logprobs=leaf)).loss, prepared.weights, prepared.mask)
+    loss = fn.weigh(
+        optimizer.loss(prepared, Forward(logprobs=leaf[prepared.row])).loss, prepared.weights, prepared.mask
+    )
     (loss / len(prepared)).backward()
     assert leaf.grad is not None
-    return float(loss) / len(prepared), leaf.grad
+    return float(loss.detach()) / len(prepared), leaf.grad

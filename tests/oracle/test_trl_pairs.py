@@ -48,16 +48,16 @@ def unchanged(value: Any) -> Any:
     return value
 
 
-class Answers:
+class Answers(torch.nn.Module):
     """A language model that answers with these log-probabilities of each token, (2P, T - 1)."""
 
-    training = True
     is_gradient_checkpointing = False
 
     def __init__(self, logprobs: Tensor, collision: Tensor) -> None:
+        super().__init__()
         self.logprobs, self.collision = logprobs, collision
 
-    def __call__(self, **inputs: Any) -> SimpleNamespace:
+    def forward(self, **inputs: Any) -> SimpleNamespace:
         rest = {name: torch.zeros_like(self.logprobs) for name in ("entropy", "mean_logits")}
         told = {"log_sum_sq_probs": self.collision.log(), "is_top1": self.logprobs > 0}
         return SimpleNamespace(log_probs=self.logprobs, **rest, **told)
@@ -72,7 +72,7 @@ def trl_dpo(batch: Batch, logprobs: Tensor, collision: Tensor, **settings: Any) 
         "loss_types": ["sigmoid"], "loss_weights": [1.0], "beta": 0.1, "label_smoothing": 0.0, "ld_alpha": None,
         "f_divergence_type": "reverse_kl", "f_alpha_divergence_coef": 0.5, "use_weighting": False,
     }  # fmt: skip
-    answers = [Answers(each[order][:, 1:], collision[order][:, 1:]) for each in (leaf, batch.ref_logprobs)]
+    answers = [Answers(each[order][:, 1:], collision[order][:, 1:]) for each in (leaf * batch.mask, batch.ref_logprobs)]
     trainer = SimpleNamespace(
         **(usual | settings),
         model=answers[0],
@@ -149,7 +149,8 @@ def test_losses_of_the_dpo_trainer(name: str) -> None:
 def trl_reference_free(trainer: Any, batch: Batch, logprobs: Tensor, *, mean: bool, nll: float) -> tuple[float, Tensor]:
     """The loss of TRL's CPOTrainer or ORPOTrainer with these log-probabilities, and its gradient in them."""
     leaf = logprobs.clone().requires_grad_(True)
-    answers = leaf.sum(1) / batch.mask.sum(1) if mean else leaf.sum(1)
+    sums = (leaf * batch.mask).sum(1)
+    answers = sums / batch.mask.sum(1) if mean else sums
     if isinstance(trainer, SimpleNamespace):
         losses = trl_cpo.CPOTrainer.cpo_loss(trainer, answers[0::2], answers[1::2])[0]
     else:

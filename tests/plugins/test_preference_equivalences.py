@@ -132,4 +132,4 @@ def test_negative_preference_optimization_begins_as_gradient_ascent() -> None:
     # d/dx -(2/β)·log σ(-β·x) = 2·σ(β·x), which is 1 at x = 0, and everywhere for β → 0
     for optimizer, gap in ((NPO(beta=0.7), 0.0), (NPO(beta=1e-5), -3.0)):
         _, gradient = objective(optimizer, *at_margin(gap))
-        assert gradient[0, 1:].tolist() == pytest.approx([1.0], rel=1e-3)
+        assert gradient[1, 1:].tolist() == pytest.approx([1.0], rel=1e-3)

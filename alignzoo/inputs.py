@@ -14,6 +14,15 @@ from alignzoo.registry import Registry
 PART = 64 << 20
 """Bytes: of a larger file only so much at its beginning and at its end is read."""
 
+END = 1 << 20
+"""Likewise of a file of weights, of which there may be many."""
+
+LOADED = (".json", ".safetensors", ".jinja", ".model", ".txt", ".py")
+"""Endings of what a model directory is loaded from."""
+
+MODELS = ("model", "critic_model", "reference", "tokenizer")
+"""Settings that name a model's directory."""
+
 NOT_INPUTS = ("name", "cache", "model", "tokenizer", "critic_model", "reference", "base_url", "store")
 """Settings whose values name no file that a run reads as it is."""
 
@@ -22,6 +31,29 @@ def files(resolved: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Size and SHA-256 of each file that a recipe's settings name: data, Python functions, templates, constitutions."""
     found = dict.fromkeys(path for path in _paths(resolved))
     return {str(path): _fingerprint(path) for path in found}
+
+
+def models(resolved: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The same of the model directories that a recipe's settings name: of what a model is loaded from there."""
+    return {str(path): _model(path) for path in dict.fromkeys(_directories(resolved))}
+
+
+def _model(folder: Path) -> dict[str, Any]:
+    files = sorted(each for each in folder.iterdir() if each.suffix in LOADED and each.is_file())
+    return _together({each.name: _fingerprint(each, END) for each in files})
+
+
+def _directories(value: Any) -> Iterator[Path]:
+    if isinstance(value, Mapping):
+        for name, each in value.items():
+            if name in MODELS and isinstance(each, str) and each and "\0" not in each and len(each) < 4096:
+                path = Path(each).expanduser()
+                yield from [path] if path.is_dir() else []
+            else:
+                yield from _directories(each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _directories(each)
 
 
 def _paths(value: Any, key: str = "") -> Iterator[Path]:
@@ -43,19 +75,23 @@ def _paths(value: Any, key: str = "") -> Iterator[Path]:
             return
 
 
-def _fingerprint(path: Path) -> dict[str, Any]:
+def _fingerprint(path: Path, part: int = 0) -> dict[str, Any]:
     """A file's size and SHA-256; of a folder's files the sum and the SHA-256 of theirs."""
     if path.is_dir():
         inside = {str(each.relative_to(path)): _fingerprint(each) for each in sorted(path.rglob("*")) if each.is_file()}
-        size = sum(each["size"] for each in inside.values())
-        return {"size": size, "sha256": hashlib.sha256(repr(inside).encode()).hexdigest()}
-    size, digest = path.stat().st_size, hashlib.sha256()
+        return _together(inside)
+    size, part, digest = path.stat().st_size, part or PART, hashlib.sha256()
     with path.open("rb") as file:
-        digest.update(file.read(PART))
-        if size > PART:
-            file.seek(max(PART, size - PART))
-            digest.update(file.read(PART))
+        digest.update(file.read(part))
+        if size > part:
+            file.seek(max(part, size - part))
+            digest.update(file.read(part))
     return {"size": size, "sha256": digest.hexdigest()}
+
+
+def _together(files: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    size = sum(each["size"] for each in files.values())
+    return {"size": size, "sha256": hashlib.sha256(repr(files).encode()).hexdigest()}
 
 
 def used(resolved: Mapping[str, Any], registry: Registry) -> set[str]:
@@ -74,11 +110,12 @@ def _names(value: Any) -> Iterator[str]:
 
 
 def check_unchanged(former: Mapping[str, Any], now: Mapping[str, Any], parts: set[str], path: Path) -> None:
-    """Raise where data or a plugin that a run was started with has changed: half of it would be of another run."""
+    """Raise where data, a model or a plugin has changed since the run's start: half of it would be of another run."""
     changed = [
-        f"  {name} has changed: it was {_about(was)}, now it is {_about(now['files'][name])}"
-        for name, was in dict(former.get("files", {})).items()
-        if name in now["files"] and now["files"][name] != was
+        f"  {name} has changed: it was {_about(was)}, now it is {_about(now[table][name])}"
+        for table in ("files", "models")
+        for name, was in dict(former.get(table, {})).items()
+        if name in now.get(table, {}) and now[table][name] != was
     ]
     for name, was in dict(former.get("plugins", {})).items():
         digest, other = was.get("sha256"), now["plugins"].get(name, {}).get("sha256")
@@ -89,8 +126,9 @@ def check_unchanged(former: Mapping[str, Any], now: Mapping[str, Any], parts: se
     if changed:
         told = "\n".join(changed[:8])
         raise RunError(
-            f"{path.parent} was started with other data or plugins and cannot be resumed with these:\n{told}\nPut the "
-            f"former ones back, or start anew with another --out. To go on all the same, delete their entries in {path}"
+            f"{path.parent} was started with other data, models or plugins and cannot be resumed with these:\n{told}\n"
+            "Put the former ones back, or start anew with another --out. To go on all the same, delete their entries in "
+            f"{path}"
         )
 
 

@@ -175,6 +175,7 @@ def manifest(recipe: Recipe, registry: Registry) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "plugins": registry.distributions(),
         "files": inputs.files(recipe.resolved),
+        "models": inputs.models(recipe.resolved),
         "machine": {"system": platform.platform(), "threads": torch.get_num_threads(), "processes": processes.count()},
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }

@@ -21,6 +21,10 @@ PASSED_OVER = ("os", "collections.abc", "_collections_abc", __name__)
 """Modules through which every change of the environment goes, and which are not to blame for it."""
 
 
+class Changed(PluginError):
+    """A plugin changes what all share when it is imported."""
+
+
 @contextmanager
 def unchanged(source: Path | None) -> Iterator[None]:
     """Inside, the code of a plugin whose file this is, or whose package's `__init__.py`, is imported. Afterwards a
@@ -44,7 +48,7 @@ def unchanged(source: Path | None) -> Iterator[None]:
         found += [f"the random state of {name}" for name in _put_back_generators(generators)]
         found += _put_back_folder(folder)
     if found:
-        raise PluginError(
+        raise Changed(
             f"it changes what all share, {', '.join(found)}, when it is imported. This was put back: a plugin "
             "registers its parts, and leaves the rest as it is"
         )

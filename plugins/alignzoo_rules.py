@@ -120,7 +120,7 @@ class Python:
             raise
         except OutOfTime:
             limit = f"{self.timeout:g} s, which is reward.timeout"
-            raise RewardError(f"{self._called(rows)} has not answered within {limit}") from None
+            raise RewardError(f"{self._called(rows)}, and it has not answered within {limit}") from None
         except BaseException as error:
             parts = {name: value for name, value in keywords.items() if isinstance(value, list)}
             rest = {name: value for name, value in keywords.items() if name not in parts and name not in LOGS}
@@ -131,16 +131,16 @@ class Python:
                 return result_of(lambda: self.callable(**some, **rest, **silent), self.timeout)
 
             found = self._called([rows[i] for i in failing(again, len(rows))])
-            raise RewardError(f"{found} raised {type(error).__name__}: {error}. --debug shows where") from error
+            raise RewardError(f"{found}, and it raised {type(error).__name__}: {error}. --debug shows where") from error
 
     def _called(self, rows: Sequence[tuple[Prompt, Completion]]) -> str:
-        """The function, and the first of the rows that it was called for."""
+        """Which function was called, and for which rows."""
+        called = f"the reward 'python' called {self.name} for"
         if not rows:
-            return f"the reward function {self.name}, called for no completions,"
+            return f"{called} no completions"
         prompt, completion = rows[0]
         first = f"the completion {completion.text[:80]!r} of the prompt {str(prompt.messages)[:80]!r}"
-        count = "called for" if len(rows) == 1 else f"called for {len(rows)} completions together, the first of them"
-        return f"the reward function {self.name}, {count} {first},"
+        return f"{called} {first}" if len(rows) == 1 else f"{called} {len(rows)} completions together, first {first}"
 
     def _log(self, parts: Sequence[dict[str, float]], name: str, values: Sequence[Any]) -> None:
         """What the function logs, by completion. Texts are left out: a score's parts are numbers."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -45,6 +44,7 @@ def judge_report(
     from alignzoo.judging.examine import Examiner
     from alignzoo.judging.fitness import Bars, fitness
     from alignzoo.lifecycle import opened
+    from alignzoo.storage import write_json
 
     tables = recipe.tables(settings or (), KEYS)
     bars = recipe.settings_of(Bars, tables.get("bars"), "bars")
@@ -61,7 +61,7 @@ def judge_report(
     folder.mkdir(parents=True, exist_ok=True)
     about = {"judge": judge, "settings": settings or [], "fit": finding.fit, "reasons": finding.reasons}
     whole = about | {"bars": asdict(bars), "examine": asdict(examiner)} | asdict(found)
-    (folder / "judge-report.json").write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(folder / "judge-report.json", whole)
     report.examination_picture(found, bars, finding, folder / "judge-report.png")
     shown = console()
     shown.print(report.examination_table(found, bars, finding))

@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from alignzoo import api
 from alignzoo.compare import tuning
 from alignzoo.compare.analysis import analyse
 from alignzoo.compare.cell import died, finished
 from alignzoo.compare.executors import Executor, Local
+from alignzoo.compare.given import check_names, plugin_file, reward_override
 from alignzoo.compare.grid import Grid
 from alignzoo.compare.plan import Budget, Cell, Entry, Plan, entry, read_cell
 from alignzoo.compare.plan import budget as read_budget
@@ -23,7 +25,7 @@ from alignzoo.compare.winrates import verdicts_of
 from alignzoo.errors import RunError
 from alignzoo.files import read_json
 from alignzoo.registry import Registry
-from alignzoo.storage import in_words, only_writer, write_json
+from alignzoo.storage import LOCK, in_words, only_writer, write_json
 
 Progress = Callable[[CellResult, int, int], None]
 """Told of each cell that has ended: it, how many have, of how many."""
@@ -40,6 +42,7 @@ def compare(
     executor: Executor | None = None,
     overrides: Sequence[str] = (),
     plugins: Sequence[str | Path] = (),
+    reward: str | Callable[..., Any] | None = None,
     best_of: int = 4,
     prompts: int = 256,
     judge: str = "gold",
@@ -51,11 +54,14 @@ def compare(
 
     `algorithms` may carry settings, "ppo[optimizer.kl=0.1]"; `task` too, "shop[length_bias=0.15]". `budget` is
     "tokens=2e5", "seconds=60" or "flops=1e13", the same for every cell. `tune` trials for each algorithm on each task
-    come first. `frontier` runs each algorithm under several KL weights. `overrides` are every recipe's. In an `out`
-    that holds part of the comparison only the rest is run; `retry` also runs again what has failed. Beside results.json
-    it writes report.html and report.md. Raises an AlignzooError that says what to do.
+    come first. `frontier` runs each algorithm under several KL weights. `overrides` are every recipe's. Cells run in
+    processes of their own, so `plugins` are files or modules, and `reward` is a name or a function of a module. In an
+    `out` that holds part of the comparison only the rest is run; `retry` also runs again what has failed. Beside
+    results.json it writes report.html and report.md. Raises an AlignzooError that says what to do.
     """
+    check_names(algorithms=algorithms, task=task, judge=judge)
     tasks = (task,) if isinstance(task, str) else task
+    own = () if reward is None else (reward_override(reward),)
     plan = Plan(
         algorithms=tuple(map(entry, algorithms)),
         tasks=tuple(map(entry, tasks)),
@@ -65,8 +71,8 @@ def compare(
         best_of=best_of,
         prompts=prompts,
         judge=judge,
-        overrides=tuple(overrides),
-        plugins=tuple(str(Path(path).resolve()) for path in plugins),
+        overrides=(*own, *overrides),
+        plugins=tuple(map(plugin_file, plugins)),
     )
     registry = _registry(plan)
     if frontier:
@@ -182,6 +188,11 @@ def _alone(folder: Path) -> Iterator[None]:
     """One comparison works in a folder at a time."""
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder} is a file: give --out a folder")
+    others = (
+        [] if not folder.exists() or (folder / "cells").is_dir() else sorted(path.name for path in folder.iterdir())
+    )
+    if set(others) - {LOCK}:
+        raise RunError(f"{folder} holds no comparison, but {others[0]}, for one: give --out a folder of its own")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with only_writer(folder):

@@ -136,8 +136,7 @@ def import_file(path: Path) -> ModuleType:
 
 
 def forget(plugin: Plugin, known: Collection[str]) -> None:
-    """Drop the modules of a plugin that failed but for those that were `known` before: imported again, it does again
-    what made it fail."""
+    """Drop a plugin's modules that were not `known` before: imported again, they do again what they did."""
     home = plugin.source.parent if plugin.source and plugin.source.name == "__init__.py" else plugin.source
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)

@@ -29,7 +29,7 @@ from alignzoo.registry.interrupts import watched
 from alignzoo.registry.registrar import KINDS, Origin, Registrar, Registration
 from alignzoo.registry.resolving import compare, resolve
 from alignzoo.registry.source import declared
-from alignzoo.surroundings import staying, unchanged
+from alignzoo.surroundings import Changed, staying, unchanged
 
 __all__ = ["KINDS", "Failure", "Registrar", "Registration", "Registry"]
 
@@ -322,7 +322,8 @@ class Registry:
                 plugin.failure = Failure.of(plugin.origin, error, plugin.source)
                 if self._manager.has_plugin(plugin.origin.plugin):
                     self._manager.unregister(name=plugin.origin.plugin)
-                forget(plugin, known)
+                if isinstance(error, Changed):
+                    forget(plugin, known)
                 return
         plugin.loaded, plugin.objects, plugin.registrations = loaded, registrar.objects, registrar.registrations
 

@@ -44,6 +44,8 @@ class Cache:
     def __enter__(self) -> Cache:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            # It holds what models said: for its owner's eyes alone, as sqlite then makes its log, too.
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
             # A notebook's questions are asked in a thread of their own, which alone writes while it runs.
             self.file = sqlite3.connect(self.path, PATIENCE, isolation_level=None, check_same_thread=False)
             self._log_ahead()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -118,3 +119,13 @@ def test_a_large_file_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.Monk
         found.append(inputs.files({"data": {"path": str(path)}})[str(path)])
     assert len({each["sha256"] for each in found[:3]}) == 3
     assert found[3]["size"] == 31 and found[0]["size"] == 30
+
+
+def test_another_model_in_the_same_directory_is_refused(recipe: Path, tmp_path: Path, plain_model: Path) -> None:
+    model = Path(shutil.copytree(plain_model, tmp_path / "model"))
+    edited(recipe, json.dumps(str(plain_model)), json.dumps(str(model)))
+    settings = json.loads((model / "generation_config.json").read_text())
+    with pytest.raises(RunError, match=r"cannot be resumed with these:\n  .*/model has changed: it was \d+ bytes"):
+        (model / "README.md").write_text("1")  # nothing is loaded from it
+        text = json.dumps(settings | {"temperature": 0.5})
+        stopped_and_resumed(recipe, tmp_path / "out", lambda: (model / "generation_config.json").write_text(text))

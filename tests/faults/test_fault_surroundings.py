@@ -148,7 +148,9 @@ def panics(completions: list[str]) -> list[float]:
 @pytest.mark.parametrize("timeout", [0, 60])
 def test_what_a_reward_raises_is_told_with_its_row(function: Any, error: str, timeout: float) -> None:
     texts = [*"abcdef", "odd", *"ghi"]
-    with pytest.raises(RewardError, match=f"called for the completion 'odd' of the prompt 'q', raised {error}"):
+    with pytest.raises(
+        RewardError, match=f"'python' called .* for the completion 'odd' of the prompt 'q', and it raised {error}"
+    ):
         scored(function, texts, timeout=timeout)
     assert scored(function, ["a", "b"], timeout=timeout) == [1.0, 1.0]
 
@@ -157,9 +159,9 @@ def test_what_it_raises_for_several_together_names_the_first() -> None:
     def pair(completions: list[str]) -> list[float]:
         return [1.0 / (3 - len(completions))] * len(completions)
 
-    with pytest.raises(RewardError, match="called for 3 completions together, the first of them the completion 'a'"):
+    with pytest.raises(RewardError, match="called pair for 3 completions together, first the completion 'a'"):
         scored(pair, ["a", "b", "c"])
-    with pytest.raises(RewardError, match=r"reward function panics, .* raised Panic"):
+    with pytest.raises(RewardError, match=r"called panics for .* raised Panic"):
         scored(panics, ["a"])
 
 
@@ -170,7 +172,7 @@ def test_a_reward_that_hangs_is_named_when_its_time_is_over() -> None:
         free.wait(60)
         return [0.0]
 
-    with pytest.raises(RewardError, match=r"hangs, called for the completion 'a' .* within 0\.02 s, which is reward"):
+    with pytest.raises(RewardError, match=r"called hangs for the completion 'a' .* within 0\.02 s, which is reward"):
         scored(hangs, ["a"], timeout=0.02)
     free.set()
 

@@ -20,6 +20,7 @@ from alignzoo.compare.results import Compared, Pair, Results, Standing, read_res
 from alignzoo.files import read_json
 from alignzoo.printable import fenced, printable
 from alignzoo.registry import Registry
+from alignzoo.storage import write_text
 
 COLUMNS = {
     "reward": "reward",
@@ -118,11 +119,12 @@ def write_report(folder: str | Path, *, registry: Registry | None = None) -> Pat
     folder = Path(folder)
     about = _about(folder, read_results(folder), registry or Registry())
     page = folder / "report.html"
-    _whole(page, _environment(autoescape=True).get_template("report.html.j2").render(**about))
-    _whole(folder / "report.md", _environment(autoescape=False).get_template("report.md.j2").render(**about))
+    html = _environment(autoescape=True).get_template("report.html.j2").render(**about)
+    write_text(page, html, private=True)  # it shows what models said
+    write_text(folder / "report.md", _environment(autoescape=False).get_template("report.md.j2").render(**about))
     (folder / "report").mkdir(exist_ok=True)
     for picture in all_pictures(about):
-        _whole(folder / "report" / f"{picture.name}.svg", picture.plain(about["looks"]))
+        write_text(folder / "report" / f"{picture.name}.svg", picture.plain(about["looks"]))
     return page
 
 
@@ -287,10 +289,3 @@ def place(value: float, scale: tuple[float, float]) -> float:
     """Where a value is on a scale, in percent, cut at its ends."""
     low, high = scale
     return round(100 * min(1.0, max(0.0, (value - low) / (high - low))), 1)
-
-
-def _whole(path: Path, text: str) -> None:
-    """A file, whole or not at all."""
-    partial = path.with_name(f".partial-{path.name}")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

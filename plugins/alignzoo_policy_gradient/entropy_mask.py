@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -38,6 +39,6 @@ class EntropyMask(ClippedGroup):
 
     def credit(self, batch: Batch) -> FloatNT:
         entropy = batch["old_entropy"]
-        known = entropy[batch.mask].sort(descending=True).values
-        least = known[max(int(self.share * len(known)), 1) - 1] if len(known) else 0.0
+        known = entropy[batch.mask].sort().values
+        least = known[math.ceil((1 - self.share) * (len(known) - 1) - 1e-6)] if len(known) else 0.0  # the quantile
         return fn.token_column(fn.group_advantages(batch), batch.mask) * (entropy >= least)

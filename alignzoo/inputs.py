@@ -127,8 +127,8 @@ def check_unchanged(former: Mapping[str, Any], now: Mapping[str, Any], parts: se
         told = "\n".join(changed[:8])
         raise RunError(
             f"{path.parent} was started with other data, models or plugins and cannot be resumed with these:\n{told}\n"
-            "Put the former ones back, or start anew with another --out. To go on all the same, delete their entries in "
-            f"{path}"
+            "Put the former ones back, or start anew with another --out. To go on all the same, delete their entries "
+            f"in {path}"
         )
 
 

@@ -17,7 +17,7 @@ FLOORS = [
     {"files", "surroundings"},
     {"columns", "functional", "interfaces", "schedule", "processes", "cost", "agreement", "probe", "requirements"}
     | {"storage"},
-    {"gradients", "torch_optimizers", "microbatch", "policies", "traits", "lifecycle"},
+    {"rankings", "gradients", "torch_optimizers", "microbatch", "policies", "traits", "lifecycle"},
     {"batching", "importance", "prompts", "journal", "checkpoint", "judging", "rewards", "roles"},
     {"evaluation", "registry", "scaffold", "report", "reference", "survey"},
     {"vocabulary", "recipe", "stage", "update"},

@@ -6,7 +6,6 @@ import importlib.metadata
 from collections.abc import Iterator
 from typing import Any
 
-import click
 import typer
 from typer.core import TyperGroup
 
@@ -22,7 +21,7 @@ DEFAULT = "open"
 class WithDefault(TyperGroup):
     """A group of commands of which one need not be named: `alignzoo label FILE` is `alignzoo label open FILE`."""
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and DEFAULT in self.commands and args[0] not in {*self.commands, *ctx.help_option_names}:
             args = [DEFAULT, *args]
         return super().parse_args(ctx, args)

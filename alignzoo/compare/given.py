@@ -30,12 +30,13 @@ def reward_override(reward: Any) -> str:
         return f"reward={json.dumps(reward)}"
     home = inspect.getmodule(reward) if inspect.isfunction(reward) else None
     file = getattr(home, "__file__", None)
-    if home is None or not file or home.__name__ == "__main__" or getattr(home, reward.__name__, None) is not reward:
+    name = getattr(reward, "__name__", "")
+    if home is None or not file or home.__name__ == "__main__" or getattr(home, name, None) is not reward:
         raise RecipeError(
             f"reward: found {_named(reward)}, but {ELSEWHERE}. {WRITTEN} and give the function that is imported from "
             "it; a reward with settings is registered by a plugin, and given by its name"
         )
-    function = json.dumps(f"{Path(file).resolve()}:{reward.__name__}")
+    function = json.dumps(f"{Path(file).resolve()}:{name}")
     return f'reward={{ name = "python", function = {function} }}'
 
 

@@ -115,4 +115,4 @@ def test_every_module_has_a_floor() -> None:
 
 
 def test_the_test_itself_sees_imports() -> None:
-    assert "alignzoo.functional" in set(imports(PLUGINS / "alignzoo_preference" / "dpo.py"))
+    assert "alignzoo.functional" in set(imports(PLUGINS / "alignzoo_preference" / "pairs.py"))

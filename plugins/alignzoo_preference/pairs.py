@@ -42,7 +42,7 @@ def paired(batch: Batch, out: Forward) -> Pairs:
         batch.mask.sum(1).clamp(min=1).to(out.logprobs.dtype),
         batch.rewards.to(out.logprobs.dtype),
     )
-    extra = {name: column.view(-1, 2).T for name, column in batch.extra.items()}
+    extra = {name: column.reshape(-1, 2).T for name, column in batch.extra.items()}
     return Pairs(*(column.view(-1, 2).T for column in columns), extra)
 
 

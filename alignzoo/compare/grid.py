@@ -65,7 +65,12 @@ class Grid:
         if any(each.startswith(("data=", "data.path=")) for each in self.plan.overrides):
             return (Entry("data"),)
         first = self.plan.algorithms[0]
-        task = load(first.name, [*first.settings], registry=self.registry).stages[-1].resolved["task"]
+        task = load(first.name, [*first.settings], registry=self.registry).stages[-1].resolved.get("task")
+        if not task:
+            raise RecipeError(
+                f"the recipe {first.name!r} is about no task, so there is nothing to compare on: give --task NAME, or "
+                "data of your own, data.path=FILE"
+            )
         return (Entry(task["name"]),)
 
     def overrides(self, algorithm: Entry, task: Entry) -> tuple[str, ...]:

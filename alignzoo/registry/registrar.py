@@ -221,14 +221,15 @@ class Registrar:
 
 def check_part(kind: str, name: str, part: Any) -> None:
     """Raise unless this class or object can be a part of this kind."""
-    if (isinstance(part, type) or kind == "optimizer") and not is_dataclass(part):
-        what = part.__name__ if isinstance(part, type) else type(part).__name__
-        raise PluginError(f"{kind} {name!r}: {what} is not a dataclass; its fields are its settings")
+    if isinstance(part, type) and not is_dataclass(part):
+        raise PluginError(f"{kind} {name!r}: {part.__name__} is not a dataclass; its fields are its settings")
     settings = {f.name for f in fields(part)} if is_dataclass(part) else set()
     missing = [member for member in MEMBERS[kind] if member not in settings.union(dir(part))]
     if missing:
         what = getattr(part, "__name__", type(part).__name__)
         raise PluginError(f"{kind} {name!r}: {what} has no {', '.join(missing)}; see alignzoo.interfaces")
+    if kind == "optimizer" and not is_dataclass(part):
+        raise PluginError(f"{kind} {name!r}: {type(part).__name__} is not a dataclass; its fields are its settings")
     reserved = {"name", "weight"} if kind == "reward" else {"name"}
     for taken in sorted(settings & reserved):
         raise PluginError(f"{kind} {name!r}: a field called {taken!r} would be hidden by the recipe's own key")

@@ -35,7 +35,7 @@ def test_a_run_tells_its_results_and_where_they_are(alignzoo, recipe: Path, tmp_
 
 
 def test_code_that_a_recipe_names_is_run_on_trust_alone(alignzoo, recipe: Path, tmp_path: Path) -> None:
-    for command in (("run",), ("plan", "--no-time"), ("compare", "--budget", "tokens=100")):
+    for command in (("run",), ("plan", "--no-time"), ("compare", "--task", "sort", "--budget", "tokens=100")):
         said = alignzoo(*command, recipe, *(("--out", tmp_path / "out") if command[0] != "plan" else ()))
         if command[0] == "plan":
             assert said.code == 0, said.err  # no reward is asked here

@@ -33,10 +33,13 @@ def test_whatever_a_plugin_raises_at_import_it_is_named_and_kept_out(name: str, 
 def test_a_real_interrupt_passes(tmp_path: Path) -> None:
     path = tmp_path / "slow_plugin.py"
     path.write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(1)\n")
-    former = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        Registry().add_file(path)
-    assert signal.getsignal(signal.SIGINT) is former
+    outer = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may start the tests with it ignored
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            Registry().add_file(path)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, outer)
 
 
 def test_an_observer_that_raises_anything_is_switched_off(tmp_path: Path) -> None:

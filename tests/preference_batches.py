@@ -51,13 +51,12 @@ def random_batch(lengths: Sequence[int], *, seed: int = 0, spread: float = 1.0) 
     return batch, torch.where(batch.mask, moved.clamp(max=-1e-3), 0.0)
 
 
-def objective(optimizer: Any, batch: Batch, logprobs: Tensor) -> tuple[float, Tensor]:
+def objective(optimizer: Any, batch: Batch, logprobs: Tensor, **answers: Tensor) -> tuple[float, Tensor]:
     """Σ weights·terms / N and its gradient in the log-probabilities of the batch's own rows."""
     leaf = logprobs.clone().requires_grad_(True)
     prepared = optimizer.prepare(batch)
-    loss = fn.weigh(
-        optimizer.loss(prepared, Forward(logprobs=leaf[prepared.row])).loss, prepared.weights, prepared.mask
-    )
+    terms = optimizer.loss(prepared, Forward(logprobs=leaf[prepared.row], answers=answers))
+    loss = fn.weigh(terms.loss, prepared.weights, prepared.mask)
     (loss / len(prepared)).backward()
     assert leaf.grad is not None
     return float(loss.detach()) / len(prepared), leaf.grad

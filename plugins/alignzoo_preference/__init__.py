@@ -281,3 +281,30 @@ def alignzoo_register(zoo):
         family="preference",
         summary="Negative preference optimization: unlearn bad answers",
     )
+    zoo.optimizer(
+        "wpo",
+        "alignzoo_preference.wpo:WPO",
+        family="preference",
+        summary="Weighted preference optimization: pairs count as the policy would generate them",
+    )
+    zoo.optimizer(
+        "tdpo",
+        "alignzoo_preference.tdpo:TDPO",
+        family="preference",
+        summary="Token-level DPO: the KL along each answer is held, too",
+        aliases=("tdpo2",),
+    )
+    zoo.optimizer(
+        "tdpo1",
+        "alignzoo_preference.tdpo1:TDPO1",
+        family="preference",
+        summary="Token-level DPO with gradients through both divergences",
+        variant_of="tdpo",
+    )
+    zoo.optimizer(
+        "tr-dpo",
+        "alignzoo_preference.tr_dpo:TRDPO",
+        family="preference",
+        summary="Trust-region DPO: the reference follows the policy",
+        aliases=("trdpo",),
+    )

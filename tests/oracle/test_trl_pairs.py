@@ -34,6 +34,8 @@ from alignzoo_preference.rpo import RPO
 from alignzoo_preference.simpo import SimPO
 from alignzoo_preference.slic import SLiC
 from alignzoo_preference.sppo import SPPO
+from alignzoo_preference.tr_dpo import TRDPO
+from alignzoo_preference.wpo import WPO
 from preference_batches import objective, random_batch
 
 trl = pytest.importorskip("trl", reason="TRL is the oracle of these tests")
@@ -134,6 +136,8 @@ CASES: dict[str, tuple[Any, dict[str, Any], list[int]]] = {
         FDPO(divergence="alpha", alpha=0.3),
         named("sigmoid", f_divergence_type="alpha_divergence", f_alpha_divergence_coef=0.7), RAGGED,
     ),
+    "use_weighting": (WPO(beta=0.3), named("sigmoid", beta=0.3, use_weighting=True), RAGGED),
+    "sync_ref_model": (TRDPO(beta=0.3), named("sigmoid", beta=0.3), RAGGED),
     "ld_alpha": (LDDPO(alpha=0.4), named("sigmoid", ld_alpha=0.4), RAGGED),
 }  # fmt: skip
 
@@ -142,8 +146,9 @@ CASES: dict[str, tuple[Any, dict[str, Any], list[int]]] = {
 def test_losses_of_the_dpo_trainer(name: str) -> None:
     optimizer, settings, lengths = CASES[name]
     batch, logprobs = random_batch(lengths)
-    collision = torch.full_like(logprobs, 0.4)
-    agree(objective(optimizer, batch, logprobs), trl_dpo(batch, logprobs, collision, **settings), 1e-5)
+    collision = torch.rand(logprobs.shape, generator=torch.Generator().manual_seed(1)) + 0.01
+    found = objective(optimizer, batch, logprobs, collision=collision)
+    agree(found, trl_dpo(batch, logprobs, collision, **settings), 1e-5)
 
 
 def trl_reference_free(trainer: Any, batch: Batch, logprobs: Tensor, *, mean: bool, nll: float) -> tuple[float, Tensor]:

@@ -49,7 +49,11 @@ from alignzoo_preference.simper import SimPER
 from alignzoo_preference.simpo import SimPO
 from alignzoo_preference.slic import SLiC
 from alignzoo_preference.sppo import SPPO
+from alignzoo_preference.tdpo import TDPO
+from alignzoo_preference.tdpo1 import TDPO1
 from alignzoo_preference.tpo import TPO
+from alignzoo_preference.tr_dpo import TRDPO
+from alignzoo_preference.wpo import WPO
 from preference_batches import BAD, GOOD, batch_of, costs
 
 PAIR = (GOOD, BAD)
@@ -168,6 +172,31 @@ def test_agreement_weighs_a_pair() -> None:
     # mean entropies 2 and 1, relative to log 1000: w = -0.29·log(1.5/6.907755) = 0.442882; -log σ(0.442882·0.75)
     optimizer = MallowsPO(beta=0.5, vocabulary=1000)
     assert costs(optimizer, PAIR, ref_entropy=[1.5, 2.5, 1.0]) == pytest.approx([0.540795], rel=1e-5)
+
+
+def test_pairs_weigh_as_the_policy_would_generate_them() -> None:
+    # without alignment e^-0.75·e^-2·0.386871; where two samples agree half the time, e^(-0.75 + log 2)·e^(-2 + log 2)
+    assert costs(WPO(beta=0.5, alignment="none"), PAIR) == pytest.approx([0.024732], rel=1e-4)
+    batch, logprobs = batch_of(PAIR)
+    collision = {"collision": torch.where(batch.mask, 0.5, 0.0)}
+    terms = WPO(beta=0.5).loss(WPO().prepare(batch), Forward(logprobs=logprobs, answers=collision))
+    assert terms.loss.tolist() == pytest.approx([0.098927] * 2, rel=1e-5)
+
+
+def test_divergences_along_the_answers() -> None:
+    # divergences 0.3 and 0.5: ½·(1.5 - 0.5·(0.5 - 0.3)) = 0.7, and with α = 1 it is 0.65
+    batch, logprobs = batch_of(PAIR)
+    away = fn.scatter(torch.tensor([0.1, 0.2, 0.5]), batch.mask).requires_grad_(True)
+    for optimizer, expected, raised in ((TDPO(beta=0.5), 0.403186, 0.0), (TDPO1(beta=0.5), 0.420055, 1.0)):
+        terms = optimizer.loss(optimizer.prepare(batch), Forward(logprobs=logprobs, answers={"ref_kl": away}))
+        assert terms.loss.tolist() == pytest.approx([expected] * 2, rel=1e-5)
+        (pull,) = torch.autograd.grad(terms.loss.sum(), away)
+        assert float(pull[1, 1]) > 0 and float(pull[0].abs().sum() > 0) == raised  # the worse answer is drawn home
+
+
+def test_the_reference_follows() -> None:
+    assert [TRDPO(tau=3).follow(step) for step in (1, 2, 3)] == [{}, {}, {"ref": 0.6}]
+    assert TRDPO().follow(1) == {"ref": 0.6}
 
 
 TIES = [

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from alignzoo import rankings
 from alignzoo_preference.alphapo import AlphaPO
 from alignzoo_preference.aot import AOT
 from alignzoo_preference.aot_unpaired import UnpairedAOT
@@ -102,8 +103,9 @@ def test_ipo_is_gpos_square_but_for_a_factor() -> None:
 
 def test_plackett_luce_of_two_is_bradley_terry() -> None:
     batch, logprobs = random_batch(RAGGED)
-    rewards = 0.1 * (logprobs - batch.ref_logprobs).sum(1).view(-1, 2)
-    assert objective(DPO(), batch, logprobs)[0] == pytest.approx(float(-rewards.log_softmax(1)[:, 0].mean()), rel=1e-5)
+    rewards = 0.1 * (logprobs - batch.ref_logprobs).sum(1)
+    whole = rankings.plackett_luce(rewards, batch).mean()
+    assert objective(DPO(), batch, logprobs)[0] == pytest.approx(float(whole), rel=1e-5)
 
 
 def at_margin(gap: float, level: float = 0.0) -> tuple[Any, torch.Tensor]:

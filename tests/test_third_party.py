@@ -32,16 +32,16 @@ def alignzoo(*arguments: str, cwd: Path) -> str:
 def test_it_keeps_the_contract() -> None:
     registry = Registry()
     registry.add_file(PLUGIN)
-    check_optimizer(registry.get("optimizer", "simpo")())
+    check_optimizer(registry.get("optimizer", "my-simpo")())
 
 
 def test_it_is_listed_and_trained_by_its_name(tmp_path: Path) -> None:
     listed = json.loads(alignzoo("list", "--json", cwd=tmp_path))
-    assert "simpo" in json.dumps(listed)
+    assert "my-simpo" in json.dumps(listed)
     short = ("schedule.steps=2", "schedule.prompts=8", "evaluate.prompts=8", "optimizer.gamma=0.3")
-    alignzoo("run", "simpo", *short, "--out", "run", cwd=tmp_path)
+    alignzoo("run", "my-simpo", *short, "--out", "run", cwd=tmp_path)
     result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert result["stages"][0]["optimizer"] == "simpo"
+    assert result["stages"][0]["optimizer"] == "my-simpo"
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert manifest["recipe"]["stage"][0]["optimizer"]["gamma"] == 0.3
     assert manifest["plugins"]["alignzoo_simpo.py"]["sha256"]
@@ -49,7 +49,7 @@ def test_it_is_listed_and_trained_by_its_name(tmp_path: Path) -> None:
 
 # --- installed, as a user would ---------------------------------------------------------------------------------------
 
-GOOD = {"optimizer": "simpo", "reward": "plain", "sampler": "varied"}
+GOOD = {"optimizer": "my-simpo", "reward": "plain", "sampler": "varied"}
 SMALL = (
     'sampler=\'{name="varied", n=2, tries=3}\' reward=\'["plain", "random"]\' '
     "schedule.steps=2 schedule.prompts=4 schedule.minibatch=0"
@@ -99,24 +99,24 @@ def test_strangers_are_installed_listed_checked_trained_and_compared(users: Call
     assert not listed["failures"]
     theirs = {(each["kind"], each["name"]): each["distribution"] for each in listed["plugins"]}
     assert {kind: theirs[kind, name] for kind, name in GOOD.items()} == {
-        kind: f"alignzoo-{name}" for kind, name in GOOD.items()
+        kind: f"alignzoo-{name.removeprefix('my-')}" for kind, name in GOOD.items()
     }
     for kind, name in GOOD.items():
         told = here.tells(f"alignzoo check {kind}:{name} --json")
         assert told["ok"] and len(told["checks"]) >= 7
 
-    here.says(f"alignzoo run simpo task=sort {SMALL} evaluate.prompts=4 --out run --quiet")
+    here.says(f"alignzoo run my-simpo task=sort {SMALL} evaluate.prompts=4 --out run --quiet")
     (stage,) = json.loads((here.folder / "run" / "result.json").read_text())["stages"]
     manifest = json.loads((here.folder / "run" / "manifest.json").read_text())
     (asked,) = manifest["recipe"]["stage"]
-    assert stage["optimizer"] == "simpo" and stage["steps"] == 2
+    assert stage["optimizer"] == "my-simpo" and stage["steps"] == 2
     assert asked["sampler"] == {"name": "varied", "n": 2, "tries": 3} and asked["reward"][0]["name"] == "plain"
     assert manifest["plugins"]["plain"]["version"] == "0.3" and len(manifest["plugins"]["varied"]["sha256"]) == 64
 
-    here.says(f"alignzoo compare simpo grpo {SMALL} --task sort --seeds 1 --prompts 4 --jobs 2 --out duel")
+    here.says(f"alignzoo compare my-simpo grpo {SMALL} --task sort --seeds 1 --prompts 4 --jobs 2 --out duel")
     results = json.loads((here.folder / "duel" / "results.json").read_text())
     ended = {(cell["algorithm"], cell["seed"]): cell["status"] for cell in results["cells"]}
-    assert ended["simpo", 0] == ended["grpo", 0] == "ok"
+    assert ended["my-simpo", 0] == ended["grpo", 0] == "ok"
 
 
 CURES = {
@@ -146,7 +146,7 @@ def test_a_broken_package_breaks_nothing_but_itself(users: Callable[..., Users])
     (shadowed,) = told["names"]
     assert (shadowed["name"], shadowed["cure"]) == ("length", "Write 'taken/length', or uninstall one of them")
 
-    said = here.says(f"alignzoo run simpo task=sort {SMALL} evaluate.prompts=4 --out run --quiet")
+    said = here.says(f"alignzoo run my-simpo task=sort {SMALL} evaluate.prompts=4 --out run --quiet")
     assert said.count("plugin 'observer' (alignzoo-broken 0.9) raised in") == 1
     assert "no longer watches the run" in said and (here.folder / "run" / "result.json").exists()
     for name, (cause, _) in CURES.items():

@@ -34,4 +34,4 @@ class SimPO:
 
 @alignzoo.hookimpl
 def alignzoo_register(zoo):
-    zoo.optimizer("simpo", SimPO)
+    zoo.optimizer("my-simpo", SimPO)

@@ -17,7 +17,7 @@ from alignzoo_policy_gradient.base import ActorCritic
 class APA(ActorCritic):
     """Advantage-induced policy alignment: regression of the log-ratio onto the advantage.
 
-    (log π - log π_old - A/λ)² + c_v·½(V - R)², averaged over tokens; A and R by GAE as in PPO.
+    (log π - log π_old - A/λ)² + c_v·½(V - R)², averaged over tokens; A and R by GAE.
 
     Zhu et al. 2023 (arXiv:2306.02231) eq. 3: the best policy within a KL of π_old is π_old·e^(A/λ), up to its
     normalizer, which counts as 1. Numbers as in the authors' code, which also whitens A and scales rewards.

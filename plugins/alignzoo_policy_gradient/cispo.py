@@ -17,7 +17,7 @@ from alignzoo_policy_gradient.base import GroupRelative
 class CISPO(GroupRelative):
     """Clipped importance sampling policy optimization: the weight is cut, no token is dropped.
 
-    1/Σ|y|·Σ -[min(ρ, c)]·A·log π, [·] without gradient, A as in GRPO.
+    1/Σ|y|·Σ -[min(ρ, c)]·A·log π, [·] without gradient, A the group's z-score.
 
     MiniMax-M1 (arXiv:2506.13585) eq. 4 and 5, without a lower bound, as there. c is the ratio itself: verl's is
     1 + `clip_ratio_high`; TRL's is `epsilon_high`, which unset is 0.2 and scales the loss. The paper tunes c without

@@ -26,8 +26,8 @@ def lots(batch: Batch) -> Tensor:
 class ClipCov(ClippedGroup):
     """Clip-Cov: a few of the tokens whose update would lower the entropy most get no gradient.
 
-    The clipped surrogate over all tokens, A as in GRPO, without r·M of the M tokens, drawn from those that are not
-    clipped and have a covariance (log π - mean)·(A - mean) from `low` to `high`.
+    The clipped surrogate over all tokens, A the group's z-score, without r·M of the M tokens, drawn from those that are
+    not clipped and have a covariance (log π - mean)·(A - mean) from `low` to `high`.
 
     Cui et al. 2025 (arXiv:2505.22617) eq. 11 and 12, with the bounds of the authors' code and of verl. The draw is by a
     hash of the row's tokens, so that a loss repeats exactly. The covariance is the minibatch's, which therefore is one

@@ -15,7 +15,7 @@ from alignzoo_policy_gradient.grpo import GRPO
 class DAPO(GRPO):
     """Decoupled clip and dynamic sampling policy optimization: what it trains by.
 
-    1/Σ|y|·Σ -min(ρ·A, clip(ρ, 1-0.2, 1+0.28)·A), over all tokens alike; A as in GRPO, no KL.
+    1/Σ|y|·Σ -min(ρ·A, clip(ρ, 1-0.2, 1+0.28)·A), over all tokens alike; A the group's z-score, no KL.
 
     Yu et al. 2025 (arXiv:2503.14476) eq. 8. The rest of DAPO is no matter of the loss: dynamic sampling (eq. 11) is the
     sampler `dynamic`, the soft punishment of long answers (eq. 13) a reward.

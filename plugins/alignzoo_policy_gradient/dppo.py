@@ -20,7 +20,7 @@ class DPPO(GroupRelative):
     """Divergence proximal policy optimization: the trust region is one of probabilities, not of ratios.
 
     1/Σ|y|·Σ -M·[min(ρ, c)]·A·log π, [·] without gradient; M is 0 where |π(y_t) - π_old(y_t)| > δ and A pushes farther
-    out, 1 elsewhere; A as in GRPO.
+    out, 1 elsewhere; A the group's z-score.
 
     arXiv:2602.04879, "Binary-TV": the total variation between the two policies, each told by the sampled token and all
     others together. Rare tokens, whose ratio leaves a clip at once, stay in; likely ones are held. The gradient is that

@@ -15,7 +15,7 @@ from alignzoo_policy_gradient.grpo import GRPO
 class GSPO(GRPO):
     """Group sequence policy optimization: the ratio is the sequence's, as the reward is.
 
-    1/G·Σ_i -min(s·A, clip(s, 1-ε, 1+ε')·A), s = (π(y|x)/π_old(y|x))^(1/|y|), A as in GRPO.
+    1/G·Σ_i -min(s·A, clip(s, 1-ε, 1+ε')·A), s = (π(y|x)/π_old(y|x))^(1/|y|), A the group's z-score.
 
     Zheng et al. 2025 (arXiv:2507.18071) eq. 5 and 7, with the ε of sec. 5.1: a mean of log-ratios is small, and so is
     its clip, which drops whole sequences. TRL: `importance_sampling_level="sequence"`, whose own ε is 0.2. No KL.

@@ -20,7 +20,7 @@ from alignzoo_policy_gradient.base import GroupRelative
 class SAPO(GroupRelative):
     """Soft adaptive policy optimization: a gate that closes slowly in the place of a clip.
 
-    1/G·Σ_i 1/|y|·Σ_t -4/τ·σ(τ·(ρ - 1))·A, τ is τ₊ where A > 0 and τ₋ elsewhere; A as in GRPO.
+    1/G·Σ_i 1/|y|·Σ_t -4/τ·σ(τ·(ρ - 1))·A, τ is τ₊ where A > 0 and τ₋ elsewhere; A the group's z-score.
 
     arXiv:2511.20347, as in TRL (`loss_type="sapo"`) and verl. At ρ = 1 the gradient is that of ρ·A; it fades on both
     sides, for bad answers sooner, since lowering a token raises all others.

@@ -498,3 +498,8 @@ def test_vapo_imitates_right_answers_by_their_own_mean() -> None:
 def test_a_setting_of_another_is_a_subclass_and_says_so() -> None:
     assert issubclass(DAPO, GRPO) and issubclass(LUSPO, GSPO) and issubclass(DPPOKL, DPPO)
     assert re.search(r'"dapo",\s*"alignzoo_policy_gradient\.dapo:DAPO",[^)]*variant_of="grpo"', SOURCE)
+
+
+def test_the_documents_list_each_of_them() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "policy-gradients.md").read_text(encoding="utf-8")
+    assert not [name for name, *_ in TARGETS if f"`{name}`" not in page]

@@ -22,7 +22,7 @@ def alignzoo_register(zoo: Registrar) -> None:
         "dual-clip-ppo",
         "alignzoo_policy_gradient.dual_clip_ppo:DualClipPPO",
         family="policy gradient",
-        summary="PPO that lets go of bad answers which have become likelier by far",
+        summary="PPO with a second clip, of bad answers become likelier",
         variant_of="ppo",
     )
     zoo.optimizer(
@@ -36,7 +36,7 @@ def alignzoo_register(zoo: Registrar) -> None:
         "vapo",
         "alignzoo_policy_gradient.vapo:VAPO",
         family="policy gradient",
-        summary="VC-PPO with a λ by length, clip-higher and imitation of right answers",
+        summary="VC-PPO with λ by length, clip-higher, and imitation",
         variant_of="ppo",
     )
     zoo.optimizer(
@@ -82,26 +82,26 @@ def alignzoo_register(zoo: Registrar) -> None:
         "topr",
         "alignzoo_policy_gradient.topr:TOPR",
         family="policy gradient",
-        summary="Off-policy REINFORCE: good answers imitated, bad ones tapered",
+        summary="Off-policy REINFORCE: bad answers taper off",
     )
     zoo.optimizer(
         "asymre",
         "alignzoo_policy_gradient.asymre:AsymRE",
         family="policy gradient",
-        summary="Off-policy REINFORCE with a baseline below the group's mean",
+        summary="Off-policy REINFORCE with a lower baseline",
     )
     zoo.optimizer(
         "opmd",
         "alignzoo_policy_gradient.opmd:OPMD",
         family="policy gradient",
-        summary="Online policy mirror descent: a quadratic pull to the old policy (Kimi k1.5)",
+        summary="Online policy mirror descent, as in Kimi k1.5",
         aliases=("kimi",),
     )
     zoo.optimizer(
         "dro-token",
         "alignzoo_policy_gradient.dro_token:DROToken",
         family="policy gradient",
-        summary="Group advantages and a quadratic pull to the old policy, by tokens",
+        summary="Direct reward optimization, a square for each token",
     )
     zoo.optimizer(
         "opo",
@@ -145,7 +145,7 @@ def alignzoo_register(zoo: Registrar) -> None:
         "lite-ppo",
         "alignzoo_policy_gradient.lite_ppo:LitePPO",
         family="policy gradient",
-        summary="GRPO with the batch's standard deviation and a mean over tokens",
+        summary="GRPO with the batch's spread and a mean over tokens",
         variant_of="grpo",
     )
     zoo.optimizer(
@@ -197,7 +197,7 @@ def alignzoo_register(zoo: Registrar) -> None:
         "dppo",
         "alignzoo_policy_gradient.dppo:DPPO",
         family="policy gradient",
-        summary="A trust region of probabilities (total variation), not of ratios",
+        summary="A trust region of probabilities, not of ratios",
         aliases=("dppo-tv",),
     )
     zoo.optimizer(
@@ -217,19 +217,19 @@ def alignzoo_register(zoo: Registrar) -> None:
         "clip-cov",
         "alignzoo_policy_gradient.clip_cov:ClipCov",
         family="policy gradient",
-        summary="Tokens that would lower the entropy most get no gradient",
+        summary="Tokens that lower the entropy most get no gradient",
     )
     zoo.optimizer(
         "kl-cov",
         "alignzoo_policy_gradient.kl_cov:KLCov",
         family="policy gradient",
-        summary="Tokens that would lower the entropy most are held to the old policy",
+        summary="Tokens that lower the entropy most are held",
     )
     zoo.optimizer(
         "entropy-mask",
         "alignzoo_policy_gradient.entropy_mask:EntropyMask",
         family="policy gradient",
-        summary="Only the tokens with the highest entropy are trained on (80/20)",
+        summary="Only tokens of high entropy are trained on (80/20)",
         aliases=("80-20",),
     )
     zoo.optimizer(

@@ -19,7 +19,7 @@ class APA(ActorCritic):
 
     (log π - log π_old - A/λ)² + c_v·½(V - R)², averaged over tokens; A and R by GAE.
 
-    Zhu et al. 2023 (arXiv:2306.02231) eq. 3: the best policy within a KL of π_old is π_old·e^(A/λ), up to its
+    Zhu et al. 2023 (arXiv:2306.02231): the best policy within a KL of π_old is π_old·e^(A/λ), up to its
     normalizer, which counts as 1. Numbers as in the authors' code, which also whitens A and scales rewards.
     """
 

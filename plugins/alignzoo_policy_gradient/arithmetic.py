@@ -53,7 +53,7 @@ def kl_k2(log_ratio: Tensor) -> Tensor:
 def covariance(batch: Batch, out: Forward) -> FloatNT:
     """(log π - mean)·(A - mean) of each token of a minibatch, without gradient; -∞ off the mask.
 
-    Cui et al. 2025 (arXiv:2505.22617) eq. 10: where it is high, the update lowers the entropy.
+    Cui et al. 2025 (arXiv:2505.22617): where it is high, the update lowers the entropy.
     """
     logprobs, advantages = out.logprobs.detach(), token_advantages(batch)
     centred = [column - fn.masked_mean(column, batch.mask) for column in (logprobs, advantages)]

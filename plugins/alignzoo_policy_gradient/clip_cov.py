@@ -29,7 +29,7 @@ class ClipCov(ClippedGroup):
     The clipped surrogate over all tokens, A the group's z-score, without r·M of the M tokens, drawn from those that are
     not clipped and have a covariance (log π - mean)·(A - mean) from `low` to `high`.
 
-    Cui et al. 2025 (arXiv:2505.22617) eq. 11 and 12, with the bounds of the authors' code and of verl. The draw is by a
+    Cui et al. 2025 (arXiv:2505.22617), with the bounds of the authors' code and of verl. The draw is by a
     hash of the row's tokens, so that a loss repeats exactly. The covariance is the minibatch's, which therefore is one
     micro-batch.
     """

@@ -17,7 +17,7 @@ class DrGRPO(GRPO):
 
     1/G·Σ_i 1/L·Σ_t -min(ρ·A, clip(ρ, 1±ε)·A), A = r - group mean, L a constant.
 
-    Liu et al. 2025 (arXiv:2503.20783) sec. 3.2, algorithm 1 without KL. Both biases are gone: towards long wrong
+    Liu et al. 2025 (arXiv:2503.20783) sec. 3.2, without a KL. Both biases are gone: towards long wrong
     answers, and towards prompts that are too easy or too hard. L scales the loss, no more;
     TRL's is `max_completion_length`.
     """

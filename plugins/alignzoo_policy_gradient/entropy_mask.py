@@ -22,7 +22,7 @@ class EntropyMask(ClippedGroup):
     1/Σ|y|·Σ 1[H_t ≥ h]·-min(ρ·A, clip(ρ, 1-0.2, 1+0.28)·A), h the entropy that a share of the batch's tokens reach;
     A the group's z-score. The sum is divided by all tokens, the masked ones too.
 
-    Wang et al. 2025 (arXiv:2506.01939) eq. 6. h is the step's, of the policy before the update; TRL's
+    Wang et al. 2025 (arXiv:2506.01939). h is the step's, of the policy before the update; TRL's
     (`top_entropy_quantile`) is each micro-batch's.
     """
 

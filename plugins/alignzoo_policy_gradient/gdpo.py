@@ -32,7 +32,7 @@ class GDPO(ClippedGroup):
 
     The clipped surrogate with A = whitened over the batch of Σ_k w_k·(r_k - group mean)/(group sd + 1e-4).
 
-    Liu et al. 2026 (arXiv:2601.05242) eq. 4 to 6, as in TRL (`multi_objective_aggregation="normalize_then_sum"`).
+    Liu et al. 2026 (arXiv:2601.05242), as in TRL (`multi_objective_aggregation="normalize_then_sum"`).
     Rewards of another range than the others no longer drown or vanish, and different mixtures no longer fall together.
     w_k is the recipe's weight; a reward that abstained counts 0. Averaged over all tokens.
     """

@@ -20,7 +20,7 @@ class GFPO(ClippedGroup):
 
     The clipped surrogate over the k shortest answers of each group, A = (r - mean)/(sd + 1e-4) over these k.
 
-    Shrivastava et al. 2025 (arXiv:2508.09726) eq. 2 and algorithm 1. Answers that are left out count nowhere. Averaged
+    Shrivastava et al. 2025 (arXiv:2508.09726), "shortest k of G". Answers that are left out count nowhere. Averaged
     over all tokens. The paper adds a small KL and an entropy bonus; set `kl` for the first.
     """
 

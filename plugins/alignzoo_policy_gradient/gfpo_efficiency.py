@@ -17,7 +17,7 @@ class GFPOEfficiency(GFPO):
 
     The k answers of each group with the largest r/|y|.
 
-    Shrivastava et al. 2025 (arXiv:2508.09726) sec. 3, "token efficiency". Long answers stay where they earn it.
+    Shrivastava et al. 2025 (arXiv:2508.09726), "token efficiency". Long answers stay where they earn it.
     """
 
     laws: ClassVar[Mapping[str, str]] = {

@@ -22,7 +22,7 @@ class KLCov(GroupRelative):
     1/Σ|y|·Σ -ρ·A + β'·|log ρ| for the r·M of the M tokens with the largest covariance (log π - mean)·(A - mean), -ρ·A
     for the others; A the group's z-score.
 
-    Cui et al. 2025 (arXiv:2505.22617) eq. 13 and 14, with the defaults of verl, whose KL to the old policy is |log ρ|.
+    Cui et al. 2025 (arXiv:2505.22617), with the defaults of verl, whose KL to the old policy is |log ρ|.
     There is no clip. The covariance is the minibatch's, which therefore is one micro-batch.
     """
 

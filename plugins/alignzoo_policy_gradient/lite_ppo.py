@@ -17,7 +17,7 @@ class LitePPO(GRPO):
 
     1/Σ|y|·Σ -min(ρ·A, clip(ρ, 1±ε)·A), A = (r - group mean) / (batch sd + 1e-4).
 
-    Liu et al. 2025, "Tricks or Traps?" (arXiv:2508.08221) sec. 5: the mean of the group, the standard deviation of the
+    Liu et al. 2025, "Tricks or Traps?" (arXiv:2508.08221): the mean of the group, the standard deviation of the
     batch, and a loss by tokens. TRL: `scale_rewards="batch"`, `loss_type="dapo"`.
     """
 

@@ -17,7 +17,7 @@ class MaxAtK(ClippedGroup):
 
     The clipped surrogate with A_i = max_j r_j - max_{j≠i} r_j: the lead of the best answer, and 0 for all others.
 
-    Tang et al. 2025 (arXiv:2503.19595) sec. 4, the leave-one-out estimate for the best of k; verl's `grpo_passk`, which
+    Tang et al. 2025 (arXiv:2503.19595), the leave-one-out estimate for the best of k; verl's `grpo_passk`, which
     also divides by the group's standard deviation. Averaged over all tokens. Where two answers share the first place,
     nothing is taught.
     """

@@ -16,7 +16,7 @@ class OPO(ScoreFunction):
 
     -(r - b)·log π(y|x), b = Σ_j |y_j|·r_j / Σ_j |y_j| over the group.
 
-    Hao et al. 2025 (arXiv:2505.23585) eq. 7 and algorithm 1: of all baselines b has the least variance of the gradient,
+    Hao et al. 2025 (arXiv:2505.23585): of all baselines b has the least variance of the gradient,
     where the squared gradient of log π grows with the length. Exactly on-policy: one update per batch, no KL, no ratio.
     """
 

@@ -21,7 +21,7 @@ class REINFORCEPlusPlus(PenalizedReward):
     -min(ρ·A, clip(ρ, 1±ε)·A), averaged over tokens; A_t whitened over the batch's tokens of
     G_t = r - β·Σ_{i≥t} (log π_old - log π_ref), the return from token t on.
 
-    Hu et al. 2025 (arXiv:2501.03262) eq. 5 to 8, as in OpenRLHF and verl.
+    Hu et al. 2025 (arXiv:2501.03262), as in OpenRLHF and verl.
     """
 
     kl: Annotated[float, Ge(0)] = 0.01

@@ -21,7 +21,7 @@ class REINFORCEPlusPlusBaseline(ClippedGroup):
     -min(ρ·A, clip(ρ, 1±ε)·A) + β·½(log π/π_ref)², averaged over tokens; A is r - group mean, whitened over the batch's
     tokens.
 
-    Hu et al. 2025 (arXiv:2501.03262) eq. 9 to 11. The KL stands in the loss, by k2, whose gradient is that of the KL.
+    Hu et al. 2025 (arXiv:2501.03262). The KL stands in the loss, by k2, whose gradient is that of the KL.
     """
 
     kl: Annotated[float, Ge(0)] = 0.001

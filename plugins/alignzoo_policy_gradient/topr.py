@@ -18,7 +18,7 @@ class TOPR(PolicyGradient):
 
     -R·log π(y|x) where R ≥ 0, and -[min(π(y|x)/π_old(y|x), 1)]·R·log π(y|x) elsewhere; R = r - c, [·] without gradient.
 
-    Le Roux et al. 2025 (arXiv:2503.14286) eq. 7: stable far off-policy, without a KL. The ratio is the whole
+    Le Roux et al. 2025 (arXiv:2503.14286): stable far off-policy, without a KL. The ratio is the whole
     completion's; Trinity-RFT's is each token's. The paper's rewards are 1 and -1, with c = 0: for rewards
     of 1 and 0 set c between.
     """

@@ -19,7 +19,7 @@ class VCPPO(PPO):
 
     As PPO, with advantages by GAE's λ and returns by λ_critic; in the first `warmup` steps the critic learns alone.
 
-    Yuan et al. 2025 (arXiv:2503.01491) sec. 3.2 and 3.3, "decoupled GAE" and "value pretraining": over long answers
+    Yuan et al. 2025 (arXiv:2503.01491), "decoupled GAE" and "value pretraining": over long answers
     λ < 1 fades the reward out of the returns, and an untrained critic spoils the first advantages. The paper pretrains
     until the critic explains its returns; here that is a number of steps, 0 by default. With a critic on the policy's
     own trunk the policy moves a little all the same.

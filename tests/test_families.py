@@ -111,7 +111,7 @@ def test_a_clash_of_an_alias_names_both_owners(other: str, plugin: Callable[...,
 
 def test_an_alias_takes_no_name_of_the_user_or_of_alignzoo_silently(plugin: Callable[..., Path]) -> None:
     zoo = registry(plugin("taker", 'zoo.optimizer("mine", Mine, aliases=["ppo"])'))
-    with pytest.raises(PluginError, match=r"plugin 'ppo' \(alignzoo .*\) and plugin 'taker\.py'"):
+    with pytest.raises(PluginError, match=r"plugin 'policy-gradient' \(alignzoo .*\) and plugin 'taker\.py'"):
         zoo.get("optimizer", "ppo")
 
 
@@ -156,7 +156,7 @@ def test_the_list_shows_families_and_variants_beneath_their_optimizer(alignzoo, 
     at = names.index("    grpo")
     assert names[at : at + 3] == ["    grpo", "      dapo", "      dr-grpo"] and "      replay" in names
     assert names.index("  policy gradient") < names.index("    gmpo") < at
-    assert names[names.index("    dpo") + 1] == "      mine"
+    assert names.index("    dpo") < names.index("      mine")
     family = alignzoo("list", "--family", "imitation").out
     assert "sft" in family and "grpo" not in family
     wrong = alignzoo("list", "--family", "imitaton")

@@ -18,8 +18,8 @@ class DualClipPPO(PPO):
 
     -max(min(ρ·A, clip(ρ, 1±ε)·A), c·A) where A < 0; as in PPO where A ≥ 0.
 
-    Ye et al. 2019 (arXiv:1912.09729) "dual-clip PPO", with its c = 3: made for completions of an older policy, whose ratio has no
-    bound where A < 0.
+    Ye et al. 2019 (arXiv:1912.09729), "dual-clip PPO", with its c = 3: made for completions of an older policy,
+    whose ratio has no bound where A < 0.
     """
 
     dual_clip: Annotated[float, Gt(1)] = 3.0

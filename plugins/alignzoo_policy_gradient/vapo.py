@@ -20,8 +20,8 @@ class VAPO(VCPPO):
     As VC-PPO, with λ = 1 - 1/(α·|y|), clip-higher, and μ·NLL of the right answers added, a mean over their own tokens.
 
     Yue et al. 2025 (arXiv:2504.05118): length-adaptive GAE, the token mean and the positive-example LM loss, without a
-    KL. λ is made for thousands of tokens: below 1/α of them it would be negative, and is `lam`. Group sampling, many
-    completions of few prompts, is the recipe's.
+    KL. λ is made for thousands of tokens: below 1/α of them it would be negative, and so it has a floor, `lam`. Group
+    sampling, many completions of few prompts, is the recipe's.
     """
 
     kl: Annotated[float, Ge(0)] = 0.0
@@ -30,8 +30,8 @@ class VAPO(VCPPO):
     kl_horizon: ClassVar[float] = 10_000.0
     clip_high: Annotated[float, Ge(0)] = 0.28
     """The upper clip, wider than the lower one."""
-    lam: Annotated[float, Ge(0), Le(1)] = 0.0
-    """The policy's λ is never below this."""
+    lam: Annotated[float, Ge(0), Le(1)] = 0.95
+    """The policy's λ is never below this, which tells for answers below 20·`span` tokens; 0: the formula alone."""
     span: Annotated[float, Gt(0)] = 20.0
     """1/α in tokens, the paper's α being 0.05: the smaller, the more the policy trusts the sampled return."""
     imitation: Annotated[float, Ge(0)] = 0.1

@@ -477,7 +477,7 @@ def test_vc_ppo_has_two_lambdas_and_warms_up_its_critic() -> None:
 
 def test_vapos_lambda_grows_with_the_length() -> None:
     # 1/α = 2: λ = 1 - 2/4 = 0.5 for four tokens, and 0 for two. V = 0 but for the last: δ = (0, 0, 1, 3) and (1, 3)
-    optimizer = VAPO(span=2.0, whiten_advantages=False)
+    optimizer = VAPO(span=2.0, lam=0.0, whiten_advantages=False)
     values = [0.0, 0.0, 0.0, 1.0, 0.0, 1.0]
     batch = optimizer.prepare(rows([4, 2], [4.0, 4.0], group=[0, 1], old_values=values))
     # A = 3, 1 + 0.5·3 = 2.5, 1.25, 0.625

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
@@ -30,6 +31,7 @@ class PenalizedReward(PolicyGradient):
     kl: Annotated[float, Ge(0)] = 0.05
     """β, the weight of the KL to the reference in the reward, in nats per completion."""
     kl_weight: ClassVar[str] = "kl"
+    search: ClassVar[Mapping[str, tuple[float, float]]] = {"kl": (1e-3, 0.5)}
 
     @property
     def needs(self) -> frozenset[str]:
@@ -102,6 +104,7 @@ class ClippedGroup(GroupRelative):
     """ε', the upper clip by itself (clip-higher, arXiv:2503.14476); 0: the same as `clip`."""
     level: Level = "token"
     """The ratio of each token, or of the sequence: the geometric mean of its tokens' ratios (arXiv:2507.18071)."""
+    search: ClassVar[Mapping[str, tuple[float, float]]] = {"clip": (0.05, 0.5)}
 
     def surrogate(self, batch: Batch, out: Forward) -> Terms:
         ratio, high = importance_ratio(batch, out, self.level), self.clip_high or self.clip
@@ -138,6 +141,7 @@ class ActorCritic(PolicyGradient):
     lam: Annotated[float, Ge(0), Le(1)] = 0.95
     """GAE's λ: 0 trusts the critic, 1 the sampled return."""
     kl_weight: ClassVar[str] = "kl"
+    search: ClassVar[Mapping[str, tuple[float, float]]] = {"kl": (1e-3, 0.5), "value_weight": (0.01, 1.0)}
 
     @property
     def needs(self) -> frozenset[str]:

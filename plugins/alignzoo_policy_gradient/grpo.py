@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -34,7 +35,7 @@ class GRPO(ClippedGroup):
     """The length that the reduction `constant` divides by, the most tokens that are generated: it scales the loss."""
     unbiased_kl: bool = False
     """Multiply the KL estimate by ρ, which makes its gradient unbiased off-policy (TRL's default since 1.10)."""
-    search: ClassVar[dict[str, tuple[float, float]]] = {"kl": (1e-3, 0.2)}
+    search: ClassVar[Mapping[str, tuple[float, float]]] = {"kl": (1e-3, 0.2), "clip": (0.05, 0.5)}
 
     def credit(self, batch: Batch) -> FloatN:
         return fn.group_advantages(batch, scale=self.scale)

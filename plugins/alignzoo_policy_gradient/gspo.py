@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -29,4 +30,4 @@ class GSPO(GRPO):
     """ε', by which the sequence's ratio is clipped above 1."""
     level: Level = "sequence"
     """The ratio of each token, or of the sequence: the geometric mean of its tokens' ratios."""
-    search: ClassVar[dict[str, tuple[float, float]]] = {"clip": (1e-4, 1e-2), "clip_high": (1e-4, 1e-2)}
+    search: ClassVar[Mapping[str, tuple[float, float]]] = {"clip": (1e-4, 1e-2), "clip_high": (1e-4, 1e-2)}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from annotated_types import Ge, Gt
 
@@ -31,6 +32,7 @@ class GSPOToken(ClippedGroup):
     """ε', by which the sequence's ratio is clipped above 1."""
     level: Level = "sequence"
     """Which ratio clips: the sequence's (the paper's), or each token's own."""
+    search: ClassVar[Mapping[str, tuple[float, float]]] = {"clip": (1e-4, 1e-2), "clip_high": (1e-4, 1e-2)}
 
     def credit(self, batch: Batch) -> FloatNT:
         advantages = fn.token_column(fn.group_advantages(batch), batch.mask)

@@ -31,6 +31,7 @@ class KLCov(GroupRelative):
     old_kl: Annotated[float, Ge(0)] = 1.0
     """β', the weight of the KL to the old policy, of the tokens that are held."""
     couples: ClassVar[str] = "minibatch"
+    search: ClassVar[Mapping[str, tuple[float, float]]] = {"share": (1e-4, 0.02), "old_kl": (0.1, 10.0)}
     laws: ClassVar[Mapping[str, str]] = {"ratios": "tokens are chosen by log π itself, and not by a ratio"}
 
     def surrogate(self, batch: Batch, out: Forward) -> Terms:

@@ -32,3 +32,10 @@ def alignzoo_register(zoo):
         family="imitation",
         summary="A sample as good as the best of n, from the best and the worst",
     )
+    zoo.optimizer(
+        "filtered-sft",
+        "alignzoo_imitation.filtered:FilteredSFT",
+        family="imitation",
+        summary="Imitate every completion that is good enough",
+        aliases=("rft",),
+    )

@@ -38,6 +38,7 @@ class AWR:
     laws: ClassVar[Mapping[str, str]] = {
         "every_token": "a worse answer is imitated as well, only less (arXiv:1910.00177)"
     }
+    search: ClassVar[Mapping[str, tuple[float, float]]] = {"beta": (0.05, 10.0)}
 
     def prepare(self, batch: Batch) -> Batch:
         rewards = fn.at_last_token(batch.rewards, batch.mask)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
@@ -22,7 +23,7 @@ class BoNBoN:
     α·(-log π(y_b|x)) + (1-α)·(d - (n-1)·H_{n-1})², d = log-ratio of the best minus that of the worst to the reference,
     H_k = 1 + 1/2 + … + 1/k, over groups of n.
 
-    Gui et al. 2024 (arXiv:2406.00832) eq. 4.1: in the best-of-n distribution the log-ratios of best and worst are
+    Gui et al. 2024 (arXiv:2406.00832) sec. 4: in the best-of-n distribution the log-ratios of best and worst are
     (n-1)·H_{n-1} apart on average, 1/(2β) of IPO. Only the order of rewards counts. The reference has to have generated
     the n answers, as where the data are its samples, or in the first of the rounds of a recipe.
     """
@@ -34,6 +35,7 @@ class BoNBoN:
     needs: ClassVar[frozenset[str]] = frozenset({"logprobs", "ref_logprobs"})
     prepare_reads: ClassVar[frozenset[str]] = frozenset()
     completions: ClassVar[int] = 2
+    search: ClassVar[Mapping[str, tuple[float, float]]] = {"alpha": (0.001, 0.5)}
 
     def prepare(self, batch: Batch) -> Batch:
         size = fn.group_size(batch.group)

@@ -18,8 +18,8 @@ class DFT(SFT):
     -π(y_t)·log π(y_t), through the first factor of which no gradient goes, averaged over the tokens of the best
     completions.
 
-    Wu et al. 2025 (arXiv:2508.05629) eq. 9. The gradient of SFT is a policy gradient whose reward is 1/π: tokens that
-    the policy finds improbable count for much; here each token counts alike.
+    Wu et al. 2025 (arXiv:2508.05629) sec. 3; TRL's `loss_type="dft"`. The gradient of SFT is a policy gradient whose
+    reward is 1/π: tokens that the policy finds improbable count for much; here each token counts alike.
     """
 
     imitates: ClassVar[bool] = True

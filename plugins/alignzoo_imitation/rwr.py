@@ -18,7 +18,7 @@ class RWR:
 
     -n·softmax(r/β)·log π(y|x) over a group of n, summed over tokens.
 
-    Peters and Schaal 2007, as Peng et al. 2019 (arXiv:1910.00177) eq. 4 and 5 derive it: π·e^{r/β}/Z is the best policy
+    Peters and Schaal 2007, as Peng et al. 2019 (arXiv:1910.00177) sec. 3 derive it: π·e^{r/β}/Z is the best policy
     at a KL of the group's; here the sum over the group estimates Z. β towards 0 imitates the best alone.
     """
 
@@ -33,6 +33,7 @@ class RWR:
     laws: ClassVar[Mapping[str, str]] = {
         "every_token": "a worse answer is imitated as well, only less (arXiv:1910.00177)"
     }
+    search: ClassVar[Mapping[str, tuple[float, float]]] = {"beta": (0.1, 10.0)}
 
     def prepare(self, batch: Batch) -> Batch:
         batch = batch.select(fn.group_size(batch.group) > 1)

@@ -31,7 +31,6 @@ def alignzoo_register(zoo):
         "alignzoo_reward_models.ties:TiesRewardModel",
         family="reward models",
         summary="Bradley-Terry with ties, as Rao and Kupper have them",
-        aliases=("rao-kupper",),
     )
     zoo.optimizer(
         "ordinal-reward-model",

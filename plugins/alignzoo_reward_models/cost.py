@@ -21,7 +21,7 @@ class CostModel:
     -log σ(C_j - C_i) - log σ(v_i·C_i) - log σ(v_j·C_j), j more harmful than i, v = +1 where an answer is harmful and -1
     where it is harmless, averaged over all pairs of a group; C = -s, since scores are the better the higher.
 
-    Dai et al. 2023, Safe RLHF (arXiv:2310.12773) eq. 6: a cost of 0 parts harm from none. Their data say of each
+    Dai et al. 2023, Safe RLHF (arXiv:2310.12773) sec. 3.2: a cost of 0 parts harm from none. Their data say of each
     answer whether it is safe, and of two which is safer; here the score says both.
     """
 

@@ -19,7 +19,7 @@ class OutcomeRewardModel:
 
     -c·log σ(s) - (1-c)·log σ(-s), c = 1 where the completion is right, averaged over completions.
 
-    Cobbe et al. 2021 (arXiv:2110.14168) sec. 4.2, in the form of Uesato et al. 2022 (arXiv:2211.14275) sec. 2.3, who
+    Cobbe et al. 2021 (arXiv:2110.14168), in the form of Uesato et al. 2022 (arXiv:2211.14275), who
     call it an outcome-supervised reward model. Theirs says it after each token; this one after the last.
     """
 

@@ -17,7 +17,7 @@ class PlackettLuce:
 
     -Σ_k log( e^{s_k} / Σ_{l ≥ k} e^{s_l} ), completions in the order of their ranks, averaged over groups.
 
-    Zhu et al. 2023 (arXiv:2301.11270) sec. 4, the K-wise maximum likelihood; of pairs it is Bradley-Terry. Completions
+    Zhu et al. 2023 (arXiv:2301.11270), the K-wise maximum likelihood; of pairs it is Bradley-Terry. Completions
     that are ranked alike are each compared with all that are ranked below, and not with one another.
     """
 

@@ -16,9 +16,9 @@ class RegressionRewardModel:
 
     (s - r)², averaged over completions.
 
-    Wang et al. 2024, HelpSteer2 (arXiv:2406.08673) sec. 3: mean squared error on ratings of each completion by itself.
-    Theirs has a head for each of five attributes; this one says one number: train one of them by data whose scores are
-    that attribute, or their weighted sum.
+    Wang et al. 2024, HelpSteer2 (arXiv:2406.08673), the regression model: mean squared error on ratings of each
+    completion by itself. Theirs has a head for each of five attributes; this one says one number: train one of them by
+    data whose scores are that attribute, or their weighted sum.
     """
 
     epochs: Annotated[int, Ge(1)] = 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -32,6 +33,7 @@ class TiesRewardModel:
     prepare_reads: ClassVar[frozenset[str]] = frozenset()
     trains: ClassVar[str] = "reward-model"
     completions: ClassVar[int] = 2
+    search: ClassVar[Mapping[str, tuple[float, float]]] = {"threshold": (0.05, 3.0)}
 
     def prepare(self, batch: Batch) -> Batch:
         size = torch.unique_consecutive(batch.group, return_counts=True)[1]

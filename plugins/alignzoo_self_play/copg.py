@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -18,8 +19,9 @@ class CoPG:
     -(R_i - R_j)·(log π(y_i) - log π(y_j)), R = r - β·log π(y|x)/π_ref(y|x), through which no gradient goes, over all
     pairs of a group.
 
-    Flet-Berliac et al. 2024 (arXiv:2406.19185) eq. 6: a policy gradient for off-policy answers, without importance
-    weights. Its gradient is that of ( (r_i - r_j) - β·(log-ratio_i - log-ratio_j) )² / 2β, which of preferences is IPO.
+    Flet-Berliac et al. 2024 (arXiv:2406.19185), the gradient of CoPG: a policy gradient for off-policy answers, without
+    importance weights. Its gradient is that of ( (r_i - r_j) - β·(log-ratio_i - log-ratio_j) )² / 2β, which on
+    preferences is IPO.
     """
 
     beta: Annotated[float, Gt(0)] = 0.1
@@ -30,6 +32,7 @@ class CoPG:
     prepare_reads: ClassVar[frozenset[str]] = frozenset()
     kl_weight: ClassVar[str] = "beta"
     completions: ClassVar[int] = 2
+    search: ClassVar[Mapping[str, tuple[float, float]]] = {"beta": (0.01, 1.0)}
 
     def prepare(self, batch: Batch) -> Batch:
         return batch.select(fn.group_size(batch.group) > 1)

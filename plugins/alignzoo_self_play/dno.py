@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
@@ -35,6 +36,7 @@ class DNO:
     prepare_reads: ClassVar[frozenset[str]] = frozenset()
     kl_weight: ClassVar[str] = "eta"
     completions: ClassVar[int] = 2
+    search: ClassVar[Mapping[str, tuple[float, float]]] = {"eta": (0.01, 1.0)}
 
     def prepare(self, batch: Batch) -> Batch:
         batch = batch.select(fn.group_size(batch.group) > 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -17,8 +18,8 @@ class INPO:
 
     (h - 1/(2η))², h = d(π) - (τ/η)·d(π_ref) - (1 - τ/η)·d(π_t), d(π) = log π(y_w|x) - log π(y_l|x), over pairs.
 
-    Zhang et al. 2024 (arXiv:2407.00617) eq. 6: π_t, the policy at the start of the step, has generated the answers, and
-    each step is one of their iterations. The pair is the best and the worst of a group.
+    Zhang et al. 2024 (arXiv:2407.00617) algorithm 1: π_t, the policy at the start of the step, has generated the
+    answers, and each step is one of their iterations. The pair is the best and the worst of a group.
     """
 
     eta: Annotated[float, Gt(0)] = 0.1
@@ -32,6 +33,7 @@ class INPO:
     kl_weight: ClassVar[str] = "tau"
     online: ClassVar[bool] = True
     completions: ClassVar[int] = 2
+    search: ClassVar[Mapping[str, tuple[float, float]]] = {"eta": (0.005, 0.5)}
 
     def prepare(self, batch: Batch) -> Batch:
         return fn.best_and_worst(batch)

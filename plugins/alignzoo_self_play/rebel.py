@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -17,7 +18,7 @@ class REBEL:
 
     ( (log π(y_i)/π_t(y_i) - log π(y_j)/π_t(y_j))/η - (r_i - r_j) )², over all pairs of a group.
 
-    Gao et al. 2024 (arXiv:2404.16767) eq. 4 and algorithm 1: π_t, the policy at the start of the step, has generated
+    Gao et al. 2024 (arXiv:2404.16767) algorithm 1: π_t, the policy at the start of the step, has generated
     the answers; each step is one of their iterations. Theirs has two answers of each prompt.
     """
 
@@ -29,6 +30,7 @@ class REBEL:
     prepare_reads: ClassVar[frozenset[str]] = frozenset()
     online: ClassVar[bool] = True
     completions: ClassVar[int] = 2
+    search: ClassVar[Mapping[str, tuple[float, float]]] = {"eta": (0.1, 100.0)}
 
     def prepare(self, batch: Batch) -> Batch:
         return batch.select(fn.group_size(batch.group) > 1)

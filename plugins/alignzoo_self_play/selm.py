@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
@@ -18,9 +19,9 @@ class SELM:
 
     -log σ(β·(Δ_w - Δ_l)) + α·β·Δ(y'), Δ = log π(y|x)/π_ref(y|x), y' an answer that the reference generated.
 
-    Zhang et al. 2024 (arXiv:2405.19332) eq. 6. Answers that were seen already become less likely, all alike, so that
-    others are tried. The reference is the policy at the start of a round, which has generated the group: Δ(y') is the
-    mean over the group, of which the best and the worst are the pair.
+    Zhang et al. 2024 (arXiv:2405.19332), the objective of SELM as their code has it. Answers that were seen already
+    become less likely, all alike, so that others are tried. The reference is the policy at the start of a round, which
+    has generated the group: Δ(y') is the mean over the group, of which the best and the worst are the pair.
     """
 
     beta: Annotated[float, Gt(0)] = 0.01
@@ -33,6 +34,7 @@ class SELM:
     prepare_reads: ClassVar[frozenset[str]] = frozenset()
     kl_weight: ClassVar[str] = "beta"
     completions: ClassVar[int] = 2
+    search: ClassVar[Mapping[str, tuple[float, float]]] = {"alpha": (0.0001, 0.1), "beta": (0.005, 0.5)}
 
     def prepare(self, batch: Batch) -> Batch:
         batch = fn.untied(batch)

@@ -19,8 +19,8 @@ class SPPO:
 
     ( log π(y|x)/π_t(y|x) - η·(P̂(y ≻ π_t) - ½) )², averaged over answers; P̂ is the mean over the answers of its group.
 
-    Wu et al. 2024 (arXiv:2405.00675) eq. 4.6. π_t is the reference, which has generated the answers: the policy at the
-    start of a round, as in the recipe of this name. Their code trains on the best and the worst of five.
+    Wu et al. 2024 (arXiv:2405.00675) algorithm 1. π_t is the reference, which has generated the answers: the policy at
+    the start of a round, as in the recipe of this name. Their code trains on the best and the worst of five.
     """
 
     eta: Annotated[float, Gt(0)] = 1000.0
@@ -33,6 +33,7 @@ class SPPO:
     prepare_reads: ClassVar[frozenset[str]] = frozenset()
     completions: ClassVar[int] = 2
     laws: ClassVar[Mapping[str, str]] = {"baseline": "with wins=score a reward is a win rate, and 3 more would be none"}
+    search: ClassVar[Mapping[str, tuple[float, float]]] = {"eta": (2.0, 2000.0)}
 
     def prepare(self, batch: Batch) -> Batch:
         batch = batch.select(fn.group_size(batch.group) > 1)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
 
 import torch
-from annotated_types import Ge, Gt
 
-from alignzoo import Batch, Forward, Terms, rankings
-from alignzoo import functional as fn
+from alignzoo import Batch, Forward, Terms
+from alignzoo_unpaired.shared import Labelled
 
 
 @dataclass(frozen=True)
-class APOZeroUnpaired:
+class APOZeroUnpaired(Labelled):
     """Anchored preference optimization of single answers: desirable ones become likelier than the reference has them.
 
     1 - σ(β·log π/π_ref) of a desirable answer, σ(β·log π/π_ref) of another one.
@@ -22,22 +20,6 @@ class APOZeroUnpaired:
     (`loss_type="apo_zero_unpaired"`). It is for data that are better than what the policy generates.
     """
 
-    beta: Annotated[float, Gt(0)] = 0.1
-    """Strength of the KL constraint: the smaller, the further the policy may go from the reference."""
-    threshold: float = 0.5
-    """A completion whose score is above it is desirable."""
-    epochs: Annotated[int, Ge(1)] = 1
-    """Passes over each batch of groups."""
-    needs: ClassVar[frozenset[str]] = frozenset({"logprobs", "ref_logprobs"})
-    prepare_reads: ClassVar[frozenset[str]] = frozenset()
-    kl_weight: ClassVar[str] = "beta"
-    couples: ClassVar[str] = "row"
-
-    def prepare(self, batch: Batch) -> Batch:
-        return batch
-
     def loss(self, batch: Batch, out: Forward) -> Terms:
-        sign = torch.where(batch.rewards > self.threshold, 1.0, -1.0)
-        reward = sign * rankings.implicit_reward(batch, out.logprobs, self.beta)
-        size = rankings.rounding(batch, out.logprobs, self.beta)
-        return Terms(torch.sigmoid(-reward), {"accuracy": fn.preferred(reward, size), "margin": reward})
+        margin = self.margin(batch, out)
+        return Terms(torch.sigmoid(-margin), self.figures(batch, out, margin))

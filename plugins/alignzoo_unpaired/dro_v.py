@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -29,6 +30,7 @@ class DROV:
     prepare_reads: ClassVar[frozenset[str]] = frozenset()
     kl_weight: ClassVar[str] = "tau"
     couples: ClassVar[str] = "row"
+    search: ClassVar[Mapping[str, tuple[float, float]]] = {"tau": (0.1, 10.0)}
 
     def prepare(self, batch: Batch) -> Batch:
         return batch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -9,15 +10,16 @@ from annotated_types import Ge, Gt
 
 from alignzoo import Batch, Forward, Terms, rankings
 from alignzoo import functional as fn
+from alignzoo_unpaired.shared import Listed
 
 
 @dataclass(frozen=True)
-class LIRE:
+class LIRE(Listed):
     """Listwise reward enhancement: the expected reward of a draw from a prompt's answers.
 
     -Σ_i P_i·r_i + w·(-log π(y*)), P = softmax(log π(y|x)/T) over a group, y* the best.
 
-    Zhu et al. 2024 (arXiv:2405.13516) eq. 3, 4 and 8: the reward's size counts, not only its order. There is no
+    Zhu et al. 2024 (arXiv:2405.13516) sec. 3: the reward's size counts, not only its order. There is no
     reference.
     """
 
@@ -25,14 +27,7 @@ class LIRE:
     """T: large, all answers have a part in it; small, only the likeliest."""
     sft: Annotated[float, Ge(0)] = 0.0
     """w, the weight of the imitation of the best."""
-    epochs: Annotated[int, Ge(1)] = 1
-    """Passes over each batch of groups."""
-    needs: ClassVar[frozenset[str]] = frozenset({"logprobs"})
-    prepare_reads: ClassVar[frozenset[str]] = frozenset()
-    completions: ClassVar[int] = 2
-
-    def prepare(self, batch: Batch) -> Batch:
-        return fn.untied(batch)
+    search: ClassVar[Mapping[str, tuple[float, float]]] = {"temperature": (0.5, 20.0)}
 
     def loss(self, batch: Batch, out: Forward) -> Terms:
         total, _ = rankings.likelihood(batch, out.logprobs)

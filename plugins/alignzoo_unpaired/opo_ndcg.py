@@ -10,12 +10,12 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from alignzoo import Batch, Forward, Terms, rankings
-from alignzoo import functional as fn
+from alignzoo import Batch, Forward, Terms
+from alignzoo_unpaired.shared import ListedByReference
 
 
 @dataclass(frozen=True)
-class OPONDCG:
+class OPONDCG(ListedByReference):
     """Ordinal preference optimization: the ranking metric NDCG itself, made smooth.
 
     -Σ_k (P̂·g)_k / log₂(1+k) / (its largest value), g = 2^r - 1, P̂ the soft permutation that sorts a group by
@@ -25,33 +25,21 @@ class OPONDCG:
     steps as their code has them. Its OPO is not the policy gradient of that name. A reward below 0 gains as 0 does.
     """
 
-    beta: Annotated[float, Gt(0)] = 0.1
-    """Strength of the KL constraint: the smaller, the further the policy may go from the reference."""
     tau: Annotated[float, Gt(0)] = 1.0
     """τ: small, the sorting is sharp and its gradient sparse."""
     sinkhorn: Annotated[int, Ge(0)] = 50
     """Steps towards a doubly stochastic permutation, at most."""
-    epochs: Annotated[int, Ge(1)] = 1
-    """Passes over each batch of groups."""
-    needs: ClassVar[frozenset[str]] = frozenset({"logprobs", "ref_logprobs"})
-    prepare_reads: ClassVar[frozenset[str]] = frozenset()
-    kl_weight: ClassVar[str] = "beta"
-    completions: ClassVar[int] = 2
     laws: ClassVar[Mapping[str, str]] = {
         "baseline": "gains are powers of 2: the same for each reward changes their shares"
     }
-
-    def prepare(self, batch: Batch) -> Batch:
-        return fn.untied(batch)
+    search: ClassVar[Mapping[str, tuple[float, float]]] = {"beta": (0.01, 1.0), "tau": (0.1, 10.0)}
 
     def loss(self, batch: Batch, out: Forward) -> Terms:
-        reward = rankings.implicit_reward(batch, out.logprobs, self.beta)
-        pairs, size = rankings.ranked_pairs(batch), rankings.rounding(batch, out.logprobs, self.beta)
-        sizes = batch.group_sizes().tolist()
+        reward, sizes = self.reward(batch, out), batch.group_sizes().tolist()
         groups = zip(torch.split(reward, sizes), torch.split(batch.rewards, sizes), strict=True)
         ndcg = [self._ndcg(scores, torch.exp2(given.clamp(min=0)) - 1).expand(len(given)) for scores, given in groups]
         cost = -torch.cat(ndcg) if ndcg else reward
-        return Terms(cost, {"ndcg": -cost, "accuracy": rankings.ranked_right(pairs, reward, size)})
+        return Terms(cost, {"ndcg": -cost, **self.figures(batch, out)})
 
     def _ndcg(self, scores: Tensor, gains: Tensor) -> Tensor:
         """The soft NDCG of one group, a scalar; 0 where nothing gains."""

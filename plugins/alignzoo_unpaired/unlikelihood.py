@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
@@ -19,7 +20,7 @@ class Unlikelihood:
     -log π(y_t) for each token of a desirable answer, -α·log(1 - π(y_t)) for each token of another one, averaged over
     tokens.
 
-    Welleck et al. 2019 (arXiv:1908.04319) eq. 4; on labelled answers Li et al. 2019 (arXiv:1911.03860) sec. 2. There is
+    Welleck et al. 2019 (arXiv:1908.04319) sec. 4; on labelled answers Li et al. 2019 (arXiv:1911.03860). There is
     no reference: a token that is improbable already is left alone. 1 - π is held above 10⁻⁵.
     """
 
@@ -32,6 +33,7 @@ class Unlikelihood:
     needs: ClassVar[frozenset[str]] = frozenset({"logprobs"})
     prepare_reads: ClassVar[frozenset[str]] = frozenset()
     couples: ClassVar[str] = "row"
+    search: ClassVar[Mapping[str, tuple[float, float]]] = {"alpha": (0.1, 10.0)}
 
     def prepare(self, batch: Batch) -> Batch:
         return replace(batch, weights=fn.token_mean(batch.mask))

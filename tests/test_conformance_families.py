@@ -1,0 +1,68 @@
+"""The optimizers of imitation, of lists and single labels, of self-play and of reward models keep the laws.
+
+`resume` and `micro_batches`, which cost most, are made of those alone whose state or whose coupling is their own.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import pytest
+
+from alignzoo.registry import Registry
+from alignzoo.testing import OPTIMIZER_CHECKS, check_optimizer
+from alignzoo.traits import traits_of
+from alignzoo_imitation.awr import AWR
+from alignzoo_unpaired.bco import BCO
+from alignzoo_unpaired.kto import KTO
+from alignzoo_unpaired.lipo import LiPO
+from alignzoo_unpaired.mismatched import Mismatched
+
+FAMILIES = ("alignzoo_imitation", "alignzoo_reward_models", "alignzoo_self_play", "alignzoo_unpaired")
+
+
+class Named:
+    """What a plugin registers, by name."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, str] = {}
+
+    def optimizer(self, name: str, target: str, **_: Any) -> None:
+        self.found[name] = target
+
+    def sampler(self, name: str, target: str, **_: Any) -> None: ...
+
+
+def registered() -> dict[str, str]:
+    named = Named()
+    for family in FAMILIES:
+        importlib.import_module(family).alignzoo_register(named)
+    return named.found
+
+
+def made(target: str) -> Any:
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)()
+
+
+@pytest.mark.parametrize("name", sorted(registered()))
+def test_it_keeps_the_laws(name: str) -> None:
+    part = made(registered()[name])
+    check_optimizer(part, only=[c for c in OPTIMIZER_CHECKS if c not in ("resume", "micro_batches")])
+    assert "arXiv:" in (type(part).__doc__ or "")
+
+
+@pytest.mark.parametrize("part", [KTO(), BCO(), LiPO(), AWR()], ids=lambda p: type(p).__name__)
+def test_what_costs_most_of_those_with_a_state_or_a_coupling(part: Any) -> None:
+    check_optimizer(part, only=["resume", "micro_batches"])
+
+
+def test_names_aliases_and_variants_fit_together() -> None:
+    zoo = Registry()
+    names = set(zoo.names("optimizer"))
+    assert set(registered()) <= names and len(registered()) == len(set(registered().values()))
+    assert zoo.canonical("optimizer", "orm") == "outcome-reward-model"
+    for name in ("kto", "lipo", "rebel", "cost-model"):
+        assert traits_of(zoo.get("optimizer", name)).trains in ("policy", "reward-model")
+    assert zoo.get("sampler", "mismatched") is Mismatched

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import importlib
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -66,3 +68,14 @@ def test_names_aliases_and_variants_fit_together() -> None:
     for name in ("kto", "lipo", "rebel", "cost-model"):
         assert traits_of(zoo.get("optimizer", name)).trains in ("policy", "reward-model")
     assert zoo.get("sampler", "mismatched") is Mismatched
+
+
+def test_the_page_of_the_families_names_each_with_its_paper() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "families.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `([a-z0-9-]+)` \| (.*)$", page, re.M))
+    assert rows.keys() == registered().keys()
+    for name, target in registered().items():
+        papers = set(re.findall(r"arXiv:(\d{4}\.\d{5})", type(made(target)).__doc__ or ""))
+        assert papers & set(re.findall(r"\[(\d{4}\.\d{5})\]", rows[name])), f"{name} cites another paper"
+        needs = set(re.findall(r"`([a-z_]+)`", rows[name])) & {"logprobs", "ref_logprobs", "old_logprobs", "values"}
+        assert needs == set(made(target).needs) & {"logprobs", "ref_logprobs", "old_logprobs", "values"}, name

@@ -205,7 +205,7 @@ def _live(
     )
 
 
-def _looked_at(stage: Stage, policy: Policy, train: Sequence[Prompt], folder: Path, watch: _Watch) -> list[Prompt]:
+def _looked_at(stage: Stage, policy: Policy, train: Sequence[Prompt], folder: Path, watch: _Watch) -> Sequence[Prompt]:
     """The prompts to train on, once they have been shown to the user as the model sees them."""
     kept, found = survey(
         train, policy, own_data(stage).too_long, lambda done, n: watch.progress(f"{stage.name}: data", done, n, {})

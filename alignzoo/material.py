@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Literal, get_origin
+
+import numpy as np
+from numpy.typing import NDArray
 
 from alignzoo.batching import OWN
 from alignzoo.errors import DataError, RunError
@@ -17,7 +20,8 @@ from alignzoo.evaluation.heldout import Heldout
 from alignzoo.generation import generated
 from alignzoo.interfaces import HasRates
 from alignzoo.prompts import Data, Rows, train_and_heldout
-from alignzoo.prompts.turns import are_answers, heard, settled
+from alignzoo.prompts.indexed import changed, chosen, fact, has_column
+from alignzoo.prompts.turns import heard, settled
 from alignzoo.recipe import Stage
 from alignzoo.recipe.parts import hints_of
 from alignzoo.recipe.tables import STAGE_REFERENCE
@@ -26,11 +30,11 @@ from alignzoo.rewards import WeightedReward
 from alignzoo.traits import traits_of
 from alignzoo.types import Prompt
 
-Read = Callable[[Data], tuple[list[Prompt], list[Prompt]]]
+Read = Callable[[Data], tuple[Sequence[Prompt], Sequence[Prompt]]]
 """Reads data, as prompts to train on and held-out ones."""
 
 
-Sets = tuple[list[Prompt], list[Prompt], list[Prompt]]
+Sets = tuple[Sequence[Prompt], Sequence[Prompt], Sequence[Prompt]]
 """Training prompts, held-out prompts to answer, and held-out data of the kind that is learnt from."""
 
 
@@ -70,21 +74,24 @@ def generated_for(stage: Stage) -> list[Prompt]:
 def _given(stage: Stage, read: Read) -> Sets:
     if stage.data is None:
         assert stage.task is not None
-        train = stage.task.data(stage.kind, "train")
-        check_completions(stage, train)
-        return train, stage.task.data("prompts", "heldout"), stage.task.data(stage.kind, "heldout")
+        drawn = stage.task.data(stage.kind, "train")
+        check_completions(stage, drawn)
+        return drawn, stage.task.data("prompts", "heldout"), stage.task.data(stage.kind, "heldout")
     data = own_data(stage)
-    train, heldout = (heard(prompts, data.chat, data.system) for prompts in read(data))
+    hears = heard(data.chat, data.system)
+    train, heldout = read(data)
+    train, heldout = changed(train, hears), changed(heldout, hears)
     if not train:
         raise RunError(f"{stage.name}: no training prompts: all of the data are held out; lower data.heldout")
     check_completions(stage, train)
     if stage.sampler.online:  # what is asked last is answered
-        train, heldout = (list(map(settled, prompts)) for prompts in (train, heldout))
-        return train, heldout, [prompt for prompt in heldout if prompt.completions]
+        train, heldout = changed(train, settled), changed(heldout, settled)
+        return train, heldout, chosen(heldout, fact(heldout, "completions") > 0)
     imitates = traits_of(stage.optimizer).imitates
-    shown = [prompt for prompt in heldout if prompt.completions and not _unlearnable(prompt, imitates)]
+    unlearnable = np.any(list(_unlearnable(heldout, imitates).values()), axis=0)
+    shown = chosen(heldout, (fact(heldout, "completions") > 0) & ~unlearnable)
     kept = _learnable(stage, train, imitates)
-    _check_columns(stage, [*kept, *shown])
+    _check_columns(stage, kept, shown)
     return kept, heldout, shown
 
 
@@ -95,38 +102,42 @@ def own_data(stage: Stage) -> Data:
     return Data(path=str(stage.data)) if isinstance(stage.data, str | Path) else Data(rows=Rows(stage.data))
 
 
-def _learnable(stage: Stage, prompts: Sequence[Prompt], imitates: bool) -> list[Prompt]:
+def _learnable(stage: Stage, prompts: Sequence[Prompt], imitates: bool) -> Sequence[Prompt]:
     """The rows that can be learnt from; what is left out is told, with how many."""
-    why = [_unlearnable(prompt, imitates) for prompt in prompts]
-    reasons = Counter(filter(None, why))
-    told = "; ".join(f"{n} of {len(prompts)}, {reason}" for reason, n in reasons.items())
-    if reasons.total() == len(prompts):
+    why = _unlearnable(prompts, imitates)
+    left_out = np.any(list(why.values()), axis=0)
+    told = "; ".join(f"{n} of {len(prompts)}, {reason}" for reason, rows in why.items() if (n := int(rows.sum())))
+    if left_out.all():
         raise DataError(f"no row can be learnt from: {told}")
-    if told:
-        warnings.warn(f"{stage.name}: rows left out of training: {told}", stacklevel=2)
-    return [prompt for prompt, reason in zip(prompts, why, strict=True) if not reason]
+    if not told:
+        return prompts
+    warnings.warn(f"{stage.name}: rows left out of training: {told}", stacklevel=2)
+    return chosen(prompts, ~left_out)
 
 
-def _check_columns(stage: Stage, prompts: Sequence[Prompt]) -> None:
+def _check_columns(stage: Stage, train: Sequence[Prompt], shown: Sequence[Prompt]) -> None:
     """Raise where the optimizer names a column of the data that is no number in some row, or that it cannot have."""
     hints = hints_of(type(stage.optimizer))
     for f in fields(stage.optimizer):  # type: ignore[arg-type]
         name = getattr(stage.optimizer, f.name)
         if not isinstance(name, str) or get_origin(hints[f.name]) is Literal:  # a choice is no column
             continue
-        if not any(name in prompt.info for prompt in prompts):
+        if not (has_column(train, name) or has_column(shown, name)):
             continue
         if name in OWN:
             raise DataError(
                 f"{stage.name}: optimizer.{f.name} names the column {name!r}, and batches have one of their own of "
                 f"that name: rename it, with data.columns={{own_{name}={name!r}}} and optimizer.{f.name}=own_{name}"
             )
-        lacking = [prompt for prompt in prompts if not _is_number(prompt.info.get(name))]
-        if lacking:
+        lacking, first = 0, None
+        for prompt in itertools.chain(train, shown):
+            if not _is_number(prompt.info.get(name)):
+                lacking, first = lacking + 1, first or prompt
+        if first is not None:
             raise DataError(
                 f"{stage.name}: optimizer.{f.name} names the column {name!r}, which is no finite number in "
-                f"{len(lacking)} of {len(prompts)} rows, first {lacking[0].info.get(name)!r} for the prompt "
-                f"{str(lacking[0].messages)[:80]!r}: give every row a number, or leave such rows out"
+                f"{lacking} of {len(train) + len(shown)} rows, first {first.info.get(name)!r} for the prompt "
+                f"{str(first.messages)[:80]!r}: give every row a number, or leave such rows out"
             )
 
 
@@ -134,13 +145,15 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _unlearnable(prompt: Prompt, imitates: bool) -> str:
-    """Why a row is not learnt from; "" where it is."""
-    if not are_answers(prompt):
-        return "for an answer begins or ends with another turn than the assistant's: put what is asked into the prompt"
-    if imitates and len(prompt.completions) == 1 and prompt.labels == (0.0,):
-        return "for their label says that the answer is bad, and it would be imitated"
-    return ""
+def _unlearnable(prompts: Sequence[Prompt], imitates: bool) -> dict[str, NDArray[np.bool_]]:
+    """Why some rows are not learnt from, and which."""
+    answers = fact(prompts, "answers")
+    bad = fact(prompts, "bad") & answers & (fact(prompts, "completions") == 1) & imitates
+    turns = "for an answer begins or ends with another turn than the assistant's: put what is asked into the prompt"
+    return {
+        turns: ~answers,
+        "for their label says that the answer is bad, and it would be imitated": bad,
+    }
 
 
 def check_completions(stage: Stage, prompts: Sequence[Prompt]) -> None:
@@ -149,18 +162,20 @@ def check_completions(stage: Stage, prompts: Sequence[Prompt]) -> None:
     if not from_data(stage.sampler):
         return
     least, source = traits_of(stage.optimizer).completions, _source(stage)
-    lacking = [prompt for prompt in prompts if len(prompt.completions) < least]
-    empty = next((prompt for prompt in lacking if not prompt.completions), None)
+    completions = fact(prompts, "completions")
+    lacking, empty = int((completions < least).sum()), np.flatnonzero(completions == 0)
     what = "a completion to learn from" if least == 1 else f"{least} completions to compare"
     fix = "answers" if least == 1 else "pairs (chosen and rejected) or rankings"
     cure = f"give {fix}, or let the policy generate them, by sampler={{name='policy', n={max(least, 2)}}} and a reward"
-    if len(lacking) == len(prompts):
+    if lacking == len(prompts):
         raise DataError(f"no row of {source} has {what}, which {_optimizer(stage)} needs: {cure}")
-    if empty is not None:
-        raise DataError(f"the prompt {str(empty.messages)[:80]!r} of {source} has no completions: {cure}")
+    if len(empty):
+        raise DataError(
+            f"the prompt {str(prompts[int(empty[0])].messages)[:80]!r} of {source} has no completions: {cure}"
+        )
     if lacking:
         warnings.warn(
-            f"{stage.name}: {len(lacking)} of {len(prompts)} rows of {source} have fewer than {what}; they are idle",
+            f"{stage.name}: {lacking} of {len(prompts)} rows of {source} have fewer than {what}; they are idle",
             stacklevel=2,
         )
 
@@ -179,12 +194,12 @@ def _optimizer(stage: Stage) -> str:
     return repr(told["name"]) if isinstance(told, dict) else type(stage.optimizer).__name__
 
 
-def heldout_of(stage: Stage, prompts: list[Prompt], shown: list[Prompt]) -> Heldout:
+def heldout_of(stage: Stage, prompts: Sequence[Prompt], shown: Sequence[Prompt]) -> Heldout:
     """What the stage is examined on, of the held-out prompts and data."""
     return Heldout(stage.evaluate, prompts, shown, _judges(stage), _gold(stage), _rates(stage))
 
 
-def examination(stage: Stage) -> tuple[list[Prompt], tuple[WeightedReward, ...], Gold | None]:
+def examination(stage: Stage) -> tuple[Sequence[Prompt], tuple[WeightedReward, ...], Gold | None]:
     """Held-out prompts, what scores answers to them, and their gold, whatever the stage itself learns from."""
     rewards = stage.task_rewards if _own(stage) else stage.rewards if stage.sampler.online else ()
     return data_of(stage)[1], rewards, _gold(stage)

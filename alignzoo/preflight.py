@@ -36,10 +36,10 @@ RESERVE = 1.02
 class Checked:
     """A stage that has been checked, with the data that were read for it."""
 
-    train: list[Prompt]
-    prompts: list[Prompt]
+    train: Sequence[Prompt]
+    prompts: Sequence[Prompt]
     """Held out, to be answered."""
-    shown: list[Prompt]
+    shown: Sequence[Prompt]
     """Held out, of the kind that is trained on."""
     spent: Figures = field(default_factory=dict)
     """What the questions to its judges have cost."""
@@ -72,9 +72,9 @@ def check(recipe: Recipe, outputs: Mapping[str, str], folder: Path, *, ask: bool
 
 def _reading() -> Read:
     """Reads data once: stages with the same settings share what was read."""
-    known: list[tuple[Data, tuple[list[Prompt], list[Prompt]]]] = []
+    known: list[tuple[Data, tuple[Sequence[Prompt], Sequence[Prompt]]]] = []
 
-    def read(data: Data) -> tuple[list[Prompt], list[Prompt]]:
+    def read(data: Data) -> tuple[Sequence[Prompt], Sequence[Prompt]]:
         for settings, found in known:
             if settings == data:
                 return found

@@ -21,6 +21,7 @@ from alignzoo.journal import Ledger
 from alignzoo.lifecycle import MADE_ANEW, made_anew, successor
 from alignzoo.microbatch import MicroBatcher
 from alignzoo.passes import Passes, generated_by_policy
+from alignzoo.prompts.indexed import Indexed
 from alignzoo.reference import GROUPS, remember
 from alignzoo.roles import following, moving
 from alignzoo.rollout import rollout
@@ -210,10 +211,12 @@ def _passes(stage: Run, told: Callable[[Alert], None]) -> Passes:
     batcher = MicroBatcher(stage.policy, rows=schedule.micro_batch, tokens=schedule.micro_tokens, told=told)
     passes = Passes(stage.policy, schedule, batcher)
     whole = not schedule.has_budget and stage.steps * schedule.prompts >= len(stage.prompts)
-    seen = any(prompt.media is not None for prompt in stage.prompts)  # by which rows of equal tokens may differ
     shown = not isinstance(stage.sampler, Chooses) and not stage.sampler.online
     moves = REFERENCE in moving(stage.optimizer, stage.steps)
-    if not shown or not whole or seen or moves or "ref_logprobs" not in stage.optimizer.needs:
+    large = isinstance(stage.prompts, Indexed)  # of which memory would not hold all answers
+    if large or not shown or not whole or moves or "ref_logprobs" not in stage.optimizer.needs:
+        return passes
+    if any(prompt.media is not None for prompt in stage.prompts):  # by which rows of equal tokens may differ
         return passes
     n = len(stage.prompts)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -88,21 +89,21 @@ def prompts_of(stage: Run, step: int) -> list[Prompt]:
 def drawn(prompts: Sequence[Prompt], size: int, seed: int, step: int) -> list[Prompt]:
     """The prompts of a step of `size` prompts, for a stage of this seed."""
     n = len(prompts)
-    chosen, orders = [], {}
-    for position in range(step * size, (step + 1) * size):
-        turn = position // n
-        if turn not in orders:
-            rng = torch.Generator().manual_seed(fn.derive(seed, "order", turn))
-            orders[turn] = torch.randperm(n, generator=rng).tolist()
-        chosen.append(_numbered(prompts, orders[turn][position % n]))
-    return chosen
+    positions = range(step * size, (step + 1) * size)
+    return [_numbered(prompts, int(_order(n, seed, position // n)[position % n])) for position in positions]
+
+
+@lru_cache(maxsize=2)
+def _order(n: int, seed: int, turn: int) -> torch.Tensor:
+    """The order of n prompts in a pass. Two are kept, as steps go on from where the last one ended."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(fn.derive(seed, "order", turn)))
 
 
 def other_prompts(stage: Run, step: int, attempt: int, n: int) -> list[Prompt]:
     """Prompts in the place of n that came to nothing: a draw of the step's own, so that it depends on no other step."""
     rng = torch.Generator().manual_seed(fn.derive(stage.seed, "again", step, attempt))
-    order = torch.randperm(len(stage.prompts), generator=rng).tolist()
-    return [_numbered(stage.prompts, i) for i in order[:n]]
+    order = torch.randperm(len(stage.prompts), generator=rng)[:n].tolist()
+    return [_numbered(stage.prompts, i) for i in order]
 
 
 def chosen_prompts(stage: Run, sampler: Chooses, step: int, attempt: int, n: int) -> list[Prompt]:

@@ -8,8 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from alignzoo.errors import DataError
 from alignzoo.interfaces import Policy
+from alignzoo.prompts.indexed import chosen
 from alignzoo.types import Completion, Group, Prompt
 
 LOOKED_AT = 10_000
@@ -48,10 +51,10 @@ class Survey:
 
 def survey(
     prompts: Sequence[Prompt], policy: Policy, too_long: TooLong, progress: Callable[[int, int], None]
-) -> tuple[list[Prompt], Survey]:
+) -> tuple[Sequence[Prompt], Survey]:
     """The prompts to train on, and what they look like. DataError where a row is too long and may not be."""
-    seen = list(prompts if too_long != "cut" else prompts[:LOOKED_AT])
-    kept: list[Prompt] = []
+    seen = prompts if too_long != "cut" else prompts[:LOOKED_AT]
+    keep = np.ones(len(prompts), dtype=bool)
     shown: Group | None = None
     prompts_cut = answers_cut = 0
     fits = policy.info().fits
@@ -68,12 +71,12 @@ def survey(
                 "context: raise policy.max_length, shorten it, or say data.too_long=cut or drop"
             )
         if too_long == "drop" and (cut or ends):
+            keep[number] = False
             continue
         prompts_cut, answers_cut = prompts_cut + cut, answers_cut + ends
-        kept.append(prompt)
-    if not kept:
+    if not keep.any():
         raise DataError(f"each of the {len(seen)} rows is too long for the model's context: raise policy.max_length")
-    kept += prompts[len(seen) :]
+    kept = prompts if keep.all() else chosen(prompts, keep)
     tokens = _pieces(policy, shown)
     return kept, Survey(len(kept), len(seen), len(prompts) - len(kept), prompts_cut, answers_cut, *tokens)
 

@@ -164,6 +164,16 @@ def broken(name: str, content: str | bytes) -> Callable[[Path], str]:
     return make
 
 
+def folder_of(*names: str) -> Callable[[Path], str]:
+    def make(folder: Path) -> str:
+        (folder / "shards").mkdir()
+        for name in names:
+            (folder / "shards" / name).write_text("nothing")
+        return str(folder / "shards")
+
+    return make
+
+
 BROKEN: dict[str, tuple[Callable[[Path], str], str]] = {
     "not there": (lambda folder: str(folder / "pairz.jsonl"), r"pairz.jsonl: no such file. Did you mean 'pairs.jsonl'"),
     "no directory": (lambda folder: str(folder / "dat" / "a.jsonl"), "no such file, and no directory .*dat either"),
@@ -188,7 +198,11 @@ BROKEN: dict[str, tuple[Callable[[Path], str], str]] = {
     "not Parquet": (broken("rows.parquet", "nope"), "rows.parquet cannot be read: .*It must be a Parquet file"),
     "empty CSV": (broken("rows.csv", ""), "rows.csv cannot be read: No columns.*It must be a CSV file"),
     "no CSV rows": (broken("rows.csv", "prompt\n"), "rows.csv cannot be read: .*one row or more"),
-    "a plain directory": (str, "cannot be read: .* Give what datasets' save_to_disk wrote, or a single file"),
+    "a directory without data": (
+        folder_of("notes.txt"),
+        "cannot be read: .* Give what datasets' save_to_disk wrote, files of one kind, or a single file",
+    ),
+    "two kinds of shards": (folder_of("a.jsonl", "b.csv"), "files of several kinds, as a.jsonl and b.csv"),
 }
 
 
@@ -201,7 +215,7 @@ def test_broken_file(tmp_path: Path, hf: Any, make: Callable[[Path], str], match
 
 
 def test_every_ending_is_read_in_a_test() -> None:
-    assert set(READERS) == {".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet", ".csv"}
+    assert set(READERS) == {".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet", ".arrow", ".csv"}
 
 
 # --- train and held-out ----------------------------------------------------------------------------------------

@@ -191,12 +191,12 @@ def test_answers_that_repeat_their_prompt_are_told() -> None:
 
 def test_the_recipe_says_what_texts_are() -> None:
     texts = [Prompt("a", ("b",), (1.0,)), Prompt((ASK,), ((YES,),), (1.0,))]
-    assert [prompt.chat for prompt in heard(texts, "plain", "")] == ["plain", None]
-    brief = heard([*texts, Prompt((system("Mine."), ASK))], "auto", "Be brief.")
+    assert [prompt.chat for prompt in map(heard("plain", ""), texts)] == ["plain", None]
+    brief = list(map(heard("auto", "Be brief."), [*texts, Prompt((system("Mine."), ASK))]))
     assert [prompt.messages[0]["content"] for prompt in brief] == ["Be brief.", "Be brief.", "Mine."]  # type: ignore[index]
     assert brief[0].completions == ((assistant("b"),),)
     with pytest.raises(DataError, match="leave one of them out"):
-        heard(texts, "plain", "Be brief.")
+        heard("plain", "Be brief.")
 
 
 # --- data from Python -----------------------------------------------------------------------------------------------

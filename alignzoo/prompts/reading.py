@@ -1,36 +1,33 @@
-"""Datasets -> prompts: files, directories and hub datasets become lists of `Prompt`, split into train and held-out.
+"""Datasets -> prompts: files, directories and hub datasets become sequences of `Prompt`, split into train and held-out.
 
 What a row may look like is in `alignzoo.prompts.formats`. JSON and JSON Lines are read with the standard library; the
-`datasets` library is imported only for everything else.
+`datasets` library is imported only for everything else. Large data stay in their files (`alignzoo.prompts.indexing`).
 """
 
 from __future__ import annotations
 
-import difflib
-import glob
-import gzip
-import hashlib
-import json
-import re
 import warnings
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from io import BufferedIOBase
 from itertools import islice
-from pathlib import Path
-from types import ModuleType
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from annotated_types import Ge, Lt
 
 from alignzoo.errors import DataError, did_you_mean
-from alignzoo.files import check_kind, decoded
-from alignzoo.prompts.cells import Cells, csv_rows, with_numbers
+from alignzoo.prompts.cells import Cells, with_numbers
 from alignzoo.prompts.formats import FORMATS, Row, accepted, check_fits, found, parse, recognise
+from alignzoo.prompts.indexed import chosen, fact
+from alignzoo.prompts.indexing import indexed
+from alignzoo.prompts.sources import READERS, Shards, rows_at
 from alignzoo.prompts.turns import Chat, opened
 from alignzoo.types import Prompt
+
+__all__ = ["READERS", "Data", "Rows", "from_rows", "read", "split", "train_and_heldout"]
+
+FEW = 10_000
+"""A limit up to which only the first rows are read, and the rest of large data is not looked at."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +35,9 @@ class Data:
     """The user's own data: a recipe's `data` table."""
 
     path: str = ""
-    """A .jsonl, .json (either also .gz), .parquet or .csv file, a directory that `datasets` saved, or a hub dataset:
-    "owner/name", or "owner/name:config" where it has several."""
+    """A .jsonl, .json (either also .gz), .parquet, .arrow or .csv file, a directory of such files of one kind (shards,
+    read by name), a directory that `datasets` saved, or a hub dataset: "owner/name", or "owner/name:config" where it
+    has several."""
     format: str = "auto"
     """What the rows are: scores, ranks, preference, hh, preference-implicit, unpaired, prompt-completion, alpaca,
     pandalm, alpaca-eval, messages, prompt-only or text; "auto": what the first row fits, as all rows must."""
@@ -86,13 +84,22 @@ class Rows:
         return id(self.rows)
 
 
-def read(data: Data) -> list[Prompt]:
-    """Every row of `data.path`, up to `data.limit`, as a prompt. DataError says what is wrong, and where."""
-    source = "the data" if data.rows is not None else data.path
+def read(data: Data) -> Sequence[Prompt]:
+    """Every row of `data.path`, up to `data.limit`, as a prompt. DataError says what is wrong, and where.
+
+    Data of LARGE bytes or more, of kinds whose rows can be read one by one, are read through once and stay where they
+    are.
+    """
     given = data.rows.rows if isinstance(data.rows, Rows) else data.rows
-    rows = _rows(data.path, data.split) if given is None else _split_of(given, data.split)
-    some = islice(rows_of(rows, source), data.limit or None)
-    return from_rows(some, source=source, format=data.format, columns=data.columns, turns=data.turns)
+    rows = rows_at(data.path, data.split) if given is None else _split_of(given, data.split)
+    source = "the data" if data.rows is not None else data.path
+    if not isinstance(rows, Shards):
+        told = _told(rows, source)
+    elif rows.large and not 0 < data.limit <= FEW:
+        return _indexed(rows, data)
+    else:
+        told = rows.told()
+    return _listed(islice(told, data.limit or None), Parser(source, data.format, data.columns, data.turns))
 
 
 def from_rows(
@@ -105,28 +112,87 @@ def from_rows(
 ) -> list[Prompt]:
     """Rows as prompts: dicts or prompts in a list, a `datasets.Dataset`, or a table of pandas or polars. `source` is
     what errors call them. `turns` says which of the assistant's turns of `messages` are the completion."""
-    if format != "auto" and format not in FORMATS:
-        raise DataError(f"{source}: no format is called {format!r}. {did_you_mean(format, ['auto', *FORMATS])}")
-    prompts: list[Prompt] = []
-    untyped, found_out = False, format == "auto"
-    for number, raw in enumerate(rows_of(rows, source), 1):
+    return _listed(_told(rows, source), Parser(source, format, columns or {}, turns))
+
+
+def _told(rows: Any, source: str) -> Iterable[tuple[Any, str]]:
+    """Rows that were given in Python, or of one file, each with where it stands."""
+    return ((raw, f"{source}, row {number}") for number, raw in enumerate(rows_of(rows, source), 1))
+
+
+class Parser:
+    """Makes prompts of rows, and finds out their format by the first one where it is "auto"."""
+
+    def __init__(self, source: str, format: str, columns: Mapping[str, str], turns: str) -> None:
+        if format != "auto" and format not in FORMATS:
+            raise DataError(f"{source}: no format is called {format!r}. {did_you_mean(format, ['auto', *FORMATS])}")
+        self.source, self.format, self.columns, self.turns = source, format, columns, turns
+        self.untyped, self._found_out = False, format == "auto"
+
+    def __call__(self, raw: Any, where: str) -> Prompt:
         if isinstance(raw, Prompt):
-            prompts.append(raw)
-            continue
+            return raw
         if not isinstance(raw, Mapping):
-            raise DataError(f"{source}, row {number}: expected an object, found {found(raw)}.\n{accepted()}")
-        untyped = isinstance(raw, Cells)
-        row = Row(raw, f"{source}, row {number}", untyped).rename(columns or {})
-        if format == "auto":
-            format = recognise(row)
-        elif found_out:
-            check_fits(row, format)
-        prompt = parse(row, format)
-        prompts.append(opened(prompt) if turns == "all" and format == "messages" else prompt)
+            raise DataError(f"{where}: expected an object, found {found(raw)}.\n{accepted()}")
+        self.untyped = isinstance(raw, Cells)
+        row = Row(raw, where, self.untyped).rename(self.columns)
+        if self.format == "auto":
+            self.format = recognise(row)
+        elif self._found_out:
+            check_fits(row, self.format)
+        prompt = parse(row, self.format)
+        return opened(prompt) if self.turns == "all" and self.format == "messages" else prompt
+
+
+class _Echoes:
+    """Counts text answers that begin with their whole prompt, which they would say twice."""
+
+    def __init__(self) -> None:
+        self.answers = self.echoes = 0
+
+    def __call__(self, prompt: Prompt) -> None:
+        asked = prompt.messages
+        if asked:
+            self.answers += len(prompt.completions)
+            if isinstance(asked, str):
+                self.echoes += sum(isinstance(text, str) and text.startswith(asked) for text in prompt.completions)
+
+    def warn(self, source: str) -> None:
+        """Say so where all do."""
+        if self.echoes > 1 and self.echoes == self.answers:
+            warnings.warn(
+                f"{source}: each of the {self.echoes} answers begins with its whole prompt, and is trained on as it "
+                "is, the prompt said twice: cut it off the answers, or leave the prompt out (format "
+                "preference-implicit) unless they are meant to repeat it",
+                stacklevel=4,
+            )
+
+
+def _listed(rows: Iterable[tuple[Any, str]], parser: Parser) -> list[Prompt]:
+    """Rows, each with where it stands, as prompts in memory."""
+    prompts, echoes = [], _Echoes()
+    for raw, where in rows:
+        prompts.append(parser(raw, where))
+        echoes(prompts[-1])
     if not prompts:
-        raise DataError(f"{source} holds no rows. Give at least one.\n{accepted()}")
-    _warn_of_echoes(prompts, source)
-    return with_numbers(prompts) if untyped else prompts
+        raise DataError(f"{parser.source} holds no rows. Give at least one.\n{accepted()}")
+    echoes.warn(parser.source)
+    return with_numbers(prompts) if parser.untyped else prompts
+
+
+def _indexed(shards: Shards, data: Data) -> Sequence[Prompt]:
+    """The rows as prompts that stay in their files."""
+    settings = {"format": data.format, "columns": dict(data.columns), "turns": data.turns, "split": data.split}
+    echoes = _Echoes()
+    prompts = indexed(
+        shards.sources,
+        settings,
+        lambda format: Parser(data.path, format, data.columns, data.turns),
+        limit=data.limit,
+        watch=echoes,
+    )
+    echoes.warn(data.path)
+    return prompts
 
 
 def rows_of(rows: Any, source: str) -> Iterable[Any]:
@@ -157,22 +223,7 @@ def _split_of(rows: Any, split: str) -> Any:
     return rows[split]
 
 
-def _warn_of_echoes(prompts: Sequence[Prompt], source: str) -> None:
-    """Say where text answers all begin with their whole prompt, which they would say twice."""
-    texts = [(prompt.messages, text) for prompt in prompts for text in prompt.completions]
-    echoes = [
-        isinstance(asked, str) and isinstance(text, str) and text.startswith(asked) for asked, text in texts if asked
-    ]
-    if len(echoes) > 1 and all(echoes):
-        warnings.warn(
-            f"{source}: each of the {len(echoes)} answers begins with its whole prompt, and is trained on as it is, "
-            "the prompt said twice: cut it off the answers, or leave the prompt out (format preference-implicit) "
-            "unless they are meant to repeat it",
-            stacklevel=3,
-        )
-
-
-def train_and_heldout(data: Data) -> tuple[list[Prompt], list[Prompt]]:
+def train_and_heldout(data: Data) -> tuple[Sequence[Prompt], Sequence[Prompt]]:
     """The prompts to train on and those to evaluate on, which share none.
 
     Where the held-out rows have a place of their own, training rows with one of their prompts are left out, with a
@@ -188,8 +239,7 @@ def train_and_heldout(data: Data) -> tuple[list[Prompt], list[Prompt]]:
         split=data.heldout_split or data.split,
     )
     heldout, source = read(place), data.path or "the given rows"
-    seen = set(map(_identity, heldout))
-    train = [prompt for prompt in prompts if _identity(prompt) not in seen]
+    train = chosen(prompts, ~np.isin(fact(prompts, "point"), fact(heldout, "point")))
     if not train:
         raise DataError(
             f"{source}: every prompt is also held out, in {place.path or source}. Give other held-out data."
@@ -200,139 +250,20 @@ def train_and_heldout(data: Data) -> tuple[list[Prompt], list[Prompt]]:
     return train, heldout
 
 
-def split(prompts: Sequence[Prompt], heldout: float) -> tuple[list[Prompt], list[Prompt]]:
+def split(prompts: Sequence[Prompt], heldout: float) -> tuple[Sequence[Prompt], Sequence[Prompt]]:
     """Hold out about this share of the prompts, one at least; rows with the same prompt stay together.
 
     Each prompt's text decides by its hash, whatever the order and the other rows: more data later never hold back
     what was trained on before. The one exception is the lowest hash, held out where no other is.
     """
     if not heldout:
-        return list(prompts), []
-    points = [_point(prompt) for prompt in prompts]
-    highest = max(heldout, min(points))
-    train = [prompt for prompt, point in zip(prompts, points, strict=True) if point > highest]
+        return prompts, []
+    points = fact(prompts, "point")  # each prompt's own place, from 0 to 2⁶⁴
+    keep = points > max(np.uint64(int(heldout * 2.0**64)), points.min())
+    train = chosen(prompts, keep)
     if not train:
         raise DataError(
-            f"too few different prompts ({len(set(points))}) to hold out a share of {heldout:g} and train on the rest. "
-            "Give more, or another heldout (0: none), or heldout_path."
+            f"too few different prompts ({len(np.unique(points))}) to hold out a share of {heldout:g} and train on the "
+            "rest. Give more, or another heldout (0: none), or heldout_path."
         )
-    return train, [prompt for prompt, point in zip(prompts, points, strict=True) if point <= highest]
-
-
-def _identity(prompt: Prompt) -> str:
-    """What makes two rows the same prompt: its text, or the completions' where nothing is asked."""
-    return json.dumps(prompt.messages or prompt.completions, default=dict, sort_keys=True)
-
-
-def _point(prompt: Prompt) -> float:
-    """The prompt's own place between 0 and 1."""
-    return int.from_bytes(hashlib.sha256(_identity(prompt).encode()).digest()[:8], "big") / 2**64
-
-
-def _rows(path: str, split: str) -> Iterable[Any]:
-    """The rows of a file, a directory or a hub dataset, one after the other."""
-    if not path.strip():
-        raise DataError("data.path is empty: give a file, a directory that `datasets` saved, or a hub dataset.")
-    place = Path(path).expanduser()
-    check_kind(place)
-    reader = next((reader for ending, reader in READERS.items() if path.lower().endswith(ending)), None)
-    if place.is_dir():
-        return _saved(place, split)
-    if place.is_file():
-        if reader is None:
-            raise DataError(f"{path}: no reader for this ending. Known: {', '.join(READERS)}.")
-        return reader(place)
-    # "data/pairs" is a misspelt path where there is a directory "data", and a hub dataset where there is none.
-    if reader is None and re.fullmatch(r"\w[\w.-]*/[\w.-]+(:[\w.-]+)?", path) and not place.parent.is_dir():
-        return _hub(path, split)
-    if not place.parent.is_dir():
-        raise DataError(f"{path}: no such file, and no directory {place.parent} either.")
-    neighbours = [file.name for file in place.parent.iterdir() if not file.name.startswith(".")]
-    nearest = difflib.get_close_matches(place.name, neighbours, n=8, cutoff=0)
-    raise DataError(f"{path}: no such file. {did_you_mean(place.name, nearest)}")
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[BufferedIOBase]:
-    """The file's bytes, unpacked when its name ends in .gz."""
-    zipped = path.suffix.lower() == ".gz"
-    try:
-        with gzip.open(path) if zipped else path.open("rb") as file:
-            yield file
-    except (OSError, EOFError, zlib.error) as error:
-        cure = " A name that ends in .gz wants a whole gzip file." if zipped else ""
-        raise DataError(f"{path} cannot be read: {error}.{cure}") from error
-
-
-def _json_lines(path: Path) -> Iterator[Any]:
-    with _opened(path) as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                yield decoded(line.rstrip(), path, line=number, fix="One object a line; a list goes into a .json file.")
-
-
-def _json(path: Path) -> Iterable[Any]:
-    with _opened(path) as file:
-        content = file.read().rstrip()
-    cure = "A list of objects; one object a line goes into a .jsonl file."
-    rows = decoded(content, path, fix=cure) if content else []
-    if isinstance(rows, dict) and isinstance(rows.get("data"), list):
-        rows = rows["data"]
-    if not isinstance(rows, list):
-        raise DataError(f'{path}: expected a list of objects, or {{"data": [...]}}, found {found(rows)}.')
-    return rows
-
-
-def _parquet(path: Path) -> Iterable[Any]:
-    cure = " It must be a Parquet file with one row or more."
-    return _by_datasets(lambda hf: hf.Dataset.from_parquet(glob.escape(str(path))), f"{path} cannot be read", cure)
-
-
-def _csv(path: Path) -> Iterable[Any]:
-    return csv_rows(path, _opened)
-
-
-def _saved(path: Path, split: str) -> Iterable[Any]:
-    cure = " Give what datasets' save_to_disk wrote, or a single file."
-    saved = _by_datasets(lambda hf: hf.load_from_disk(str(path)), f"{path} cannot be read", cure)
-    if not isinstance(saved, Mapping):
-        return saved
-    if split not in saved:
-        raise DataError(f"{path} has no split {split!r}. {did_you_mean(split, saved)}")
-    rows: Iterable[Any] = saved[split]
-    return rows
-
-
-def _hub(path: str, split: str) -> Iterable[Any]:
-    name, _, config = path.partition(":")
-    cure = " Check its name, split and configuration, the network and HF_TOKEN, or give a local path."
-    return _by_datasets(
-        lambda hf: hf.load_dataset(name, config or None, split=split),
-        f"{path} is no file here, and its split {split!r} cannot be fetched from the hub",
-        cure,
-    )
-
-
-def _by_datasets(load: Callable[[ModuleType], Iterable[Any]], failed: str, cure: str = "") -> Iterable[Any]:
-    """What `load` gets from the `datasets` library, whose many errors become one of ours that tells the first cause."""
-    import datasets
-
-    try:
-        return load(datasets)
-    except Exception as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        reason = str(cause).strip().partition("\n")[0].rstrip(".!") or type(cause).__name__
-        raise DataError(f"{failed}: {reason}.{cure}") from error
-
-
-READERS: dict[str, Callable[[Path], Iterable[Any]]] = {
-    ".jsonl": _json_lines,
-    ".jsonl.gz": _json_lines,
-    ".json": _json,
-    ".json.gz": _json,
-    ".parquet": _parquet,
-    ".csv": _csv,
-}
-"""How a file is read, by the ending of its name."""
+    return train, chosen(prompts, ~keep)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 from alignzoo.errors import DataError
@@ -68,11 +69,11 @@ def are_answers(prompt: Prompt) -> bool:
     return all(turn["role"] == "assistant" for pair in ends for turn in pair)
 
 
-def heard(prompts: Sequence[Prompt], chat: Chat, system: str) -> list[Prompt]:
-    """The prompts as the recipe says texts are to be read, with its system's turn where they have none."""
+def heard(chat: Chat, system: str) -> Callable[[Prompt], Prompt]:
+    """Makes of a prompt one whose texts are read as the recipe says, with its system's turn where it has none."""
     if system and chat == "plain":
         raise DataError("data.system is a turn, and data.chat=plain has none: leave one of them out")
-    return [_heard(prompt, chat, system) for prompt in prompts]
+    return partial(_heard, chat=chat, system=system)
 
 
 def _heard(prompt: Prompt, chat: Chat, system: str) -> Prompt:

@@ -16,6 +16,8 @@ def test_every_loss_is_on_the_page_with_its_paper() -> None:
     own = [each for each in zoo.list("optimizer") if each.target.startswith("alignzoo_preference.")]
     assert len(own) > 40
     for each in own:
-        (row,) = [line for line in PAGE.splitlines() if line.startswith("| ") and f"`{each.name}`" in line.split("|")[1]]
+        (row,) = [
+            line for line in PAGE.splitlines() if line.startswith("| ") and f"`{each.name}`" in line.split("|")[1]
+        ]
         papers = set(re.findall(r"arXiv:(\d{4}\.\d{5})", inspect.getdoc(zoo.get("optimizer", each.name)) or ""))
         assert papers & set(re.findall(r"\d{4}\.\d{5}", row)) or not papers, f"{each.name}: {papers} and {row}"

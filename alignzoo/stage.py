@@ -96,7 +96,8 @@ def drawn(prompts: Sequence[Prompt], size: int, seed: int, step: int) -> list[Pr
 @lru_cache(maxsize=2)
 def _order(n: int, seed: int, turn: int) -> torch.Tensor:
     """The order of n prompts in a pass. Two are kept, as steps go on from where the last one ended."""
-    return torch.randperm(n, generator=torch.Generator().manual_seed(fn.derive(seed, "order", turn)))
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(fn.derive(seed, "order", turn)))
+    return order.to(torch.int32) if n < 2**31 else order  # half of the memory
 
 
 def other_prompts(stage: Run, step: int, attempt: int, n: int) -> list[Prompt]:

@@ -131,6 +131,8 @@ class Row:
 
     def rename(self, columns: Mapping[str, str]) -> Row:
         """The same row under our names; `columns` maps our name to the file's."""
+        if not columns:
+            return self
         for ours, theirs in columns.items():
             if theirs not in self.columns:
                 hint = did_you_mean(theirs, self.columns)

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from alignzoo_human.items import Settings
     from alignzoo_human.store import Store
 
-PORT = 8765
-"""Where the page is, where it is free."""
-
 STORES = (".sqlite", ".db")
 """How the name of a store ends."""
 
@@ -181,7 +178,7 @@ def _settings(path: Path, given: dict[str, Any]) -> Settings:
 
 
 def _serve(store: Store, raters: list[str], host: str, names: list[str], port: int, browser: bool) -> None:
-    from alignzoo_human.serving import Serving, free_port, known_raters
+    from alignzoo_human.serving import PORT, Serving, free_port, known_raters
 
     who = raters or known_raters(store)
     if host in ("0.0.0.0", "::") and not names:

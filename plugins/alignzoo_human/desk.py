@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -116,34 +117,42 @@ class Answer:
 
 
 class Desk:
-    """An open store, and the page where people find it."""
+    """A store, and the page where people find it: both are opened with the first question."""
 
     def __init__(self, asking: AskingPeople, path: Path) -> None:
-        former = Settings()
-        if path.exists():
-            with Store(path) as known:
-                former = known.settings
-        given = Settings(
-            asking.criteria or former.criteria,
-            asking.grades,
-            asking.reasons,
-            instructions=asking.instructions or former.instructions,
-            gold_share=former.gold_share,
-            repeat_share=former.repeat_share,
-            markdown=former.markdown,
-            show_others=former.show_others,
-        )
         self.asking = asking
-        self.store = Store(path, given)
+        self.path = path
         self.counts = {"human/questions": 0.0, "human/votes": 0.0, "human/seconds": 0.0}
-        self.links: dict[str, str] = {}
         self._serving: Any = None
-        if asking.serve and not processes.index():
-            self._serve()
 
-    def _serve(self) -> None:
-        from alignzoo_human.commands import PORT
-        from alignzoo_human.serving import Serving, free_port, known_raters
+    @functools.cached_property
+    def store(self) -> Store:
+        """The store, with the settings that are given here; what is not is as it was."""
+        former = Settings()
+        if self.path.exists():
+            with Store(self.path) as known:
+                former = known.settings
+        given = replace(
+            former,
+            criteria=self.asking.criteria or former.criteria,
+            grades=self.asking.grades,
+            reasons=self.asking.reasons,
+            instructions=self.asking.instructions or former.instructions,
+        )
+        return Store(self.path, given)
+
+    @property
+    def links(self) -> Mapping[str, str]:
+        """Where people go, by their names; none where somebody else serves the page."""
+        if not self.asking.serve or processes.index():
+            return {}
+        if self._serving is None:
+            self._serving = self._served()
+        found: Mapping[str, str] = self._serving.links
+        return found
+
+    def _served(self) -> Any:
+        from alignzoo_human.serving import PORT, Serving, free_port, known_raters
 
         names = list(self.asking.names) or known_raters(self.store)
         if len(names) < self.asking.raters:
@@ -152,14 +161,14 @@ class Desk:
                 'names = ["ann", "bob"]'
             )
         port = self.asking.port or free_port("127.0.0.1", PORT)
-        self._serving = Serving(self.store, names, port=port).start()
-        self.links = self._serving.links
+        return Serving(self.store, names, port=port).start()
 
     def close(self) -> None:
-        """End the page and close the store."""
+        """End the page and close the store, where they are open."""
         if self._serving is not None:
             self._serving.close()
-        self.store.close()
+        if "store" in vars(self):
+            self.store.close()
 
     def ask(self, items: Sequence[Item], why: Mapping[str, Why] | None = None) -> dict[str, Answer]:
         """What people say of these, by the items' keys. What they have said already is not asked again."""

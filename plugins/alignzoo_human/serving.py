@@ -22,6 +22,10 @@ except ModuleNotFoundError as error:
     raise PluginError(f"the page needs {error.name}: pip install 'alignzoo[human]'") from error
 
 
+PORT = 8765
+"""Where the page is, where that is free."""
+
+
 class Serving:
     """A page that is served, in a thread of its own or in this one."""
 

@@ -72,7 +72,8 @@ def working(link: str, verdict: Verdict, until: threading.Event) -> threading.Th
                 rater = rater or Rater(link, verdict)
                 if not rater.work():
                     time.sleep(0.1)
-            except (OSError, http.client.HTTPException):
+            except (OSError, http.client.HTTPException, AssertionError):
+                rater = None  # the page is away, or another one is where it was
                 time.sleep(0.1)
 
     thread = threading.Thread(target=run, daemon=True)

@@ -104,7 +104,10 @@ def plain(default: Any) -> str:
 def commands() -> Iterator[str]:
     """Each command, its arguments and its options."""
     group: Any = typer.main.get_command(app)
+    whole = dict(group.commands)
     for name, command in group.commands.items():
+        whole |= {f"{name} {inner}": each for inner, each in getattr(command, "commands", {}).items()}
+    for name, command in whole.items():
         yield f"$ alignzoo {name}"
         for each in command.params:
             if "--help" not in each.opts:

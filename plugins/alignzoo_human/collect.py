@@ -74,11 +74,12 @@ def collect(
             continue
         told(f"{way.model}, {', '.join(f'{k} {v}' for k, v in way.settings().items()) or 'its own settings'}")
         policy = load(way)
+        asked = [_asked(prompt, policy.info().chats) for prompt in prompts]
         for times, indices in mine.items():
             left = [i for i in indices if (number, i) not in kept]
             for some in _batched(left):
                 seeds = [derive(seed, "collect", number, i) for i in some]
-                groups = policy.generate([prompts[i] for i in some], times, seeds=seeds)
+                groups = policy.generate([asked[i] for i in some], times, seeds=seeds)
                 lines = []
                 for i, each, group in zip(some, seeds, groups, strict=True):
                     answers = [{"text": c.text, "finished": c.finished} for c in group.completions]
@@ -91,6 +92,13 @@ def collect(
     write_text(out, "".join(map(line_of, rows)))
     part.unlink()
     return rows
+
+
+def _asked(prompt: Prompt, chats: bool) -> Prompt:
+    """The prompt as this model is asked: a text is a user's turn where it has a chat template."""
+    if not isinstance(prompt.messages, str) or prompt.chat == "plain":
+        return prompt
+    return replace(prompt, chat="user" if chats else "plain")
 
 
 def _shares(prompts: int, n: int, ways: int, number: int) -> dict[int, list[int]]:

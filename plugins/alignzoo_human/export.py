@@ -11,6 +11,7 @@ from typing import Any
 
 from alignzoo.errors import DataError, did_you_mean
 from alignzoo.files import line_of
+from alignzoo.prompts import from_rows
 from alignzoo.prompts.formats import FORMATS
 from alignzoo.storage import write_text
 from alignzoo.types import Text
@@ -40,7 +41,7 @@ def export(store: Store, format: str, how: How = "majority") -> Exported:
         raise DataError(f"--as: no format is called {format!r}. {did_you_mean(format, [*WRITERS, *ALIASES])}")
     found = Exported()
     for each in labelled(store.items(), store.answered(), how, best=store.settings.grades):
-        rows = list(WRITERS[format](each, how, found.left_out))
+        rows = [row for row in WRITERS[format](each, how, found.left_out) if _holds(format, row, found.left_out)]
         if rows and each.reasons:
             rows[0]["reasons"] = json.dumps(each.reasons, ensure_ascii=False)
         found.rows += rows
@@ -51,6 +52,17 @@ def export(store: Store, format: str, how: How = "majority") -> Exported:
         told = "; ".join(f"{n} with {why}" for why, n in found.left_out.items())
         raise DataError(f"{store.path} has no labels for the format {format!r}{': ' + told if told else ': no votes'}")
     return found
+
+
+def _holds(format: str, row: Row, out: Counter[str]) -> bool:
+    """Whether the format can hold it: an empty answer is a label of rankings, but no half of a pair."""
+    try:
+        from_rows([row], format=format)
+    except DataError as error:
+        what = str(error).partition("\n")[0].partition(f"({format}), ")[2].rstrip(".")
+        out[f"what this format cannot hold, {what}: --as ranks may"] += 1
+        return False
+    return True
 
 
 def save(found: Exported, path: Path) -> None:

@@ -202,3 +202,11 @@ def test_at_even_confidence_a_margin_of_zero_is_best() -> None:
             for s in (0.0, gap)
         ]
         assert costs[0] == pytest.approx(math.log(2)) and costs[1] > costs[0]
+
+
+def test_an_empty_answer_is_ranked_but_is_no_half_of_a_pair(store: Store) -> None:
+    vote(store, Item.made("ranking", "q", ("a", "", "b")), ann=(3, 1, 2))  # sorted: the empty one, a, b
+    assert rows(store, "ranks")[0] == {"prompt": "q", "completions": ["", "a", "b"], "ranks": [3, 1, 2]}
+    found = exporting.export(store, "preference")
+    assert [(row["chosen"], row["rejected"]) for row in found.rows] == [("a", "b")]
+    assert list(found.left_out) == ["what this format cannot hold, column 'rejected': it is empty: --as ranks may"]

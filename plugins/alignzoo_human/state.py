@@ -52,6 +52,11 @@ class Known:
     voted: int = 0
     """How many votes stand, repetitions aside."""
 
+    @property
+    def lacks(self) -> bool:
+        """Whether it is asked of more raters."""
+        return not self.gold and self.voted < self.wanted
+
 
 @dataclass
 class Rater:
@@ -77,16 +82,21 @@ class State:
         self._seen = dict.fromkeys(("item", "request", "ask", "shown", "vote"), 0)
         self._queue: list[int] = []
         self._stale = True
+        self._lacking = 0
+        self._gold: list[int] = []
 
     def follow(self, file: sqlite3.Connection) -> None:
         """Take in the rows that have come since."""
         size = "json_array_length(asked, '$.answers')"
         for number, key, kind, n, gold in self._new(file, "item", f"key, kind, {size}, gold"):
             self.items[number] = Known(number, key, kind, n, gold is not None)
+            self._gold += [number] if gold is not None else []
             self._stale = True
         for _, item, wanted, priority in self._new(file, "request", "item, wanted, priority"):
             known = self.items[item]
+            self._lacking -= known.lacks
             known.wanted, known.priority = max(known.wanted, wanted), priority
+            self._lacking += known.lacks
             self._stale = True
         for number, item, rater, again, screen in self._new(file, "ask", "item, rater, again, screen"):
             known = self.items[item]
@@ -113,7 +123,9 @@ class State:
         person, known = self.raters[asked.rater], self.items[asked.item]
         change = (action == "vote") - (asked.action == "vote")
         person.voted += change
+        self._lacking -= known.lacks
         known.voted += change if not asked.again else 0
+        self._lacking += known.lacks
         if action == "undo":
             asked.current, asked.action = None, ""
             person.open.add(asked.number)
@@ -144,12 +156,12 @@ class State:
             if again is not None:
                 return 0, again.item, 1, again.screen[::-1]
         if draw(self.settings.salt, rater, at, "gold") < self.settings.gold_share:
-            fresh = self._gold(rater, person) or fresh
+            fresh = self._test(rater, person) or fresh
         return 0, fresh.number, 0, shuffled(fresh.size, self.settings.salt, fresh.key, rater)
 
     def _fresh(self, rater: str, person: Rater, now: float) -> Known | None:
         if self._stale:
-            self._queue = [n for n, known in self.items.items() if not known.gold and known.voted < known.wanted]
+            self._queue = [n for n, known in self.items.items() if known.lacks]
             self._queue.sort(key=lambda n: (-self.items[n].priority, self.items[n].key))
             self._stale = False
         full = 0
@@ -177,17 +189,14 @@ class State:
                 return asked
         return None
 
-    def _gold(self, rater: str, person: Rater) -> Known | None:
-        rest = [known for number, known in self.items.items() if known.gold and number not in person.items]
+    def _test(self, rater: str, person: Rater) -> Known | None:
+        rest = [self.items[number] for number in self._gold if number not in person.items]
         return min(rest, key=lambda known: draw(self.settings.salt, rater, known.key), default=None)
 
     def progress(self, rater: str) -> dict[str, float]:
         """How far a rater is: voted, what may still come, and the median seconds of their last twenty votes."""
         person = self.raters[rater]
-        rest = sum(
-            not known.gold and number not in person.items and known.voted < known.wanted
-            for number, known in self.items.items()
-        )
+        rest = self._lacking - sum(self.items[number].lacks for number in person.items)
         last = sorted(person.seconds[-20:])
         pace = last[len(last) // 2] if last else 0.0
         return {"voted": person.voted, "left": rest + len(person.open), "pace": pace}

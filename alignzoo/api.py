@@ -34,7 +34,7 @@ from alignzoo.rewards import opened_rewards
 from alignzoo.runner import Interrupted
 from alignzoo.runs import Result, StageResult, claimed, finished_in, manifest, next_folder, write, write_manifest
 from alignzoo.stage import Progress, Run, Warn
-from alignzoo.storage import install, partial_of, write_json, writing
+from alignzoo.storage import discard, install, partial_of, write_json, writing
 from alignzoo.survey import Survey, sentences, survey
 from alignzoo.traits import REWARD_MODEL, traits_of
 from alignzoo.types import Alert, Prompt
@@ -120,6 +120,7 @@ def execute(
         for stage in recipe.stages:
             if stage.name in finished:
                 results.append(finished[stage.name])
+                _drop_checkpoints(stage, folder, results[-1])
                 continue
             watch = _Watch(registry, progress, warn, interrupted, tuple(trackers), show)
             ready, data = stage.with_outputs(_outputs(results)), checked.pop(stage.name)
@@ -128,10 +129,21 @@ def execute(
             done, live = _stage(ready, data, folder, watch, resume)
             results.append(done)
             write(folder, recipe, results, curves)
+            _drop_checkpoints(stage, folder, done)
     return Result(folder, tuple(results), live)
 
 
 def _silent(*told: Any) -> None: ...
+
+
+def _drop_checkpoints(stage: Stage, folder: Path, done: StageResult) -> None:
+    """Delete the checkpoints of a stage that has come to its end: nobody goes on from there."""
+    checkpoints = folder / "checkpoints" / stage.name
+    if processes.index() or stage.schedule.keep_checkpoints or done.stopped or not checkpoints.is_dir():
+        return
+    discard(checkpoints)
+    if not any(checkpoints.parent.iterdir()):
+        checkpoints.parent.rmdir()
 
 
 @dataclass(frozen=True)

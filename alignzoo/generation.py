@@ -18,7 +18,7 @@ from alignzoo.files import line_of, read_lines
 from alignzoo.interfaces import Policy, PolicyInfo
 from alignzoo.journal import GENERATED, Ledger
 from alignzoo.rollout import rollout
-from alignzoo.runner import Outcome, save, started
+from alignzoo.runner import Outcome, Saves, save, started
 from alignzoo.stage import Run
 from alignzoo.storage import write_text
 from alignzoo.types import Alert, Group, Prompt, StepReport, Text
@@ -67,7 +67,7 @@ class _Untrained:
 def _generate(stage: Run, ledger: Ledger, resume: bool) -> Outcome:
     schedule, policy = stage.schedule, stage.policy
     stage, optimizer, start = started(replace(stage, policy=cast(Policy, _Untrained(policy))), resume)
-    step, meter = start, Meter.read(schedule, stage.steps, stage.journal)
+    step, meter, saves = start, Meter.read(schedule, stage.steps, stage.journal), Saves(schedule)
     stopped = meter.over or (recording.stopped(stage, start) if start else "")
     while (step < stage.steps or schedule.has_budget) and not stopped:
         report, rows = _step(replace(stage, policy=policy), step, meter.total)
@@ -78,7 +78,7 @@ def _generate(stage: Run, ledger: Ledger, resume: bool) -> Outcome:
         recording.record(stage, report, [])
         meter.add(report.metrics)
         stopped = recording.reached(schedule, report.metrics, recording.watch(stage, report, [])) or meter.over
-        save(stage, step, optimizer, stopped)
+        save(stage, step, optimizer, stopped, saves)
     return Outcome({}, {}, {}, step, stopped, ledger.total())
 
 

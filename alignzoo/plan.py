@@ -18,7 +18,7 @@ import torch
 
 from alignzoo import cost
 from alignzoo.cost import ModelShape
-from alignzoo.interfaces import Outline
+from alignzoo.interfaces import CheckContext, HasDiskUse, Outline
 from alignzoo.recipe import Recipe
 from alignzoo.recipe.outputs import leaves_data
 from alignzoo.recipe.tables import STAGE_REFERENCE
@@ -58,6 +58,8 @@ class StagePlan:
     """Seconds of a step, by phase; empty where it was not timed, or memory did not suffice."""
     advice: tuple[str, ...]
     """What to change if it does not fit."""
+    disk: Mapping[str, int]
+    """Bytes on the disk: the model, and a checkpoint while the stage runs; empty where the policy does not say."""
 
     @property
     def fits(self) -> bool:
@@ -101,7 +103,17 @@ def _planned(step: Rehearsal, program: int, timed: bool) -> StagePlan:
         operations={phase: count(outline.shape) for phase, count in step.work().items()},
         seconds=step.seconds() if timed and fits else {},
         advice=() if fits else tuple(_advice(step, own, available)),
+        disk=_disk(step),
     )
+
+
+def _disk(step: Rehearsal) -> dict[str, int]:
+    """The sizes of what the stage will write."""
+    stage = step.stage
+    if not isinstance(stage.policy, HasDiskUse) or leaves_data(stage):
+        return {}
+    use = stage.policy.disk_use(CheckContext(step.needs, (), (), stage.sampler.online, False, {}))
+    return {"model": use.model, "checkpoint": use.checkpoint}
 
 
 def bytes_of(step: Rehearsal, outline: Outline, tokens_per_pass: int = 0) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -25,6 +26,7 @@ from alignzoo.prompts.indexed import Indexed
 from alignzoo.reference import GROUPS, remember
 from alignzoo.roles import following, moving
 from alignzoo.rollout import rollout
+from alignzoo.schedule import Schedule
 from alignzoo.stage import Run
 from alignzoo.tokens import Tokens, token_columns
 from alignzoo.torch_optimizers import torch_optimizer
@@ -68,7 +70,7 @@ def _run(stage: Run, ledger: Ledger, resume: bool) -> Outcome:
     ledger.write(start, "before")
     step, meter = start, Meter.read(schedule, stage.steps, stage.journal)
     stopped = meter.over or (recording.stopped(stage, start) if start else "")
-    watch = no_gradient.Watch.read(stage, start)
+    watch, saves = no_gradient.Watch.read(stage, start), Saves(schedule)
     while (step < stage.steps or schedule.has_budget) and not stopped:
         (report, tokens), share = _step(stage, optimizer, step, passes, meter.total), meter.share
         step = report.step
@@ -85,7 +87,7 @@ def _run(stage: Run, ledger: Ledger, resume: bool) -> Outcome:
             _measured(stage, optimizer, step, "during", passes.batcher)
             ledger.write(step, "during")
         stopped = recording.reached(schedule, report.metrics, recording.watch(stage, report, own)) or meter.over
-        save(stage, step, optimizer, stopped)
+        save(stage, step, optimizer, stopped, saves)
     watch.check()
     after = _measured(stage, optimizer, step, "after", passes.batcher)
     ledger.write(step, "after")
@@ -231,13 +233,33 @@ def _passes(stage: Run, told: Callable[[Alert], None]) -> Passes:
     return replace(passes, remembered=remember(stage.policy, batches(), batcher, told=told, progress=progress))
 
 
-def save(stage: Run, step: int, optimizer: Optimizer, stopped: str) -> None:
-    """A checkpoint at the interval, where the run stops early, and at once when the user asks to stop."""
-    due = stopped or (stage.schedule.save_every and step % stage.schedule.save_every == 0)
+class Saves:
+    """When checkpoints are due: by steps, and by the minutes since the last one."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self._schedule, self._last = schedule, time.monotonic()
+
+    def due(self, step: int) -> bool:
+        """Whether one is due after this step, on any process: no two clocks are alike."""
+        schedule = self._schedule
+        if schedule.save_every and step % schedule.save_every == 0:
+            return True
+        late = time.monotonic() - self._last >= 60 * schedule.save_minutes
+        return bool(schedule.save_minutes) and processes.any_of(late)
+
+    def done(self) -> None:
+        """One has been written."""
+        self._last = time.monotonic()
+
+
+def save(stage: Run, step: int, optimizer: Optimizer, stopped: str, saves: Saves) -> None:
+    """A checkpoint where one is due, where the run stops early, and at once when the user asks to stop."""
+    due = saves.due(step) or stopped
     interrupted = processes.any_of(stage.interrupted())
     if due or interrupted:
         journal, keep = {} if processes.index() else stage.journal.extent(), stage.schedule.keep
         parts = optimizer, stage.sampler, [each.source for each in stage.rewards]
         checkpoint.save(stage.checkpoints, step, stage.policy, *parts, keep=keep, journal=journal)
+        saves.done()
     if interrupted:
         raise Interrupted(f"{stage.name}: stopped after step {step} of {stage.steps}")

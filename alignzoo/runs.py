@@ -32,7 +32,7 @@ SHOWN = 8
 
 
 BROKEN = "Without it nobody can say what the run was: put it back from a copy, or start again with another --out."
-DONE_AGAIN = "the last steps of finished stages again, from their checkpoints"
+DONE_AGAIN = "finished stages again, from their checkpoints where schedule.keep_checkpoints kept these"
 
 
 @dataclass(frozen=True)

@@ -65,9 +65,14 @@ class Schedule:
     eval_every: Annotated[int, Ge(0)] = 0
     """Evaluate on held-out prompts every so many steps, besides before and after; 0: only then."""
     save_every: Annotated[int, Ge(0)] = 25
-    """Write a checkpoint every so many steps; 0: only when interrupted."""
+    """Write a checkpoint every so many steps; 0: only when interrupted, or by `save_minutes`."""
+    save_minutes: Annotated[float, Ge(0)] = 10.0
+    """Also write one where the last was so many minutes ago; 0: not."""
     keep: Annotated[int, Ge(1)] = 2
     """How many checkpoints to keep."""
+    keep_checkpoints: bool = False
+    """Keep them when the stage has finished; else they are deleted once its model and result are on disk. A stage that
+    stopped early keeps its last one in any case."""
     samples_every: Annotated[int, Ge(0)] = 10
     """Write what was sampled to samples.jsonl every so many steps, and at the last; 0: never."""
     evaluations: Annotated[int, Ge(0)] = 0

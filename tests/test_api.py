@@ -105,7 +105,7 @@ def test_the_result_and_the_folder(policy: Any, tmp_path: Path) -> None:
     assert result.before["kl"] == 0 and "reward" in stage.best_of
     files = {path.name for path in result.out.iterdir()}
     journals = {f"{name}.jsonl" for name in ("metrics", "samples", "evaluations", "seconds")}
-    assert journals | {"manifest.json", "result.json", "checkpoints", "models"} <= files
+    assert journals | {"manifest.json", "result.json", "models"} <= files and "checkpoints" not in files
     assert {"config.json", "model.safetensors", "tokenizer.json", "generation_config.json", "README.md"} <= {
         path.name for path in result.model.iterdir()
     }
@@ -321,9 +321,18 @@ def _all(result: Result) -> list[dict[str, Any]]:
 
 
 def test_so_many_checkpoints_are_kept(policy: Any, tmp_path: Path) -> None:
-    result = quick(tmp_path / "run", policy, schedule={"steps": 5, "save_every": 1, "keep": 2})
+    result = quick(
+        tmp_path / "run", policy, schedule={"steps": 5, "save_every": 1, "keep": 2, "keep_checkpoints": True}
+    )
     kept = sorted(path.name for path in (result.out / "checkpoints" / "grpo").iterdir())
     assert kept == ["step-000004", "step-000005"]
+    often = {"save_every": 0, "save_minutes": 1e-9}
+    result = quick(tmp_path / "minutes", policy, schedule={"steps": 1, "keep_checkpoints": True} | often)
+    assert [path.name for path in (result.out / "checkpoints" / "grpo").iterdir()] == ["step-000001"]
+    result = quick(tmp_path / "gone", policy, schedule={"steps": 1, "save_every": 1})
+    assert not (result.out / "checkpoints").exists()  # nobody goes on from a stage that has finished
+    stopped = quick(tmp_path / "stopped", policy, schedule={"steps": 2, "save_every": 0, "reward_stop": -1e9})
+    assert [path.name for path in (stopped.out / "checkpoints" / "grpo").iterdir()] == ["step-000001"]
 
 
 def test_epochs_are_passes_over_the_training_prompts(policy: Any, tmp_path: Path) -> None:

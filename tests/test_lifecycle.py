@@ -108,7 +108,7 @@ def nothing_has_happened() -> None:
 
 
 def train(out: Path, **settings: Any) -> Any:
-    schedule = {"steps": 3, "prompts": 2, "save_every": 1, "eval_every": 2}
+    schedule = {"steps": 3, "prompts": 2, "save_every": 1, "eval_every": 2, "keep_checkpoints": True}
     parts: dict[str, Any] = {"sampler": Teaching(), "reward": Asking(Strict())}
     parts |= {"evaluate": {"prompts": 2, "best_of": 0, "greedy": False}}
     return alignzoo.run("grpo", task="sort", out=out, schedule=schedule, **parts | settings)

@@ -238,7 +238,10 @@ def in_order(prompts: list[Any], completions: list[Any]) -> list[float]:
 def test_a_curriculum_learns_and_goes_on_where_it_was(zoo: Registry, tmp_path: Path) -> None:
     def train(out: Path, resume: bool = False) -> Any:
         settings: dict[str, Any] = {"evaluate": {"prompts": 64, "best_of": 0, "greedy": False}, "reward": in_order}
-        settings |= {"schedule": {"steps": 12, "save_every": 2}, "sampler": {"name": "curriculum"}}
+        settings |= {
+            "schedule": {"steps": 12, "save_every": 2, "keep_checkpoints": True},
+            "sampler": {"name": "curriculum"},
+        }
         return alignzoo.run("grpo", task="sort", out=out, resume=resume, registry=zoo, **settings)
 
     result = train(tmp_path / "whole")

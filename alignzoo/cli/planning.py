@@ -82,6 +82,9 @@ def _print(plan: StagePlan) -> None:
     out.print(phases)
     if total:
         out.print(f"\nabout {_duration(total * plan.steps)} for {plan.steps} steps, evaluation not counted")
+    if plan.disk:
+        kept = ", ".join(f"{name} {size / 1e9:,.2f} GB" for name, size in plan.disk.items())
+        out.print(f"on the disk: {kept}; checkpoints are deleted when the stage has finished")
     if plan.fits:
         out.print("It fits.\n")
         return

@@ -300,9 +300,11 @@ def _save_model(policy: Policy, path: Path, stage: Stage, done: StageResult) -> 
     scores = traits_of(stage.optimizer).trains == REWARD_MODEL
     model = getattr(stage.policy, "model", "")
     start = model if isinstance(model, str) else ""
-    figures = (done.before, done.after)
-    card = report.model_card(done.name, done.optimizer, stage.resolved, *figures, scores=scores, start=start)
-    (partial / "README.md").write_text(card, encoding="utf-8")
+    for folder in (partial, partial / "adapter"):
+        if folder.is_dir():
+            about: dict[str, Any] = {"scores": scores, "start": start, "adapter": folder is not partial}
+            card = report.model_card(done.name, done.optimizer, stage.resolved, done.before, done.after, **about)
+            (folder / "README.md").write_text(card, encoding="utf-8")
     install(partial, path)
 
 

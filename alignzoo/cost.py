@@ -245,3 +245,9 @@ def activation_bytes(shape: ModelShape, tokens: int, width: int = FLOAT32) -> in
     norms, inner = (6, 4) if shape.gated else (4, 5)
     layer = norms * shape.hidden + attention + inner * shape.intermediate
     return (shape.layers * layer + 3 * shape.hidden) * tokens * width
+
+
+def recompute_bytes(shape: ModelShape, tokens: int, width: int = FLOAT32) -> int:
+    """The same where a layer is computed again on the way back: its input is kept, and everything of one layer."""
+    whole = activation_bytes(shape, tokens, width)
+    return shape.layers * shape.hidden * tokens * width + whole // shape.layers

@@ -121,8 +121,9 @@ def bytes_of(step: Rehearsal, outline: Outline, tokens_per_pass: int = 0) -> dic
     shape, schedule = outline.shape, step.stage.schedule
     tokens, answers = step.at_once(tokens_per_pass or schedule.micro_tokens or outline.tokens_per_pass)
     trunks = [shape, shape.critic] if "values" in step.needs and shape.critic is not None else [shape]
-    kept = [round(outline.kept * cost.activation_bytes(trunk, tokens, outline.width)) for trunk in trunks]
-    working = max(each // trunk.layers for each, trunk in zip(kept, trunks, strict=True))
+    whole = [round(outline.kept * cost.activation_bytes(trunk, tokens, outline.width)) for trunk in trunks]
+    working = max(each // trunk.layers for each, trunk in zip(whole, trunks, strict=True))
+    kept = [cost.recompute_bytes(each, tokens, outline.width) for each in trunks] if outline.recompute else whole
     trains = not leaves_data(step.stage)
     rows = min(step.writer.rows, outline.slots)
     cached = step.writer.cached * rows // max(1, step.writer.rows)

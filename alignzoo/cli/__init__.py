@@ -8,6 +8,7 @@ from alignzoo.cli.checking import check
 from alignzoo.cli.comparing import compare
 from alignzoo.cli.doctoring import doctor
 from alignzoo.cli.examining import judge_report
+from alignzoo.cli.exporting import export
 from alignzoo.cli.generating import generate
 from alignzoo.cli.installed import add_installed
 from alignzoo.cli.listing import list_plugins
@@ -32,6 +33,7 @@ app.command("plan")(plan)
 app.command("run")(run)
 app.command("compare")(compare)
 app.command("generate")(generate)
+app.command("export")(export)
 app.command("judge-report")(judge_report)
 add_installed(app, {str(each.name) for each in app.registered_commands})
 

@@ -26,9 +26,10 @@ def model_card(
     *,
     scores: bool,
     start: str = "",
+    adapter: bool = False,
 ) -> str:
     """The README.md of a model's directory; `scores` of one that scores and does not write, `start` is the directory or
-    hub id of the model that was trained."""
+    hub id of the model that was trained, `adapter` of the directory of its adapter alone."""
     auto = "AutoModelForSequenceClassification" if scores else "AutoModelForCausalLM"
     what = "scores answers" if scores else "writes"
     shown = _of_own_data(resolved)
@@ -36,7 +37,7 @@ def model_card(
     data = shown.get("data")
     path = str(data.get("path", "")) if isinstance(data, Mapping) else ""
     return f"""---
-{_metadata(name, optimizer, after, base, path, scores=scores)}
+{_metadata(name, optimizer, after, base, path, scores=scores, adapter=adapter)}
 ---
 
 # {name}
@@ -103,7 +104,7 @@ def _read(path: Path) -> dict[str, Any]:
     return found
 
 
-def _metadata(name: str, optimizer: str, after: Figures, base: _Base, path: str, *, scores: bool) -> str:
+def _metadata(name: str, optimizer: str, after: Figures, base: _Base, path: str, *, scores: bool, adapter: bool) -> str:
     """The front matter, in the hub's own form."""
     from huggingface_hub import EvalResult, ModelCardData
 
@@ -118,7 +119,7 @@ def _metadata(name: str, optimizer: str, after: Figures, base: _Base, path: str,
         base_model=base.name or None,
         license=base.licence or None,
         datasets=[path] if _is_hub(path) else None,
-        library_name="transformers",
+        library_name="peft" if adapter else "transformers",
         pipeline_tag=task,
         tags=["alignzoo", optimizer.rpartition("/")[2]],
         model_name=name,

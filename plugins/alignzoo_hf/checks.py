@@ -16,7 +16,7 @@ from alignzoo.cost import FLOAT32
 from alignzoo.errors import ModelError
 from alignzoo.interfaces import CheckContext, DiskUse, Earlier
 from alignzoo.types import Prompt
-from alignzoo_hf import models, weights
+from alignzoo_hf import adapters, models, weights
 from alignzoo_hf.encoding import encoder
 from alignzoo_hf.spec import HF
 
@@ -116,7 +116,7 @@ def _model(whole: HF, named: Any, *, scores: bool) -> Any:
     """The model on the meta device, which has no memory: every name and shape in its files, and no number."""
     if not isinstance(whole.model, str):
         return whole.model
-    weights.check_directory(whole.model)
+    weights.check_directory(adapters.base_of(whole.model))
     if whole.model != named:  # an earlier stage's start: of whichever kind it is
         scores = models.is_scorer(models.config(whole))
     label = whole.score_label if scores else 0
@@ -206,7 +206,7 @@ def disk_use(spec: HF, context: CheckContext) -> DiskUse:
     if whole is None:
         return DiskUse(0, 0)
     model = _model(whole, spec.model, scores=models.only_scores(context.needs))
-    width = 2 if models.wants_bf16(spec, models.device(spec)) else FLOAT32
+    width = models.stored_dtype(whole).itemsize
     numbers = sum(each.numel() for each in model.parameters())
     critic = "values" in context.needs and spec.critic == "separate"
     trained = (_adapter(model, spec.lora_rank) if spec.lora_rank else numbers) * (2 if critic else 1)

@@ -40,11 +40,12 @@ def on_cpu(shape: ModelShape) -> int:
     return _within(min(SMALL // (cost.FLOAT32 * widest), held, head.CPU.kept // shape.vocab), least, most)
 
 
-def on_gpu(shape: ModelShape, free: int, width: int) -> int:
+def on_gpu(shape: ModelShape, free: int, width: int, *, recompute: bool = False) -> int:
     """As many tokens as the free bytes hold the activations of, in `width` bytes, once gradients and AdamW's moments
-    have theirs."""
+    have theirs; with `recompute` those of one layer, and the others' inputs."""
     left = free - cost.gradient_bytes(shape) - cost.adamw_bytes(shape)
-    return _within(int(SHARE * left / cost.activation_bytes(shape, 1, width)), *ON_GPU)
+    held = cost.recompute_bytes if recompute else cost.activation_bytes
+    return _within(int(SHARE * left / held(shape, 1, width)), *ON_GPU)
 
 
 def _within(tokens: int, least: int, most: int) -> int:

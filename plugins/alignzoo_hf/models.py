@@ -22,7 +22,8 @@ from transformers import (
 from alignzoo import processes
 from alignzoo.columns import ANSWERS, OLD, POLICY, column
 from alignzoo.errors import ModelError
-from alignzoo_hf import layers, weights
+from alignzoo_hf import adapters, layers, weights
+from alignzoo_hf.adapters import adapted
 from alignzoo_hf.chat import read_template
 from alignzoo_hf.head import Head
 from alignzoo_hf.spec import HF
@@ -73,6 +74,7 @@ def tokenizer(spec: HF) -> Any:
 
 
 def _tokenizer(source: str, spec: HF) -> Any:
+    source = adapters.tokens_of(source)
     return weights.from_pretrained(AutoTokenizer, source, trust_remote_code=spec.trust_remote_code)
 
 
@@ -81,7 +83,17 @@ def config(spec: HF) -> Any:
     return spec.model.config if not isinstance(spec.model, str) else _config(spec.model, spec)
 
 
+def stored_dtype(spec: HF) -> torch.dtype:
+    """The precision that the model lies in, in which it is saved again."""
+    if not isinstance(spec.model, str):
+        found = next(spec.model.parameters()).dtype
+    else:
+        found = getattr(_config(spec.model, spec).get_text_config(), "dtype", None) or torch.float32
+    return found if isinstance(found, torch.dtype) and found.is_floating_point else torch.float32
+
+
 def _config(source: str, spec: HF) -> Any:
+    source = adapters.base_of(source)
     return weights.from_pretrained(AutoConfig, source, trust_remote_code=spec.trust_remote_code)
 
 
@@ -132,6 +144,8 @@ def _language_model(spec: HF, dtype: torch.dtype) -> Any:
 
 def loaded_lm(spec: HF, source: str, **options: Any) -> Any:
     """The language model of a directory or hub id, refused where its weights are not what its configuration says."""
+    if adapters.is_adapter(source):
+        return adapters.with_adapter(loaded_lm(spec, adapters.beneath(source), **options), source)
     config = _config(source, spec)
     _check_writes(config, source)
     options |= _attention(spec, config) | {"trust_remote_code": spec.trust_remote_code}
@@ -141,7 +155,9 @@ def loaded_lm(spec: HF, source: str, **options: Any) -> Any:
 def scorer(spec: HF, source: Any, frozen: torch.dtype) -> Any:
     """A sequence-classification model: a reward model, or a critic's start. A causal model's trunk gets a head at 0."""
     dtype = _dtype(spec, frozen)
-    if isinstance(source, str):
+    if isinstance(source, str) and adapters.is_adapter(source):
+        model = _scorer_on(loaded_lm(spec, source, dtype=dtype), spec, dtype)
+    elif isinstance(source, str):
         model = loaded_scorer(spec, source, dtype=dtype)
         if not is_scorer(_config(source, spec)):
             nn.init.zeros_(score_head(model).weight)
@@ -206,7 +222,7 @@ def loaded_scorer(spec: HF, source: str, **options: Any) -> Any:
         )
     options |= _attention(spec, config) | {"trust_remote_code": spec.trust_remote_code, "config": config}
     heads = {} if trained else {"new": "score.", "other": LANGUAGE_HEAD}
-    return weights.loaded(AutoModelForSequenceClassification, source, **heads, **options)
+    return weights.loaded(AutoModelForSequenceClassification, adapters.base_of(source), **heads, **options)
 
 
 def check_scorer(spec: HF, source: str) -> None:
@@ -277,26 +293,6 @@ def _dtype(spec: HF, frozen: torch.dtype) -> torch.dtype:
     return frozen if spec.lora_rank else torch.float32
 
 
-def adapted(model: Any, spec: HF, task: str) -> Any:
-    """The model with a LoRA adapter, which alone is trained, in float32."""
-    from peft import LoraConfig, get_peft_model
-
-    targets: Any = spec.lora_targets
-    if targets != "all-linear":
-        targets = [name.strip() for name in targets.split(",")]
-    config = LoraConfig(r=spec.lora_rank, lora_alpha=spec.lora_alpha, target_modules=targets, task_type=task)
-    try:
-        with torch.random.fork_rng():  # adapters start at random: the same in every run
-            torch.manual_seed(0)
-            adapted = get_peft_model(model, config)
-    except ValueError as error:
-        raise ModelError(f"policy.lora_targets = {spec.lora_targets!r} does not fit this model: {error}") from error
-    for parameter in adapted.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-    return adapted.eval()
-
-
 def value_head(config: Any) -> nn.Linear:
     """A linear value head that starts at 0."""
     head = nn.Linear(config.hidden_size, 1, bias=False)
@@ -353,10 +349,10 @@ def stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
 
 
 def save(model: Any, tokenizer: Any, path: Path, dtype: torch.dtype) -> None:
-    """A transformers directory with model, tokenizer and generation config; adapters are merged into a copy."""
-    if hasattr(model, "merge_and_unload"):
-        model = copy.deepcopy(model).merge_and_unload()
-    model = bare(model)
+    """A transformers directory with model, tokenizer and generation config; an adapter is merged into a copy, and lies
+    beside it."""
+    adapted = model
+    model = bare(adapters.merged(model))
     if next(model.parameters()).dtype != dtype:
         model = copy.deepcopy(model).to(dtype)
     if isinstance(getattr(model, "generation_config", None), GenerationConfig):
@@ -366,4 +362,19 @@ def save(model: Any, tokenizer: Any, path: Path, dtype: torch.dtype) -> None:
     set_padding(model, tokenizer)
     with weights.quietly():
         model.save_pretrained(path)
+        adapters.save_adapter(adapted, tokenizer, path)
     tokenizer.save_pretrained(path)
+
+
+def groups(model: Any, rate: float) -> list[dict[str, Any]]:
+    """The trained weights, embeddings and heads apart from the others, which are maps."""
+    inner = bare(model)
+    ends = ("get_input_embeddings", "get_output_embeddings")
+    tables = {id(each.weight) for name in ends if hasattr(inner, name) and (each := getattr(inner, name)()) is not None}
+    tables |= {id(inner.score.weight)} if reads_last_token(model) else set()
+    alone = isinstance(inner, nn.Linear)  # a value head
+    trained = [each for each in model.parameters() if each.requires_grad]
+    apart = [each for each in trained if alone or id(each) in tables]
+    others = [each for each in trained if not alone and id(each) not in tables]
+    parts = ({"params": apart, "lr_scale": rate, "embedding": True}, {"params": others, "lr_scale": rate})
+    return [part for part in parts if part["params"]]

@@ -54,7 +54,7 @@ def outline(spec: HF, needs: frozenset[str], *, frozen: bool = False) -> Outline
         device=place,
         width=width,
         frozen=width,
-        tokens_per_pass=_tokens_per_pass(shape, place, width),
+        tokens_per_pass=_tokens_per_pass(shape, place, width, recompute=spec.recompute),
         exact_samples=spec.samples_exactly(bf16),
         slots=spec.generate_batch,
         longest=spec.max_new_tokens,
@@ -63,12 +63,13 @@ def outline(spec: HF, needs: frozenset[str], *, frozen: bool = False) -> Outline
         trial=trial,
         kept=1.0 if bf16 or place.type != "cpu" or spec.lora_rank else layers.kept(config.get_text_config(), shape),
         cheaper=lambda: _cheaper(spec, needs),
+        recompute=spec.recompute,
     )
 
 
 def _cheaper(spec: HF, needs: frozenset[str]) -> Mapping[str, Outline]:
     """An adapter, and the same with frozen weights in bf16."""
-    others = {}
+    others = {} if spec.recompute else {"policy.recompute=true": replace(spec, recompute=True)}
     if not spec.lora_rank:
         others[f"policy.lora_rank={RANK}"] = replace(spec, lora_rank=RANK)
         others[f"policy.lora_rank={RANK} policy.dtype=bf16"] = replace(spec, lora_rank=RANK, dtype="bf16")
@@ -102,9 +103,9 @@ def _trial(spec: HF, config: Any, tokenizer: Any, layers: int, needs: frozenset[
     return replace(spec, model=model, tokenizer=tokenizer, critic_model="", reference="", **room).load(needs)
 
 
-def _tokens_per_pass(shape: ModelShape, place: torch.device, width: int) -> int:
+def _tokens_per_pass(shape: ModelShape, place: torch.device, width: int, *, recompute: bool) -> int:
     """As the policy's own, once its weights are there."""
     if place.type != "cuda":
         return memory.on_cpu(shape)
     weights = cost.weight_bytes(shape, width) + cost.reference_bytes(shape, width)
-    return memory.on_gpu(shape, torch.cuda.mem_get_info(place)[0] - weights, width)
+    return memory.on_gpu(shape, torch.cuda.mem_get_info(place)[0] - weights, width, recompute=recompute)

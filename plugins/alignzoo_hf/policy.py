@@ -38,7 +38,7 @@ from alignzoo_hf.roles import Beneath, Frozen, Voice, check_same
 from alignzoo_hf.sampling import Sampling
 from alignzoo_hf.shape import shape_of
 from alignzoo_hf.spec import HF
-from alignzoo_hf.trunk import States, can_pack, packed, padded
+from alignzoo_hf.trunk import States, can_pack, packed, padded, predicting
 
 ROLE = "role."
 """What the name of a weight in a checkpoint begins with where it is a role's."""
@@ -68,6 +68,7 @@ class HFPolicy(TorchTraining):
         self.device = models.device(spec)
         self.bf16 = models.wants_bf16(spec, self.device)
         self.tokenizer = models.tokenizer(spec)
+        self._stored = models.stored_dtype(spec)
         precision = torch.bfloat16 if self.bf16 else torch.float32
         writes = not models.only_scores(needs)
         self.scorer: Any = None
@@ -217,7 +218,7 @@ class HFPolicy(TorchTraining):
             if language or ("values" in columns and self.spec.critic == "shared"):
                 answers |= self._language(batch, columns, language)
             if "values" in columns and self.spec.critic == "separate":
-                states = self._states(self.spec, self.critic, batch, *_predicting(batch))
+                states = self._states(self.spec, self.critic, batch, *predicting(batch))
                 answers["values"] = self._values(models.score_head(self.critic), states, batch)
             if "scores" in columns:
                 answers["scores"] = self._scores(batch)
@@ -225,7 +226,9 @@ class HFPolicy(TorchTraining):
 
     def _states(self, spec: HF, model: Any, batch: Batch, used: Tensor, read: Tensor) -> States:
         """A model's states where they are read: of the used tokens packed, or padded where its attention is its own."""
-        return packed(model, batch, used, read) if self._packs(spec, model) else padded(model, batch.tokens)
+        if self._packs(spec, model):
+            return packed(model, batch, used, read, recompute=spec.recompute)
+        return padded(model, batch.tokens, recompute=spec.recompute)
 
     def _packs(self, spec: HF, model: Any) -> bool:
         """Whether a model can be packed, found out when it is first asked."""
@@ -269,7 +272,7 @@ class HFPolicy(TorchTraining):
                 f"the role {voice.name!r} reads {context} tokens at most, and there is a prompt that has more with its "
                 f"completion: set policy.max_length={context}"
             )
-        return self._states(voice.spec, voice.model, batch, *_predicting(batch))
+        return self._states(voice.spec, voice.model, batch, *predicting(batch))
 
     def _divergences(self, batch: Batch, states: States, asked: Sequence[Column]) -> dict[str, Tensor]:
         """What is said of whole distributions, the policy's beside the roles'."""
@@ -333,12 +336,9 @@ class HFPolicy(TorchTraining):
 
     def parameters(self) -> list[dict[str, Any]]:
         """The trained weights; a critic learns at its own multiple of the rate."""
-        trained = [model for model in (self.lm, self.scorer) if model is not None]
-        groups = [{"params": [p for m in trained for p in m.parameters() if p.requires_grad], "lr_scale": 1.0}]
-        if self.critic is not None:
-            critic = [p for p in self.critic.parameters() if p.requires_grad]
-            groups.append({"params": critic, "lr_scale": self.spec.critic_lr})
-        return groups
+        rates = ((self.lm, 1.0), (self.scorer, 1.0), (self.critic, self.spec.critic_lr))
+        groups = [group for model, rate in rates if model is not None for group in models.groups(model, rate)]
+        return [group for group in groups if group["params"]]
 
     def state(self) -> dict[str, Tensor]:
         """The trained weights by name, and those of roles that have moved."""
@@ -372,7 +372,7 @@ class HFPolicy(TorchTraining):
         if self._trains and not self.roles[REFERENCE].is_loaded:
             free -= cost.reference_bytes(shape, width)  # it may still come
         kept = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)  # torch's, and free
-        return memory.on_gpu(shape, free + kept, width)
+        return memory.on_gpu(shape, free + kept, width, recompute=self.spec.recompute)
 
     def _fingerprint(self) -> str:
         """A digest of the reference's weights and configuration, the temperature, precision and kind of device."""
@@ -388,16 +388,9 @@ class HFPolicy(TorchTraining):
     def save(self, path: Path) -> None:
         """An ordinary transformers directory: the language model, or the scorer of a policy that only scores."""
         model = self.lm if self.lm is not None else self.scorer
-        models.save(model, self.tokenizer, path, torch.bfloat16 if self.bf16 else torch.float32)
+        models.save(model, self.tokenizer, path, self._stored)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if not self.bf16:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
-
-
-def _predicting(batch: Batch) -> tuple[Tensor, Tensor]:
-    """The tokens whose states predict a completion token, with those before them (all but the last, as a rule), and
-    these alone; (N, T) each."""
-    after = batch.mask.flip(1).long().cumsum(1).flip(1) - batch.mask.long()  # completion tokens that are still to come
-    return batch.attend & (after > 0), torch.nn.functional.pad(fn.predicted(batch.mask), (0, 1))

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le
 
+from alignzoo.errors import ModelError
 from alignzoo.interfaces import NO_ROLES, CheckContext, DiskUse, Outline, Policy, PolicySpec
 
 
@@ -49,7 +50,16 @@ class HF:
     lora_alpha: Annotated[float, Gt(0)] = 32.0
     """LoRA's scale is alpha / rank."""
     lora_targets: str = "all-linear"
-    """Which modules get an adapter: "all-linear" or names separated by commas."""
+    """Which modules get an adapter: "all-linear", names separated by commas, or a regular expression of whole names."""
+    lora_rslora: bool = False
+    """Scale by alpha / √rank instead, so that high ranks learn as fast (rsLoRA, arXiv:2312.03732)."""
+    lora_dora: bool = False
+    """Train each weight's magnitude apart from its direction (DoRA, arXiv:2402.09353); slower."""
+    lora_dropout: float = 0.0
+    """Nothing but 0: models stay in evaluation mode, as dropout would make each forward pass another model."""
+    recompute: bool = False
+    """Keep of each layer its input alone, and compute the layer again on the way back (gradient checkpointing): the
+    same gradients to the bit, less memory, about a third more time."""
     critic: Literal["separate", "shared"] = "separate"
     """The critic, when an algorithm needs one: a value head on its own trunk, or on the policy's."""
     critic_model: str = ""
@@ -65,6 +75,14 @@ class HF:
     trust_remote_code: bool = False
     """Run the model repository's own code."""
     runs_code: ClassVar[tuple[str, ...]] = ("trust_remote_code",)
+
+    def __post_init__(self) -> None:
+        if self.lora_dropout:
+            raise ModelError(
+                f"lora_dropout = {self.lora_dropout:g} is not supported: with dropout the log-probabilities before an "
+                "update would be another model's, so that ratios do not start at 1 and steps do not repeat. Leave it "
+                "out; against over-fitting, take fewer epochs, a smaller lora_rank, or schedule.weight_decay"
+            )
 
     def samples_exactly(self, bf16: bool) -> bool:
         """Whether what is recorded of tokens is what `forward` says: in float32, by an engine whose numbers are its

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from alignzoo import functional as fn
 from alignzoo.types import Batch
 from alignzoo_hf import models
 from alignzoo_hf.layers import EXACT
 from alignzoo_hf.packed import Packing, attending, pack
+from alignzoo_hf.recompute import recomputing
 from alignzoo_hf.rotary import rotating
 from alignzoo_hf.unread import left_out
 
@@ -32,26 +37,41 @@ class States:
     """(N, T): the line of `hidden` that belongs to a row's token."""
 
 
-def padded(model: Any, tokens: Tensor) -> States:
+def padded(model: Any, tokens: Tensor, *, recompute: bool = False) -> States:
     """Row by row, with the padding computed and never read."""
-    hidden = models.states(model, tokens)
+    with recomputing(models.bare(model).base_model) if recompute else contextlib.nullcontext():
+        hidden = models.states(model, tokens)
     place = torch.arange(tokens.numel(), device=tokens.device).view(tokens.shape)
     return States(hidden.flatten(0, 1), place)
 
 
-def packed(model: Any, batch: Batch, used: Tensor, read: Tensor) -> States:
+def packed(model: Any, batch: Batch, used: Tensor, read: Tensor, *, recompute: bool = False) -> States:
     """The used tokens alone, with what the rows of a group begin with computed once; states where `read` (N, T)."""
     packing = pack(batch.tokens, used, batch.prompt)
-    return States(_through(model, packing, read), packing.place)
+    return States(_through(model, packing, read, recompute=recompute), packing.place)
 
 
-def _through(model: Any, packing: Packing, read: Tensor) -> Tensor:
+def _through(model: Any, packing: Packing, read: Tensor, *, recompute: bool = False) -> Tensor:
     base = models.bare(model).base_model
-    read_in_line = packing.place[read].unique()
-    with attending(base.config.get_text_config(), packing), left_out(base, read_in_line), rotating(base):
+    inside = partial(_inside, base, packing, packing.place[read].unique())
+    with inside(), recomputing(base, inside) if recompute else contextlib.nullcontext():
         out = base(packing.tokens, position_ids=packing.positions, use_cache=False)
     hidden: Tensor = out.last_hidden_state[0]
     return hidden
+
+
+@contextlib.contextmanager
+def _inside(base: Any, packing: Packing, read_in_line: Tensor) -> Iterator[None]:
+    """What a trunk runs under over one line."""
+    with attending(base.config.get_text_config(), packing), left_out(base, read_in_line), rotating(base):
+        yield
+
+
+def predicting(batch: Batch) -> tuple[Tensor, Tensor]:
+    """The tokens whose states predict a completion token, with those before them (all but the last, as a rule), and
+    these alone; (N, T) each."""
+    after = batch.mask.flip(1).long().cumsum(1).flip(1) - batch.mask.long()  # completion tokens that are still to come
+    return batch.attend & (after > 0), torch.nn.functional.pad(fn.predicted(batch.mask), (0, 1))
 
 
 # --- which of the two -------------------------------------------------------------------------------------------------

@@ -47,11 +47,16 @@ _found: WeakKeyDictionary[nn.Module, nn.Module | None] = WeakKeyDictionary()
 def feed_forward(base: Any) -> nn.Module | None:
     """The feed-forward part of a trunk's last layer; None where there is none of a token alone, or none is found."""
     if base not in _found:
-        layers = base.config.get_text_config().num_hidden_layers
-        stacks = [part for part in base.modules() if isinstance(part, nn.ModuleList) and len(part) == layers]
-        part = getattr(stacks[0][-1], "mlp", None) if stacks else None
+        layers = stack(base)
+        part = getattr(layers[-1], "mlp", None) if layers else None
         _found[base] = part if isinstance(part, nn.Module) and _of_a_token_alone(part, base) else None
     return _found[base]
+
+
+def stack(base: Any) -> list[Any]:
+    """The layers of a trunk; none where no list of them is found."""
+    layers = base.config.get_text_config().num_hidden_layers
+    return next((list(p) for p in base.modules() if isinstance(p, nn.ModuleList) and len(p) == layers), [])
 
 
 @torch.no_grad()

@@ -1,0 +1,86 @@
+"""`alignzoo export`: a model of a run as a folder to be used elsewhere, or on the hub, where that is asked for."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from alignzoo.cli.common import Debug, NoPlugins, Plugins, console, registry, told
+from alignzoo.errors import ModelError, RunError
+from alignzoo.storage import install, partial_of
+
+ADAPTER, CONFIG = "adapter", "adapter_config.json"
+
+
+@told
+def export(
+    model: Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="A model's directory, or a run with one model.")],
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where to write it; it must not exist.")] = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="The whole model, an adapter merged into it; else an adapter alone.")
+    ] = False,
+    push: Annotated[str | None, typer.Option(metavar="REPO", help="Also upload it to the hub as OWNER/NAME.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="A repository that is made for it is private.")] = False,
+    plugin: Plugins = None,
+    no_plugin: NoPlugins = None,
+    debug: Debug = False,
+) -> None:
+    """Write a model with tokenizer, chat template, generation config and card to a folder; upload it only by --push."""
+    if out is None and push is None:
+        raise RunError("say where to: --out DIR for a folder, --push OWNER/NAME for the hub, or both")
+    if out is not None and out.exists():
+        raise RunError(f"{out} exists: give --out a folder that does not, or delete it")
+    source = _model(model)
+    with tempfile.TemporaryDirectory() as folder:
+        written = out or Path(folder) / source.name
+        partial = partial_of(written)
+        alone = source / ADAPTER
+        if not merge and alone.is_dir():
+            shutil.copytree(alone, partial, dirs_exist_ok=True)
+        elif (source / CONFIG).is_file() and merge:
+            from alignzoo.cli.generating import load
+
+            load(registry(plugin, no_plugin), str(source), {}).save(partial)
+        else:
+            shutil.copytree(source, partial, dirs_exist_ok=True, ignore=shutil.ignore_patterns(ADAPTER))
+        install(partial, written)
+        kind = "adapter" if (written / CONFIG).is_file() else "model"
+        size = sum(path.stat().st_size for path in written.rglob("*") if path.is_file())
+        if out is not None:
+            console().print(f"{kind}: {out} ({size / 1e9:.3g} GB)", markup=False, soft_wrap=True)
+        if push is not None:
+            console().print(f"{kind}: {upload(written, push, private=private)}", markup=False, soft_wrap=True)
+
+
+def _model(place: Path) -> Path:
+    """A model's directory; of a run's folder its only model."""
+    if any((place / name).is_file() for name in ("config.json", CONFIG)):
+        return place
+    inside = sorted(path.parent for path in place.glob("models/*/config.json"))
+    if len(inside) == 1:
+        return inside[0]
+    if inside:
+        raise ModelError(f"{place} is a run with several models: give one, {' or '.join(map(str, inside))}")
+    raise ModelError(f"{place} is no model's directory: it has neither config.json nor {CONFIG}")
+
+
+def upload(folder: Path, repo: str, *, private: bool) -> str:
+    """Upload a folder to the hub; the address of what is there now comes back."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    api = HfApi()
+    try:
+        made = api.create_repo(repo, private=private, exist_ok=True)
+        api.upload_folder(folder_path=folder, repo_id=made.repo_id, commit_message="A model that alignzoo has trained")
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise RunError(
+            f"{repo} could not be uploaded to the hub: {lines[0][:300]}. Is the name OWNER/NAME, the network there, "
+            "and HF_TOKEN a token that may write? The export itself is whole"
+        ) from error
+    return str(made)

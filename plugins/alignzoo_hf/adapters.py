@@ -1,0 +1,108 @@
+"""LoRA adapters by peft: put into a model, saved beside it, and merged where a directory holds one."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alignzoo.errors import ModelError
+from alignzoo_hf.spec import HF
+
+ADAPTER = "adapter"
+"""The folder of a model's directory that holds the adapter which the model was trained by."""
+
+PATTERN = re.compile(r"[*+?\[\](){}|^$\\]")
+"""What tells a regular expression from names."""
+
+
+def adapted(model: Any, spec: HF, task: str) -> Any:
+    """The model with a LoRA adapter, which alone is trained, in float32."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=spec.lora_rank,
+        lora_alpha=spec.lora_alpha,
+        target_modules=_targets(spec.lora_targets),
+        use_rslora=spec.lora_rslora,
+        use_dora=spec.lora_dora,
+        task_type=task,
+    )
+    try:
+        with torch.random.fork_rng():  # adapters start at random: the same in every run
+            torch.manual_seed(0)
+            adapted = get_peft_model(model, config)
+    except (ValueError, re.error) as error:
+        raise ModelError(f"policy.lora_targets = {spec.lora_targets!r} does not fit this model: {error}") from error
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return adapted.eval()
+
+
+def _targets(named: str) -> str | list[str]:
+    """What peft takes: "all-linear" or a regular expression as they stand, or names."""
+    if named == "all-linear" or PATTERN.search(named):
+        return named
+    return [name.strip() for name in named.split(",")]
+
+
+def is_adapter(source: str) -> bool:
+    """Whether a directory holds an adapter and no model."""
+    folder = Path(source)
+    return (folder / "adapter_config.json").is_file() and not (folder / "config.json").exists()
+
+
+def beneath(source: str) -> str:
+    """The model that the adapter of a directory was trained on, which may itself be an adapter's."""
+    from peft import PeftConfig
+
+    base = PeftConfig.from_pretrained(source).base_model_name_or_path
+    if not base:
+        raise ModelError(f"{source} holds an adapter that names no model: its base_model_name_or_path is empty")
+    return str(base)
+
+
+def base_of(source: str) -> str:
+    """The model beneath all adapters; any other directory or hub id as it is."""
+    while is_adapter(source):
+        source = beneath(source)
+    return source
+
+
+def tokens_of(source: str) -> str:
+    """Where the tokenizer of a model lies: with its adapter, where that has one."""
+    return source if any(Path(source).glob("tokenizer*")) else base_of(source)
+
+
+def with_adapter(model: Any, source: str) -> Any:
+    """The model with the adapter of a directory merged into its weights."""
+    from peft import PeftModel
+
+    if model.device.type == "meta":
+        return model
+    try:
+        found = PeftModel.from_pretrained(model, source).merge_and_unload()
+        found.name_or_path = source  # another adapter on it belongs to what it is now
+        return found.requires_grad_(True)
+    except (ValueError, RuntimeError, OSError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ModelError(f"the adapter {source} does not fit {base_of(source)}: {lines[0][:300]}") from error
+
+
+def merged(model: Any) -> Any:
+    """A copy with the adapter merged into its weights; a model without one is itself."""
+    return copy.deepcopy(model).merge_and_unload() if hasattr(model, "merge_and_unload") else model
+
+
+def save_adapter(model: Any, tokenizer: Any, path: Path) -> None:
+    """The adapter alone, for peft and for engines that take adapters, with its tokenizer."""
+    if hasattr(model, "merge_and_unload"):
+        model.save_pretrained(path / ADAPTER, save_embedding_layers=False)  # no vocabulary was changed
+        tokenizer.save_pretrained(path / ADAPTER)
+        with contextlib.suppress(FileNotFoundError):
+            (path / ADAPTER / "README.md").unlink()  # peft's own card says nothing yet

@@ -1,0 +1,174 @@
+"""Adapters: their options, what is saved of them, a directory of one as the model, and exports."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_hf_packed import ragged
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from alignzoo.cli import exporting
+from alignzoo.errors import ModelError, RunError
+from alignzoo_hf.policy import HFPolicy
+from alignzoo_hf.spec import HF
+
+LOGPROBS = frozenset({"logprobs"})
+
+
+def policy_of(model: Any, **settings: Any) -> HFPolicy:
+    return HFPolicy(HF(str(model), device="cpu", max_new_tokens=4, **settings), LOGPROBS)
+
+
+def moved(policy: HFPolicy) -> HFPolicy:
+    """With an adapter that does something."""
+    rng = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, weight in policy.lm.named_parameters():
+            if "lora_" in name:
+                weight.add_(torch.randn(weight.shape, generator=rng) * 0.1)
+    return policy
+
+
+@pytest.fixture(scope="module")
+def saved(plain_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[HFPolicy, Path]:
+    """A policy with an adapter, and the directory that it was saved to."""
+    policy = moved(policy_of(plain_model, lora_rank=2, lora_alpha=4.0))
+    path = tmp_path_factory.mktemp("saved") / "model"
+    policy.save(path)
+    return policy, path
+
+
+def test_the_adapter_is_saved_beside_the_merged_model_and_is_a_model_itself(saved: tuple[HFPolicy, Path]) -> None:
+    policy, path = saved
+    config = json.loads((path / "adapter" / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"], config["peft_type"]) == (2, 4.0, "LORA")
+    expected = policy.forward(ragged(1), LOGPROBS)["logprobs"]
+    for place in (path, path / "adapter"):  # ours
+        found = policy_of(place).forward(ragged(1), LOGPROBS)["logprobs"]
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    model = AutoModelForCausalLM.from_pretrained(path / "adapter")  # theirs
+    tokens = torch.arange(5, 15)[None]
+    whole = AutoModelForCausalLM.from_pretrained(path)
+    torch.testing.assert_close(model(tokens).logits, whole(tokens).logits, rtol=1e-4, atol=1e-4)
+    assert AutoTokenizer.from_pretrained(path / "adapter").vocab_size
+
+
+def test_a_new_adapter_on_an_adapter_s_directory_starts_from_what_that_one_does(
+    saved: tuple[HFPolicy, Path], tmp_path: Path
+) -> None:
+    policy, path = saved
+    second = policy_of(path / "adapter", lora_rank=2)
+    expected = policy.forward(ragged(1), LOGPROBS)["logprobs"]
+    with second.answering("ref"):
+        reference = second.forward(ragged(1), LOGPROBS)["logprobs"]
+    torch.testing.assert_close(reference, expected, rtol=1e-4, atol=1e-4)
+    moved(second).save(tmp_path / "second")
+    again = policy_of(tmp_path / "second" / "adapter").forward(ragged(1), LOGPROBS)["logprobs"]
+    torch.testing.assert_close(again, second.forward(ragged(1), LOGPROBS)["logprobs"], rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(again, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "scale", "suffix"),
+    [
+        ({"lora_rank": 4, "lora_alpha": 8.0}, 2.0, ""),
+        ({"lora_rank": 4, "lora_alpha": 8.0, "lora_rslora": True}, 4.0, ""),  # 8 / √4
+        ({"lora_rank": 4, "lora_alpha": 8.0, "lora_dora": True}, 2.0, "lora_magnitude_vector"),
+        ({"lora_rank": 4, "lora_alpha": 8.0, "lora_targets": r".*layers\.0\..*(q|v)_proj"}, 2.0, ""),
+    ],
+    ids=["lora", "rslora", "dora", "regex"],
+)
+def test_options_of_an_adapter_are_peft_s(
+    plain_model: Path, settings: dict[str, Any], scale: float, suffix: str
+) -> None:
+    policy = policy_of(plain_model, **settings)
+    layers = {name: each for name, each in policy.lm.named_modules() if hasattr(each, "lora_A") and each.lora_A}
+    assert {each.scaling["default"] for each in layers.values()} == {scale}
+    assert any(suffix in name for name, _ in policy.lm.named_parameters())
+    if "lora_targets" in settings:
+        assert sorted(name.rpartition("layers.")[2] for name in layers) == ["0.self_attn.q_proj", "0.self_attn.v_proj"]
+    out = policy.forward(ragged(1), LOGPROBS)["logprobs"]
+    with policy.answering("ref"):
+        assert torch.equal(policy.forward(ragged(1), LOGPROBS)["logprobs"], out) or suffix  # DoRA rounds its norms
+
+
+def test_dropout_is_refused_with_the_reason() -> None:
+    with pytest.raises(ModelError, match=r"lora_dropout = 0.1 is not supported: .* ratios do not start at 1"):
+        HF("any", lora_dropout=0.1)
+
+
+def test_a_model_is_saved_in_the_precision_that_it_lay_in(plain_model: Path, tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(plain_model, dtype=torch.bfloat16)
+    model.save_pretrained(tmp_path / "bf16")
+    AutoTokenizer.from_pretrained(plain_model).save_pretrained(tmp_path / "bf16")
+    for rank in (0, 2):
+        policy = policy_of(tmp_path / "bf16", lora_rank=rank)
+        policy.save(tmp_path / f"out{rank}")
+        assert json.loads((tmp_path / f"out{rank}" / "config.json").read_text())["dtype"] == "bfloat16"
+    policy_of(plain_model).save(tmp_path / "fp32")
+    assert json.loads((tmp_path / "fp32" / "config.json").read_text())["dtype"] == "float32"
+
+
+def test_embeddings_and_heads_are_groups_of_their_own(plain_model: Path) -> None:
+    policy = HFPolicy(HF(str(plain_model), device="cpu", max_new_tokens=4), LOGPROBS | {"values"})
+    groups = policy.parameters()
+    tables = [weight for group in groups if group.get("embedding") for weight in group["params"]]
+    assert any(each is policy.lm.get_input_embeddings().weight for each in tables)
+    assert any(each is policy.critic.score.weight for each in tables)
+    assert all(each.ndim == 1 or "proj" in name for name, each in policy.lm.named_parameters() if not _in(each, tables))
+    n = sum(each.numel() for model in (policy.lm, policy.critic) for each in model.parameters())
+    assert sum(each.numel() for group in groups for each in group["params"]) == n
+
+
+def _in(weight: Any, some: list[Any]) -> bool:
+    return any(each is weight for each in some)
+
+
+# --- exports ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_export_is_the_adapter_or_merged_the_model(
+    saved: tuple[HFPolicy, Path], alignzoo: Any, tmp_path: Path
+) -> None:
+    _, path = saved
+    said = alignzoo("export", path, "--out", tmp_path / "adapter")
+    assert said.code == 0 and "adapter:" in said.out
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()
+    assert alignzoo("export", path, "--merge", "--out", tmp_path / "whole").code == 0
+    assert (tmp_path / "whole" / "model.safetensors").exists() and not (tmp_path / "whole" / "adapter").exists()
+    assert alignzoo("export", tmp_path / "adapter", "--merge", "--out", tmp_path / "merged").code == 0
+    own, other = (AutoModelForCausalLM.from_pretrained(tmp_path / name) for name in ("whole", "merged"))
+    for a, b in zip(own.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    taken = alignzoo("export", path, "--out", tmp_path / "whole")
+    assert taken.code == 1 and "exists: give --out a folder that does not" in taken.err
+    nowhere = alignzoo("export", path)
+    assert nowhere.code == 1 and "say where to" in nowhere.err
+    none = alignzoo("export", tmp_path, "--out", tmp_path / "x")
+    assert none.code == 1 and "is no model's directory" in none.err
+
+
+def test_nothing_is_uploaded_but_where_it_is_asked_for(
+    saved: tuple[HFPolicy, Path], alignzoo: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[tuple[str, bool, set[str]]] = []
+
+    def upload(folder: Path, repo: str, *, private: bool) -> str:
+        sent.append((repo, private, {file.name for file in folder.iterdir()}))
+        return f"https://hub/{repo}"
+
+    monkeypatch.setattr(exporting, "upload", upload)
+    assert alignzoo("export", saved[1], "--out", tmp_path / "here").code == 0 and sent == []
+    assert "https://hub/me/mine" in alignzoo("export", saved[1], "--push", "me/mine", "--private").out
+    ((repo, private, files),) = sent
+    assert (repo, private) == ("me/mine", True) and "adapter_config.json" in files
+
+
+def test_an_upload_that_fails_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(RunError, match=r"not/a/name could not be uploaded .* OWNER/NAME"):
+        exporting.upload(tmp_path, "not/a/name", private=False)

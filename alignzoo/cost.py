@@ -43,6 +43,8 @@ class ModelShape:
     """Weights that a token is multiplied with from its embedding to its last hidden state, adapters too."""
     tied: bool
     """Whether the head is the embedding."""
+    shared: bool = False
+    """Whether its frozen weights lie in memory already: those of a critic with an adapter on the policy's trunk."""
     critic: ModelShape | None = None
     """A critic with a trunk of its own; None where there is none, or where it is a head on this trunk."""
 
@@ -201,7 +203,8 @@ def _attention(shape: ModelShape, work: Work) -> int:
 
 def weight_bytes(shape: ModelShape, frozen: int = FLOAT32) -> int:
     """Trained weights in float32, frozen ones of an adapted model in `frozen` bytes each; a critic's own with them."""
-    total = FLOAT32 * shape.trained + frozen * (shape.parameters - shape.trained)
+    own = 0 if shape.shared else shape.parameters - shape.trained
+    total = FLOAT32 * shape.trained + frozen * own
     return total + (weight_bytes(shape.critic, frozen) if shape.critic else 0)
 
 

@@ -94,6 +94,17 @@ def with_adapter(model: Any, source: str) -> Any:
         raise ModelError(f"the adapter {source} does not fit {base_of(source)}: {lines[0][:300]}") from error
 
 
+@torch.no_grad()
+def share_frozen(model: Any, other: Any) -> None:
+    """Let the frozen weights of a model that equal another's lie in memory once. Adapters and heads stay each one's
+    own; nothing writes to what is frozen."""
+    known = {name: weight for name, weight in other.named_parameters() if not weight.requires_grad}
+    for name, weight in model.named_parameters():
+        same = known.get(name)
+        if not weight.requires_grad and same is not None and torch.equal(weight, same):
+            weight.data = same.data
+
+
 def merged(model: Any) -> Any:
     """A copy with the adapter merged into its weights; a model without one is itself."""
     return copy.deepcopy(model).merge_and_unload() if hasattr(model, "merge_and_unload") else model

@@ -37,7 +37,8 @@ def outline(spec: HF, needs: frozenset[str], *, frozen: bool = False) -> Outline
         own_critic = "values" in needs and spec.critic == "separate"
         critic = _model(AutoModelForSequenceClassification, config, spec) if own_critic else None
     main = main.requires_grad_(False) if frozen else main
-    shape = shape_of(main, None if critic is None else shape_of(critic))
+    shared = bool(spec.lora_rank) and not spec.critic_model
+    shape = shape_of(main, None if critic is None else replace(shape_of(critic), shared=shared))
     tokenizer = models.tokenizer(spec)
     width = 2 if bf16 else 4
 

@@ -28,6 +28,7 @@ from alignzoo.interfaces import NO_ROLES, PolicyInfo
 from alignzoo.microbatch import is_out_of_memory
 from alignzoo.types import Batch, Completion, Forward, Group, Prompt, Text
 from alignzoo_hf import checks, memory, models, roles
+from alignzoo_hf.adapters import share_frozen
 from alignzoo_hf.divergences import Spoken, head_divergences
 from alignzoo_hf.encoding import encoder
 from alignzoo_hf.engine import Tokens, Written
@@ -61,9 +62,8 @@ class HFPolicy(TorchTraining):
         models.check_answers(needs)
         self.spec = spec
         if spec.deterministic:
-            os.environ.setdefault(
-                "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
-            )  # without it cuBLAS has no deterministic products
+            # without it cuBLAS has no deterministic products
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
         self.device = models.device(spec)
         self.bf16 = models.wants_bf16(spec, self.device)
@@ -81,6 +81,8 @@ class HFPolicy(TorchTraining):
         if "values" in needs and spec.critic == "separate":
             self.critic = self._own_critic(precision)  # before adapters are put into a live model that it copies
         self.lm = models.causal_lm(spec, precision).to(self.device) if writes else None
+        if self.critic is not None and self.lm is not None and spec.lora_rank:
+            share_frozen(self.critic, self.lm)
         if "values" in needs and spec.critic == "shared":
             self.critic = self._shared_critic()
         self._trains = self.lm is not None and bool(needs)  # who needs nothing only writes
@@ -382,8 +384,10 @@ class HFPolicy(TorchTraining):
     @functools.cached_property
     def _shape(self) -> ModelShape:
         """The sizes of the language model, or of the scorer of a policy that only scores; with a critic's trunk."""
-        own = self.critic is not None and self.spec.critic == "separate"
-        return shape_of(self.lm if self.lm is not None else self.scorer, shape_of(self.critic) if own else None)
+        critic = shape_of(self.critic) if self.critic is not None and self.spec.critic == "separate" else None
+        shared = bool(self.spec.lora_rank) and not self.spec.critic_model
+        model = self.lm if self.lm is not None else self.scorer
+        return shape_of(model, critic and replace(critic, shared=shared))
 
     def save(self, path: Path) -> None:
         """An ordinary transformers directory: the language model, or the scorer of a policy that only scores."""

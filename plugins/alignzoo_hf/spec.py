@@ -61,7 +61,8 @@ class HF:
     """Keep of each layer its input alone, and compute the layer again on the way back (gradient checkpointing): the
     same gradients to the bit, less memory, about a third more time."""
     critic: Literal["separate", "shared"] = "separate"
-    """The critic, when an algorithm needs one: a value head on its own trunk, or on the policy's."""
+    """The critic, when an algorithm needs one: a value head on its own trunk, or on the policy's. With an adapter
+    (`lora_rank`) its own trunk is another adapter on the policy's frozen weights."""
     critic_model: str = ""
     """Directory whose trunk a separate critic starts from, a reward model say; empty: the policy's own start."""
     critic_lr: Annotated[float, Gt(0)] = 1.0

@@ -12,6 +12,7 @@ from test_hf_packed import ragged
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alignzoo.cli import exporting
+from alignzoo.cost import weight_bytes
 from alignzoo.errors import ModelError, RunError
 from alignzoo_hf.policy import HFPolicy
 from alignzoo_hf.spec import HF
@@ -122,6 +123,20 @@ def test_embeddings_and_heads_are_groups_of_their_own(plain_model: Path) -> None
     assert all(each.ndim == 1 or "proj" in name for name, each in policy.lm.named_parameters() if not _in(each, tables))
     n = sum(each.numel() for model in (policy.lm, policy.critic) for each in model.parameters())
     assert sum(each.numel() for group in groups for each in group["params"]) == n
+
+
+def test_a_critic_s_adapter_lies_on_the_policy_s_frozen_weights(plain_model: Path) -> None:
+    policy = HFPolicy(HF(str(plain_model), device="cpu", max_new_tokens=4, lora_rank=2), LOGPROBS | {"values"})
+    frozen = {each.data_ptr() for each in policy.lm.parameters() if not each.requires_grad}
+    others = [(name, each) for name, each in policy.critic.named_parameters() if not each.requires_grad]
+    trunk = [each for name, each in others if "score" not in name]  # peft keeps a head's first weights
+    assert trunk and all(each.data_ptr() in frozen for each in trunk)
+    trained = [each for each in policy.critic.parameters() if each.requires_grad]
+    assert trained and not {each.data_ptr() for each in trained} & {each.data_ptr() for each in policy.lm.parameters()}
+    shape = policy.info().shape
+    assert shape is not None and shape.critic is not None and shape.critic.shared
+    whole = sum(each.numel() for each in policy.lm.parameters()) + sum(each.numel() for each in trained)
+    assert weight_bytes(shape) == 4 * whole
 
 
 def _in(weight: Any, some: list[Any]) -> bool:

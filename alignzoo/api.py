@@ -32,7 +32,17 @@ from alignzoo.recipe.outputs import leaves_data
 from alignzoo.registry import Registry
 from alignzoo.rewards import opened_rewards
 from alignzoo.runner import Interrupted
-from alignzoo.runs import Result, StageResult, claimed, finished_in, manifest, next_folder, write, write_manifest
+from alignzoo.runs import (
+    Result,
+    StageResult,
+    claimed,
+    finished_in,
+    manifest,
+    next_folder,
+    swept,
+    write,
+    write_manifest,
+)
 from alignzoo.stage import Progress, Run, Warn
 from alignzoo.storage import discard, install, partial_of, write_json, writing
 from alignzoo.survey import Survey, sentences, survey
@@ -115,6 +125,8 @@ def execute(
     with joined, claimed(recipe, out, resume) as folder, _polite_interrupt() as interrupted:
         finished = {each.name: each for each in finished_in(folder)} if resume else {}
         checked = preflight.check(recipe, _outputs(finished.values()), folder, ask=ask)
+        if processes.index() == 0:
+            swept(folder)
         if processes.index() == 0 and len(finished) < len(recipe.stages):
             write_manifest(folder, recipe, registry, lambda told: warn(recipe.name, 0, Alert("resumed", told)))
         for stage in recipe.stages:

@@ -22,7 +22,7 @@ from alignzoo.interfaces import Policy
 from alignzoo.recipe import Recipe
 from alignzoo.recipe.changes import changes
 from alignzoo.registry import Registry
-from alignzoo.storage import LOCK, discard, in_words, is_leftover, only_writer, write_json
+from alignzoo.storage import LOCK, discard, in_words, is_leftover, only_writer, sweep, write_json
 
 PACKAGES = ("alignzoo", "torch", "transformers", "accelerate", "peft", "tokenizers", "safetensors", "numpy", "pluggy")
 """Whose versions a manifest names."""
@@ -123,6 +123,13 @@ def _check_free(recipe: Recipe, folder: Path, resume: bool) -> None:
     if not resume:
         raise RunError(f"{folder} is not empty: choose another --out, or go on with that run by --resume")
     _check_same(recipe, folder)
+
+
+def swept(folder: Path) -> None:
+    """Delete what a kill has left of files and models that were being written or deleted."""
+    for place in (folder, folder / "models", folder / "data"):
+        if place.is_dir():
+            sweep(place)
 
 
 def _safe(folder: Path) -> str:

@@ -84,6 +84,10 @@ class HF:
                 "update would be another model's, so that ratios do not start at 1 and steps do not repeat. Leave it "
                 "out; against over-fitting, take fewer epochs, a smaller lora_rank, or schedule.weight_decay"
             )
+        for name in ("model", "tokenizer"):
+            value = getattr(self, name)
+            if isinstance(value, bool | int | float | list | tuple | dict):
+                raise ValueError(f"{name}: found {value!r}, expected a directory, a hub id, or in Python a live {name}")
 
     def samples_exactly(self, bf16: bool) -> bool:
         """Whether what is recorded of tokens is what `forward` says: in float32, by an engine whose numbers are its

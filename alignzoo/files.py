@@ -49,7 +49,8 @@ def decoded(
         text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
     except UnicodeDecodeError as found:
         line += found.object.count(b"\n", 0, found.start)
-        raise error(f"{where}, line {line}: not UTF-8 text ({found.reason}). Save it as UTF-8.") from found
+        cure = fix if error is RunError and fix else "Save it as UTF-8."  # what a run wrote is not the user's to save
+        raise error(f"{where}, line {line}: not UTF-8 text ({found.reason}). {cure}") from found
     try:
         value = json.loads(text, object_pairs_hook=pairs, parse_int=_integer)
         if text.count("[") + text.count("{") > DEPTH:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import platform
 import sys
@@ -204,6 +205,7 @@ def write_manifest(folder: Path, recipe: Recipe, registry: Registry, told: Calla
     write_json(path, now)
 
 
+@functools.cache
 def _version(package: str) -> str:
     try:
         return version(package)

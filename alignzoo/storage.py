@@ -172,6 +172,7 @@ FIXES = {
     errno.ENFILE: "too many files are open on this machine",
     errno.ENOENT: "a file or folder has vanished: was it moved or deleted by somebody else?",
     errno.ENOTDIR: "a part of the path is a file, not a folder",
+    errno.EISDIR: "a folder stands where a file is expected: move it away",
     errno.ENAMETOOLONG: "the name is too long for this file system: choose a shorter one",
     errno.EIO: "the disk failed to read or write: check it",
     errno.ESTALE: "the network file system has lost the file: mount it again",

@@ -175,7 +175,7 @@ def started(out: Path, seed: int, together: Barrier, answers: Any) -> None:
 def test_of_two_starts_at_once_one_runs_and_one_is_refused(tmp_path: Path) -> None:
     fork = multiprocessing.get_context("fork")
     alone = {seed: toy.run(tmp_path / f"alone-{seed}", seed=seed).out for seed in (1, 2)}
-    for number in range(20):
+    for number in range(6):
         out, together, answers = tmp_path / f"both-{number}", fork.Barrier(2), fork.Queue()
         pair = [fork.Process(target=started, args=(out, seed, together, answers)) for seed in (1, 2)]
         for process in pair:

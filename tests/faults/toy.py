@@ -20,7 +20,8 @@ PLUGIN = Path(__file__).parents[1] / "compare" / "toy_plugin.py"
 SMALL = {
     "policy": "toy",
     "sampler.n": 2,
-    "evaluate.prompts": 2,
+    "evaluate.prompts": 1,
+    "evaluate.n": 1,
     "schedule.steps": 3,
     "schedule.prompts": 2,
     "schedule.minibatch": 0,

@@ -18,7 +18,9 @@ from safetensors import SafetensorError, safe_open
 from transformers.utils import logging as transformers_logging
 
 from alignzoo.errors import ModelError
+from alignzoo.files import read_object
 
+GENERATION = "generation_config.json"
 INDEX = "model.safetensors.index.json"
 LAYER = re.compile(r"\.(?:layers?|h|blocks?)\.(\d+)\.")
 """The number of a layer in a weight's name."""
@@ -100,6 +102,9 @@ def check_files(source: str) -> None:
             raise ModelError(f"{source} holds its weights as pickles, which can run code. {conversion(source)}")
         found = ", ".join(sorted(p.name for p in folder.iterdir())[:8])
         raise ModelError(f"{source} holds no weights: it has no model.safetensors (found: {found})")
+    if (folder / GENERATION).exists():
+        # transformers drops one that it cannot read, and with it the tokens at which texts end
+        read_object(folder / GENERATION, fix="Put it back, or delete it.", error=ModelError)
     quantised = "quantization_config" in (folder / "config.json").read_text(encoding="utf-8", errors="replace")
     for file in files:
         _check_file(file, quantised=quantised)

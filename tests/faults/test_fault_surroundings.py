@@ -213,3 +213,31 @@ def test_a_result_is_awaited_within_its_time() -> None:
     assert result_of(lambda: slowly(0)) == result_of(lambda: slowly(0), 60) == result_of(lambda: 3, 60) == 3
     with pytest.raises(OutOfTime):
         result_of(lambda: slowly(0.2), 0.01)
+
+
+def test_deep_in_namespace_packages_a_plugin_is_listed_without_import(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = 'from dataclasses import dataclass\n@dataclass(frozen=True)\nclass {}:\n    "It."\n'
+    part += "    def score(self, groups, policy): return []\n"
+    hook = "import alignzoo\n@alignzoo.hookimpl\ndef alignzoo_register(zoo):\n"
+    hook += "    zoo.reward('near', Near)\n    zoo.reward('far', 'spread_xyz.inner.deep.other:Far')\n"
+    folder = tmp_path / "spread_xyz" / "inner" / "deep"
+    folder.mkdir(parents=True)
+    (folder / "plug.py").write_text("from spread_xyz.inner.deep.other import Far\n" + part.format("Near") + hook)
+    (folder / "other.py").write_text(part.format("Far"))
+    about = tmp_path / "spread-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: spread\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[alignzoo]\nspread = spread_xyz.inner.deep.plug\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("ALIGNZOO_PLUGINS", "spread")
+    zoo = Registry()
+    assert zoo.names("reward") == ["far", "near"] and "spread_xyz.inner" not in sys.modules
+    assert [zoo.get("reward", name).__name__ for name in ("near", "far")] == ["Near", "Far"]
+
+
+def test_a_loose_plugin_imports_what_lies_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "beside_xyz.py").write_text("NUMBER = 3\n")
+    (tmp_path / "loose.py").write_text("from beside_xyz import NUMBER" + HOOK)
+    loading(tmp_path / "loose.py")

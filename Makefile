@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test parity bench assets clean
+.PHONY: demo test parity faults bench assets clean
 
 demo: $(VENV)/installed
 	$(BIN)/alignzoo compare sft dpo ppo grpo rlaif-grpo --task shop --task sort --task safe \
@@ -17,6 +17,10 @@ test: $(VENV)/installed
 # The tests that compare two computations of one number, with the instruction sets of other processors.
 parity: $(VENV)/installed
 	$(BIN)/python -m tests.instruction_sets -n 2
+
+# Thousands of generated faults; the tests do the first three hundred.
+faults: $(VENV)/installed
+	$(BIN)/python -m tests.faults --cases 2000
 
 bench: $(VENV)/installed
 	$(BIN)/python benchmarks/official.py

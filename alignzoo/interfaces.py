@@ -440,6 +440,16 @@ class Task(Protocol):
 
 
 @runtime_checkable
+class HasBest(Protocol):
+    """A task whose highest gold score is known."""
+
+    @property
+    def best(self) -> float:
+        """It: the upper end of the scale on which a comparison puts several tasks together."""
+        ...
+
+
+@runtime_checkable
 class HasRates(Protocol):
     """A task that tells more of an answer than its gold score."""
 

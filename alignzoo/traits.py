@@ -90,7 +90,7 @@ OPTIONAL: Mapping[str, tuple[str, ...]] = {
     ),
     "reward": ("verifiable", "scores_generated", "next", "costs", "outline", "open", "check"),
     "judge": ("write", "next", "costs", "open", "check"),
-    "task": ("rates",),
+    "task": ("rates", "best"),
     "policy": ("outline", "check", "disk_use"),
 }
 """What the runner reads of a part of each kind where it is there."""

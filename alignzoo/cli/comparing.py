@@ -27,7 +27,7 @@ def compare(
         ),
     ],
     task: Annotated[
-        list[str] | None, typer.Option(metavar="TASK", help="As in shop, or 'shop[length_bias=0.15]'; repeatable.")
+        list[str] | None, typer.Option(metavar="TASK", help="As in shop, or 'shop[n_prompts=200]'; repeatable.")
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each algorithm on each task.")] = 3,
     budget: Annotated[
@@ -44,6 +44,10 @@ def compare(
     judge: Annotated[
         str, typer.Option(metavar="JUDGE", help="Who decides which of two answers wins: gold, or a judge's name.")
     ] = "gold",
+    measure: Annotated[
+        str,
+        typer.Option(metavar="REWARD", help="What scores held-out answers, if not the task or the reward trained on."),
+    ] = "",
     frontier: Annotated[bool, typer.Option("--frontier", help="Run each algorithm under several KL weights.")] = False,
     retry: Annotated[bool, typer.Option("--retry", help="Run again what has failed or diverged.")] = False,
     plugin: Annotated[
@@ -76,6 +80,7 @@ def compare(
             best_of=best_of,
             prompts=prompts,
             judge=judge,
+            measure=measure,
             frontier=frontier,
             retry=retry,
             progress=_progress(console(stderr=True), quiet),

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from alignzoo import api
-from alignzoo.compare import headlines
+from alignzoo.compare import headlines, inference, overall
 from alignzoo.compare import statistics as st
 from alignzoo.compare.grid import CURVE_PROMPTS, RANDOM, START, Chosen, Grid
 from alignzoo.compare.results import (
     CellResult,
     Compared,
-    Improvement,
     Pair,
-    Profile,
     Results,
     Role,
     Standing,
@@ -32,39 +27,43 @@ from alignzoo.evaluation.answers import Answer, by_prompt, read_answers
 METRICS = ("gold", "accuracy", "reward")
 """What is compared: the first of these that the task has."""
 
-REPS = 2000
-"""Bootstrap resamples."""
-
-DICE = 7
-"""Seed of the bootstrap."""
-
-POINTS = 41
-"""Thresholds of a performance profile."""
+CHAIN: tuple[Role, ...] = ("start", "random", "best-of")
+"""The order in which an algorithm is held against the controls."""
 
 
 def analyse(
-    grid: Grid, folder: Path, cells: Sequence[CellResult], chosen: Chosen, verdicts: Verdicts = by_gold
+    grid: Grid,
+    folder: Path,
+    cells: Sequence[CellResult],
+    chosen: Chosen,
+    verdicts: Verdicts = by_gold,
+    looks: Sequence[int] = (),
 ) -> Results:
-    """Everything that the cells tell; the same cells always tell the same."""
+    """Everything that the cells tell; the same cells always tell the same. `looks`: the numbers of seeds, rising, at
+    which results were looked at, this one the last; nothing stands for a first look."""
     cells = _with_start(cells)
     sheet = Sheet(folder, [cell for cell in cells if cell.role != "trial"])
-    pairs = [pair for task in sheet.tasks for pair in _pairs(sheet, task)]
-    rescaled = _rescaled(sheet)
+    looks = list(looks) or [grid.plan.seeds]
+    level = inference.level_of(len(looks))
+    prompts = {task: sheet.prompts(task) for task in sheet.tasks}
+    scores = {task: sheet.scores(task, sheet.metric(task)) for task in sheet.tasks}
+    rescaled = _rescaled(grid, sheet, scores)
     results = Results(
         command=command(grid),
-        settings=_settings(grid),
+        settings=_settings(grid) | {"looks": looks, "level": level, "answered prompts": prompts},
         metric={task: sheet.metric(task) for task in sheet.tasks},
-        algorithms=tuple(_compared(grid, sheet, chosen)),
+        algorithms=tuple(_compared(grid, sheet, chosen, cells)),
         cells=tuple(cells),
-        standings=(*_standings(sheet), *_overall(rescaled)),
-        pairs=tuple(pairs),
+        standings=(*_standings(sheet, level), *overall.standings(rescaled)),
+        pairs=(*_among(sheet, scores, level), *_against_controls(sheet, scores, level)),
         win_rates=tuple(rate for task in sheet.tasks for rate in _win_rates(sheet, task, verdicts)),
-        improvements=tuple(_improvements(rescaled)),
-        profiles=tuple(_profiles(rescaled)),
+        improvements=tuple(overall.improvements(rescaled)),
+        profiles=tuple(overall.profiles(rescaled)),
         headlines=(),
-        notes=tuple(headlines.notes(grid.plan, sheet.cells)),
+        notes=(),
         **_where(grid),
     )
+    results = replace(results, notes=tuple(headlines.notes(grid.plan, results)))
     return replace(results, headlines=tuple(headlines.headlines(results)))
 
 
@@ -98,9 +97,28 @@ class Sheet:
             self._answers[cell.id] = [replace(each, logprobs=(), start_logprobs=()) for each in kept]
         return self._answers[cell.id]
 
-    def matrix(self, task: str, label: str, metric: str) -> dict[int, dict[int, float]]:
+    def scores(self, task: str, metric: str) -> inference.Scores:
+        """Every run's, those of failed runs included by the rule of `inference.counted`; of the prompts that all runs
+        have. What has no run that ended is left out."""
+        ended = {label: self._ended(task, label, metric) for label in self.labels}
+        start = next((runs for label, runs in ended.items() if self.role(label) == "start"), {})
+        seeds = sorted({cell.seed for cell in self.cells if cell.task == task})
+        rows = {label: inference.counted(runs, start, seeds) for label, runs in ended.items() if runs}
+        return inference.scores(rows, share=metric == "accuracy")
+
+    def _ended(self, task: str, label: str, metric: str) -> dict[int, dict[int, float]]:
         """By seed, then by prompt."""
-        return {seed: by_prompt(self.answers(cell), metric) for seed, cell in self.of(task, label).items()}
+        rows = {seed: by_prompt(self.answers(cell), metric) for seed, cell in self.of(task, label).items()}
+        return {seed: row for seed, row in rows.items() if row}
+
+    def prompts(self, task: str) -> int:
+        """How many held-out prompts were answered."""
+        cells = [cell for cell in self.cells if cell.task == task and cell.has_figures]
+        return max((len({each.prompt for each in self.answers(cell)}) for cell in cells), default=0)
+
+    def algorithms(self, scores: inference.Scores) -> list[str]:
+        """Those that scores are of."""
+        return [label for label in scores.labels if self.role(label) == "algorithm"]
 
 
 def _with_start(cells: Sequence[CellResult]) -> list[CellResult]:
@@ -112,73 +130,90 @@ def _with_start(cells: Sequence[CellResult]) -> list[CellResult]:
 # --- one task ---------------------------------------------------------------------------------------------------------
 
 
-def _standings(sheet: Sheet) -> list[Standing]:
+def _standings(sheet: Sheet, level: float) -> list[Standing]:
+    """The mean of each on each task; the intervals of a table hold together."""
     found = []
-    for task, label, metric in itertools.product(sheet.tasks, sheet.labels, METRICS):
-        table = _array(list(sheet.matrix(task, label, metric).values()))
-        if not table.size:
+    for task, metric in itertools.product(sheet.tasks, METRICS):
+        scores = sheet.scores(task, metric)
+        if not scores.values.size:
             continue
-        estimate = _estimate(table)
-        low, high = estimate.interval
-        values = tuple(map(float, table.mean(1)))
-        found.append(Standing(task, label, metric, values, estimate.mean, float(st.iqm(values)), low, high))
+        ours = sheet.algorithms(scores)
+        estimates = inference.means(scores, ours) if scores.tells_runs_apart else None
+        for number, label in enumerate(scores.labels):
+            table = scores.of(label)
+            kind: st.Kind = "share" if scores.share else "any"
+            estimate = estimates[number] if estimates else st.over_prompts(table.mean(0), kind)
+            low, high = map(float, estimate.at(level / len(scores.labels)))
+            values, failed = tuple(map(float, table.mean(1))), len(table) - len(sheet.of(task, label))
+            mean, iqm = float(table.mean()), float(st.iqm(values))
+            found.append(Standing(task, label, metric, values, mean, iqm, low, high, failed))
     return found
 
 
-def _pairs(sheet: Sheet, task: str) -> list[Pair]:
-    """Every pair, corrected within its family."""
-    metric = sheet.metric(task)
-    found = [_pair(sheet, task, metric, a, b) for a, b in itertools.combinations(sheet.labels, 2)]
-    pairs = [pair for pair in found if pair is not None]
-    corrected = {}
-    for family in ("algorithms", "controls"):
-        mine = [pair for pair in pairs if pair.family == family and pair.p is not None]
-        for pair, p in zip(mine, st.holm([pair.p or 0.0 for pair in mine]), strict=True):
-            corrected[pair.a, pair.b] = p
-    return [replace(pair, p_holm=corrected.get((pair.a, pair.b))) for pair in pairs]
+def _among(sheet: Sheet, scores: Mapping[str, inference.Scores], level: float) -> Iterator[Pair]:
+    """Every pair of algorithms: all tasks are one family."""
+    of_task = {task: sheet.algorithms(found) for task, found in scores.items()}
+    tested = [task for task, found in scores.items() if found.tells_runs_apart]
+    family = sum(len(of_task[task]) * (len(of_task[task]) - 1) // 2 for task in tested)
+    for task, found in scores.items():
+        labels = of_task[task]
+        ours = found.values[[found.labels.index(label) for label in labels]] if labels else found.values
+        estimates = inference.among(ours, share=found.share) if task in tested and len(labels) > 1 else None
+        for number, (i, j) in enumerate(zip(*inference.all_pairs(len(labels)), strict=True)):
+            verdict = inference.verdict(estimates[number], family, level) if estimates else None
+            yield _pair(sheet, task, found, (labels[i], labels[j]), verdict)
 
 
-def _pair(sheet: Sheet, task: str, metric: str, a: str, b: str) -> Pair | None:
-    """Paired by seed and by prompt: what one of the two has not, the other does without."""
-    ours, theirs = sheet.matrix(task, a, metric), sheet.matrix(task, b, metric)
-    seeds = sorted(ours.keys() & theirs.keys())
-    both = _array([m[seed] for m in (ours, theirs) for seed in seeds])
-    if not both.size:
-        return None
-    first, second = both[: len(seeds)], both[len(seeds) :]
-    estimate = st.crossed(first - second) if min(first.shape) > 1 else None
-    low, high = estimate.interval if estimate else (None, None)
-    control = any(sheet.role(label) != "algorithm" for label in (a, b))
+def _against_controls(sheet: Sheet, scores: Mapping[str, inference.Scores], level: float) -> Iterator[Pair]:
+    """Every algorithm against every control, gate-kept; and the random reward against the start, by itself."""
+    tested = [task for task, found in scores.items() if found.tells_runs_apart]
+    family = sum(len(sheet.algorithms(scores[task])) for task in tested)
+    for task, found in scores.items():
+        controls = sorted((c for c in found.labels if sheet.role(c) in CHAIN), key=lambda c: CHAIN.index(sheet.role(c)))
+        labels = sheet.algorithms(found)
+        chains: dict[str, list[inference.Verdict]] = {label: [] for label in labels}
+        if labels and task in tested:
+            ours = found.values[[found.labels.index(label) for label in labels]]
+            for control in controls:
+                estimates = inference.against(ours, found.of(control), share=found.share)
+                for number, label in enumerate(labels):
+                    chains[label].append(inference.verdict(estimates[number], family, level))
+        for label, chain in chains.items():
+            reached = list(inference.gates(chain))
+            for number, control in enumerate(controls):
+                verdict = chain[number] if chain else None
+                pair = _pair(sheet, task, found, (label, control), verdict)
+                yield replace(pair, reached=reached[number] if chain else True)
+        roles = {sheet.role(control): control for control in controls}
+        if task in tested and {"random", "start"} <= roles.keys():
+            both = roles["random"], roles["start"]
+            estimate = inference.against(found.of(both[0])[None], found.of(both[1]), share=found.share)[0]
+            yield _pair(sheet, task, found, both, inference.verdict(estimate, len(tested), level))
+
+
+def _pair(
+    sheet: Sheet, task: str, scores: inference.Scores, both: tuple[str, str], verdict: inference.Verdict | None
+) -> Pair:
+    """Paired by seed and by prompt."""
+    a, b = both
+    first, second = scores.of(a), scores.of(b)
+    control = any(sheet.role(label) != "algorithm" for label in both)
     return Pair(
         task=task,
         a=a,
         b=b,
-        metric=metric,
-        difference=float((first - second).mean()),
-        low=low,
-        high=high,
-        p=estimate.p if estimate else None,
-        p_holm=None,
+        metric=sheet.metric(task),
+        difference=float((first - second).mean()) if first.size else 0.0,
+        low=verdict.low if verdict else None,
+        high=verdict.high if verdict else None,
+        p=verdict.p if verdict else None,
+        p_adjusted=verdict.p_adjusted if verdict else None,
         family="controls" if control else "algorithms",
-        improvement=float(st.probability_of_improvement([first.mean(1)], [second.mean(1)])),
-        detectable=estimate.detectable() if estimate else None,
-        n_seeds=len(seeds),
+        improvement=float(st.probability_of_improvement([first.mean(1)], [second.mean(1)])) if first.size else 0.5,
+        n_seeds=len(first),
         n_prompts=first.shape[1],
+        shown=verdict.shown if verdict else False,
     )
-
-
-def _array(rows: Sequence[Mapping[int, float]]) -> st.Array:
-    """(rows, prompts), of the prompts that all rows have."""
-    if not rows:
-        return np.zeros((0, 0))
-    shared = sorted(set.intersection(*(set(row) for row in rows)))
-    return np.array([[row[prompt] for prompt in shared] for row in rows], float)
-
-
-def _estimate(table: st.Array) -> st.Estimate:
-    if min(table.shape) > 1:
-        return st.crossed(table)
-    return st.over_prompts(table[0]) if table.shape[1] > 1 else st.Estimate(float(table.mean()), 0.0, 1.0)
 
 
 def _win_rates(sheet: Sheet, task: str, verdicts: Verdicts) -> list[WinRate]:
@@ -203,98 +238,27 @@ def _matched(ours: Sequence[Answer], theirs: Sequence[Answer]) -> tuple[list[Ans
     return [a[prompt] for prompt in shared], [b[prompt] for prompt in shared]
 
 
-# --- all tasks together -----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Rescaled:
-    """Every run's score with the start at 0 and the best cell of its task at 1."""
-
-    strata: dict[str, list[st.Array]]
-    """By algorithm: an array of runs for each task. Those that have no run on some task are left out."""
-
-    @cached_property
-    def labels(self) -> list[str]:
-        return list(self.strata)
-
-
-def _rescaled(sheet: Sheet) -> Rescaled:
-    scores = {
-        (task, label): np.array([cell.after[sheet.metric(task)] for cell in sheet.of(task, label).values()])
-        for task in sheet.tasks
-        for label in sheet.labels
+def _rescaled(grid: Grid, sheet: Sheet, scores: Mapping[str, inference.Scores]) -> overall.Rescaled:
+    """Every run on one scale."""
+    runs = {
+        task: {label: found.of(label).mean(1) for label in found.labels if found.values.size}
+        for task, found in scores.items()
     }
-    scales = {}
-    for task in sheet.tasks:
-        known = [scores[task, label] for label in sheet.labels if scores[task, label].size]
-        start = float(scores[task, START].mean()) if scores[task, START].size else 0.0
-        best = max((float(runs.max()) for runs in known), default=start)
-        scales[task] = (start, best - start if best > start else 1.0)
-    strata = {}
-    for label in sheet.labels:
-        if all(scores[task, label].size for task in sheet.tasks):
-            strata[label] = [(scores[task, label] - scales[task][0]) / scales[task][1] for task in sheet.tasks]
-    return Rescaled(strata)
-
-
-def _overall(rescaled: Rescaled) -> list[Standing]:
-    found = []
-    for label, strata in rescaled.strata.items():
-        draws = st.stratified_bootstrap(strata, st.pooled_iqm, rng=np.random.default_rng(DICE), reps=REPS)
-        low, high = st.percentiles(draws)
-        values = tuple(float(value) for runs in itertools.zip_longest(*strata) for value in runs if value is not None)
-        mean = float(np.mean(np.concatenate(strata)))
-        iqm = float(st.pooled_iqm(strata))
-        found.append(Standing("", label, "rescaled", values, mean, iqm, float(low), float(high)))
-    return found
-
-
-def _improvements(rescaled: Rescaled) -> list[Improvement]:
-    found = []
-    for a, b in itertools.combinations(rescaled.labels, 2):
-        ours, theirs = rescaled.strata[a], rescaled.strata[b]
-        n = len(ours)
-        draws = st.stratified_bootstrap(
-            [*ours, *theirs],
-            lambda drawn, n=n: st.probability_of_improvement(drawn[:n], drawn[n:]),  # type: ignore[misc]
-            rng=np.random.default_rng(DICE),
-            reps=REPS,
-        )
-        low, high = map(float, st.percentiles(draws))
-        chance = float(st.probability_of_improvement(ours, theirs))
-        found += [Improvement(a, b, chance, low, high), Improvement(b, a, 1 - chance, 1 - high, 1 - low)]
-    return found
-
-
-def _profiles(rescaled: Rescaled) -> list[Profile]:
-    every = [score for strata in rescaled.strata.values() for runs in strata for score in runs]
-    if not every:
-        return []
-    thresholds = np.linspace(min(0.0, *every), max(1.0, *every), POINTS)
-    found = []
-    for label, strata in rescaled.strata.items():
-        draws = st.stratified_bootstrap(
-            strata,
-            lambda drawn: st.performance_profile(drawn, thresholds),
-            rng=np.random.default_rng(DICE),
-            reps=REPS // 4,
-        )
-        low, high = st.percentiles(draws)
-        shares = st.performance_profile(strata, thresholds)
-        found.append(Profile(label, *(tuple(map(float, each)) for each in (thresholds, shares, low, high))))
-    return found
+    best = {task: 1.0 for task in sheet.tasks if sheet.metric(task) == "accuracy"}
+    best |= {task: known for task in sheet.tasks if sheet.metric(task) == "gold" and (known := grid.best(task))}
+    return overall.rescaled(runs, START, best)
 
 
 # --- what was compared ------------------------------------------------------------------------------------------------
 
 
-def _compared(grid: Grid, sheet: Sheet, chosen: Chosen) -> list[Compared]:
+def _compared(grid: Grid, sheet: Sheet, chosen: Chosen, cells: Sequence[CellResult]) -> list[Compared]:
     plan = grid.plan
     given = {each.label: each for each in plan.algorithms}
     about = {
         "start": "no training: the policy that all start from",
         "best-of": f"no training: the best of {plan.best_of} samples of the start by the task's reward",
-        "random": f"{grid.randomised.label}, trained on a reward that says nothing",
+        "random": f"{grid.randomised.label if grid.randomised else ''}, trained on a reward that says nothing",
     }
     found = []
     for label in sheet.labels:
@@ -311,12 +275,19 @@ def _compared(grid: Grid, sheet: Sheet, chosen: Chosen) -> list[Compared]:
                 setting=entry.setting if entry else "",
                 role=role,
                 summary=about.get(role) or _summary(grid, label),
-                trials=plan.trials if role == "algorithm" else 0,
+                trials=_ended_trials(grid, cells, label) if role == "algorithm" else 0,
                 tuned={task: setting for (task, mine), setting in chosen.items() if mine == label and setting},
                 failed=failed,
             )
         )
     return found
+
+
+def _ended_trials(grid: Grid, cells: Sequence[CellResult], label: str) -> int:
+    """How many trials of an algorithm have a figure, on the task on which they are fewest: one that failed tunes
+    nothing."""
+    mine = [cell for cell in cells if cell.role == "trial" and cell.algorithm == label]
+    return min(sum(cell.task == task.label and cell.status == "ok" for cell in mine) for task in grid.tasks)
 
 
 def _summary(grid: Grid, label: str) -> str:
@@ -335,6 +306,7 @@ def command(grid: Grid) -> str:
     words += ["--budget", str(plan.budget)] if plan.budget else []
     words += ["--tune", str(plan.trials)] if plan.trials else []
     words += ["--prompts", str(plan.prompts), "--best-of", str(plan.best_of), "--judge", plan.judge]
+    words += ["--measure", plan.measure] if plan.measure else []
     words += [word for path in plan.plugins for word in ("--plugin", path)]
     return shlex.join(words)
 
@@ -349,6 +321,7 @@ def _settings(grid: Grid) -> dict[str, Any]:
         "start": plan.start,
         "best_of": plan.best_of,
         "judge": plan.judge,
+        "measure": plan.measure,
         "evaluation": {
             "prompts": plan.prompts,
             "n": plan.n,
@@ -356,7 +329,7 @@ def _settings(grid: Grid) -> dict[str, Any]:
             "curve prompts": CURVE_PROMPTS,
         },
         "overrides": list(plan.overrides),
-        "bootstrap": {"resamples": REPS, "seed": DICE},
+        "bootstrap": {"resamples": overall.REPS, "seed": overall.SEED},
     }
 
 

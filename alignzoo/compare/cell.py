@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from alignzoo.compare.answers import Examiner, examine, figures
-from alignzoo.compare.plan import Cell, read_cell
+from alignzoo.compare.plan import TOLERANCE, Cell, entry, read_cell
 from alignzoo.compare.results import CellResult, Figures, Status, from_plain
 from alignzoo.errors import AlignzooError, DivergedError
 from alignzoo.evaluation.answers import write_answers
@@ -24,14 +24,11 @@ from alignzoo.files import read_json, read_lines
 from alignzoo.interfaces import Context
 from alignzoo.lifecycle import Opening
 from alignzoo.policies import loaded
-from alignzoo.rewards import opened_rewards
+from alignzoo.rewards import WeightedReward, opened_rewards
 from alignzoo.storage import write_json
 
 INTERRUPTED = 75
 """The exit status of a cell's process that was asked to stop: EX_TEMPFAIL of sysexits.h, try again."""
-
-TOLERANCE = 0.1
-"""A run ends with a step, so it may go over its budget by part of one: by more than this share it is over budget."""
 
 TIMED = ("seconds/", "memory")
 """What in a run's costs a clock or the allocator says."""
@@ -119,6 +116,7 @@ def _run(cell: Cell, folder: Path) -> CellResult:
     start = loaded(spec, frozenset())
     policy = loaded(replace(spec, model=model), frozenset()) if cell.recipe else start
     prompts, rewards, gold = api.examination(evaluator)
+    rewards = (_reward(cell.scored_by, registry),) if cell.scored_by else rewards
     with Opening(Context(evaluator.name, folder / "parts", evaluator.seed, policy.device)) as opening:
         measures = Examiner(prompts, opened_rewards(opening, rewards), gold, start)
         answers = examine(policy, measures, cell.measure)
@@ -146,6 +144,16 @@ def _run(cell: Cell, folder: Path) -> CellResult:
         steps=steps,
         after=after,
         costs=costs,
+    )
+
+
+def _reward(text: str, registry: Any) -> WeightedReward:
+    """A reward with its settings: "model[model=DIR]"."""
+    from alignzoo.recipe import part
+
+    given = entry(text)
+    return WeightedReward(
+        given.name, part(registry.get("reward", given.name), given.settings, given.name, registry=registry)
     )
 
 

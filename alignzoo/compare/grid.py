@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from alignzoo import api
 from alignzoo import functional as fn
 from alignzoo.compare import tuning
-from alignzoo.compare.plan import FIRST_TRIAL, Cell, Entry, Measure, Plan, repeated, safe, unique_ids
+from alignzoo.compare.plan import FIRST_TRIAL, Cell, Entry, Measure, Plan, entry, repeated, safe, unique_ids
 from alignzoo.compare.results import Role
 from alignzoo.errors import RecipeError
-from alignzoo.recipe import Recipe, Stage, load
+from alignzoo.interfaces import HasBest
+from alignzoo.recipe import Recipe, Stage, load, part
 from alignzoo.registry import Registry
 
 START, RANDOM = "start", "random reward"
@@ -53,7 +55,65 @@ class Grid:
             for each in plan.algorithms:
                 stage = self.recipe(each, task).stages[-1]
                 _same_decoding(decoding, stage.resolved["policy"], each.label, task.label)
+            self._check_measured(task)
+            self._check_trials(task)
+            self._check_seen(task)
         unique_ids([*self.trials(), *self.cells({})])
+
+    @cached_property
+    def _measured(self) -> Mapping[str, tuple[bool, bool]]:
+        """By task, whether answers have a reward, and whether they have a gold score."""
+        found = {}
+        for task in self.tasks:
+            _, rewards, gold = api.examination(self.recipe(self.evaluator, task).stages[-1])
+            found[task.label] = (bool(rewards) or bool(self.plan.measure), gold is not None)
+        return found
+
+    def _check_measured(self, task: Entry) -> None:
+        """Answers that nothing scores cannot be compared: that is told before they are trained for."""
+        if self.plan.measure:
+            given = entry(self.plan.measure)
+            part(self.registry.get("reward", given.name), given.settings, given.name, registry=self.registry)
+        if not any(self._measured[task.label]):
+            raise RecipeError(
+                f"nothing scores the answers to the held-out prompts of {task.label}: no algorithm here is trained on "
+                "a reward, and the data have no gold score. Give --measure with a reward, as in --measure length or "
+                "--measure 'model[model=DIR]', or compare with an algorithm that is trained on one"
+            )
+
+    def _check_trials(self, task: Entry) -> None:
+        """Trials are chosen by held-out prompts that the comparison does not use: there have to be some."""
+        if not self.plan.trials:
+            return
+        prompts, _, _ = api.examination(self.recipe(self.evaluator, task).stages[-1])
+        if len(prompts) <= self.plan.prompts:
+            raise RecipeError(
+                f"--tune: {task.label} has {len(prompts)} held-out prompts, and the comparison takes the first "
+                f"{self.plan.prompts}, so that none is left to choose trials by. Give --prompts "
+                f"{max(2, len(prompts) - self.plan.validation)} or less, or more held-out data"
+            )
+
+    def _check_seen(self, task: Entry) -> None:
+        """A setting of the task has to reach what an algorithm is trained on, where it reaches that of any other."""
+        if not self._is_task(task):
+            return
+        for setting in task.settings:
+            key, plain = setting.partition("=")[0], [each for each in task.settings if each != setting]
+            default = Entry(task.name, tuple(plain))
+            if not any(self._differ(each, task, default, any_kind=True) for each in self.plan.algorithms):
+                continue  # it is about the gold score alone, or says what is the default
+            for each in self.plan.algorithms:
+                if not self._differ(each, task, default):
+                    raise RecipeError(
+                        f"{task.label}: {each.label} cannot see {key}: neither its data nor its reward changes with "
+                        "it, so that it would be compared under one name and trained under another. Leave the "
+                        "setting out, or the algorithm"
+                    )
+
+    def _differ(self, algorithm: Entry, task: Entry, other: Entry, *, any_kind: bool = False) -> bool:
+        """Whether two settings of a task differ in what an algorithm's recipe reads of it; or in data of any kind."""
+        pairs = zip(self.recipe(algorithm, task).stages, self.recipe(algorithm, other).stages, strict=True)
+        return any(_reads(one, any_kind=any_kind) != _reads(two, any_kind=any_kind) for one, two in pairs)
 
     # --- tasks and recipes --------------------------------------------------------------------------------------
 
@@ -89,6 +149,12 @@ class Grid:
         """An algorithm's recipe, on a task."""
         return load(algorithm.name, self.overrides(algorithm, task), registry=self.registry)
 
+    def best(self, label: str) -> float | None:
+        """The highest gold score that a task says can be reached; None where it does not say."""
+        task = next(each for each in self.tasks if each.label == label)
+        about = self.recipe(self.plan.algorithms[0], task).stages[-1].task if self._is_task(task) else None
+        return float(about.best) if isinstance(about, HasBest) else None
+
     def _is_task(self, task: Entry) -> bool:
         return bool(self.plan.tasks) or self.registry.has("task", task.name)
 
@@ -99,16 +165,17 @@ class Grid:
         return next((each for each in self.plan.algorithms if self._online(each)), self.plan.algorithms[0])
 
     @cached_property
-    def randomised(self) -> Entry:
+    def randomised(self) -> Entry | None:
         """The algorithm that also learns from a reward that says nothing: one that asks for a reward, where there is
-        one, else one that learns from comparisons."""
-        ranks = {"comparisons": 1, "demonstrations": 0, "prompts": 0}
+        one, else one that learns from comparisons. None where no algorithm reads scores: who imitates demonstrations
+        learns the same whatever they are worth."""
 
         def rank(each: Entry) -> int:
             stage = self._last(each)
-            return 2 if stage.sampler.online else ranks[stage.kind]
+            return 2 if stage.sampler.online else int(stage.kind == "comparisons")
 
-        return max(self.plan.algorithms, key=rank)
+        best = max(self.plan.algorithms, key=rank)
+        return best if rank(best) else None
 
     def _online(self, algorithm: Entry) -> bool:
         return self._last(algorithm).sampler.online
@@ -140,11 +207,14 @@ class Grid:
         for task in self.tasks:
             for seed in self.plan.seed_numbers:
                 found.append(self._control(START, task, seed, "start", 0))
-                found.append(self._control(f"best-of-{self.plan.best_of}", task, seed, "best-of", self.plan.best_of))
-                label, algorithm = f"{RANDOM} ({self.randomised.label})", self.randomised
-                tuned = chosen.get((task.label, algorithm.label), ())
-                setting = (*tuned, 'reward=[{name="random"}]')
-                found.append(self._cell(label, algorithm, task, seed, "random", setting))
+                if self._measured[task.label][0]:  # else it has nothing to choose by
+                    label = f"best-of-{self.plan.best_of}"
+                    found.append(self._control(label, task, seed, "best-of", self.plan.best_of))
+                if self.randomised is not None:
+                    label, algorithm = f"{RANDOM} ({self.randomised.label})", self.randomised
+                    tuned = chosen.get((task.label, algorithm.label), ())
+                    setting = (*tuned, f'reward=[{{name="random", seed={seed}}}]')
+                    found.append(self._cell(label, algorithm, task, seed, "random", setting))
                 for algorithm in self.plan.algorithms:
                     tuned = chosen.get((task.label, algorithm.label), ())
                     found.append(self._cell(algorithm.label, algorithm, task, seed, "algorithm", tuned))
@@ -179,6 +249,7 @@ class Grid:
             start=plan.start,
             budget=plan.budget,
             plugins=plan.plugins,
+            scored_by=plan.measure,
             trial=trial,
         )
 
@@ -197,7 +268,17 @@ class Grid:
             evaluator_overrides=self.overrides(self.evaluator, task),
             start=plan.start,
             plugins=plan.plugins,
+            scored_by=plan.measure,
         )
+
+
+def _reads(stage: Stage, *, any_kind: bool) -> Any:
+    """What a stage reads of its task: training data and reward."""
+    if stage.task is None or stage.data is not None:
+        return None
+    online = stage.sampler.online
+    kinds = ("prompts", "demonstrations", "comparisons") if any_kind else (stage.kind,)
+    return [stage.task.data(kind, "train") for kind in kinds], list(stage.task.reward) if any_kind or online else None
 
 
 def _same_decoding(known: dict[str, Any], policy: Any, label: str, task: str) -> None:

@@ -5,35 +5,37 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from alignzoo.compare.plan import Plan
-from alignzoo.compare.results import CellResult, Headline, Pair, Results, Standing
+from scipy import stats
+
+from alignzoo.compare import marks, overall
+from alignzoo.compare.plan import TOLERANCE, Plan
+from alignzoo.compare.results import Compared, Headline, Pair, Results
 
 NAMED = 3
 """So many undecided pairs are named in a sentence; of more, the largest differences, and the table has them all."""
 
 
 def headlines(results: Results) -> Iterator[Headline]:
-    """A sentence or several for each task, then of all tasks together."""
+    """A sentence or several for each task."""
     for task in results.tasks:
         for text in _of_task(results, task):
             yield Headline(task, text)
 
 
 def _of_task(results: Results, task: str) -> Iterator[str]:
-    pairs = [_oriented(pair) for pair in results.pairs if pair.task == task]
-    terms = _terms(results)
-    among = sorted((p for p in pairs if p.family == "algorithms"), key=lambda p: -p.difference)
+    pairs = [pair for pair in results.pairs if pair.task == task]
+    among = sorted((oriented(p) for p in pairs if p.family == "algorithms"), key=lambda p: -p.difference)
     for pair in among:
         if pair.significant:
-            yield f"{pair.a} beats {pair.b} on {task} by {_by(pair)}{terms}."
-    open_ones = [pair for pair in among if not pair.significant]
-    if open_ones:
-        yield _undecided(open_ones, task)
-    yield from _against_controls(results, pairs, task)
-    yield from _failures(results, task)
+            yield f"{pair.a} beats {pair.b} on {task} by {_by(pair)}{marks.terms(results, task, pair.a, pair.b)}."
+    yield from _undecided([pair for pair in among if not pair.significant], task)
+    for control in (each for each in results.algorithms if each.role != "algorithm"):
+        yield from _against(control, [pair for pair in pairs if pair.b == control.label], results, task)
+    yield from _random(results, pairs, task)
+    yield from _runs(results, task)
 
 
-def _oriented(pair: Pair) -> Pair:
+def oriented(pair: Pair) -> Pair:
     """With the better one first."""
     if pair.difference >= 0:
         return pair
@@ -43,103 +45,123 @@ def _oriented(pair: Pair) -> Pair:
     )
 
 
-def _terms(results: Results) -> str:
-    budget = results.settings["budget"]
-    return f" at equal {next(iter(budget))}" if budget else " at their recipes' own steps"
-
-
 def _by(pair: Pair) -> str:
     interval = "" if pair.low is None else f" [{pair.low:.2f}, {pair.high:.2f}]"
     return f"{pair.difference:.2f}{interval} {pair.metric}"
 
 
-def _undecided(pairs: Sequence[Pair], task: str) -> str:
-    seeds = sorted({pair.n_seeds for pair in pairs})
-    n = f"n = {seeds[0]}" if len(seeds) == 1 else f"n = {seeds[0]} to {seeds[-1]}"
-    if all(pair.p is None for pair in pairs):
-        return f"On {task} one seed cannot tell the algorithms apart: give --seeds 3 or more."
+def _undecided(pairs: Sequence[Pair], task: str) -> Iterator[str]:
+    if pairs and all(pair.p is None for pair in pairs):
+        yield f"On {task} one seed cannot tell the algorithms apart: give --seeds 3 or more."
+        return
+    for pair in pairs:
+        if pair.low is None:
+            yield f"On {task}, {pair.a} and {pair.b} score alike in every answer of every run."
+    pairs = [pair for pair in pairs if pair.low is not None]
+    if not pairs:
+        return
     shown = pairs if len(pairs) <= NAMED else pairs[: NAMED - 1]
     named = [f"between {pair.a} and {pair.b} ({_by(pair)})" for pair in shown]
     named += [f"in {len(pairs) - len(shown)} other pairs"] if len(pairs) > len(shown) else []
-    smallest = max(pair.detectable for pair in pairs if pair.detectable is not None)
-    corrected = "" if len(pairs) == 1 else ", corrected for the number of pairs"
-    return (
-        f"On {task}, at {n}{corrected}, no significant difference {', nor '.join(named)}; a true difference of "
-        f"{smallest:.2f} would have been found in 80 % of such comparisons, before correction."
+    beyond = "the interval" if len(pairs) == 1 else "the intervals"
+    yield (
+        f"On {task}, at n = {pairs[0].n_seeds}, no difference is shown {', nor '.join(named)}; differences beyond "
+        f"{beyond} are excluded."
     )
 
 
-def _against_controls(results: Results, pairs: Sequence[Pair], task: str) -> Iterator[str]:
-    algorithms = [each.label for each in results.algorithms if each.role == "algorithm"]
-    for control in (each for each in results.algorithms if each.role != "algorithm"):
-        verdicts: dict[str, list[str]] = {"better": [], "worse": [], "open": []}
-        for pair in pairs:
-            if control.label not in (pair.a, pair.b):
-                continue
-            other = pair.b if pair.a == control.label else pair.a
-            if other in algorithms:
-                verdict = "open" if not pair.significant else "better" if pair.a == other else "worse"
-                verdicts[verdict].append(other)
-        said = [
-            f"{_list(names)} {'is' if len(names) == 1 else 'are'} {verdict}"
-            for verdict, names in verdicts.items()
-            if names and verdict != "open"
-        ]
-        if verdicts["open"]:
-            all_of_many = set(verdicts["open"]) == set(algorithms) and len(algorithms) > NAMED
-            said.append(f"no difference is shown for {'any algorithm' if all_of_many else _list(verdicts['open'])}")
-        if said:
-            yield f"Against {control.label} on {task}: {'; '.join(said)}."
-    starts = {each.label for each in results.algorithms if each.role == "start"}
+def _against(control: Compared, pairs: Sequence[Pair], results: Results, task: str) -> Iterator[str]:
+    """The algorithms against a control, which is second in all pairs."""
+    pairs = [p for p in pairs if p.p is not None and results.compared(p.a).role == "algorithm"]
+    better = [pair for pair in pairs if pair.significant and pair.difference > 0]
+    worse = [pair for pair in pairs if pair.significant and pair.difference < 0]
+    undecided = [pair for pair in pairs if pair.reached and not pair.shown]
+    left_out = [pair.a for pair in pairs if not pair.reached]
+    if not better and not worse and not undecided:
+        return
+    said = [f"{_list(list(map(_named, better)))} {_are(better)} better"] if better else []
+    said += [f"{_list(list(map(_named, worse)))} {_are(worse)} worse"] if worse else []
+    if len(undecided) == len(pairs) > NAMED:
+        said.append("no difference is shown for any algorithm")
+    elif undecided:
+        said.append(f"no difference is shown for {_list(list(map(_named, undecided)))}")
+    if left_out:
+        said.append(f"{_list(left_out)} {_are(left_out)} not tested, not being better than the controls before")
+    yield f"Against {control.label} on {task}: {'; '.join(said)}."
+
+
+def _named(pair: Pair) -> str:
+    return f"{pair.a} ({_by(pair)})"
+
+
+def _are(several: Sequence[object]) -> str:
+    return "is" if len(several) == 1 else "are"
+
+
+def _random(results: Results, pairs: Sequence[Pair], task: str) -> Iterator[str]:
     for pair in pairs:
-        roles = {results.compared(label).role for label in (pair.a, pair.b)}
-        if roles == {"start", "random"} and pair.significant:
-            gained = pair.b in starts
+        roles = results.compared(pair.a).role, results.compared(pair.b).role
+        if roles == ("random", "start") and pair.significant:
+            gained = pair.difference > 0
             how, meaning = ("gained", ": so much is not learning") if gained else ("lost", "")
-            yield f"Training on a reward that says nothing {how} {_by(pair)} on {task}{meaning}."
+            yield f"Training on a reward that says nothing {how} {_by(oriented(pair))} on {task}{meaning}."
 
 
-def _failures(results: Results, task: str) -> Iterator[str]:
+def _runs(results: Results, task: str) -> Iterator[str]:
+    """Runs and trials that failed, and what runs have spent."""
     for each in results.algorithms:
-        mine = [cell for cell in results.cells if (cell.task, cell.algorithm) == (task, each.label)]
-        mine = [cell for cell in mine if cell.role != "trial"]
-        for status in ("failed", "diverged", "over-budget"):
-            n = sum(cell.status == status for cell in mine)
-            if n:
-                went = {"failed": "failed", "diverged": "diverged", "over-budget": "went over the budget"}[status]
-                kept = "; its figures are of the others" if status != "over-budget" and n < len(mine) else ""
-                yield f"{n} of {len(mine)} runs of {each.label} on {task} {went}{kept}."
+        mine = marks.runs(results, task, each.label)
+        n = len(mine)
+        for status in ("failed", "diverged"):
+            failed = sum(cell.status == status for cell in mine)
+            if failed:
+                yield f"{failed} of {n} runs of {each.label} on {task} {status}{_rule(failed, n, results, task, each)}."
+        share = marks.spent(results, task, each.label)
+        over = sum(cell.status == "over-budget" for cell in mine)
+        told = "" if share is None else f", which spent {share:.2f} of it on the average"
+        if over:
+            yield f"{over} of {n} runs of {each.label} on {task} went over the budget{told}."
+        elif share is not None and share < 1 - TOLERANCE:
+            yield f"The runs of {each.label} on {task} ended short of the budget{told}."
+        trials = [c for c in results.cells if (c.task, c.algorithm, c.role) == (task, each.label, "trial")]
+        lost = sum(cell.status != "ok" for cell in trials)
+        if lost and lost == len(trials):
+            yield f"All {lost} trials of {each.label} on {task} failed: it ran untuned, with its own setting."
+        elif lost:
+            yield f"{lost} of {len(trials)} trials of {each.label} on {task} failed; it was tuned by the rest."
+
+
+def _rule(failed: int, n: int, results: Results, task: str, of: Compared) -> str:
+    """How runs that failed are counted, and how often runs may fail."""
+    if not any(cell.has_figures for cell in marks.runs(results, task, of.label)):
+        return ", so that it has no mean and no rank"
+    low, high = stats.binomtest(failed, n).proportion_ci(0.95, method="exact")
+    return (
+        f" (95 %: {low:.0%} to {high:.0%} of runs do) and counted as the worse of the start and of its worst run that "
+        "ended"
+    )
 
 
 def _list(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
 
 
-def notes(plan: Plan, cells: Sequence[CellResult]) -> Iterator[str]:
+def notes(plan: Plan, results: Results) -> Iterator[str]:
     """How the figures were made."""
+    asked = sorted(set(results.settings["answered prompts"].values())) or [plan.prompts]
+    prompts = " or ".join(map(str, asked))
     yield (
         f"Every algorithm starts from the same policy, reads the same prompts, is scored by the task's reward, and "
-        f"answers the same {plan.prompts} held-out prompts with the same draws; a recipe that brings a reward of its "
+        f"answers the same {prompts} held-out prompts with the same draws; a recipe that brings a reward of its "
         "own learns from that, and is measured by the task's."
     )
+    yield from _scored(results)
     if plan.budget:
         yield f"Each run trains until it has spent {plan.budget}, to the nearest step; evaluation is not counted."
     else:
         yield "No budget was given: each recipe takes its own number of steps, so costs differ. See the costs."
-    if plan.trials:
-        yield (
-            f"Each algorithm was given {plan.trials} trials on each task, its recipe's setting the first, chosen by "
-            "the reward on held-out prompts and a seed that the comparison does not use."
-        )
-    else:
-        yield "Nothing was tuned: each algorithm ran with its recipe's setting, so this compares recipes."
-    yield (
-        "Intervals and tests of a task treat seeds and prompts as crossed random effects, paired by both; p-values are "
-        "corrected by Holm, algorithms among themselves and against controls apart."
-    )
-    if plan.seeds < 5:
-        seeds = "One seed" if plan.seeds == 1 else f"{plan.seeds} seeds"
-        yield f"{seeds}: five or more are better; with few, only large differences show."
+    yield from _tuned(plan, results)
+    yield from _inference(plan, results)
     if plan.judge == "gold":
         yield (
             "Win-rates are judged by the task's hidden gold score; where it has none, by accuracy or else the reward."
@@ -151,6 +173,47 @@ def notes(plan: Plan, cells: Sequence[CellResult]) -> Iterator[str]:
         )
 
 
-def leader(standings: Sequence[Standing]) -> Standing:
-    """The highest mean."""
-    return max(standings, key=lambda each: each.mean)
+def _scored(results: Results) -> Iterator[str]:
+    """Prompts that not every run has a score for."""
+    for task, answered in results.settings["answered prompts"].items():
+        used = min((pair.n_prompts for pair in results.pairs if pair.task == task), default=answered)
+        if used < answered:
+            yield f"On {task}, {answered - used} of {answered} prompts are left out: some run has no score for them."
+
+
+def _tuned(plan: Plan, results: Results) -> Iterator[str]:
+    trials = {each.trials for each in results.algorithms if each.role == "algorithm"}
+    if not plan.trials or trials == {0}:
+        yield "Nothing was tuned: each algorithm ran with its recipe's setting, so this compares recipes."
+        return
+    ended = "" if trials == {plan.trials} else f", of which at least {min(trials)} ended"
+    yield (
+        f"Each algorithm was given {plan.trials} trials on each task{ended}, its recipe's setting among them, chosen "
+        "by the reward on held-out prompts and a seed that the comparison does not use; equal trials are drawn for."
+    )
+
+
+def _inference(plan: Plan, results: Results) -> Iterator[str]:
+    level, looks = results.settings["level"], results.settings["looks"]
+    yield (
+        "Intervals and tests of a task treat seeds and prompts as crossed random effects, paired by both; the variance "
+        "between runs is shrunk towards what the algorithms have in common. A difference is shown where its interval "
+        f"leaves out 0: all intervals between algorithms, of all tasks, hold together with {1 - level:.1%} at least; "
+        "and so do all to the start. The random reward and best-of-n are tested only for what was better than the "
+        "controls before."
+    )
+    if len(looks) > 1:
+        yield (
+            f"These results were looked at with {_list(list(map(str, looks)))} seeds. Each look spends a part of the "
+            f"5 %, look number j the part 6/(π²·j²): this one {level:.2%}."
+        )
+    else:
+        yield (
+            f"This look spends {level:.1%} of the 5 %: the rest is kept for looks with more seeds, of which number j "
+            "spends the part 6/(π²·j²)."
+        )
+    if plan.seeds < 5:
+        seeds = "One seed" if plan.seeds == 1 else f"{plan.seeds} seeds"
+        yield f"{seeds}: five or more are better; with few, only large differences show."
+    if len(results.tasks) >= overall.TASKS and plan.seeds < overall.RUNS:
+        yield f"Tasks are not told of together: that takes {overall.RUNS} seeds or more."

@@ -18,6 +18,9 @@ ENTRY = re.compile(r"([^\[\]=]+)(?:\[(.*)\])?")
 
 CURRENCIES = ("tokens", "seconds", "flops")
 
+TOLERANCE = 0.1
+"""A run ends with a step, so it may miss its budget by part of one: what misses it by a larger share is marked."""
+
 FIRST_TRIAL = 10_000
 """Seeds of tuning trials begin here, beyond those of the comparison."""
 
@@ -122,6 +125,9 @@ class Plan:
     """Smaller evaluations on the way, for the learning curves."""
     judge: str = "gold"
     """Who decides which of two answers wins: "gold", or a judge with its settings."""
+    measure: str = ""
+    """A reward, with its settings, that scores the answers to held-out prompts in place of the task's or the recipes'
+    own: best one that no algorithm is trained on. Empty: theirs."""
     overrides: tuple[str, ...] = ()
     """Overrides of every cell's recipe."""
     plugins: tuple[str, ...] = ()
@@ -178,6 +184,8 @@ class Cell:
     """The model that training starts from."""
     budget: Budget | None = None
     plugins: tuple[str, ...] = ()
+    scored_by: str = ""
+    """The reward that scores its answers; empty: the evaluator's."""
     trial: int = field(default=-1)
     """The number of a tuning trial; -1 where it is none."""
 

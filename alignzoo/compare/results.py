@@ -34,7 +34,7 @@ Status = Literal["ok", "failed", "diverged", "over-budget"]
 """How a cell ended: as it should; with an error; with a loss or an answer that is not finite; having spent more than
 its budget. All are counted, and shown; "ok" and "over-budget" cells have figures."""
 
-FORMAT = 1
+FORMAT = 2
 """Raised when a field changes its meaning."""
 
 T = TypeVar("T")
@@ -104,17 +104,22 @@ class Standing:
     """An algorithm on a task, or on all tasks together, by one figure."""
 
     task: str
-    """Empty: all tasks together, each score rescaled so that the start is 0 and the best cell of the task 1."""
+    """Empty: all tasks together, each score rescaled so that the start is 0 and the task's known best 1; where none is
+    known, the best run of the task."""
     algorithm: str
     metric: str
     values: tuple[float, ...]
-    """One for each seed that has figures, in order; of all tasks: (seed, task) flattened, tasks varying fastest."""
+    """One for each seed, in order; of all tasks: (seed, task) flattened, tasks varying fastest."""
     mean: float
     iqm: float
     """The interquartile mean."""
     low: float
     high: float
-    """95 % interval of the mean of a task: over seeds and prompts; of the IQM of all tasks: a stratified bootstrap."""
+    """The interval of the mean of a task, over seeds and prompts: those of all algorithms of the task hold together, at
+    the level of the comparison (`settings["level"]`). Of the IQM of all tasks: 95 %, by a stratified bootstrap."""
+    failed: int = 0
+    """How many of `values` are not its own: of runs that failed or diverged, which count as the worse of the start and
+    of the algorithm's worst run that ended."""
 
 
 @dataclass(frozen=True)
@@ -129,24 +134,27 @@ class Pair:
     """Mean of a minus mean of b."""
     low: float | None
     high: float | None
-    """95 % interval of the difference, not corrected for the number of pairs; None with fewer than two seeds."""
+    """The interval that the verdict rests on: those of the whole family hold together, at the level of the comparison.
+    None with fewer than two seeds, and where the two score alike in every answer."""
     p: float | None
-    """The p-value of the difference being 0, two-sided."""
-    p_holm: float | None
-    """Corrected by Holm over the pairs of its family on this task."""
+    """The p-value of the difference being 0, two-sided, by itself; never 0."""
+    p_adjusted: float | None
+    """Corrected by Bonferroni for the size of the family; below the level exactly where the interval leaves out 0."""
     family: Literal["algorithms", "controls"]
-    """Pairs of algorithms are one family, those with a control another."""
+    """Pairs of algorithms, of all tasks, are one family, those with a control another."""
     improvement: float
     """Probability of improvement: that a run of a beats one of b, ties half."""
-    detectable: float | None
-    """The smallest true difference that would be found in 80 % of such comparisons, at level 5 %, uncorrected."""
     n_seeds: int
     n_prompts: int
+    shown: bool = False
+    """Whether the interval leaves out 0."""
+    reached: bool = True
+    """Whether it is tested: against a control only what was better than all controls before."""
 
     @property
     def significant(self) -> bool:
-        """At 5 %, after Holm's correction."""
-        return self.p_holm is not None and self.p_holm < 0.05
+        """Whether the difference is shown: with all others of its family, at the level of the comparison."""
+        return self.shown and self.reached
 
 
 @dataclass(frozen=True)

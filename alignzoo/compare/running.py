@@ -16,6 +16,7 @@ from alignzoo.compare.cell import died, finished
 from alignzoo.compare.executors import Executor, Local
 from alignzoo.compare.given import check_names, plugin_file, reward_override
 from alignzoo.compare.grid import Grid
+from alignzoo.compare.inference import looks_of
 from alignzoo.compare.plan import Budget, Cell, Entry, Plan, entry, read_cell
 from alignzoo.compare.plan import budget as read_budget
 from alignzoo.compare.report import write_report
@@ -46,18 +47,20 @@ def compare(
     best_of: int = 4,
     prompts: int = 256,
     judge: str = "gold",
+    measure: str = "",
     frontier: bool = False,
     retry: bool = False,
     progress: Progress = lambda *told: None,
 ) -> Results:
     """Compare algorithms, by their recipes' or optimizers' names, on equal terms; what `alignzoo compare` does.
 
-    `algorithms` may carry settings, "ppo[optimizer.kl=0.1]"; `task` too, "shop[length_bias=0.15]". `budget` is
+    `algorithms` may carry settings, "ppo[optimizer.kl=0.1]"; `task` too, "shop[n_prompts=200]". `budget` is
     "tokens=2e5", "seconds=60" or "flops=1e13", the same for every cell. `tune` trials for each algorithm on each task
-    come first. `frontier` runs each algorithm under several KL weights. `overrides` are every recipe's. Cells run in
-    processes of their own, so `plugins` are files or modules, and `reward` is a name or a function of a module. In an
-    `out` that holds part of the comparison only the rest is run; `retry` also runs again what has failed. Beside
-    results.json it writes report.html and report.md. Raises an AlignzooError that says what to do.
+    come first. `measure` is a reward, "length", that scores the answers to held-out prompts in place of the recipes'
+    own. `frontier` runs each algorithm under several KL weights. `overrides` are every recipe's. Cells run in processes
+    of their own, so `plugins` are files or modules, and `reward` is a name or a function of a module. In an `out` that
+    holds part of the comparison only the rest is run; `retry` also runs again what has failed. Beside results.json it
+    writes report.html and report.md. Raises an AlignzooError that says what to do.
     """
     check_names(algorithms=algorithms, task=task, judge=judge)
     tasks = (task,) if isinstance(task, str) else task
@@ -71,6 +74,7 @@ def compare(
         best_of=best_of,
         prompts=prompts,
         judge=judge,
+        measure=measure,
         overrides=(*own, *overrides),
         plugins=tuple(map(plugin_file, plugins)),
     )
@@ -103,7 +107,8 @@ def execute(
         tried = work.results(trials)
         chosen = _chosen(grid, tried)
         cells = work.results(grid.cells(chosen))
-        results = analyse(grid, folder, [*tried, *cells], chosen, verdicts)
+        looks = looks_of(_looked(folder), plan.seeds)
+        results = analyse(grid, folder, [*tried, *cells], chosen, verdicts, looks)
         results.write(folder)
         write_json(folder / "timings.json", _timings(folder, results.cells))
         write_report(folder, registry=registry)
@@ -167,8 +172,15 @@ def _chosen(grid: Grid, tried: Sequence[CellResult]) -> dict[tuple[str, str], tu
     for task in grid.tasks if tried else ():
         for algorithm in grid.plan.algorithms:
             mine = [cell for cell in tried if (cell.task, cell.algorithm) == (task.label, algorithm.label)]
-            chosen[task.label, algorithm.label] = grid.settings(algorithm, task)[tuning.best(mine)]
+            best = tuning.best(mine)
+            chosen[task.label, algorithm.label] = () if best is None else grid.settings(algorithm, task)[best]
     return chosen
+
+
+def _looked(folder: Path) -> list[int]:
+    """The numbers of seeds at which results of this folder were looked at."""
+    path = folder / "results.json"
+    return [int(seeds) for seeds in read_json(path)["settings"].get("looks", [])] if path.exists() else []
 
 
 def _timings(folder: Path, cells: Sequence[CellResult]) -> dict[str, Mapping[str, float]]:

@@ -7,7 +7,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from alignzoo.compare.results import CellResult, Compared, Results
+from alignzoo.compare import marks
+from alignzoo.compare.results import CellResult, Compared, Results, Standing
 from alignzoo.files import read_json
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ FIGURES = {
 
 DIGITS = {"length": 1, "kl/token": 3}
 """After the point, where they are not two."""
+
+MARK = "†"
+"""Beside a mean that is not what it seems."""
 
 COSTS = {
     "tokens/generated": "tokens\nwritten",
@@ -51,7 +55,7 @@ def tables(results: Results, folder: Path) -> Iterator[RenderableType]:
                 from rich.text import Text
 
                 yield Text(f"  • {headline.text}")
-    if len(results.tasks) > 1:
+    if any(not each.task for each in results.standings):
         yield _overall(results)
     yield _costs(results, read_json(folder / "timings.json"))
 
@@ -60,18 +64,23 @@ def _of_task(results: Results, task: str) -> Table:
     """The figure that is compared, and what it has cost."""
     metric = results.metric[task]
     rows = _table(f"{task}: {metric} on held-out prompts")
-    for heading in (metric, "95 %", "wins", "at equal\nlength", "tokens"):
+    one_seed = results.settings["seeds"] == 1
+    covers = "over\nprompts" if one_seed else f"{1 - results.settings['level']:.0%}"
+    for heading in (metric, covers, "wins\nagainst\nstart", "at equal\nlength", "tokens"):
         rows.add_column(heading, justify="right", no_wrap=True)
-    rows.add_column("ended", no_wrap=True)
+    rows.add_column("ended", overflow="fold")
+    marked = {each.label: list(marks.marks(results, task, each.label)) for each in results.algorithms}
     for each in _ranked(results, task):
         mine = _cells(results, task, each)
         standing = _standing(results, task, each.label)
-        value = f"{standing[0]:.2f}" if standing else ""
-        interval = f"{standing[1]:.2f} to {standing[2]:.2f}" if standing else ""
+        value = f"{standing.mean:.2f}{MARK if marked[each.label] else ''}" if standing else ""
+        interval = f"{standing.low:.2f} to {standing.high:.2f}" if standing else ""
         tokens = [cell.costs["tokens"] for cell in mine if cell.costs.get("tokens")]
         cost = _short(sum(tokens) / len(tokens)) if tokens else "0"
         ended = ", ".join(f"{n} {status}" for status, n in _ended([cell.status for cell in mine]).items())
         _add(rows, each, value, interval, *_wins(results, task, each.label), cost, ended)
+    told = [f"{label}: {', '.join(each)}" for label, each in marked.items() if each]
+    rows.caption = f"{MARK} {'; '.join(told)}" if told else None
     return rows
 
 
@@ -108,7 +117,7 @@ def _add(rows: Table, of: Compared, *values: str) -> None:
 def _overall(results: Results) -> Table:
     from rich.text import Text
 
-    rows = _table("All tasks: the start is 0, the best run of each task 1")
+    rows = _table("All tasks: the start is 0, the best of each task 1")
     rows.add_column("interquartile mean", justify="right")
     rows.add_column("95 %, stratified bootstrap", justify="right")
     every = [each for each in results.standings if not each.task]
@@ -136,6 +145,7 @@ def _table(title: str) -> Table:
     from rich.table import Table
 
     rows = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", padding=(0, 1))
+    rows.caption_justify, rows.caption_style = "left", "yellow"
     rows.add_column("", overflow="fold")
     return rows
 
@@ -145,17 +155,15 @@ def _ranked(results: Results, task: str) -> list[Compared]:
 
     def key(each: Compared) -> float:
         standing = _standing(results, task, each.label)
-        return -standing[0] if standing else float("inf")
+        return -standing.mean if standing else float("inf")
 
     return sorted(results.algorithms, key=key)
 
 
-def _standing(results: Results, task: str, label: str) -> tuple[float, float, float] | None:
+def _standing(results: Results, task: str, label: str) -> Standing | None:
     metric = results.metric[task]
-    for each in results.standings:
-        if (each.task, each.algorithm, each.metric) == (task, label, metric):
-            return each.mean, each.low, each.high
-    return None
+    mine = (each for each in results.standings if (each.task, each.algorithm, each.metric) == (task, label, metric))
+    return next(mine, None)
 
 
 def _wins(results: Results, task: str, label: str) -> tuple[str, str]:

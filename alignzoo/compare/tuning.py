@@ -2,14 +2,15 @@
 
 The space of every algorithm has the learning rate, from a quarter of its recipe's own to four times it, on a
 logarithmic scale. An optimizer may declare more: `search: ClassVar = {"beta": (0.03, 1.0)}` says between which values,
-above 0 and on a logarithmic scale too, a field of its own is worth trying. The first trial is always the recipe's own
-setting, so that tuning can only be lost on by chance. Trials are evaluated on held-out prompts that the comparison
-does not use, with a seed that it does not use, and chosen by the task's reward, never by its hidden gold.
+above 0 and on a logarithmic scale too, a field of its own is worth trying. The recipe's own setting is one of the
+trials, and favoured in nothing: equal trials are drawn for. Trials are evaluated on held-out prompts that the
+comparison does not use, with a seed that it does not use, and chosen by the task's reward, never by its hidden gold.
 """
 
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -49,10 +50,14 @@ def settings(optimizer: Optimizer, lr: float, trials: int) -> list[tuple[str, ..
     return found[:trials]
 
 
-def best(trials: Sequence[CellResult]) -> int:
-    """Which trial had the highest reward; accuracy, then gold, where there is no reward. The first where none ended."""
+def best(trials: Sequence[CellResult]) -> int | None:
+    """Which trial had the highest reward; accuracy, then gold, where there is no reward. Among equal ones it is drawn,
+    by the trials' names, so that it repeats. None where no trial ended as it should: that is no tuning."""
     for name in ("reward", "accuracy", "gold"):
         values = [cell.after.get(name, -math.inf) if cell.status == "ok" else -math.inf for cell in trials]
-        if max(values, default=-math.inf) > -math.inf:
-            return values.index(max(values))
-    return 0
+        highest = max(values, default=-math.inf)
+        if highest > -math.inf:
+            equal = [number for number, value in enumerate(values) if value == highest]
+            draw = random.Random("\n".join(cell.id for cell in trials))
+            return draw.choice(equal)
+    return None

@@ -9,7 +9,7 @@ import numpy as np
 
 from alignzoo.compare.plan import entry
 from alignzoo.compare.results import WinRate
-from alignzoo.compare.statistics import Array, crossed, over_prompts
+from alignzoo.compare.statistics import Array, Crossed, over_prompts
 from alignzoo.evaluation.answers import Answer
 from alignzoo.interfaces import Judge
 from alignzoo.judging import ask
@@ -84,16 +84,19 @@ def win_rate(bout: Bout, verdicts: Verdicts) -> WinRate:
     back = 1 - np.asarray(verdicts([(y, x) for x, y in pairs]))
     wins = (forth + back) / 2
     by_seed = wins.reshape(len(bout.answers_a), -1)
-    estimate = crossed(by_seed) if len(by_seed) > 1 else over_prompts(by_seed[0])
+    if min(by_seed.shape) > 1:
+        estimate = Crossed(by_seed[None]).means().estimate(kind="share")[0]
+    else:
+        estimate = over_prompts(by_seed.mean(0), "share")
     low, high = estimate.interval
     lengths = np.array([len(x.tokens) - len(y.tokens) for x, y in pairs], float)
     return WinRate(
         task=bout.task,
         a=bout.a,
         b=bout.b,
-        rate=estimate.mean,
-        low=max(0.0, low),
-        high=min(1.0, high),
+        rate=float(estimate.mean),
+        low=low,
+        high=high,
         length_controlled=length_controlled(wins, lengths),
         ties=float(np.mean(wins == 0.5)),
         inconsistent=float(np.mean((forth - 0.5) * (back - 0.5) < 0)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from annotated_types import Ge
 
@@ -34,6 +34,8 @@ class Shop(Embedded):
     A rater prefers reply a to reply b with probability σ((u_a - u_b) / noise), where u = gold + length_bias · words
     (Bradley and Terry 1952).
     """
+
+    best: ClassVar[float] = 4.5
 
     seed: int = 0
     """Which prompts and demonstrations are drawn, and how the raters' dice fall."""
@@ -77,6 +79,8 @@ class Shop(Embedded):
 @dataclass(frozen=True)
 class Sort(Embedded):
     """Letters in order. Verifiable: the reward is an exact match, and gold says the same."""
+
+    best: ClassVar[float] = 1.0
 
     seed: int = 0
     """Which prompts, demonstrations and wrong answers are drawn."""

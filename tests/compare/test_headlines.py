@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from alignzoo.compare.headlines import headlines
+from alignzoo.compare.headlines import headlines, notes
+from alignzoo.compare.plan import Plan
 from alignzoo.compare.results import CellResult, Compared, Pair, Results
 
 ROLES = {"start": "start", "random": "random", "a": "algorithm", "b": "algorithm", "c": "algorithm"}
@@ -13,61 +15,105 @@ ROLES = {"start": "start", "random": "random", "a": "algorithm", "b": "algorithm
 OK = CellResult("t/a/0", "a", "t", 0, "algorithm", (), "ok")
 
 
-def pair(a: str, b: str, difference: float, p_holm: float, family: Any = "algorithms") -> Pair:
+def pair(a: str, b: str, difference: float, shown: bool, family: Any = "algorithms", reached: bool = True) -> Pair:
     low, high = difference - 0.2, difference + 0.2
-    return Pair("t", a, b, "gold", difference, low, high, 0.5 * p_holm, p_holm, family, 0.9, 0.25, 3, 64)
+    p = 0.01 if shown else 0.3
+    return Pair("t", a, b, "gold", difference, low, high, p / 2, p, family, 0.9, 3, 64, shown, reached)
 
 
-def said(*pairs: Pair, cells: tuple[CellResult, ...] = (OK,), budget: dict[str, float] | None = None) -> list[str]:
-    made: dict[str, Any] = dict.fromkeys(Results.__dataclass_fields__, ())
-    made |= {
-        "settings": {"budget": budget, "tasks": ["t"]},
+def made(*pairs: Pair, cells: tuple[CellResult, ...] = (OK,), budget: dict[str, float] | None = None) -> Results:
+    fields: dict[str, Any] = dict.fromkeys(Results.__dataclass_fields__, ())
+    fields |= {
+        "settings": {"budget": budget, "tasks": ["t"], "level": 0.03, "looks": [3], "answered prompts": {"t": 64}},
         "algorithms": tuple(Compared(label, label, "", role, "", trials=0) for label, role in ROLES.items()),  # type: ignore[arg-type]
         "metric": {"t": "gold"},
         "pairs": pairs,
         "cells": cells,
     }
-    return [headline.text for headline in headlines(Results(**made))]
+    return Results(**fields)
+
+
+def said(*pairs: Pair, **settings: Any) -> list[str]:
+    return [headline.text for headline in headlines(made(*pairs, **settings))]
 
 
 def test_who_beats_whom_by_how_much_at_what_terms() -> None:
-    assert said(pair("a", "b", -0.5, 0.01), budget={"tokens": 1e4}) == [
+    assert said(pair("a", "b", -0.5, True), budget={"tokens": 1e4}) == [
         "b beats a on t by 0.50 [0.30, 0.70] gold at equal tokens."
     ]
-    assert said(pair("a", "b", 0.5, 0.01)) == ["a beats b on t by 0.50 [0.30, 0.70] gold at their recipes' own steps."]
+    assert said(pair("a", "b", 0.5, True)) == ["a beats b on t by 0.50 [0.30, 0.70] gold at their recipes' own steps."]
 
 
-def test_what_the_data_do_not_show() -> None:
-    found = "a true difference of 0.25 would have been found in 80 % of such comparisons, before correction."
-    assert said(pair("a", "b", -0.1, 0.3)) == [
-        f"On t, at n = 3, no significant difference between b and a (0.10 [-0.10, 0.30] gold); {found}"
+def test_terms_that_are_not_equal_are_told_on_both_sides() -> None:
+    cells = tuple(
+        replace(OK, algorithm=label, steps=5, costs={"tokens": spent})
+        for label, spent in (("a", 8000.0), ("b", 10_000.0))
+    )
+    assert said(pair("a", "b", 0.5, True), cells=cells, budget={"tokens": 1e4}) == [
+        "a beats b on t by 0.50 [0.30, 0.70] gold, having spent 0.80 (a) and 1.00 (b) of the budget in tokens.",
+        "The runs of a on t ended short of the budget, which spent 0.80 of it on the average.",
+    ]
+    over = tuple(replace(cell, status="over-budget", costs={"tokens": 1.5e4}) for cell in cells[:1])
+    assert said(cells=over, budget={"tokens": 1e4}) == [
+        "1 of 1 runs of a on t went over the budget, which spent 1.50 of it on the average."
+    ]
+
+
+def test_what_the_data_exclude() -> None:
+    assert said(pair("a", "b", -0.1, False)) == [
+        "On t, at n = 3, no difference is shown between b and a (0.10 [-0.10, 0.30] gold); differences beyond the "
+        "interval are excluded."
     ]
     both = "between b and c (0.20 [0.00, 0.40] gold), nor between a and b (0.10 [-0.10, 0.30] gold)"
-    assert said(pair("a", "b", 0.1, 0.3), pair("b", "c", 0.2, 0.2)) == [
-        f"On t, at n = 3, corrected for the number of pairs, no significant difference {both}; {found}"
+    assert said(pair("a", "b", 0.1, False), pair("b", "c", 0.2, False)) == [
+        f"On t, at n = 3, no difference is shown {both}; differences beyond the intervals are excluded."
     ]
 
-    many = said(*(pair("a", "b", 0.1 * i, 0.3) for i in range(1, 6)))
-    assert "between a and b (0.50" in many[0] and "(0.40" in many[0] and ", nor in 3 other pairs; a true" in many[0]
+    many = said(*(pair("a", "b", 0.1 * i, False) for i in range(1, 6)))
+    assert "between a and b (0.50" in many[0] and "(0.40" in many[0] and ", nor in 3 other pairs; diff" in many[0]
     assert "(0.30" not in many[0]
+    alike = replace(pair("a", "b", 0.0, False), low=None, high=None, p=1.0, p_adjusted=1.0)
+    assert said(alike) == ["On t, a and b score alike in every answer of every run."]
+    unknown = replace(alike, p=None, p_adjusted=None)
+    assert said(unknown) == ["On t one seed cannot tell the algorithms apart: give --seeds 3 or more."]
 
 
 def test_against_controls() -> None:
     controls = [
-        pair("a", "start", 0.9, 0.01, "controls"),
-        pair("b", "start", -0.9, 0.01, "controls"),
-        pair("start", "c", 0.1, 0.5, "controls"),
-        pair("start", "random", 0.3, 0.01, "controls"),
-        pair("a", "random", 0.9, 0.01, "controls"),
-        pair("b", "random", 0.9, 0.01, "controls"),
+        pair("a", "start", 0.9, True, "controls"),
+        pair("b", "start", -0.9, True, "controls"),
+        pair("c", "start", 0.1, False, "controls"),
+        pair("random", "start", -0.3, True, "controls"),
+        pair("a", "random", 0.9, True, "controls"),
+        pair("b", "random", 0.9, True, "controls", reached=False),
+        pair("c", "random", 0.9, True, "controls", reached=False),
     ]
     assert said(*controls) == [
-        "Against start on t: a is better; b is worse; no difference is shown for c.",
-        "Against random on t: a and b are better.",
+        "Against start on t: a (0.90 [0.70, 1.10] gold) is better; b (-0.90 [-1.10, -0.70] gold) is worse; no "
+        "difference is shown for c (0.10 [-0.10, 0.30] gold).",
+        "Against random on t: a (0.90 [0.70, 1.10] gold) is better; b and c are not tested, not being better than the "
+        "controls before.",
         "Training on a reward that says nothing lost 0.30 [0.10, 0.50] gold on t.",
     ]
 
 
-def test_runs_that_failed() -> None:
+def test_runs_and_trials_that_failed() -> None:
     failed = CellResult("t/a/1", "a", "t", 1, "algorithm", (), "diverged")
-    assert said(cells=(OK, failed)) == ["1 of 2 runs of a on t diverged; its figures are of the others."]
+    # Clopper and Pearson: 1 of 2 is between 1 - 0.975^½ = 1.3 % and 0.975^½ = 98.7 %
+    assert said(cells=(OK, failed)) == [
+        "1 of 2 runs of a on t diverged (95 %: 1% to 99% of runs do) and counted as the worse of the start and of its "
+        "worst run that ended."
+    ]
+    assert said(cells=(failed,)) == ["1 of 1 runs of a on t diverged, so that it has no mean and no rank."]
+    trials = tuple(CellResult(f"t/a/trial-{i}", "a", "t", 9, "trial", (), "failed") for i in range(2))
+    assert said(cells=(OK, *trials)) == ["All 2 trials of a on t failed: it ran untuned, with its own setting."]
+    one = (OK, trials[0], replace(trials[1], status="ok"))
+    assert said(cells=one) == ["1 of 2 trials of a on t failed; it was tuned by the rest."]
+
+
+def test_notes_tell_tuning_only_where_a_trial_ended_and_prompts_that_were_answered() -> None:
+    plan = Plan((), (), trials=2, prompts=1000)
+    told = list(notes(plan, made()))
+    assert any("the same 64 held-out prompts" in note for note in told)
+    assert any("Nothing was tuned" in note for note in told)
+    assert not any("trials on each task" in note for note in told)

@@ -74,15 +74,18 @@ def results() -> Results:
         "high": (1.0, 0.7, 0.2),
     }
     sentences = {"": "Over all tasks nothing is shown.", "shop": "grpo beats dpo on shop by 0.30 gold."}
-    pair = Pair("shop", LABELS[4], "dpo", "gold", 0.3, 0.1, 0.5, 0.01, 0.03, "algorithms", 0.9, 0.2, 2, 64)
+    pair = Pair("shop", LABELS[4], "dpo", "gold", 0.3, 0.1, 0.5, 0.0001, 0.0003, "algorithms", 0.9, 2, 64, True)
     return Results(
         command="alignzoo compare 'grpo[optimizer.kl=0.1]' dpo --task shop",
-        settings={"tasks": ["shop"], "evaluation": {"prompts": 256, "curve prompts": 64}},
+        settings={"tasks": ["shop"], "level": 0.0304, "evaluation": {"prompts": 256, "curve prompts": 64}},
         metric={"shop": "gold"},
         algorithms=tuple(map(compared, LABELS, ROLES)),
         cells=tuple(cells()),
         standings=tuple(standings),
-        pairs=(pair, replace(pair, a="dpo", b="start", family="controls", low=None, high=None, p=None, p_holm=None)),
+        pairs=(
+            pair,
+            replace(pair, a="dpo", b="start", family="controls", low=None, high=None, p=None, p_adjusted=None),
+        ),
         win_rates=tuple(WinRate("shop", a, b, 0.7, 0.6, 0.8, 0.65, 0.1, 0.0, 64) for a, b in rivals),
         improvements=(Improvement("dpo", LABELS[3], 0.4, 0.2, 0.6),),
         profiles=tuple(Profile(label, **profile) for label in LABELS),

@@ -79,7 +79,7 @@ def test_many_samples_at_once_are_each_as_if_alone() -> None:
 def test_crossed_by_hand() -> None:
     # mean 4; seeds' means 2, 6; prompts' 3, 5; nothing is left over. MS_seeds = 2·(4+4)/1 = 16, MS_prompts = 2·2/1 = 4
     found = st.crossed(np.array([[1.0, 3.0], [5.0, 7.0]]))
-    assert (found.mean, found.df) == (4.0, 1.0)
+    assert (float(found.mean), found.df_runs, found.df_prompts) == (4.0, 1.0, 1.0)
     assert found.se == pytest.approx((20 / 4) ** 0.5)
     assert found.interval[1] == pytest.approx(4 + 12.706205 * 5**0.5)
 
@@ -97,21 +97,74 @@ def test_crossed_is_the_t_test_where_only_one_factor_matters() -> None:
 
 
 def test_equal_values_are_no_difference_and_no_division_by_zero() -> None:
-    same = st.crossed(np.zeros((3, 4)))
-    assert (same.p, same.interval, same.detectable()) == (1.0, (0.0, 0.0), 0.0)
-    assert st.crossed(np.full((3, 4), 0.5)).p == 0.0
+    alike = st.Crossed(np.full((2, 3, 4), 0.5)).differences([0], [1]).estimate()[0]
+    assert alike.identical and alike.p == 1.0
     with pytest.raises(ValueError, match="two seeds"):
         st.crossed(np.zeros((1, 4)))
 
 
-def test_power_as_the_noncentral_t_has_it() -> None:
-    for df, effect in ((4, 1.5), (8, 3.0), (60, 2.8)):
-        critical = stats.t.ppf(0.975, df)
-        exact = stats.nct.sf(critical, df, effect) + stats.nct.cdf(-critical, df, effect)
-        assert st.power(effect, df) == pytest.approx(exact, abs=1e-3)
-    assert st.power(0.0, 2) == pytest.approx(0.05, abs=1e-3)
-    assert st.power(1.959964 + 0.841621, 1e6) == pytest.approx(0.8, abs=1e-3)  # z of 97.5 % and of 80 %
-    assert st.power(st.Estimate(0, 0.5, 1).detectable() / 0.5, 1) == pytest.approx(0.8, abs=1e-3)
+def test_coincidences_are_no_certainty() -> None:
+    one_each = np.zeros((3, 64))  # one prompt more right per seed, each time another one: the seeds' means are equal
+    one_each[range(3), (5, 17, 40)] = 1.0
+    found = st.crossed(one_each)
+    assert found.p == pytest.approx(
+        (63 / 64) ** 64
+    )  # no prompt of 64 may differ with this probability at a rate of 1/64
+    assert found.interval[0] < 0 < found.interval[1]
+    same = st.crossed(np.full((3, 4), 0.25))  # the same difference everywhere
+    assert 0 < same.p < 0.01 and same.interval[0] < 0.25 < same.interval[1]
+    # the floor by hand: seeds' means alike; MS_rest of these two prompts is 1, so Var = (0.1·1 + max(0 - 1, 0)) / 4
+    found = st.crossed(np.array([[0.5, 1.5], [1.5, 0.5]]))
+    assert (float(found.mean), float(found.se)) == (1.0, pytest.approx((0.1 / 4) ** 0.5))
+
+
+def test_the_p_value_is_the_level_at_which_the_interval_ends_at_zero() -> None:
+    found = st.crossed(RNG(3).normal(0.4, 1, (3, 16)) + RNG(4).normal(0, 0.3, (3, 1)))
+    low, high = found.at(found.p)
+    assert min(abs(low), abs(high)) == pytest.approx(0, abs=1e-9)
+    for level in (0.05, 0.05 / 45):  # at every level, not only at 5 %: the critical values are those of the level
+        parts = [stats.t.isf(level / 2, df) for df in (2, 15)]
+        weight = found.by_runs / (found.by_runs + found.by_prompts)
+        assert found.critical(level) == pytest.approx(weight * parts[0] + (1 - weight) * parts[1])
+
+
+def test_shares_stay_shares_and_none_is_certain() -> None:
+    # of n = 64, all right: Wilson's lower end n/(n + t²) with t of 63 degrees of freedom
+    all_right = st.Crossed(np.ones((1, 3, 64))).means().estimate(kind="share")[0]
+    assert all_right.interval == (pytest.approx(64 / (64 + stats.t.isf(0.025, 63) ** 2)), 1.0)
+    one_seed = st.over_prompts(np.zeros(4), "share")
+    assert one_seed.interval[0] == 0.0 and one_seed.interval[1] > 0.6  # 4 of 4 wrong: exactly 0.60
+    few = st.Crossed((RNG(0).random((1, 2, 64)) < 0.98).astype(float)).means().estimate(kind="share")[0]
+    assert 0 <= few.interval[0] < few.mean < few.interval[1] <= 1
+    # where runs do not matter it is Wilson's interval of scipy, with t for z
+    answers = (RNG(1).random((1, 2000, 2)) < 0.3).astype(float)
+    found = st.Crossed(answers).means().estimate(kind="share")[0]
+    wilson = stats.binomtest(int(answers.sum()), answers.size).proportion_ci(method="wilson")
+    assert found.interval == (pytest.approx(wilson.low, abs=0.003), pytest.approx(wilson.high, abs=0.003))
+
+
+def test_every_difference_at_once_is_each_by_itself() -> None:
+    values = RNG(6).normal(size=(4, 3, 16))
+    together = st.Crossed(values).differences([0, 1, 2], [3, 3, 1]).estimate()
+    for number, (i, j) in enumerate(((0, 3), (1, 3), (2, 1))):
+        alone = st.crossed(values[i] - values[j])
+        assert together[number].interval == pytest.approx(alone.interval)
+        assert together[number].p == pytest.approx(alone.p)
+
+
+def test_shrinkage_by_hand() -> None:
+    # means of runs 0, 2 and 0, 4 and 0, 0: MS_runs = P·s² = 2·2, 2·8, 0; the mean is 20/3; w = 2.5/(2.5 + 1)
+    values = np.repeat(np.array([[0.0, 2.0], [0.0, 4.0], [0.0, 0.0]])[:, :, None], 2, axis=2)
+    squares = st.Crossed(values).means()
+    assert squares.runs == pytest.approx([4, 16, 0])
+    found = squares.estimate(squares.runs.mean(keepdims=True), 3.0)
+    w = 2.5 / 3.5
+    assert found.by_runs * 4 == pytest.approx([(1 - w) * own + w * 20 / 3 for own in (4, 16, 0)])
+    assert found.df_runs == pytest.approx(1 / ((1 - w) ** 2 * 2 / 3 + 1 / 3))
+
+
+def test_an_event_that_was_not_seen_may_be_as_likely_as_clopper_and_pearson_say() -> None:
+    assert st.unseen(64) == pytest.approx(stats.binomtest(0, 64).proportion_ci(0.90).high)  # one-sided at 5 %
 
 
 # --- by simulation ----------------------------------------------------------------------------------------------------
@@ -140,20 +193,22 @@ def test_the_rate_holds_where_algorithms_have_favourite_prompts_and_scores_are_r
     assert found <= 34, found
 
 
-def test_a_better_algorithm_is_found_with_the_power_computed() -> None:
+def test_a_better_algorithm_is_found_with_the_power_planned() -> None:
     rng = RNG(1)
-    se = (2 * (0.1**2 + 1 / 64) / 5) ** 0.5  # of the mean difference over 5 seeds
-    effect = st.Estimate(0.0, se, 4).detectable(0.8)
+    effect = 0.3
     a, b = scores(rng, 400, 5, 64, effect), scores(rng, 400, 5, 64)
     estimates = [st.crossed(x - y) for x, y in zip(a, b, strict=True)]
-    found = np.mean([each.p < 0.05 for each in estimates])
-    assert found == pytest.approx(0.8, abs=0.064)  # 3.2 standard deviations of 400
     covered = np.mean([each.interval[0] <= effect <= each.interval[1] for each in estimates])
     assert covered == pytest.approx(0.95, abs=0.035)
+    se = (2 * (0.1**2 + 1 / 64) / 5) ** 0.5  # of the mean difference over 5 seeds
     assert np.mean([each.se**2 for each in estimates]) ** 0.5 == pytest.approx(se, rel=0.12)
-    # a comparison only knows its own error, which is s = σ·√(χ²₄/4): its median is below σ
-    told = np.median([each.detectable() for each in estimates])
-    assert told == pytest.approx(effect * (stats.chi2.median(4) / 4) ** 0.5, rel=0.07)
+    found = np.mean([each.p < 0.05 for each in estimates])
+    exact = stats.nct.sf(stats.t.isf(0.025, 4), 4, effect / se)
+    assert found == pytest.approx(exact, abs=0.08)  # 3.2 standard deviations of 400
+    # what is planned for 80 % rests on the standard error of one comparison, whose median is below the true one
+    assert np.median([each.detectable() for each in estimates]) == pytest.approx(
+        se * (stats.t.isf(0.025, 4) + stats.norm.ppf(0.8)) * (stats.chi2.median(4) / 4) ** 0.5, rel=0.1
+    )
 
 
 def test_holm_keeps_the_whole_family_at_its_level() -> None:

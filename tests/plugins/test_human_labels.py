@@ -15,12 +15,12 @@ import torch
 from alignzoo import Batch, DataError, Forward
 from alignzoo.prompts import from_rows
 from alignzoo.prompts.formats import FORMATS
-from alignzoo_dpo import DPO
 from alignzoo_human import export as exporting
 from alignzoo_human.items import Item, Settings
 from alignzoo_human.sources import Answers, gathered, items
 from alignzoo_human.store import Given, Store
-from alignzoo_reward_model import RewardModel
+from alignzoo_preference.dpo import DPO
+from alignzoo_reward_models.bradley_terry import RewardModel
 
 CHAT = ({"role": "user", "content": "how?"},)
 

@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from alignzoo.compare.frontier import FORMS, Fit, fit
+from alignzoo.compare.marks import marks
 from alignzoo.compare.report import gather, pictures
 from alignzoo.compare.report.drawing import Look, Looks, Picture
 from alignzoo.compare.results import Compared, Pair, Results, Standing, read_results
@@ -60,6 +61,8 @@ class Row:
     """Means over seeds of figures and costs."""
     runs: int
     finished: int
+    marks: Sequence[str]
+    """What a reader of the mean must know: failed runs, a budget that was missed."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,7 @@ def _about(folder: Path, results: Results, registry: Registry) -> dict[str, Any]
         "style": Markup((templates / "style.css").read_text(encoding="utf-8")),
         "script": Markup((templates / "report.js").read_text(encoding="utf-8")),
         "results": results,
+        "covers": f"{1 - results.settings['level']:.0%}".replace("%", " %"),
         "looks": looks,
         "tasks": [_task(results, task, curves, timings, looks) for task in results.tasks],
         "overall": [headline.text for headline in results.headlines if not headline.task],
@@ -189,10 +193,12 @@ def _task(
 def _row(results: Results, task: str, metric: str, compared: Compared, timings: pictures.Timings, looks: Looks) -> Row:
     cells = [c for c in results.cells if (c.task, c.algorithm) == (task, compared.label) and c.role == compared.role]
     with_figures = [cell for cell in cells if cell.has_figures]
-    standing = next((s for s in results.standings if (s.task, s.algorithm) == (task, compared.label)), None)
+    mine = (s for s in results.standings if (s.task, s.algorithm, s.metric) == (task, compared.label, metric))
+    standing = next(mine, None)
     figures = _means([{**cell.after, **cell.costs, **timings.get(cell.id, {})} for cell in with_figures])
     finished = sum(cell.status == "ok" for cell in cells)
-    return Row(compared, looks.of[compared.label], standing, figures, len(cells), finished)
+    told = list(marks(results, task, compared.label))
+    return Row(compared, looks.of[compared.label], standing, figures, len(cells), finished, told)
 
 
 def _says_more(name: str, metric: str, rows: Sequence[Row]) -> bool:
@@ -234,7 +240,7 @@ def _environment(*, autoescape: bool) -> Environment:
         finalize=lambda value: printable(value) if type(value) is str else value,
     )
     filters: dict[str, Any] = {"number": number, "share": share, "plainly": plainly, "cell": cell_text}
-    environment.filters |= filters | {"clock": clock, "fenced": fenced, "typeset": typeset}
+    environment.filters |= filters | {"clock": clock, "fenced": fenced, "typeset": typeset, "probability": probability}
     environment.globals["digits"] = DIGITS
     environment.globals["svg"] = lambda picture: Markup(picture.themed())
     environment.globals["ours"] = Markup
@@ -251,6 +257,11 @@ def number(value: float | None, digits: int = 2) -> str:
         if abs(value) >= (1e4 if letter == "k" else size):
             return f"{value / size:.3g}{letter}"
     return f"{value:.{digits}f}".replace("-", "−")
+
+
+def probability(value: float | None) -> str:
+    """0.034; < 0.001; empty where there is none."""
+    return "" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def clock(seconds: float | None) -> str:

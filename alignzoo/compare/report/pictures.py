@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from alignzoo.compare.frontier import Point, fit, pareto
+from alignzoo.compare.headlines import oriented
 from alignzoo.compare.report.drawing import GRID, INK, QUIET, Look, Looks, Picture
 from alignzoo.compare.report.gather import Curve, Mark
 from alignzoo.compare.results import CellResult, Results
@@ -199,7 +200,7 @@ def _pareto(results: Results, task: str, looks: Looks) -> Picture:
 
 def differences(results: Results, task: str) -> Picture | None:
     """Every pair of algorithms: difference and interval."""
-    pairs = [p for p in results.pairs if p.task == task and p.family == "algorithms" and p.low is not None]
+    pairs = [oriented(p) for p in results.pairs if p.task == task and p.family == "algorithms" and p.low is not None]
     if not pairs:
         return None
 
@@ -215,7 +216,8 @@ def differences(results: Results, task: str) -> Picture | None:
         axes.set_xlabel(f"difference in {pairs[0].metric}")
 
     says = (
-        f"Paired differences on {task} with 95 % intervals; filled circles remain significant after Holm's correction."
+        f"Paired differences on {task}, the better first, with intervals that hold together; filled circles are shown, "
+        "for their interval leaves out 0."
     )
     return Picture(slug(task, "differences"), "Differences", says, draw, (), (4.5, 1.2 + 0.34 * len(pairs)))
 
@@ -234,7 +236,7 @@ def profiles(results: Results, looks: Looks) -> Picture | None:
             every = max(1, len(each.thresholds) // 6)
             axes.plot(each.thresholds, each.shares, drawstyle="steps-post", **look.line(markevery=every))
         axes.set_ylim(-0.02, 1.02)
-        axes.set_xlabel("score τ: 0 is the start, 1 the best run of its task")
+        axes.set_xlabel("score τ: 0 is the start, 1 the best of its task")
         axes.set_ylabel("share of runs above τ")
 
     says = "The share of each algorithm's runs, over all tasks, whose score is above τ; 95 % bands of those that train."

@@ -1,0 +1,53 @@
+"""What stands beside a mean that is not what it seems: runs that failed, runs that spent more or less than the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from statistics import fmean
+
+from alignzoo.compare.plan import TOLERANCE
+from alignzoo.compare.results import CellResult, Results
+
+
+def runs(results: Results, task: str, label: str) -> list[CellResult]:
+    """Those that count of an algorithm, or a control, on a task."""
+    return [c for c in results.cells if (c.task, c.algorithm) == (task, label) and c.role != "trial"]
+
+
+def spent(results: Results, task: str, label: str) -> float | None:
+    """The share of the budget that its runs have spent on the average; None without a budget, or where a clock alone
+    knows."""
+    budget = results.settings.get("budget")
+    if not budget:
+        return None
+    ((currency, amount),) = budget.items()
+    costs = [cell.costs.get(currency) for cell in runs(results, task, label) if cell.has_figures and cell.steps]
+    known = [cost for cost in costs if cost is not None]
+    return fmean(known) / amount if known else None
+
+
+def marks(results: Results, task: str, label: str) -> Iterator[str]:
+    """What a reader of its mean must know, each in a few words."""
+    mine = runs(results, task, label)
+    for status in ("failed", "diverged"):
+        n = sum(cell.status == status for cell in mine)
+        if n:
+            yield f"{n} of {len(mine)} {status}"
+    share = spent(results, task, label)
+    if share is not None and abs(share - 1) > TOLERANCE:
+        yield f"spent {share:.2f} of the budget"
+    elif any(cell.status == "over-budget" for cell in mine):
+        yield "over the budget"
+
+
+def terms(results: Results, task: str, a: str, b: str) -> str:
+    """On which terms two were compared."""
+    budget = results.settings.get("budget")
+    if not budget:
+        return " at their recipes' own steps"
+    shares = {label: spent(results, task, label) for label in (a, b)}
+    known = [share for share in shares.values() if share is not None]
+    if len(known) == 2 and max(known) > (1 + TOLERANCE) * min(known):
+        told = " and ".join(f"{share:.2f} ({label})" for label, share in shares.items())
+        return f", having spent {told} of the budget in {next(iter(budget))}"
+    return f" at equal {next(iter(budget))}"

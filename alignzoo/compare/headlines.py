@@ -46,8 +46,11 @@ def oriented(pair: Pair) -> Pair:
 
 
 def _by(pair: Pair) -> str:
-    interval = "" if pair.low is None else f" [{pair.low:.2f}, {pair.high:.2f}]"
-    return f"{pair.difference:.2f}{interval} {pair.metric}"
+    if pair.low is None or pair.high is None:
+        return f"{pair.difference:.2f} {pair.metric}"
+    near = min(abs(pair.low), abs(pair.high))  # an interval that leaves out 0 must not be printed as if it ended there
+    digits = 2 if not pair.shown or near >= 0.005 else 3 if near >= 0.0005 else 4
+    return f"{pair.difference:.{digits}f} [{pair.low:.{digits}f}, {pair.high:.{digits}f}] {pair.metric}"
 
 
 def _undecided(pairs: Sequence[Pair], task: str) -> Iterator[str]:
@@ -118,7 +121,7 @@ def _runs(results: Results, task: str) -> Iterator[str]:
                 yield f"{failed} of {n} runs of {each.label} on {task} {status}{_rule(failed, n, results, task, each)}."
         share = marks.spent(results, task, each.label)
         over = sum(cell.status == "over-budget" for cell in mine)
-        told = "" if share is None else f", which spent {share:.2f} of it on the average"
+        told = "" if share is None else f": they spent {share:.2f} of it on the average"
         if over:
             yield f"{over} of {n} runs of {each.label} on {task} went over the budget{told}."
         elif share is not None and share < 1 - TOLERANCE:
@@ -137,8 +140,8 @@ def _rule(failed: int, n: int, results: Results, task: str, of: Compared) -> str
         return ", so that it has no mean and no rank"
     low, high = stats.binomtest(failed, n).proportion_ci(0.95, method="exact")
     return (
-        f" (95 %: {low:.0%} to {high:.0%} of runs do) and counted as the worse of the start and of its worst run that "
-        "ended"
+        f" (95 %: {100 * low:.0f} to {100 * high:.0f} % of runs do) and counted as the worse of the start and of its "
+        "worst run that ended"
     )
 
 
@@ -198,19 +201,19 @@ def _inference(plan: Plan, results: Results) -> Iterator[str]:
     yield (
         "Intervals and tests of a task treat seeds and prompts as crossed random effects, paired by both; the variance "
         "between runs is shrunk towards what the algorithms have in common. A difference is shown where its interval "
-        f"leaves out 0: all intervals between algorithms, of all tasks, hold together with {1 - level:.1%} at least; "
-        "and so do all to the start. The random reward and best-of-n are tested only for what was better than the "
-        "controls before."
+        f"leaves out 0: with {100 * (1 - level):.1f} % at least all intervals between algorithms, of all tasks, hold "
+        "together; and so do all to the start. The random reward and best-of-n are tested only for what was better than "
+        "the controls before."
     )
     if len(looks) > 1:
         yield (
             f"These results were looked at with {_list(list(map(str, looks)))} seeds. Each look spends a part of the "
-            f"5 %, look number j the part 6/(π²·j²): this one {level:.2%}."
+            f"5 %, look number j the part 6/(π²·j²): this one {100 * level:.2f} %."
         )
     else:
         yield (
-            f"This look spends {level:.1%} of the 5 %: the rest is kept for looks with more seeds, of which number j "
-            "spends the part 6/(π²·j²)."
+            f"This look spends {100 * level:.1f} of the 5 %: the rest is kept for looks with more seeds, of which "
+            "number j spends the part 6/(π²·j²)."
         )
     if plan.seeds < 5:
         seeds = "One seed" if plan.seeds == 1 else f"{plan.seeds} seeds"

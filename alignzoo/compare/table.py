@@ -62,25 +62,28 @@ def tables(results: Results, folder: Path) -> Iterator[RenderableType]:
 
 def _of_task(results: Results, task: str) -> Table:
     """The figure that is compared, and what it has cost."""
+    from rich.text import Text
+
     metric = results.metric[task]
     rows = _table(f"{task}: {metric} on held-out prompts")
     one_seed = results.settings["seeds"] == 1
     covers = "over\nprompts" if one_seed else f"{1 - results.settings['level']:.0%}"
     for heading in (metric, covers, "wins\nagainst\nstart", "at equal\nlength", "tokens"):
         rows.add_column(heading, justify="right", no_wrap=True)
-    rows.add_column("ended", overflow="fold")
+    rows.add_column("ended", overflow="fold", min_width=len("over-budget"))
     marked = {each.label: list(marks.marks(results, task, each.label)) for each in results.algorithms}
+    unmarked = " " if any(marked.values()) else ""  # so that points stand below each other
     for each in _ranked(results, task):
         mine = _cells(results, task, each)
         standing = _standing(results, task, each.label)
-        value = f"{standing.mean:.2f}{MARK if marked[each.label] else ''}" if standing else ""
+        value = f"{standing.mean:.2f}{MARK if marked[each.label] else unmarked}" if standing else ""
         interval = f"{standing.low:.2f} to {standing.high:.2f}" if standing else ""
         tokens = [cell.costs["tokens"] for cell in mine if cell.costs.get("tokens")]
         cost = _short(sum(tokens) / len(tokens)) if tokens else "0"
         ended = ", ".join(f"{n} {status}" for status, n in _ended([cell.status for cell in mine]).items())
         _add(rows, each, value, interval, *_wins(results, task, each.label), cost, ended)
     told = [f"{label}: {', '.join(each)}" for label, each in marked.items() if each]
-    rows.caption = f"{MARK} {'; '.join(told)}" if told else None
+    rows.caption = Text(f"{MARK} {'; '.join(told)}") if told else None
     return rows
 
 
@@ -144,7 +147,9 @@ def _table(title: str) -> Table:
     from rich import box
     from rich.table import Table
 
-    rows = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", padding=(0, 1))
+    # Narrow padding and a column of labels that is never squeezed away: a terminal has 80 columns.
+    look = {"title_justify": "left", "title_style": "bold", "collapse_padding": True}
+    rows = Table(box=box.SIMPLE_HEAD, title=title, padding=(0, 1), **look)  # type: ignore[arg-type]
     rows.caption_justify, rows.caption_style = "left", "yellow"
     rows.add_column("", overflow="fold")
     return rows

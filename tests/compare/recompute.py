@@ -250,8 +250,11 @@ def _win(x: dict[str, Any], y: dict[str, Any]) -> float:
 
 
 def number(pair: dict[str, Any], metric: str) -> str:
-    interval = "" if pair["low"] is None else f" [{pair['low']:.2f}, {pair['high']:.2f}]"
-    return f"{pair['difference']:.2f}{interval} {metric}"
+    if pair["low"] is None:
+        return f"{pair['difference']:.2f} {metric}"
+    near = min(abs(pair["low"]), abs(pair["high"]))
+    n = 2 if not pair["shown"] or near >= 0.005 else 3 if near >= 0.0005 else 4
+    return f"{pair['difference']:.{n}f} [{pair['low']:.{n}f}, {pair['high']:.{n}f}] {metric}"
 
 
 def joined(names: list[str]) -> str:
@@ -347,13 +350,13 @@ def _runs(raw: Raw, task: str, spent: dict[str, Any]) -> list[str]:
                 low = stats.beta.ppf(0.025, k, n - k + 1)
                 high = stats.beta.ppf(0.975, k + 1, n - k) if k < n else 1.0
                 told.append(
-                    f"{k} of {n} runs of {label} on {task} {status} (95 %: {low:.0%} to {high:.0%} of runs do) and "
-                    "counted as the worse of the start and of its worst run that ended."
+                    f"{k} of {n} runs of {label} on {task} {status} (95 %: {100 * low:.0f} to {100 * high:.0f} % of "
+                    "runs do) and counted as the worse of the start and of its worst run that ended."
                 )
             elif k:
                 told.append(f"{k} of {n} runs of {label} on {task} {status}, so that it has no mean and no rank.")
         over, share = sum(cell["status"] == "over-budget" for cell in mine), spent[label]
-        which = "" if share is None else f", which spent {share:.2f} of it on the average"
+        which = "" if share is None else f": they spent {share:.2f} of it on the average"
         if over:
             told.append(f"{over} of {n} runs of {label} on {task} went over the budget{which}.")
         elif share is not None and share < 0.9:

@@ -108,7 +108,7 @@ def test_what_fails_diverges_or_spends_too_much_is_counted_and_shown(compare: Co
     for sentence in (
         "2 of 2 runs of crashes on numbers failed, so that it has no mean and no rank.",
         "2 of 2 runs of explodes on numbers diverged, so that it has no mean and no rank.",
-        "2 of 2 runs of spends on numbers went over the budget, which spent ",
+        "2 of 2 runs of spends on numbers went over the budget: they spent ",
     ):
         assert any(text.startswith(sentence) for text in told)
     compared = {each.a for each in results.pairs} | {each.b for each in results.pairs}

@@ -51,11 +51,11 @@ def test_terms_that_are_not_equal_are_told_on_both_sides() -> None:
     )
     assert said(pair("a", "b", 0.5, True), cells=cells, budget={"tokens": 1e4}) == [
         "a beats b on t by 0.50 [0.30, 0.70] gold, having spent 0.80 (a) and 1.00 (b) of the budget in tokens.",
-        "The runs of a on t ended short of the budget, which spent 0.80 of it on the average.",
+        "The runs of a on t ended short of the budget: they spent 0.80 of it on the average.",
     ]
     over = tuple(replace(cell, status="over-budget", costs={"tokens": 1.5e4}) for cell in cells[:1])
     assert said(cells=over, budget={"tokens": 1e4}) == [
-        "1 of 1 runs of a on t went over the budget, which spent 1.50 of it on the average."
+        "1 of 1 runs of a on t went over the budget: they spent 1.50 of it on the average."
     ]
 
 
@@ -101,7 +101,7 @@ def test_runs_and_trials_that_failed() -> None:
     failed = CellResult("t/a/1", "a", "t", 1, "algorithm", (), "diverged")
     # Clopper and Pearson: 1 of 2 is between 1 - 0.975^½ = 1.3 % and 0.975^½ = 98.7 %
     assert said(cells=(OK, failed)) == [
-        "1 of 2 runs of a on t diverged (95 %: 1% to 99% of runs do) and counted as the worse of the start and of its "
+        "1 of 2 runs of a on t diverged (95 %: 1 to 99 % of runs do) and counted as the worse of the start and of its "
         "worst run that ended."
     ]
     assert said(cells=(failed,)) == ["1 of 1 runs of a on t diverged, so that it has no mean and no rank."]

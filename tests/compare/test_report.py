@@ -347,7 +347,7 @@ def test_the_page_tells_everything(page: str) -> None:
 def test_the_twin_in_markdown(folder: Path) -> None:
     text = (folder / "report.md").read_text(encoding="utf-8")
     assert "grpo beats dpo on shop by 0.30 gold." in text
-    assert "| dpo | 2.65 | [1.90, 3.10] | 3.00 |" in text
+    assert "| dpo | 2.65 (1 of 4 failed, 1 of 4 diverged) | [1.90, 3.10] | 3.00 |" in text
     assert EVIL not in text and "&lt;img" in text
     pictures = re.findall(r"\]\((report/[^)]+)\)", text)
     assert len(pictures) == 9 and all((folder / name).is_file() for name in pictures)

@@ -202,8 +202,8 @@ def _inference(plan: Plan, results: Results) -> Iterator[str]:
         "Intervals and tests of a task treat seeds and prompts as crossed random effects, paired by both; the variance "
         "between runs is shrunk towards what the algorithms have in common. A difference is shown where its interval "
         f"leaves out 0: with {100 * (1 - level):.1f} % at least all intervals between algorithms, of all tasks, hold "
-        "together; and so do all to the start. The random reward and best-of-n are tested only for what was better than "
-        "the controls before."
+        "together; and so do all to the start. The random reward and best-of-n are tested only for what was better "
+        "than the controls before."
     )
     if len(looks) > 1:
         yield (

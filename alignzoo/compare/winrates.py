@@ -20,9 +20,10 @@ from alignzoo.types import Question, Verdict
 Verdicts = Callable[[Sequence[tuple[Answer, Answer]]], list[float]]
 """For pairs of answers to the same prompt: 1 where the first is better, 0 where the second is, between for a tie."""
 
-RIDGE = 0.01
-"""Precision of the normal prior on the length-controlled model's two coefficients: it bounds them where one side wins
-always, and is invisible otherwise."""
+RIDGE = (0.01, 1.0)
+"""Precisions of the normal priors on the length-controlled model's coefficients: of the log-odds at the mean length
+difference, which it bounds where one side wins always; and of the effect of length, which it takes for 0 where lengths
+do not differ enough to tell it. Of a hundred answers and more, whose lengths differ, it changes little."""
 
 
 def verdicts_of(judge: str, registry: Registry) -> Verdicts:
@@ -121,22 +122,25 @@ def reversed_rate(rate: WinRate) -> WinRate:
 
 
 def length_controlled(wins: Array, lengths: Array) -> float:
-    """The win-rate at equal length: σ(θ) of the logistic regression P(win) = σ(θ + φ·tanh(Δ/sd(Δ))).
+    """The win-rate at equal length: σ(θ) of the logistic regression P(win) = σ(θ + φ·x), x = tanh(Δ/sd(Δ)).
 
-    Δ is the first answer's length less the second's. This is AlpacaEval 2's (Dubois et al. 2024, arXiv:2404.04475,
-    eq. 2) with its length term and without its term for each instruction's difficulty, which needs many models to be
-    estimated. A half-win counts half on each side. Swapping the two sides turns θ into -θ exactly.
+    Δ is the first answer's length less the second's. It is fitted as θ' + φ·(x - x̄), so that φ is 0, and the rate the
+    plain one, where one side is always longer by as much, which tells nothing of equal lengths. This is AlpacaEval 2's
+    (Dubois et al. 2024, arXiv:2404.04475, eq. 2) with its length term and without its term for each instruction's
+    difficulty, which needs many models to be estimated. A half-win counts half on each side. Swapping the two sides
+    turns θ into -θ exactly.
     """
     spread = float(lengths.std())
     controlled = np.tanh(lengths / spread) if spread else np.zeros_like(lengths)
-    features = np.stack([np.ones_like(controlled), controlled], 1)
+    middle, ridge = controlled.mean(), np.array(RIDGE)
+    features = np.stack([np.ones_like(controlled), controlled - middle], 1)
     theta = np.zeros(2)
     for _ in range(50):
         chance = 1 / (1 + np.exp(-features @ theta))
-        slope = features.T @ (wins - chance) - RIDGE * theta
-        curvature = (features * (chance * (1 - chance))[:, None]).T @ features + RIDGE * np.eye(2)
+        slope = features.T @ (wins - chance) - ridge * theta
+        curvature = (features * (chance * (1 - chance))[:, None]).T @ features + np.diag(ridge)
         step = np.linalg.solve(curvature, slope)
         theta = theta + step * min(1.0, 5.0 / float(np.abs(step).max() or 1.0))
         if np.abs(step).max() < 1e-10:
             break
-    return float(1 / (1 + np.exp(-theta[0])))
+    return float(1 / (1 + np.exp(middle * theta[1] - theta[0])))

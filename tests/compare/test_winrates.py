@@ -86,14 +86,24 @@ def test_what_length_explains_is_no_merit() -> None:
 def test_length_control_is_the_logistic_regression_that_scipy_finds() -> None:
     rng = np.random.default_rng(1)
     lengths, wins = rng.normal(0, 5, 60), rng.choice([0.0, 0.5, 1.0], 60)
-    x = np.stack([np.ones(60), np.tanh(lengths / lengths.std())], 1)
+    x = np.tanh(lengths / lengths.std())
+    middle = x.mean()
 
     def loss(theta: np.ndarray) -> float:
-        z = x @ theta
-        return float((np.logaddexp(0, z) - wins * z).sum() + RIDGE / 2 * theta @ theta)
+        z = theta[0] + theta[1] * (x - middle)
+        return float((np.logaddexp(0, z) - wins * z).sum() + np.array(RIDGE) / 2 @ theta**2)
 
     best = minimize(loss, np.zeros(2), tol=1e-12).x
-    assert length_controlled(wins, lengths) == pytest.approx(1 / (1 + math.exp(-best[0])), abs=1e-5)
+    assert length_controlled(wins, lengths) == pytest.approx(1 / (1 + math.exp(middle * best[1] - best[0])), abs=1e-5)
+
+
+def test_a_length_that_always_differs_by_as_much_tells_nothing_of_equal_lengths() -> None:
+    wins, same = np.r_[np.ones(240), np.zeros(60)], np.full(300, 5.0)
+    nearly = same.copy()
+    for changed in (1, 10, 100):  # whatever few differ by a token
+        nearly[:changed] = 6.0
+        assert length_controlled(wins, nearly) == pytest.approx(length_controlled(wins, same), abs=0.02)
+    assert length_controlled(wins, same) == pytest.approx(0.8, abs=0.005)
 
 
 def test_figures_by_hand() -> None:

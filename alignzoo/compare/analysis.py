@@ -13,6 +13,7 @@ from alignzoo.compare import headlines, inference, overall
 from alignzoo.compare import statistics as st
 from alignzoo.compare.grid import CURVE_PROMPTS, RANDOM, START, Chosen, Grid
 from alignzoo.compare.results import (
+    CHAIN,
     CellResult,
     Compared,
     Pair,
@@ -26,9 +27,6 @@ from alignzoo.evaluation.answers import Answer, by_prompt, read_answers
 
 METRICS = ("gold", "accuracy", "reward")
 """What is compared: the first of these that the task has."""
-
-CHAIN: tuple[Role, ...] = ("start", "random", "best-of")
-"""The order in which an algorithm is held against the controls."""
 
 
 def analyse(

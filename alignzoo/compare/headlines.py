@@ -9,7 +9,7 @@ from scipy import stats
 
 from alignzoo.compare import marks, overall
 from alignzoo.compare.plan import TOLERANCE, Plan
-from alignzoo.compare.results import Compared, Headline, Pair, Results
+from alignzoo.compare.results import CHAIN, Compared, Headline, Pair, Results
 
 NAMED = 3
 """So many undecided pairs are named in a sentence; of more, the largest differences, and the table has them all."""
@@ -29,7 +29,8 @@ def _of_task(results: Results, task: str) -> Iterator[str]:
         if pair.significant:
             yield f"{pair.a} beats {pair.b} on {task} by {_by(pair)}{marks.terms(results, task, pair.a, pair.b)}."
     yield from _undecided([pair for pair in among if not pair.significant], task)
-    for control in (each for each in results.algorithms if each.role != "algorithm"):
+    controls = (each for each in results.algorithms if each.role in CHAIN)
+    for control in sorted(controls, key=lambda each: CHAIN.index(each.role)):
         yield from _against(control, [pair for pair in pairs if pair.b == control.label], results, task)
     yield from _random(results, pairs, task)
     yield from _runs(results, task)
@@ -219,4 +220,4 @@ def _inference(plan: Plan, results: Results) -> Iterator[str]:
         seeds = "One seed" if plan.seeds == 1 else f"{plan.seeds} seeds"
         yield f"{seeds}: five or more are better; with few, only large differences show."
     if len(results.tasks) >= overall.TASKS and plan.seeds < overall.RUNS:
-        yield f"Tasks are not told of together: that takes {overall.RUNS} seeds or more."
+        yield f"Figures of all tasks together take {overall.RUNS} seeds or more, and are left out."

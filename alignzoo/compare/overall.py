@@ -1,7 +1,7 @@
 """All tasks together: every run on one scale, interquartile means, probabilities of improvement, performance profiles.
 
-They are told of two tasks or more, with five runs or more of each: an interval that is a bootstrap over fewer covers
-too seldom (`benchmarks/results/calibration.md`).
+They are given for two tasks or more, with five runs or more of each: an interval that is a bootstrap over fewer covers
+too seldom.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ POINTS = 41
 """Thresholds of a performance profile."""
 
 TASKS = 2
-"""The fewest tasks that are told of together."""
+"""The fewest tasks of which there are such figures."""
 
 RUNS = 5
 """The fewest runs of an algorithm on each of them."""

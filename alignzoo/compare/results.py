@@ -30,6 +30,9 @@ Role = Literal["algorithm", "start", "best-of", "random", "trial"]
 """What a cell is there for. "start", "best-of" and "random" are the negative controls: no training, choosing without
 training, training on a reward that says nothing. A "trial" tunes, and is in no statistic."""
 
+CHAIN: tuple[Role, ...] = ("start", "random", "best-of")
+"""The order in which an algorithm is held against the controls."""
+
 Status = Literal["ok", "failed", "diverged", "over-budget"]
 """How a cell ended: as it should; with an error; with a loss or an answer that is not finite; having spent more than
 its budget. All are counted, and shown; "ok" and "over-budget" cells have figures."""

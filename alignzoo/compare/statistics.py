@@ -284,6 +284,7 @@ def over_prompts(values: Array, kind: Kind = "any") -> Estimate:
     """The mean of one seed's prompts: its error says nothing of other seeds."""
     n = len(values)
     variance = np.asarray(values.var(ddof=1) / n if n > 1 else 0.0)
+    variance = np.where(variance == 0, FLOOR * values.mean() ** 2 / n, variance)
     return Estimate(np.asarray(values.mean()), np.zeros(()), variance, 1.0, max(n - 1.0, 1.0), 1, n, kind)
 
 

@@ -97,7 +97,8 @@ class Estimate:
         self.mean, self.kind = float(d.mean()), kind
         self.nothing = not d.any()
         if self.k == 1:  # over the prompts of one run
-            self.nu, self.runs, self.prompts = 1.0, 0.0, float(d.var(ddof=1)) / self.p_
+            variance = float(d.var(ddof=1)) or FLOOR * self.mean**2
+            self.nu, self.runs, self.prompts = 1.0, 0.0, variance / self.p_
             return
         runs, prompts, rest = squares(d)
         w = PRIOR / (PRIOR + self.k - 1) if pooled is not None and independent > 1 else 0.0

@@ -80,7 +80,9 @@ def test_a_comparison_goes_on_where_it_was_and_never_runs_a_finished_cell_again(
     cells = tmp_path / "out" / "cells" / "numbers"
     before = {path: path.stat().st_mtime_ns for path in cells.rglob("cell.json")}
     assert len(before) == 4
-    compare("climb", "climb[optimizer.rate=3.0]", seeds=2)  # a larger comparison that contains it
+    larger = compare("climb", "climb[optimizer.rate=3.0]", seeds=2)  # a larger comparison that contains it
+    assert larger.settings["looks"] == [1, 2]  # the former look is remembered, and spent a part of the level
+    assert larger.settings["level"] == pytest.approx(6 * 0.05 / (math.pi * 2) ** 2)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert len(list(cells.rglob("cell.json"))) == 10
     with pytest.raises(alignzoo.RunError, match="is of another comparison") as told:

@@ -132,6 +132,8 @@ def test_shares_stay_shares_and_none_is_certain() -> None:
     # of n = 64, all right: Wilson's lower end n/(n + t²) with t of 63 degrees of freedom
     all_right = st.Crossed(np.ones((1, 3, 64))).means().estimate(kind="share")[0]
     assert all_right.interval == (pytest.approx(64 / (64 + stats.t.isf(0.025, 63) ** 2)), 1.0)
+    all_tied = st.over_prompts(np.full(64, 0.5), "share").interval
+    assert 0.35 < all_tied[0] < 0.45 and all_tied[0] + all_tied[1] == pytest.approx(1)
     one_seed = st.over_prompts(np.zeros(4), "share")
     assert one_seed.interval[0] == 0.0 and one_seed.interval[1] > 0.6  # 4 of 4 wrong: exactly 0.60
     few = st.Crossed((RNG(0).random((1, 2, 64)) < 0.98).astype(float)).means().estimate(kind="share")[0]

@@ -22,7 +22,7 @@ from alignzoo.testing import (
     toy_policy,
 )
 from alignzoo.traits import WAIVABLE
-from alignzoo_bond import BOND
+from alignzoo_distillation.bond import BOND
 from alignzoo_imitation.sft import SFT
 from alignzoo_policy_gradient.gmpo import GMPO
 from alignzoo_policy_gradient.grpo import GRPO

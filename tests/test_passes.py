@@ -20,7 +20,7 @@ from alignzoo.passes import Pass, Passes, Ready
 from alignzoo.schedule import Schedule
 from alignzoo.testing import toy_groups, toy_prompts
 from alignzoo.testing.world import ToyPolicy
-from alignzoo_bond import BOND
+from alignzoo_distillation.bond import BOND
 from alignzoo_policy_gradient.gmpo import GMPO
 from alignzoo_policy_gradient.grpo import GRPO
 from alignzoo_policy_gradient.ppo import PPO

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import statistics
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from alignzoo.interfaces import HasFollow, HasNext
 from alignzoo.registry import Registry
-from alignzoo.testing import check_optimizer
+from alignzoo.testing import OPTIMIZER_CHECKS, check_optimizer
 
 PLUGINS = Path(__file__).parents[1] / "plugins"
 REGISTRY = Registry()
@@ -21,8 +23,10 @@ FILES = {each.name: PLUGINS / (each.target.partition(":")[0].replace(".", "/") +
 
 @pytest.mark.parametrize("name", [each.name for each in ZOO])
 def test_an_optimizer_keeps_the_laws(name: str) -> None:
-    part: Any = REGISTRY.get("optimizer", name)
-    check_optimizer(part())
+    part: Any = REGISTRY.get("optimizer", name)()
+    stateful = isinstance(part, HasNext | HasFollow)  # of others, a resumed run is the runner's, and held elsewhere
+    columns = ["by_reference"] if name == "xpo" else []  # which its sampler adds
+    check_optimizer(part, columns=columns, only=[check for check in OPTIMIZER_CHECKS if stateful or check != "resume"])
 
 
 def test_there_are_ninety_methods_of_distinct_classes_with_family_and_summary() -> None:
@@ -39,9 +43,11 @@ def test_there_are_ninety_methods_of_distinct_classes_with_family_and_summary() 
 def test_a_method_names_its_source_and_no_other_method(name: str) -> None:
     tree = ast.parse(FILES[name].read_text(encoding="utf-8"))
     documented = " ".join(ast.get_docstring(node) or "" for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
-    assert any(word in documented for word in ("arXiv:", "et al.", "20", "19")), "no source in the class's docstring"
+    assert any(word in documented for word in ("arXiv:", "et al.")), "no source in the class's docstring"
     words = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-    assert not words & (FILES.keys() - {name})
+    settings = {f.name for f in dataclasses.fields(REGISTRY.get("optimizer", name))}
+    others = FILES.keys() - {name, "reward-model"}  # which is also the kind of model that is trained
+    assert not (words - settings) & others
 
 
 def test_a_method_is_a_page() -> None:

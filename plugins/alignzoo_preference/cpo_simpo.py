@@ -16,6 +16,7 @@ class CPOSimPO(SimPO):
 
     -log σ(β·(s̄w - s̄l) - γ) - α·s̄w, s̄ = (1/|y|)·log π(y|x) of the better and the worse answer.
 
+    Meng et al. 2024 (arXiv:2405.14734) with the term of Xu et al. 2024 (arXiv:2401.08417).
     A preset, after the combination of both methods in TRL's `CPOTrainer` (loss_type "simpo", `cpo_alpha` above 0):
     `simpo` with an `nll` above 0.
     """

@@ -38,3 +38,12 @@ def alignzoo_register(zoo):
         family="self-play",
         summary="DPO that is optimistic about what was not tried",
     )
+    zoo.optimizer(
+        "xpo",
+        "alignzoo_self_play.xpo:XPO",
+        family="self-play",
+        summary="DPO with a bonus for what the reference would not say",
+    )
+    zoo.sampler(
+        "and-reference", "alignzoo_self_play.xpo:AndReference", summary="The policy's answer and its reference's"
+    )

@@ -11,7 +11,7 @@ import torch
 from alignzoo import Batch, Forward
 from alignzoo import functional as fn
 from alignzoo.testing import toy_batch
-from alignzoo_bond import BOND
+from alignzoo_distillation.bond import BOND
 
 
 def prepared(optimizer: BOND, rewards: list[float], lengths: list[int] | None = None, ref: float = -1.0) -> Batch:

@@ -1,4 +1,4 @@
-"""Plugin `bond`: the algorithm on a page, and its registration."""
+"""Optimizer `bond`: best-of-n distillation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Annotated, ClassVar
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
-import alignzoo
 from alignzoo import Batch, Forward, Terms
 from alignzoo import functional as fn
 
@@ -73,8 +72,3 @@ def _quantile(batch: Batch) -> Tensor:
     """The share of each row's group whose reward is no larger than its own, (N,)."""
     same = batch.group[:, None] == batch.group
     return (same & (batch.rewards <= batch.rewards[:, None])).sum(1) / fn.group_size(batch.group)
-
-
-@alignzoo.hookimpl
-def alignzoo_register(zoo):
-    zoo.optimizer("bond", BOND, family="distillation", summary="Best-of-n distillation: a sample as good as the best")

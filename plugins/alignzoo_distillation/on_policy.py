@@ -1,13 +1,12 @@
-"""On-policy distillation: what the policy itself generates is held against a teacher, by tokens or by distributions."""
+"""Optimizer `on-policy-distillation`: a policy gradient towards a teacher, token by token."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
-from annotated_types import Ge, Le
+from annotated_types import Ge
 
-import alignzoo
 from alignzoo import Batch, Forward, PolicySpec, Terms
 from alignzoo import functional as fn
 
@@ -35,38 +34,3 @@ class OnPolicyDistillation:
     def loss(self, batch: Batch, out: Forward) -> Terms:
         ratio = fn.log_ratio(out.logprobs, batch.old_logprobs, batch.mask).exp()
         return Terms(-ratio * batch.advantages, {"teacher/kl": -batch.advantages})
-
-
-@dataclass(frozen=True)
-class GKD:
-    """JSD_β(π_T ‖ π) over the whole vocabulary at each token, averaged over the tokens.
-
-    Agarwal et al. 2024 (arXiv:2306.13649) eq. 1 and algorithm 1. Whose text it is says the sampler: the policy's own,
-    or the data's. Rewards are not read.
-    """
-
-    teacher: PolicySpec | None = None
-    """π_T, who is imitated."""
-    beta: Annotated[float, Ge(0), Le(1)] = 0.5
-    """β: 0 is the forward KL, 1 the reverse KL."""
-    epochs: Annotated[int, Ge(1)] = 1
-    """Passes over each batch."""
-    online: ClassVar[bool] = True
-    couples: ClassVar[str] = "row"
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({f"teacher_jsd:{self.beta:g}"})
-
-    def prepare(self, batch: Batch) -> Batch:
-        return replace(batch, weights=fn.token_mean(batch.mask))
-
-    def loss(self, batch: Batch, out: Forward) -> Terms:
-        (column,) = self.needs
-        return Terms(out[column], {"teacher/jsd": out[column].detach()})
-
-
-@alignzoo.hookimpl
-def alignzoo_register(zoo):
-    zoo.optimizer("on-policy-distillation", OnPolicyDistillation)
-    zoo.optimizer("gkd", GKD)

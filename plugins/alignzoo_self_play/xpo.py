@@ -1,4 +1,4 @@
-"""XPO: online DPO with a bonus for answers that the reference would not give, by samples of the reference itself."""
+"""Optimizer `xpo`: online preferences with a bonus for exploration, and the sampler `and-reference` that it needs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Annotated, ClassVar
 import torch
 from annotated_types import Ge, Gt
 
-import alignzoo
 from alignzoo import Batch, Forward, Group, Policy, Prompt, Terms
 from alignzoo import functional as fn
 
@@ -61,9 +60,3 @@ class XPO:
         margin = self.beta * (away[0::2] - away[1::2])
         spoken = 2 * batch.extra["by_reference"] * (out.logprobs * batch.mask).sum(1)
         return Terms(self.alpha * spoken - torch.nn.functional.logsigmoid(margin).repeat_interleave(2))
-
-
-@alignzoo.hookimpl
-def alignzoo_register(zoo):
-    zoo.optimizer("xpo", XPO)
-    zoo.sampler("and-reference", AndReference)

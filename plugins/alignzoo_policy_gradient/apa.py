@@ -20,12 +20,13 @@ class APA(ActorCritic):
     (log π - log π_old - A/λ)² + c_v·½(V - R)², averaged over tokens; A and R by GAE.
 
     Zhu et al. 2023 (arXiv:2306.02231): the best policy within a KL of π_old is π_old·e^(A/λ), up to its
-    normalizer, which counts as 1. Numbers as in the authors' code, which also whitens A and scales rewards.
+    normalizer, which counts as 1. Numbers as in the authors' code, which also whitens A and scales rewards;
+    their script for dialogues has λ = 0.1.
     """
 
     value_weight: Annotated[float, Ge(0)] = 1.0
     """Weight of the value loss."""
-    temperature: Annotated[float, Gt(0)] = 0.1
+    temperature: Annotated[float, Gt(0)] = 1.0
     """λ: the larger, the less an advantage moves the policy, in reward per nat."""
     epochs: Annotated[int, Ge(1)] = 2
     """Passes over each batch of completions."""

@@ -68,10 +68,10 @@ def _undecided(pairs: Sequence[Pair], task: str) -> Iterator[str]:
     named = [f"between {pair.a} and {pair.b} ({_by(pair)})" for pair in shown]
     named += [f"in {len(pairs) - len(shown)} other pairs"] if len(pairs) > len(shown) else []
     beyond = "the interval" if len(pairs) == 1 else "the intervals"
-    yield (
-        f"On {task}, at n = {pairs[0].n_seeds}, no difference is shown {', nor '.join(named)}; differences beyond "
-        f"{beyond} are excluded."
-    )
+    told = f"differences beyond {beyond} are excluded"
+    if all((pair.low, pair.high) == (-1.0, 1.0) for pair in pairs):  # of shares there are no others
+        told = "no difference is excluded"
+    yield f"On {task}, at n = {pairs[0].n_seeds}, no difference is shown {', nor '.join(named)}; {told}."
 
 
 def _against(control: Compared, pairs: Sequence[Pair], results: Results, task: str) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """Every number and sentence of a comparison, from its raw files, by numpy and scipy alone: nothing of alignzoo is used.
 
-    python tests/compare/recompute.py DIR     # prints what differs from DIR/results.json
+    python tests/compare/recompute.py DIR     # says what differs from DIR/results.json
 
 Formulas are written out for one pair of algorithms at a time, as docs/compare.md has them.
 """
@@ -63,9 +63,8 @@ class Raw:
                 fallen = {s: min(starts.get(s, worst), worst, key=lambda r: np.mean(list(r.values()))) for s in seeds}
                 rows[label] = {seed: mine.get(seed, fallen[seed]) for seed in seeds}
         rows = {label: mine for label, mine in rows.items() if mine}
-        if not rows:
-            return {}
-        shared = sorted(set.intersection(*(set(row) for mine in rows.values() for row in mine.values())))
+        every = [set(row) for mine in rows.values() for row in mine.values()]
+        shared = sorted(set.intersection(*every)) if every else []
         return {label: np.array([[row[p] for p in shared] for row in mine.values()]) for label, mine in rows.items()}
 
     def _row(self, cell: dict[str, Any], metric: str) -> dict[int, float]:
@@ -74,9 +73,6 @@ class Raw:
             if answer[metric] is not None:
                 values.setdefault(answer["prompt"], []).append(answer[metric])
         return {prompt: float(np.mean(mine)) for prompt, mine in values.items()}
-
-
-# --- estimates --------------------------------------------------------------------------------------------------------
 
 
 def squares(d: np.ndarray) -> tuple[float, float, float]:
@@ -202,9 +198,6 @@ def pairs(raw: Raw) -> dict[tuple[str, str, str], dict[str, Any]]:
     return found
 
 
-# --- all tasks together, win-rates ------------------------------------------------------------------------------------
-
-
 def scaled(raw: Raw, best: dict[str, float]) -> dict[str, list[np.ndarray]]:
     """By label, the runs of each task on a scale from the start, 0, to the best, 1; where they are enough."""
     if len(raw.tasks) < 2:
@@ -232,22 +225,14 @@ def win_rates(raw: Raw) -> dict[tuple[str, str, str], dict[str, Any]]:
                 continue
             wins = np.array([[_win(x, y) for x, y in zip(ours[s], theirs[s], strict=True)] for s in seeds])
             low, high = Estimate(wins, None, 1, "share").interval(0.05)
-            found[task, a, b] = {
-                "rate": wins.mean(),
-                "low": low,
-                "high": high,
-                "ties": (wins == 0.5).mean(),
-                "n": wins.size,
-            }
+            figures = (wins.mean(), low, high, (wins == 0.5).mean(), wins.size)
+            found[task, a, b] = dict(zip(("rate", "low", "high", "ties", "n"), figures, strict=True))
     return found
 
 
 def _win(x: dict[str, Any], y: dict[str, Any]) -> float:
     a, b = (next(each[name] for name in FIGURES if each[name] is not None) for each in (x, y))
     return 1.0 if a > b else 0.5 if a == b else 0.0
-
-
-# --- sentences --------------------------------------------------------------------------------------------------------
 
 
 def number(pair: dict[str, Any], metric: str) -> str:
@@ -301,10 +286,10 @@ def sentences(raw: Raw, task: str, every: dict[tuple[str, str, str], dict[str, A
         named = [f"between {a} and {b} ({number(pair, metric)})" for a, b, pair in shown]
         named += [f"in {len(undecided) - len(shown)} other pairs"] if len(undecided) > len(shown) else []
         beyond = "interval" if len(undecided) == 1 else "intervals"
-        told.append(
-            f"On {task}, at n = {n}, no difference is shown {', nor '.join(named)}; differences beyond the {beyond} "
-            "are excluded."
-        )
+        excluded = f"differences beyond the {beyond} are excluded"
+        if all((pair["low"], pair["high"]) == (-1, 1) for _, _, pair in undecided):
+            excluded = "no difference is excluded"
+        told.append(f"On {task}, at n = {n}, no difference is shown {', nor '.join(named)}; {excluded}.")
     return [*told, *_controls(raw, task, mine, metric, algorithms), *_runs(raw, task, spent)]
 
 
@@ -365,9 +350,6 @@ def _runs(raw: Raw, task: str, spent: dict[str, Any]) -> list[str]:
     return told
 
 
-# --- what differs -----------------------------------------------------------------------------------------------------
-
-
 def differing(folder: Path, best: dict[str, float]) -> list[str]:
     """What of results.json is not what its raw files say."""
     raw = Raw(folder)
@@ -414,6 +396,4 @@ def differing(folder: Path, best: dict[str, float]) -> list[str]:
 
 
 if __name__ == "__main__":
-    lines = differing(Path(sys.argv[1]), {})
-    sys.stdout.write("\n".join(lines or ["nothing differs"]) + "\n")
-    sys.exit(bool(lines))
+    sys.exit("\n".join(differing(Path(sys.argv[1]), {})) or 0)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from alignzoo.compare import tuning
+from alignzoo.compare.cell import _reward
 from alignzoo.compare.grid import Grid
 from alignzoo.compare.plan import Plan, entry
 from alignzoo.compare.results import CellResult
@@ -58,6 +59,7 @@ def test_answers_that_nothing_scores_are_refused_and_a_measure_scores_them(tmp_p
     measured = grid("dpo", "sft", measure="length", **own)
     measured.check()
     assert {cell.scored_by for cell in measured.cells({})} == {"length"}
+    assert _reward("length", ZOO).name == "length"
     with pytest.raises(PluginError, match="Did you mean 'length'"):
         grid("dpo", "sft", measure="lenght", **own).check()
 

@@ -72,6 +72,8 @@ def test_what_the_data_exclude() -> None:
     many = said(*(pair("a", "b", 0.1 * i, False) for i in range(1, 6)))
     assert "between a and b (0.50" in many[0] and "(0.40" in many[0] and ", nor in 3 other pairs; diff" in many[0]
     assert "(0.30" not in many[0]
+    (vacuous,) = said(replace(pair("a", "b", 0.0, False), low=-1.0, high=1.0))
+    assert vacuous.endswith("(0.00 [-1.00, 1.00] gold); no difference is excluded.")
     alike = replace(pair("a", "b", 0.0, False), low=None, high=None, p=1.0, p_adjusted=1.0)
     assert said(alike) == ["On t, a and b score alike in every answer of every run."]
     unknown = replace(alike, p=None, p_adjusted=None)

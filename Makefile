@@ -1,15 +1,21 @@
-# Two commands: `make demo` and `make test`. Each makes the environment first if need be.
+# `make demo` and `make test`; `make test-all` adds the tests that take minutes each. All make the environment first.
 VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test parity faults bench assets clean
+.PHONY: demo test test-all parity faults bench assets clean
 
 demo: $(VENV)/installed
 	$(BIN)/alignzoo compare sft dpo ppo grpo rlaif-grpo --task shop --task sort --task safe \
 		--seeds 3 --budget tokens=80000 --prompts 320 --jobs 2
 
 test: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest -n 2 -m "not slow"
+
+# Also those that train until something is learnt, or make and use whole packages: minutes each.
+test-all: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2

@@ -13,10 +13,10 @@ import pytest
 
 import alignzoo
 
-pytestmark = pytest.mark.slow
+slow = pytest.mark.slow
 
 
-@pytest.mark.parametrize("name", ["ppo", "grpo"])
+@pytest.mark.parametrize("name", [pytest.param("ppo", marks=slow), "grpo"])
 def test_a_verifiable_task_is_learnt(name: str, tmp_path: Path) -> None:
     result = alignzoo.run(name, task="sort", seed=1, out=tmp_path / "run")
     assert 0.25 <= result.before["accuracy"] <= 0.45
@@ -24,6 +24,7 @@ def test_a_verifiable_task_is_learnt(name: str, tmp_path: Path) -> None:
     assert result.after["accuracy_greedy"] >= 0.80
 
 
+@slow
 @pytest.mark.parametrize("name", ["rloo", "reinforce", "gmpo", "bond", "dapo", "replay"])
 def test_the_others_learn_it_too(name: str, tmp_path: Path) -> None:
     short = {"schedule": {"steps": 20}, "evaluate": {"prompts": 128, "best_of": 0, "greedy": False}}
@@ -32,13 +33,17 @@ def test_the_others_learn_it_too(name: str, tmp_path: Path) -> None:
     assert result.after["accuracy"] >= 0.5
 
 
-@pytest.mark.parametrize(("name", "gain", "kl"), [("dpo", 0.6, 1.0), ("grpo", 0.4, 1.5), ("ppo", 0.7, 2.0)])
+@pytest.mark.parametrize(
+    ("name", "gain", "kl"),
+    [("dpo", 0.6, 1.0), pytest.param("grpo", 0.4, 1.5, marks=slow), pytest.param("ppo", 0.7, 2.0, marks=slow)],
+)
 def test_the_hidden_gold_rises_on_preferences(name: str, gain: float, kl: float, tmp_path: Path) -> None:
     result = alignzoo.run(name, task="shop", seed=1, out=tmp_path / "run")
     assert result.after["gold"] - result.before["gold"] >= gain
     assert 0 < result.after["kl"] <= kl
 
 
+@slow
 def test_the_whole_pipeline(tmp_path: Path) -> None:
     result = alignzoo.run("rlhf", seed=1, out=tmp_path / "run")
     sft, scorer, ppo = result.stages
@@ -49,6 +54,7 @@ def test_the_whole_pipeline(tmp_path: Path) -> None:
     assert ppo.after["kl"] <= 2.0
 
 
+@slow
 def test_a_random_reward_teaches_nothing(tmp_path: Path) -> None:
     """The negative control: a learner that gained by it would be measuring something else."""
 

@@ -354,6 +354,7 @@ def test_a_reference_may_stay_that_of_the_first_round(small: Path, tmp_path: Pat
         alignzoo.run(small, out=tmp_path / "none", overrides=["dpo.policy.reference=./no"])
 
 
+@pytest.mark.slow
 def test_iterative_dpo_learns_beyond_its_first_round(tmp_path: Path) -> None:
     """On `shop`, against the round before: the reward rises in the first round and again in the second."""
     file = tmp_path / "shop.toml"

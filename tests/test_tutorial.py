@@ -10,11 +10,17 @@ import printed
 from conftest import STRANGERS
 
 DOCS = printed.ROOT / "docs"
+SLOW = ("algorithm", "judge", "human-feedback")
+"""Pages whose commands train and compare for minutes."""
 PAGES = [page for page in sorted(DOCS.rglob("*.md")) if "```console\n" in page.read_text(encoding="utf-8")]
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=pytest.mark.slow) if page.stem in SLOW else page for page in PAGES],
+    ids=[page.stem for page in PAGES],
+)
 def test_a_page_does_what_it_says(page: Path, workshop: Path, tmp_path: Path) -> None:
     text = page.read_text(encoding="utf-8")
     session = printed.opened(text, tmp_path / "work", workshop)

@@ -15,8 +15,9 @@ from alignzoo import functional as fn
 class OnPolicyDistillation:
     """-ρ·A with A = log π_T - log π_old at each token: the policy gradient of the reverse KL to a teacher π_T.
 
-    Lu and Thinking Machines Lab 2025, "On-Policy Distillation"; each token's own KL alone is credited to it, a discount
-    of 0. The tokens are the policy's own samples. Rewards are not read.
+    Lu and Thinking Machines Lab 2025, "On-Policy Distillation", after Agarwal et al. 2024 (arXiv:2306.13649); each
+    token's own KL alone is credited to it, a discount of 0. The tokens are the policy's own samples. Rewards are not
+    read.
     """
 
     teacher: PolicySpec | None = None

@@ -20,6 +20,7 @@ from alignzoo import functional as fn
 from alignzoo.batching import collate, fill, only
 from alignzoo.interfaces import Optimizer
 from alignzoo_hf.spec import HF
+from alignzoo_imitation.dft import DFT
 from alignzoo_imitation.sft import SFT
 from alignzoo_policy_gradient.grpo import GRPO
 from alignzoo_preference.dpo import DPO
@@ -376,12 +377,13 @@ def test_reward_model(
 # --- SFT ----------------------------------------------------------------------------------------------------------
 
 
-def test_sft(writer: str, tokenizer: Any, tmp_path: Path, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(("loss_type", "optimizer"), [("nll", SFT()), ("dft", DFT())])
+def test_sft(writer: str, tokenizer: Any, tmp_path: Path, dtype: torch.dtype, loss_type: str, optimizer: Any) -> None:
     policy: Any = HF(model=writer, tokenizer=tokenizer, device="cpu", max_new_tokens=8).load(SFT.needs)
     rows = {"prompt": PAIRS["prompt"], "completion": PAIRS["chosen"]}
     trainer = trl.SFTTrainer(
         model=copy.deepcopy(policy.lm),
-        args=trl.SFTConfig(str(tmp_path), per_device_train_batch_size=4, **SETTINGS),
+        args=trl.SFTConfig(str(tmp_path), loss_type=loss_type, per_device_train_batch_size=4, **SETTINGS),
         train_dataset=datasets.Dataset.from_dict(rows),
         processing_class=tokenizer,
     )
@@ -391,5 +393,5 @@ def test_sft(writer: str, tokenizer: Any, tmp_path: Path, dtype: torch.dtype) ->
         start, end = int((labels != -100).long().argmax()), int(attended.sum())
         completion = Completion(tuple(ids[start:end].tolist()), "")
         groups.append(Group(Prompt(""), tuple(ids[:start].tolist()), (completion,), (Score(1.0),)))
-    batch = SFT().prepare(collate(groups))
-    agree(ours(SFT(), policy.lm, policy, batch), theirs(trainer, dict(inputs)), additions(policy.lm, batch))
+    batch = optimizer.prepare(collate(groups))
+    agree(ours(optimizer, policy.lm, policy, batch), theirs(trainer, dict(inputs)), additions(policy.lm, batch))

@@ -88,9 +88,9 @@ class HFPolicy(TorchTraining):
         self._trains = self.lm is not None and bool(needs)  # who needs nothing only writes
         if spec.reference:
             checks.check_same_tokens(self.tokenizer, spec.reference, spec, "reference")
-        # Who learns from given texts alone has a reference for evaluations only, and need not keep it in between.
+        # Who learns from given texts alone asks it in evaluations, and where its answers are not remembered.
         stored = isinstance(spec.reference or spec.model, str)
-        self._reloads = self._trains and stored and not needs & {"ref_logprobs", "old_logprobs"}
+        self._reloads = self._trains and stored and "old_logprobs" not in needs
         self._let_go = -math.inf
         self._at_once = spec.generate_batch
         self.roles: dict[str, Frozen] = {}

@@ -181,3 +181,20 @@ def test_facts_of_a_prompt() -> None:
     points = fact(prompts, "point")
     assert points[0] == points[1] != points[2]
     assert points.dtype == np.uint64
+
+
+def test_an_index_that_another_process_has_just_made_is_taken(tmp_path: Path, large: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "data.jsonl"
+    json_lines(path, ROWS)
+    scan, others = Lines.scan, []
+
+    def slowly(self: Lines) -> Any:
+        yield from scan(self)
+        if not others:  # another one reads the same file, and is ready first
+            others.append(None)
+            others[0] = read(Data(str(path)))
+
+    large.setattr(Lines, "scan", slowly)
+    mine = read(Data(str(path)))
+    assert list(mine) == list(others[0]) and len(mine) == 40
+    assert len(list((tmp_path / "cache" / "alignzoo" / "prompts").iterdir())) == 1

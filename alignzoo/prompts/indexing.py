@@ -77,10 +77,13 @@ def _stamp(sources: Sequence[Source], settings: Mapping[str, Any]) -> dict[str, 
 
 
 def _folder(stamp: Mapping[str, Any]) -> Path:
-    """The index's folder: one for each set of paths and settings, so that a changed file takes its former's place."""
+    """The index's folder, by its paths and settings first, and then by the files' sizes and times."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alignzoo" / "prompts"
-    known = json.dumps([[path for path, _, _ in stamp["files"]], stamp["settings"]], sort_keys=True)
-    return home / hashlib.blake2b(known.encode(), digest_size=16).hexdigest()
+    known = [[path for path, _, _ in stamp["files"]], stamp["settings"]]
+    first, second = (
+        hashlib.blake2b(json.dumps(each, sort_keys=True).encode(), digest_size=12) for each in (known, stamp)
+    )
+    return home / f"{first.hexdigest()}-{second.hexdigest()}"
 
 
 def _is(folder: Path, stamp: Mapping[str, Any]) -> bool:
@@ -120,12 +123,15 @@ def _make(
             about = _written(partial, sources, parse, limit, watch, lambda rows: bar.update(task, advance=rows))
         text = json.dumps(about | {"stamp": stamp, "format": parse.format})
         (partial / "index.json").write_text(text, encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists() and not _is(folder, stamp):
+            shutil.rmtree(folder)  # a damaged one
         try:
             partial.rename(folder)
         except OSError:
-            if not _is(folder, stamp):  # another process has not just made the same
+            if not _is(folder, stamp):  # else another process has just made the same
                 raise
+        for former in set(folder.parent.glob(f"{folder.name.partition('-')[0]}-*")) - {folder}:
+            shutil.rmtree(former, ignore_errors=True)  # of the files as they were before
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -202,10 +202,10 @@ class Desk:
         return [known for known in mine if not self._given_up(known)]
 
     def _given_up(self, known: Known) -> bool:
-        """Whether everybody who has a link has voted on it, or skipped it."""
+        """Whether everybody who could vote on it has, or skipped it: those with a link, or whom the store knows."""
         asks = [self.store.state.asks[ask] for ask in known.asks]
         done = {asked.rater for asked in asks if asked.action}
-        return bool(self.links) and set(self.links) <= done
+        return bool(done) and (set(self.links) or set(self.asking.names) or set(self.store.state.raters)) <= done
 
     def _wait(self, items: Mapping[str, Item]) -> None:
         start, last = time.monotonic(), -TELL

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import re
 import socket
@@ -169,6 +170,14 @@ def test_people_judge_a_pair_once_in_both_orders(voted: Store) -> None:
         (both,) = prefer(people, questions[:1], None)
         assert both.value == 0.75 and both.leaning == 0 and both.consistent
         assert people.judge([Question("new", ("a", "b"))], None)[0].kind == "abstain"
+        voted.add([Item.made("pair", "skipped", ("a", "b"))], wanted=2, priority=9.0)
+        for rater in ("ann", "bob"):
+            asked = voted.next(rater, "t")
+            assert asked is not None
+            voted.say(rater, Given(asked.number, f"{rater} skips", "skip"))
+        patient = dataclasses.replace(judge, wait=30.0, on_timeout="stop")  # and yet it does not wait: nobody is left
+        with opened(patient, Context()) as patiently:
+            assert patiently.judge([Question("skipped", ("a", "b"))], None)[0].kind == "abstain"
 
 
 def test_who_waits_in_vain_stops_or_goes_on(tmp_path: Path) -> None:

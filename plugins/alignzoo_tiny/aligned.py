@@ -85,8 +85,6 @@ def _train(
     weights = load_file(model / "model.safetensors")
     halves = {name: tensor.to(torch.float16) for name, tensor in weights.items()}
     save_file(halves, model / "model.safetensors", metadata={"format": "pt"})
-    config = json.loads((model / "config.json").read_text())
-    (model / "config.json").write_text(json.dumps(config | {"dtype": "float16"}, indent=2) + "\n")
     shutil.rmtree(out)
     return {name: value for name, value in result.after.items() if not name.endswith("_se")}
 

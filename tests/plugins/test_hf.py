@@ -611,10 +611,10 @@ def test_further_stop_ids_are_saved(load: Any, tokenizer: Any, tmp_path: Path) -
     assert load(model=str(tmp_path)).encoder.stop_ids == {1, 65}
 
 
-def test_bf16_is_saved_as_bf16_and_training_goes_on_in_fp32(load: Any, tmp_path: Path) -> None:
+def test_what_is_computed_in_bf16_is_saved_as_it_lay_and_training_goes_on_in_fp32(load: Any, tmp_path: Path) -> None:
     policy = load(dtype="bf16")
     policy.save(tmp_path)
-    assert AutoModelForCausalLM.from_pretrained(tmp_path, dtype="auto").dtype == torch.bfloat16
+    assert AutoModelForCausalLM.from_pretrained(tmp_path, dtype="auto").dtype == torch.float32
     assert policy.lm.dtype == torch.float32
 
 

@@ -33,6 +33,9 @@ KINDS = {
 COMPARABLE = ("adamw", "adamw8bit", "muon")
 """The torch optimizers whose learning rates are AdamW's."""
 
+FEW = 0.2
+"""The share of a model's weights below which what is trained is an adapter."""
+
 Figures = Mapping[str, float]
 
 
@@ -325,6 +328,7 @@ def alignzoo_alerts() -> dict[str, str]:
 def alignzoo_run_start(run: Any) -> None:
     policy, schedule = run.recipe["policy"], run.recipe["schedule"]
     adapter = isinstance(policy, dict) and bool(policy.get("lora_rank"))  # a live policy's settings are not told
+    adapter = adapter or run.trained < FEW * run.parameters
     weights = max(run.parameters, run.trained)
     rate = schedule["lr"] if schedule["optimizer"] in COMPARABLE else 0.0
     _watched[:] = [_Watched(Journal(run.out, run.name), rate, weights, adapter, run.supervised)]

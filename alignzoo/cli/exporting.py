@@ -45,6 +45,7 @@ def export(
             from alignzoo.cli.generating import load
 
             load(registry(plugin, no_plugin), str(source), {}).save(partial)
+            shutil.rmtree(partial / ADAPTER)
         else:
             shutil.copytree(source, partial, dirs_exist_ok=True, ignore=shutil.ignore_patterns(ADAPTER))
         install(partial, written)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -79,19 +80,46 @@ def tokens_of(source: str) -> str:
     return source if any(Path(source).glob("tokenizer*")) else base_of(source)
 
 
+def continued(model: Any, source: str) -> Any:
+    """The model with the adapter of a directory, which alone is trained on, in float32."""
+    from peft import PeftModel
+
+    with _blamed(source):
+        found = PeftModel.from_pretrained(model, source, is_trainable=True)
+    for parameter in found.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return found.eval()
+
+
+def outlined(model: Any, source: Any) -> Any:
+    """A model without weights, with the adapter that a directory holds, where it holds one."""
+    if not isinstance(source, str) or not is_adapter(source):
+        return model
+    from peft import PeftConfig, get_peft_model
+
+    return get_peft_model(model, PeftConfig.from_pretrained(source))
+
+
+@contextlib.contextmanager
+def _blamed(source: str) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, RuntimeError, OSError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ModelError(f"the adapter {source} does not fit {beneath(source)}: {lines[0][:300]}") from error
+
+
 def with_adapter(model: Any, source: str) -> Any:
     """The model with the adapter of a directory merged into its weights."""
     from peft import PeftModel
 
     if model.device.type == "meta":
         return model
-    try:
+    with _blamed(source):
         found = PeftModel.from_pretrained(model, source).merge_and_unload()
-        found.name_or_path = source  # another adapter on it belongs to what it is now
-        return found.requires_grad_(True)
-    except (ValueError, RuntimeError, OSError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise ModelError(f"the adapter {source} does not fit {base_of(source)}: {lines[0][:300]}") from error
+    found.name_or_path = source  # another adapter on it belongs to what it is now
+    return found.requires_grad_(True)
 
 
 @torch.no_grad()
@@ -101,7 +129,9 @@ def share_frozen(model: Any, other: Any) -> None:
     known = {name: weight for name, weight in other.named_parameters() if not weight.requires_grad}
     for name, weight in model.named_parameters():
         same = known.get(name)
-        if not weight.requires_grad and same is not None and torch.equal(weight, same):
+        if same is None or weight.requires_grad or (same.dtype, same.shape) != (weight.dtype, weight.shape):
+            continue
+        if torch.equal(weight, same):
             weight.data = same.data
 
 

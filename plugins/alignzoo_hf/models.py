@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,11 @@ def only_scores(needs: frozenset[str]) -> bool:
 
 
 def causal_lm(spec: HF, frozen: torch.dtype) -> Any:
-    """The language model: every weight trained in float32, or a LoRA adapter on frozen weights."""
+    """The language model: every weight trained in float32, or a LoRA adapter on frozen weights: a new one, or that of
+    the directory which is the model."""
+    if isinstance(spec.model, str) and adapters.is_adapter(spec.model) and not spec.lora_rank:
+        beneath = replace(spec, model=adapters.beneath(spec.model))
+        return adapters.continued(_language_model(beneath, torch.float32), spec.model)
     model = _language_model(spec, _dtype(spec, frozen))
     return adapted(model, spec, "CAUSAL_LM") if spec.lora_rank else _trained(model)
 

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from alignzoo import cost
 from alignzoo.cost import ModelShape
 from alignzoo.interfaces import Outline, Policy
-from alignzoo_hf import head, layers, memory, models
+from alignzoo_hf import adapters, head, layers, memory, models
 from alignzoo_hf.encoding import encoder
 from alignzoo_hf.shape import shape_of
 from alignzoo_hf.spec import HF
@@ -86,7 +86,9 @@ def _model(auto: Any, config: Any, spec: HF) -> Any:
         config.num_labels = 1
     model = auto.from_config(config, trust_remote_code=spec.trust_remote_code)
     task = "SEQ_CLS" if auto is AutoModelForSequenceClassification else "CAUSAL_LM"
-    return models.adapted(model, spec, task) if spec.lora_rank else model.requires_grad_(True)
+    if spec.lora_rank:
+        return adapters.adapted(model, spec, task)
+    return adapters.outlined(model.requires_grad_(True), spec.model)
 
 
 def _trial(spec: HF, config: Any, tokenizer: Any, layers: int, needs: frozenset[str]) -> Policy:

@@ -98,9 +98,9 @@ class HFPolicy(TorchTraining):
             self._voice = self._own = Voice("the policy", spec, lambda: self.lm, self.tokenizer)
             self.roles |= {name: self._role(name, other) for name, other in others.items()} | self._reference()
         self._packable: dict[type, bool] = {}
-        model = self.lm if self.lm is not None else self.scorer
-        checks.check_token_ids(self.tokenizer, model)
-        self.encoder = encoder(spec, model, self.tokenizer, writes=self.lm is not None)
+        self._main = self.lm if self.lm is not None else self.scorer
+        checks.check_token_ids(self.tokenizer, self._main)
+        self.encoder = encoder(spec, self._main, self.tokenizer, writes=self.lm is not None)
 
     # --- building ------------------------------------------------------------------------------------------------
 
@@ -134,6 +134,7 @@ class HFPolicy(TorchTraining):
         start, own = time.monotonic(), self.spec.reference
         stored = replace(self.spec, model=own, lora_rank=0) if own else roles.stored(self.spec, REFERENCE)
         copied = freeze(models.causal_lm(stored, torch.float32), bf16=self.bf16).to(self.device)
+        share_frozen(copied, self.lm)
         self._reloads &= time.monotonic() - start <= RELOADING * (start - self._let_go)
         return copied
 
@@ -386,13 +387,11 @@ class HFPolicy(TorchTraining):
         """The sizes of the language model, or of the scorer of a policy that only scores; with a critic's trunk."""
         critic = shape_of(self.critic) if self.critic is not None and self.spec.critic == "separate" else None
         shared = bool(self.spec.lora_rank) and not self.spec.critic_model
-        model = self.lm if self.lm is not None else self.scorer
-        return shape_of(model, critic and replace(critic, shared=shared))
+        return shape_of(self._main, critic and replace(critic, shared=shared))
 
     def save(self, path: Path) -> None:
         """An ordinary transformers directory: the language model, or the scorer of a policy that only scores."""
-        model = self.lm if self.lm is not None else self.scorer
-        models.save(model, self.tokenizer, path, self._stored)
+        models.save(self._main, self.tokenizer, path, self._stored)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if not self.bf16:

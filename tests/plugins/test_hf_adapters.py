@@ -73,6 +73,23 @@ def test_a_new_adapter_on_an_adapter_s_directory_starts_from_what_that_one_does(
     assert not torch.allclose(again, expected, atol=1e-3)
 
 
+def test_an_adapter_is_trained_on_where_it_is_the_model(saved: tuple[HFPolicy, Path]) -> None:
+    policy, path = saved
+    again = policy_of(path / "adapter")
+    trained = {name for name, each in again.lm.named_parameters() if each.requires_grad}
+    assert trained and all("lora_" in name for name in trained)
+    expected = policy.forward(ragged(1), LOGPROBS)["logprobs"]
+    torch.testing.assert_close(again.forward(ragged(1), LOGPROBS)["logprobs"], expected, rtol=1e-4, atol=1e-4)
+    now = moved(again).forward(ragged(1), LOGPROBS)["logprobs"]
+    assert not torch.allclose(now, expected, atol=1e-3)
+    with again.answering("ref"):  # as the run began, and not the base
+        torch.testing.assert_close(again.forward(ragged(1), LOGPROBS)["logprobs"], expected, rtol=1e-4, atol=1e-4)
+    frozen = {each.data_ptr() for each in again.lm.parameters() if not each.requires_grad}
+    assert frozen <= {each.data_ptr() for each in again.roles["ref"].model.parameters()}  # in memory once
+    shape = HF(str(path / "adapter"), device="cpu").outline(LOGPROBS).shape
+    assert shape.trained == sum(each.numel() for each in again.lm.parameters() if each.requires_grad)
+
+
 @pytest.mark.parametrize(
     ("settings", "scale", "suffix"),
     [

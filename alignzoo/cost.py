@@ -43,10 +43,10 @@ class ModelShape:
     """Weights that a token is multiplied with from its embedding to its last hidden state, adapters too."""
     tied: bool
     """Whether the head is the embedding."""
-    shared: bool = False
-    """Whether its frozen weights lie in memory already: those of a critic with an adapter on the policy's trunk."""
     critic: ModelShape | None = None
     """A critic with a trunk of its own; None where there is none, or where it is a head on this trunk."""
+    shared: bool = False
+    """Whether its frozen weights lie in memory already: those of a critic with an adapter on the policy's trunk."""
 
     @property
     def adapted(self) -> bool:

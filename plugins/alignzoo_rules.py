@@ -69,6 +69,10 @@ class Python:
     timeout: Annotated[float, Ge(0)] = 0.0
     """Seconds that one call may take, after which the run stops with an error; 0: no limit."""
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.function, str) and not callable(self.function):
+            raise ValueError('function: expected "module:function", "file.py:function" or a callable')
+
     def next(self, report: StepReport) -> Python:
         return replace(self, step=self.step + 1)
 

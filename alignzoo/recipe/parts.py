@@ -58,12 +58,15 @@ def checked(hint: Any, node: Node, path: str) -> Any:
     if isinstance(value, str) and LIVE.fullmatch(value):
         raise RecipeError(f"{node.where}: {path} was a live object, {value}, which no file can hold; give it again")
     if hint is Any:
+        check_finite(value, node, path)
         return value
     listed: Any = types.GenericAlias(list, (hint,))  # pydantic takes no configuration for a bare dataclass
     try:
         adapter: TypeAdapter[list[Any]] = TypeAdapter(listed, config=STRICT)
         # As JSON a list may become a tuple and a string a path, and yet nothing else is taken for what it is not.
         found = adapter.validate_json(json.dumps([value])) if _is_data(value) else adapter.validate_python([value])
+        if isinstance(value, Mapping):
+            check_finite(found[0], node, path)  # what is Any in it was taken as it is
         return found[0]
     except ValidationError as error:
         raise RecipeError(_complaint(error, hint, node, path)) from error
@@ -80,7 +83,7 @@ def check_settings(part: Any, node: Node, path: str) -> None:
 
 
 def check_finite(value: Any, node: Node, path: str) -> None:
-    """Raise RecipeError for a number that is not finite in a ready-made part, unless that is its field's default."""
+    """Raise RecipeError for a number that is not finite, in a part too, unless that is its field's default."""
     if isinstance(value, float) and not math.isfinite(value):
         raise RecipeError(f"{node.where}: {path}: found {value!r}, allowed: a number, and finite{_instead(path)}")
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -90,6 +93,9 @@ def check_finite(value: Any, node: Node, path: str) -> None:
     elif isinstance(value, list | tuple):
         for index, each in enumerate(value):
             check_finite(each, node, f"{path}.{index}")
+    elif isinstance(value, Mapping):
+        for key, each in value.items():
+            check_finite(each, node, f"{path}.{key}")
 
 
 def kind_of(hint: Any) -> str:

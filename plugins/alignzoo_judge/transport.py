@@ -31,6 +31,9 @@ WRONG_FOR_ALL = {
 }
 """Answers that no repetition and no other question would change."""
 
+MANY = 10**12
+"""Tokens of one reply that nobody has generated."""
+
 HALF = re.compile("[\ud800-\udfff]")
 """Half a surrogate pair, which JSON can spell and no file can hold."""
 
@@ -208,7 +211,7 @@ class Transport:
                 )
             return
         counts = [getattr(usage, name, None) or 0 for name in ("prompt_tokens", "completion_tokens")]
-        if not hasattr(usage, "prompt_tokens") or not all(type(count) is int and count >= 0 for count in counts):
+        if not hasattr(usage, "prompt_tokens") or not all(type(count) is int and 0 <= count < MANY for count in counts):
             raise ValueError(f"its usage is no count of tokens: {self.cut(usage, 80)}")
         self.counts["tokens_in"] += counts[0]
         self.counts["tokens_out"] += counts[1]

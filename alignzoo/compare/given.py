@@ -28,9 +28,9 @@ def reward_override(reward: Any) -> str:
     """The override of every recipe that sets this reward: a name, or a function of a file."""
     if isinstance(reward, str):
         return f"reward={json.dumps(reward)}"
-    home = inspect.getmodule(reward) if inspect.isfunction(reward) else None
+    name = reward.__name__ if inspect.isfunction(reward) else ""
+    home = inspect.getmodule(reward) if name else None
     file = getattr(home, "__file__", None)
-    name = getattr(reward, "__name__", "")
     if home is None or not file or home.__name__ == "__main__" or getattr(home, name, None) is not reward:
         raise RecipeError(
             f"reward: found {_named(reward)}, but {ELSEWHERE}. {WRITTEN} and give the function that is imported from "

@@ -189,6 +189,8 @@ class Outline:
     """As in `PolicyInfo`."""
     kept: float = 1.0
     """The share of `cost.activation_bytes` that its forward pass keeps for the backward pass."""
+    stored: int = 4
+    """Bytes of a number in the model that is saved."""
     recompute: bool = False
     """Whether of each layer its input alone is kept, and the layer computed again."""
 

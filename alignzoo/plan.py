@@ -18,7 +18,7 @@ import torch
 
 from alignzoo import cost
 from alignzoo.cost import ModelShape
-from alignzoo.interfaces import CheckContext, HasDiskUse, Outline
+from alignzoo.interfaces import Outline
 from alignzoo.recipe import Recipe
 from alignzoo.recipe.outputs import leaves_data
 from alignzoo.recipe.tables import STAGE_REFERENCE
@@ -59,7 +59,7 @@ class StagePlan:
     advice: tuple[str, ...]
     """What to change if it does not fit."""
     disk: Mapping[str, int]
-    """Bytes on the disk: the model, and a checkpoint while the stage runs; empty where the policy does not say."""
+    """Bytes on the disk: the model, and a checkpoint while the stage runs; empty where nothing is trained."""
 
     @property
     def fits(self) -> bool:
@@ -108,12 +108,12 @@ def _planned(step: Rehearsal, program: int, timed: bool) -> StagePlan:
 
 
 def _disk(step: Rehearsal) -> dict[str, int]:
-    """The sizes of what the stage will write."""
-    stage = step.stage
-    if not isinstance(stage.policy, HasDiskUse) or leaves_data(stage):
+    """The sizes of what the stage will write: its model, and what is trained, in float32, with its optimizer's state."""
+    if leaves_data(step.stage):
         return {}
-    use = stage.policy.disk_use(CheckContext(step.needs, (), (), stage.sampler.online, False, {}))
-    return {"model": use.model, "checkpoint": use.checkpoint}
+    shape = step.outline.shape
+    checkpoint = cost.gradient_bytes(shape) + state_bytes(step.stage.schedule, shape)
+    return {"model": step.outline.stored * shape.parameters, "checkpoint": checkpoint}
 
 
 def bytes_of(step: Rehearsal, outline: Outline, tokens_per_pass: int = 0) -> dict[str, int]:

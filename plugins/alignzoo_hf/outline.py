@@ -65,6 +65,7 @@ def outline(spec: HF, needs: frozenset[str], *, frozen: bool = False) -> Outline
         kept=1.0 if bf16 or place.type != "cpu" or spec.lora_rank else layers.kept(config.get_text_config(), shape),
         cheaper=lambda: _cheaper(spec, needs),
         recompute=spec.recompute,
+        stored=models.stored_dtype(spec).itemsize,
     )
 
 

@@ -108,7 +108,7 @@ def _planned(step: Rehearsal, program: int, timed: bool) -> StagePlan:
 
 
 def _disk(step: Rehearsal) -> dict[str, int]:
-    """The sizes of what the stage will write: its model, and what is trained, in float32, with its optimizer's state."""
+    """The sizes of what the stage will write: its model, and what is trained with its optimizer's state."""
     if leaves_data(step.stage):
         return {}
     shape = step.outline.shape

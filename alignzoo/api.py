@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from alignzoo import preflight, processes, recording, report, roles, runner
+from alignzoo import checkpoint, preflight, processes, recording, report, roles, runner
 from alignzoo.errors import RunError, did_you_mean
 from alignzoo.former import noted
 from alignzoo.generation import generate
@@ -44,7 +44,7 @@ from alignzoo.runs import (
     write_manifest,
 )
 from alignzoo.stage import Progress, Run, Warn
-from alignzoo.storage import discard, install, partial_of, write_json, writing
+from alignzoo.storage import install, partial_of, write_json, writing
 from alignzoo.survey import Survey, sentences, survey
 from alignzoo.traits import REWARD_MODEL, traits_of
 from alignzoo.types import Alert, Prompt
@@ -150,12 +150,8 @@ def _silent(*told: Any) -> None: ...
 
 def _drop_checkpoints(stage: Stage, folder: Path, done: StageResult) -> None:
     """Delete the checkpoints of a stage that has come to its end: nobody goes on from there."""
-    checkpoints = folder / "checkpoints" / stage.name
-    if processes.index() or stage.schedule.keep_checkpoints or done.stopped or not checkpoints.is_dir():
-        return
-    discard(checkpoints)
-    if not any(checkpoints.parent.iterdir()):
-        checkpoints.parent.rmdir()
+    if not (processes.index() or stage.schedule.keep_checkpoints or done.stopped):
+        checkpoint.drop_all(folder / "checkpoints" / stage.name)
 
 
 @dataclass(frozen=True)

@@ -165,6 +165,19 @@ def newest(
     return None
 
 
+def drop_all(folder: Path) -> None:
+    """Delete every checkpoint of a stage, and the folders that are empty then; what somebody has put beside them
+    stays."""
+    for place in (folder, folder.parent):
+        if place.is_dir():
+            sweep(place)
+    for _, path in _all(folder) if folder.is_dir() else ():
+        discard(path)
+    for place in (folder, folder.parent):
+        if place.is_dir() and not any(place.iterdir()):
+            place.rmdir()
+
+
 def _drop_old(folder: Path, keep: int) -> None:
     for _, old in _all(folder)[:-keep]:
         discard(old)

@@ -49,9 +49,10 @@ class DivergedError(RunError):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A hint for a misspelt name: the nearest known ones, or all of them."""
+    """A hint for a misspelt name: the nearest known ones, those of the same letters first, or all of them."""
     known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    nearest = difflib.get_close_matches(name, known, n=12, cutoff=0.6)
+    close = sorted(nearest, key=lambda each: sorted(each) != sorted(name))[:3]
     if close:
         return f"Did you mean {' or '.join(repr(c) for c in close)}? Known: {', '.join(known)}."
     return f"Known: {', '.join(known) or 'none'}."

@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 
+from alignzoo.errors import RunError
 from alignzoo.interfaces import Policy, RewardSource
+from alignzoo.policies import lacking
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,10 @@ def overrides_of(policy: Any, data: Any, reward: Any) -> dict[str, Any]:
     elif isinstance(policy, Mapping):
         changes |= flat({"policy": policy})
     elif policy is not None:
-        changes["policy"] = Ready(policy) if isinstance(policy, Policy) else policy
+        live = hasattr(policy, "forward") and not hasattr(policy, "load")
+        if live and (wrong := lacking(policy)):
+            raise RunError(wrong)
+        changes["policy"] = Ready(policy) if live else policy
     if data is not None:
         changes["data"] = list(data) if isinstance(data, Iterator) else data  # several stages may read them
     if reward is not None:

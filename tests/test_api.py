@@ -87,7 +87,7 @@ def test_a_live_model_rows_and_a_function(plain_model: Path, tmp_path: Path) -> 
 
 def test_a_live_model_alone_brings_the_tokenizer_of_its_directory(plain_model: Path, tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(plain_model)
-    result = quick(tmp_path / "run", model)
+    result = quick(tmp_path / "run", model, overrides=["policy.max_new_tokens=4"])
     assert isinstance(result.policy, HFPolicy) and result.policy.lm is model
 
 
@@ -179,7 +179,7 @@ class Loaded:
     def __init__(self, inner: HFPolicy) -> None:
         self.inner, self.device, self.written = inner, inner.device, 0
         self.info, self.encode, self.go_on = inner.info, inner.encode, inner.go_on
-        self.forward, self.answering = inner.forward, inner.answering
+        self.forward, self.answering, self.follow = inner.forward, inner.answering, inner.follow
         self.parameters, self.optimize, self.backward = inner.parameters, inner.optimize, inner.backward
         self.drop_gradients, self.step = inner.drop_gradients, inner.step
         self.state, self.restore, self.save = inner.state, inner.restore, inner.save

@@ -13,11 +13,12 @@ import pytest
 
 from alignzoo.recipe import Stage, load
 from alignzoo.registry import Registry
+from alignzoo.requirements import brings_scores
 
 DOCS = Path(__file__).parents[1] / "docs" / "recipes.md"
 RECIPES = sorted(path.stem for path in (Path(__file__).parents[1] / "alignzoo" / "recipes").glob("[!_]*.toml"))
 OWN = {"model": ["policy.model=any"], "data": ["data.path=rows.jsonl"]}
-REWARD = ["reward=length"]
+REWARD = "reward=length"
 """What a method that generates is given beside data of one's own."""
 
 
@@ -35,10 +36,15 @@ def default(zoo: Registry, name: str) -> tuple[Stage, ...]:
 
 
 def stages(zoo: Registry, name: str, *overrides: str) -> tuple[Stage, ...]:
-    """The stages of a recipe; a reward is given where none would be left."""
-    last = default(zoo, name)[-1]
-    given = REWARD if last.sampler.online and "constitution" not in str(last.resolved["reward"]) else []
-    given = [] if "stage:" in str(last.resolved["reward"]) or "labels" in str(last.resolved["reward"]) else given
+    """The stages of a recipe; a reward is given to those that would be left without one, each round of them."""
+    given = []
+    for stage in default(zoo, name):
+        scored = any(
+            each in str(stage.resolved["reward"]) for each in ("constitution", "stage:", "labels", "human", "judge")
+        )
+        if stage.sampler.online and not scored and not brings_scores(stage.sampler):
+            given.append(f"{stage.name.partition('-1')[0] if stage.name.endswith('-1') else stage.name}.{REWARD}")
+    given = [each for each in given if not re.search(r"-\d+\.reward", each)]
     return load(name, [*given, *overrides], registry=zoo).stages
 
 

@@ -121,12 +121,12 @@ def test_plugins_can_be_left_out(install: Install, tmp_path: Path) -> None:
 
 
 def test_no_plugin_is_an_option_of_every_command(alignzoo, recipe: Path) -> None:
-    assert "grpo" not in alignzoo("list", "--kind", "optimizer", "--no-plugin", "grpo").out
+    assert "grpo" not in alignzoo("list", "--kind", "optimizer", "--no-plugin", "policy-gradient").out
     for command in (("show", "grpo"), ("check", "grpo"), ("run", recipe, "--trust")):
-        said = alignzoo(*command, "--no-plugin", "grpo")
+        said = alignzoo(*command, "--no-plugin", "policy-gradient")
         assert said.code == 1 and "grpo" in said.err
-    said = alignzoo("list", "--no-plugin", "gpro")
-    assert said.code == 1 and "Did you mean 'grpo'" in said.err
+    said = alignzoo("list", "--no-plugin", "policy-gradeint")
+    assert said.code == 1 and "Did you mean 'policy-gradient'" in said.err
 
 
 # --- import and observers -----------------------------------------------------------------------------------------

@@ -226,7 +226,8 @@ def test_data_of_equal_settings_are_read_once(
     registry = Registry()
     registry.load_all()
     pairs = pipeline["reward-model"]["data"]["path"]
-    overrides = {"policy.model": pipeline["policy"]["model"], "policy.chat_template": "chatml", "data.path": pairs}
+    small = {"policy.chat_template": "chatml", "policy.max_new_tokens": 40}
+    overrides = {"policy.model": pipeline["policy"]["model"], "data.path": pairs, **small}
     checked = preflight.check(load("rlhf", overrides, registry=registry), {}, tmp_path / "out", ask=False)
     assert reads == [pairs]
     assert list(checked) == ["sft", "reward-model", "ppo"]

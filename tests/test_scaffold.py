@@ -91,7 +91,7 @@ def test_licences(licence: str, tmp_path: Path) -> None:
         (("My_Algo", "--kind", "reward"), "cannot be a name"),
         (("mine", "--kind", "optimiser"), "Did you mean 'optimizer'"),
         (("mine", "--licence", "mit"), "no licence 'mit'"),
-        (("ppo",), "optimizer 'ppo' is taken, by plugin 'ppo' (alignzoo"),
+        (("ppo",), "optimizer 'ppo' is taken, by plugin 'policy-gradient' (alignzoo"),
     ],
 )
 def test_what_cannot_be_made(arguments: tuple[str, ...], says: str, alignzoo, tmp_path: Path) -> None:

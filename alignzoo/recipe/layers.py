@@ -78,8 +78,15 @@ def layered(root: Node, overrides: Overrides, tasks: Collection[str]) -> list[La
 
 
 def _overridden(table: Node, changes: Changes) -> Node:
-    """The table with a stage's overrides."""
-    return merge(merge(table, changes.broad, broad=True), changes.own)
+    """The table with a stage's overrides. Data that are meant for every stage are not for one that reads what an
+    earlier stage generated: only what becomes of long rows is."""
+    broad, data = changes.broad, table.value.get("data")
+    path = data.value.get("path") if data is not None and data.is_table else None
+    if path is not None and path.is_reference and "data" in broad.value:
+        given = broad.value["data"]
+        kept = {key: node for key, node in given.value.items() if key == "too_long"} if given.is_table else {}
+        broad = broad.with_values(data=Node(kept, given.where))
+    return merge(merge(table, broad, broad=True), changes.own)
 
 
 def _is_own(table: Node, own: Collection[str]) -> bool:

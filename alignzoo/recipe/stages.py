@@ -19,6 +19,7 @@ from alignzoo.recipe.tables import STAGE_REFERENCE, TASK_REFERENCE, Node, merge,
 from alignzoo.recipe.trust import Code, code_of
 from alignzoo.registry import Registry
 from alignzoo.registry.registrar import NOTHING, check_part
+from alignzoo.requirements import brings_scores
 
 if TYPE_CHECKING:
     from alignzoo.interfaces import Optimizer, PolicySpec, Sampler, Task
@@ -244,7 +245,7 @@ class _Builder:
             return [each for node in given for each in self.task_reward(node, task, path)]
         if task is not None:
             return _of_task(task)
-        if sampler.online:
+        if sampler.online and not brings_scores(sampler):
             raise RecipeError(
                 f"{self.where}: {self.name} has no reward, but its sampler generates new completions, which nothing "
                 f"scores: give {self.known_rewards(None, None)}"

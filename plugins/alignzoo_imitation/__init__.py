@@ -15,13 +15,13 @@ def alignzoo_register(zoo):
         "dft",
         "alignzoo_imitation.dft:DFT",
         family="imitation",
-        summary="Dynamic fine-tuning: SFT that trusts the policy's own probabilities",
+        summary="SFT that trusts the policy's own probabilities",
     )
     zoo.optimizer(
         "rwr",
         "alignzoo_imitation.rwr:RWR",
         family="imitation",
-        summary="Reward-weighted regression: imitate all, the better ones more",
+        summary="Reward-weighted regression: the better ones count more",
     )
     zoo.optimizer(
         "awr", "alignzoo_imitation.awr:AWR", family="imitation", summary="Advantage-weighted regression, with a critic"
@@ -30,7 +30,7 @@ def alignzoo_register(zoo):
         "bonbon",
         "alignzoo_imitation.bonbon:BoNBoN",
         family="imitation",
-        summary="A sample as good as the best of n, from the best and the worst",
+        summary="As good as the best of n, from the best and the worst",
     )
     zoo.optimizer(
         "filtered-sft",

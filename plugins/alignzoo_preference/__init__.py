@@ -26,7 +26,7 @@ def alignzoo_register(zoo):
         "ipo",
         "alignzoo_preference.ipo:IPO",
         family="preference",
-        summary="Identity preference optimization: a fixed margin, no less and no more",
+        summary="A fixed margin, no less and no more",
     )
     zoo.optimizer(
         "slic",
@@ -42,7 +42,7 @@ def alignzoo_register(zoo):
         "exo-pair",
         "alignzoo_preference.exo:EXO",
         family="preference",
-        summary="Efficient exact optimization: the reverse KL to smoothed labels",
+        summary="The reverse KL to smoothed labels",
         aliases=(
             "exo_pair",
             "exo",
@@ -52,7 +52,7 @@ def alignzoo_register(zoo):
         "nca-pair",
         "alignzoo_preference.nca:NCA",
         family="preference",
-        summary="Noise contrastive alignment: absolute likelihoods of both answers",
+        summary="Noise-contrastive: absolute likelihoods of both answers",
         aliases=(
             "nca_pair",
             "nca",
@@ -69,27 +69,27 @@ def alignzoo_register(zoo):
         "bco-pair",
         "alignzoo_preference.bco:BCO",
         family="preference",
-        summary="Binary classifier optimization: each answer good or bad by itself",
+        summary="Each answer of a pair good or bad by itself",
         aliases=("bco_pair",),
     )
     zoo.optimizer(
         "sppo-hard",
         "alignzoo_preference.sppo:SPPO",
         family="preference",
-        summary="Self-play preference optimization: regress log-ratios on win or loss",
+        summary="Regress log-ratios on win or loss",
         aliases=("sppo_hard",),
     )
     zoo.optimizer(
         "aot",
         "alignzoo_preference.aot:AOT",
         family="preference",
-        summary="Alignment via optimal transport: sorted margins above the reference's",
+        summary="Optimal transport: sorted margins above the reference's",
     )
     zoo.optimizer(
         "aot-unpaired",
         "alignzoo_preference.aot_unpaired:UnpairedAOT",
         family="preference",
-        summary="Alignment via optimal transport: sorted good answers above sorted bad ones",
+        summary="Optimal transport: good answers above bad ones, sorted",
         aliases=("aot_unpaired",),
         variant_of="aot",
     )
@@ -97,21 +97,21 @@ def alignzoo_register(zoo):
         "apo-zero",
         "alignzoo_preference.apo_zero:APOZero",
         family="preference",
-        summary="Anchored preference optimization: raise good answers, lower bad ones",
+        summary="Anchored: raise the better answer, lower the worse one",
         aliases=("apo_zero",),
     )
     zoo.optimizer(
         "apo-down",
         "alignzoo_preference.apo_down:APODown",
         family="preference",
-        summary="Anchored preference optimization: lower both answers, bad ones more",
+        summary="Anchored: lower both answers, the worse one more",
         aliases=("apo_down",),
     )
     zoo.optimizer(
         "discopop",
         "alignzoo_preference.discopop:DiscoPOP",
         family="preference",
-        summary="Discovered preference optimization: between logistic and exponential",
+        summary="A discovered loss, between logistic and exponential",
     )
     zoo.optimizer(
         "rpo",
@@ -127,7 +127,7 @@ def alignzoo_register(zoo):
         "mpo",
         "alignzoo_preference.mpo:MPO",
         family="preference",
-        summary="Mixed preference optimization: comparison, classification and likelihood",
+        summary="Mixed: comparison, classification and likelihood",
     )
     zoo.optimizer(
         "dpo-norm",
@@ -154,7 +154,7 @@ def alignzoo_register(zoo):
         "gpo",
         "alignzoo_preference.gpo:GPO",
         family="preference",
-        summary="Generalized preference optimization: any convex function of the margin",
+        summary="Any convex function of the margin",
     )
     zoo.optimizer(
         "dpo-positive",
@@ -177,7 +177,7 @@ def alignzoo_register(zoo):
         "ld-dpo",
         "alignzoo_preference.ld_dpo:LDDPO",
         family="preference",
-        summary="Length-desensitised DPO: the longer answer's tail counts less",
+        summary="Length-desensitised: the longer answer's tail counts less",
         aliases=("lddpo",),
     )
     zoo.optimizer(
@@ -202,7 +202,7 @@ def alignzoo_register(zoo):
         "dr-dpo",
         "alignzoo_preference.dr_dpo:DrDPO",
         family="preference",
-        summary="Distributionally robust DPO: pairs that fit badly count less",
+        summary="Robust DPO: pairs that fit badly count less",
         aliases=("drdpo",),
     )
     zoo.optimizer(
@@ -235,7 +235,7 @@ def alignzoo_register(zoo):
         "simpo",
         "alignzoo_preference.simpo:SimPO",
         family="preference",
-        summary="Simple preference optimization: mean log-probability, no reference",
+        summary="Mean log-probability, no reference",
     )
     zoo.optimizer(
         "cpo-simpo",
@@ -261,19 +261,19 @@ def alignzoo_register(zoo):
         "cpo",
         "alignzoo_preference.cpo:CPO",
         family="preference",
-        summary="Contrastive preference optimization: no reference, with likelihood",
+        summary="No reference, and the better answer's likelihood beside",
     )
     zoo.optimizer(
         "orpo",
         "alignzoo_preference.orpo:ORPO",
         family="preference",
-        summary="Odds ratio preference optimization: fine-tuning and preference in one",
+        summary="Odds ratio: fine-tuning and preference in one",
     )
     zoo.optimizer(
         "tpo",
         "alignzoo_preference.tpo:TPO",
         family="preference",
-        summary="Triple preference optimization: imitate the best, prefer the next to the worst",
+        summary="Imitate the best, prefer the next to the worst",
     )
     zoo.optimizer(
         "npo",
@@ -285,7 +285,7 @@ def alignzoo_register(zoo):
         "wpo",
         "alignzoo_preference.wpo:WPO",
         family="preference",
-        summary="Weighted preference optimization: pairs count as the policy would generate them",
+        summary="Pairs count as the policy would generate them",
     )
     zoo.optimizer(
         "tdpo",

@@ -12,7 +12,7 @@ def alignzoo_register(zoo):
         "copg",
         "alignzoo_self_play.copg:CoPG",
         family="self-play",
-        summary="Contrastive policy gradient, off-policy: each answer is the other's baseline",
+        summary="Contrastive policy gradient: the other is the baseline",
     )
     zoo.optimizer(
         "inpo",
@@ -24,7 +24,7 @@ def alignzoo_register(zoo):
         "sppo",
         "alignzoo_self_play.sppo:SPPO",
         family="self-play",
-        summary="Self-play: how much likelier an answer becomes is how often it wins",
+        summary="How much likelier an answer becomes is how often it wins",
     )
     zoo.optimizer(
         "dno",

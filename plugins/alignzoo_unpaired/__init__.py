@@ -15,13 +15,13 @@ def alignzoo_register(zoo):
         "bco",
         "alignzoo_unpaired.bco:BCO",
         family="unpaired labels",
-        summary="A classifier of thumbs up and thumbs down, whose logit is the implicit reward",
+        summary="A classifier whose logit is the implicit reward",
     )
     zoo.optimizer(
         "apo-zero-unpaired",
         "alignzoo_unpaired.apo_zero:APOZeroUnpaired",
         family="unpaired labels",
-        summary="Anchored: desirable answers become likelier than the reference has them",
+        summary="Anchored: raise desirable answers, lower the others",
     )
     zoo.optimizer(
         "pointwise-dpo",
@@ -39,7 +39,7 @@ def alignzoo_register(zoo):
         "unlikelihood",
         "alignzoo_unpaired.unlikelihood:Unlikelihood",
         family="unpaired labels",
-        summary="Unlikelihood training: say what is desirable and not the rest, token by token",
+        summary="Say what is desirable and not the rest, token by token",
     )
     zoo.optimizer(
         "dro-v",
@@ -58,7 +58,7 @@ def alignzoo_register(zoo):
         "pro",
         "alignzoo_unpaired.pro:PRO",
         family="lists and scores",
-        summary="Each answer against all below it, by how much worse those are",
+        summary="Each answer against all below it, by how much worse",
     )
     zoo.optimizer(
         "pl-dpo",
@@ -78,7 +78,7 @@ def alignzoo_register(zoo):
         "infonca",
         "alignzoo_unpaired.infonca:InfoNCA",
         family="lists and scores",
-        summary="Noise-contrastive: which of the answers is it, as the rewards have it",
+        summary="Noise-contrastive: which of the answers, by the rewards",
     )
     zoo.optimizer(
         "listwise-nca",

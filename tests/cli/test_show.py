@@ -85,7 +85,7 @@ def test_of_two_owners_one_must_be_said(alignzoo, tmp_path: Path) -> None:
         "@alignzoo.hookimpl\ndef alignzoo_register(zoo):\n    zoo.optimizer('ppo', GRPO)\n"
     )
     said = alignzoo("show", "optimizer:ppo", "--plugin", file)
-    assert said.code == 1 and "Write 'ppo/ppo' or 'mine.py/ppo'" in said.err
+    assert said.code == 1 and "Write 'policy-gradient/ppo' or 'mine.py/ppo'" in said.err
     assert "clip(ρ, 1-ε, 1+ε')" in alignzoo("show", "optimizer:mine.py/ppo", "--plugin", file).out
 
 

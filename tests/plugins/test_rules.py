@@ -213,7 +213,7 @@ def test_python_that_raises_is_named_with_its_error() -> None:
         raise KeyError("answer")
 
     for function in (fails, fails_later):
-        with pytest.raises(RewardError, match="the reward 'it' raised KeyError: 'answer'"):
+        with pytest.raises(RewardError, match="for the completion 'x' of the prompt 'a', and it raised KeyError"):
             values(Python(function), group("a", "x"))
 
 

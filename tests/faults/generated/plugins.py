@@ -65,7 +65,7 @@ def case(rng: random.Random, folder: Path) -> None:
     content = _source(rng).encode("utf-8", "surrogatepass")
     path.write_bytes(odd.damaged(rng, content) if rng.random() < 0.15 else content)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ALIGNZOO_PLUGINS", "sft")
+        patch.setenv("ALIGNZOO_PLUGINS", "imitation")
         zoo = Registry(warn=lambda told: None)
     for work in (
         functools.partial(zoo.add_file, path),

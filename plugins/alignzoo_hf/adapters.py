@@ -98,7 +98,9 @@ def outlined(model: Any, source: Any) -> Any:
         return model
     from peft import PeftConfig, get_peft_model
 
-    return get_peft_model(model, PeftConfig.from_pretrained(source))
+    config = PeftConfig.from_pretrained(source)
+    config.inference_mode = False  # as it is saved; it is trained on
+    return get_peft_model(model, config)
 
 
 @contextlib.contextmanager

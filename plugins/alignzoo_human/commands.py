@@ -264,6 +264,46 @@ def label_status(
         shown.print(f"{done} of {len(asked)} questions have all their votes", markup=False)
 
 
+@label.command("report")
+@told
+def label_report(
+    store: Annotated[Path, typer.Argument(metavar="STORE", help="A store of votes.")],
+    rater: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only these raters' votes.")] = None,
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Also write it as a page.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    debug: Debug = False,
+) -> None:
+    """How far raters agree, with intervals; who leans to a side or to length, and what they disagree about most."""
+    from alignzoo_human import report
+    from alignzoo_human.store import Store
+
+    if html is not None and html.exists():
+        raise RecipeError(f"{html} is there already: give another --html")
+    with Store(store) as opened:
+        items, votes = opened.items(), opened.votes()
+    unknown = sorted(set(rater or []) - {vote.rater for vote in votes})
+    if unknown:
+        known = ", ".join(sorted({vote.rater for vote in votes})) or "none"
+        raise DataError(f"{store}: no votes of {', '.join(unknown)}; there are those of {known}")
+    found = report.summary(
+        votes,
+        {key: [len(_plain(answer).split()) for answer in item.answers] for key, item in items.items()},
+        gold={key: item.gold for key, item in items.items() if item.gold is not None},
+        titles={key: _plain(item.prompt) for key, item in items.items()},
+        raters=rater,
+    )
+    if html is not None:
+        html.write_text(report.to_html(found), encoding="utf-8")
+        html.chmod(0o600)
+    if as_json:
+        typer.echo(report.to_json(found))
+        return
+    shown = console()
+    shown.print(report.to_rich(found))
+    if html is not None:
+        shown.print(f"page: {html}", markup=False, soft_wrap=True)
+
+
 def _about(name: str, votes: list[Any], store: Store) -> list[str]:
     """A rater's row."""
     items, state = store.items(), store.state
@@ -279,6 +319,11 @@ def _about(name: str, votes: list[Any], store: Store) -> list[str]:
 
     pace = f"{seconds[len(seconds) // 2]:.1f}" if seconds else ""
     return [str(len(votes)), str(skipped), pace, share(left), str(len(ties)), share(known)]
+
+
+def _plain(text: Any) -> str:
+    """A text, or what is said in a conversation."""
+    return text if isinstance(text, str) else "\n".join(str(turn.get("content", "")) for turn in text)
 
 
 def _beside(source: Path) -> Path:

@@ -16,8 +16,8 @@ from alignzoo import functional as fn
 class RewardModel:
     """A reward model: Bradley-Terry on ranked completions.
 
-    -(1-ε)·log σ(g) - ε·log σ(-g) + c·(s_i + s_j)², g = s_i - s_j - m, averaged over all pairs of a group in which i is
-    ranked above j.
+    -(1-ε)·log σ(s_i - s_j - m) - ε·log σ(s_j - s_i - m) + c·(s_i + s_j)², averaged over all pairs of a group in which i
+    is ranked above j.
 
     Ouyang et al. 2022 (arXiv:2203.02155) eq. 1: every pair of a ranked group in one batch. A group's mean counts by
     its number of completions; theirs counts prompts alike, which is the same where groups are equally large. The
@@ -51,9 +51,9 @@ class RewardModel:
     def loss(self, batch: Batch, out: Forward) -> Terms:
         pairs = rankings.ranked_pairs(batch)
         gap = pairs.gap(out.scores)
-        beyond = gap - batch.extra[self.margin][pairs.i] if self.margin else gap
+        required = batch.extra[self.margin][pairs.i] if self.margin else 0.0
         smoothing = 1 - batch.extra[self.confidence][pairs.i] if self.confidence else self.label_smoothing
-        cost = -(1 - smoothing) * logsigmoid(beyond) - smoothing * logsigmoid(-beyond)
+        cost = -(1 - smoothing) * logsigmoid(gap - required) - smoothing * logsigmoid(-gap - required)
         cost = cost + self.centring * (out.scores[pairs.i] + out.scores[pairs.j]) ** 2
         accuracy = rankings.ranked_right(pairs, out.scores, out.scores.abs())
         return Terms(pairs.means(cost), {"accuracy": accuracy, "margin": pairs.means(gap)})

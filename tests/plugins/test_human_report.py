@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from alignzoo_human import report
+from alignzoo_human.items import Item, Settings
+from alignzoo_human.store import Given, Store
 from alignzoo_human.votes import Vote
 
 EVIL = '<script>alert("1")</script>\x1b[31m\u202e'
@@ -116,3 +120,20 @@ def test_no_votes_and_one_rater_are_told() -> None:
     assert "0 of 8 items have votes of two raters" in alone.findings[0]
     assert "undefined" in report.to_text(alone)
     json.loads(report.to_json(alone))
+
+
+def test_the_command_reads_a_store(alignzoo: Any, tmp_path: Path) -> None:
+    path = tmp_path / "labels.sqlite"
+    with Store(path, Settings()) as store:
+        pairs = [Item.made("pair", f"question {i}", [f"a {i}", f"much longer {i}"]) for i in range(6)]
+        store.add(pairs, wanted=[2] * len(pairs))
+        for rater in ("ann", "bob"):
+            while (asked := store.next(rater, "tab")) is not None:
+                store.say(rater, Given(asked.number, f"{rater}{asked.number}", value=float(asked.screen[0] == 0)))
+    found = json.loads(alignzoo("label", "report", path, "--json").out)
+    assert (found["votes"], found["items"], found["shared"]) == (12, 6, 6)
+    page = tmp_path / "report.html"
+    said = alignzoo("label", "report", path, "--html", page)
+    assert said.code == 0 and "Krippendorff" in said.out and "ann" in page.read_text(encoding="utf-8")
+    said = alignzoo("label", "report", path, "--rater", "eve")
+    assert said.code == 1 and "no votes of eve; there are those of ann, bob" in said.err

@@ -27,18 +27,25 @@ def missing(optimizer: Optimizer) -> dict[str, str]:
     return {role: name for role, name in found.items() if role not in known}
 
 
+def takes_roles(spec: PolicySpec) -> bool:
+    """Whether a policy can have other policies beside it."""
+    try:
+        inspect.signature(spec.load).bind(frozenset(), {})
+    except TypeError:
+        return False
+    return True
+
+
 def load(spec: PolicySpec, optimizer: Optimizer) -> Policy:
     """The policy with what the optimizer needs of it, and the roles that it names."""
     specs = specs_of(optimizer)
     if not specs:
         return loaded(spec, optimizer.needs)
-    try:
-        inspect.signature(spec.load).bind(optimizer.needs, specs)
-    except TypeError:
+    if not takes_roles(spec):
         raise ModelError(
             f"the policy {type(spec).__name__} cannot have other policies beside it (its load() takes no roles), and "
             f"{type(optimizer).__name__} names {', '.join(map(repr, specs))}"
-        ) from None
+        )
     return loaded(spec, optimizer.needs, specs)
 
 

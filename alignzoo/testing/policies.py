@@ -17,6 +17,7 @@ from alignzoo.columns import REFERENCE
 from alignzoo.errors import ModelError
 from alignzoo.interfaces import Policy, PolicySpec
 from alignzoo.policies import lacking
+from alignzoo.roles import takes_roles
 from alignzoo.testing.laws import Attempt, Checks, Given, checks, is_a_spec, summary
 from alignzoo.testing.measure import padded
 from alignzoo.testing.world import toy_prompts
@@ -292,6 +293,8 @@ def reference(spec: PolicySpec, given: Given) -> None:
 
 def roles(spec: PolicySpec, given: Given) -> None:
     """A second policy and the reference answer and generate as themselves; what follows the policy is in `state`."""
+    if not takes_roles(spec):
+        return  # a run whose optimizer names another policy is refused before its first step
     cause = "generate() of the trained policy inside answering(role), or a role that shares its weights"
     attempt = Attempt(5, "load(needs, {'teacher': the same settings}), and weights that moved", cause)
     needs = WRITER | {"ref_logprobs", "teacher_logprobs"}

@@ -10,9 +10,12 @@ import printed
 from conftest import STRANGERS
 
 DOCS = printed.ROOT / "docs"
-SLOW = ("algorithm", "judge", "human-feedback")
+SLOW = ("algorithm", "judge")
 """Pages whose commands train and compare for minutes."""
-PAGES = [page for page in sorted(DOCS.rglob("*.md")) if "```console\n" in page.read_text(encoding="utf-8")]
+ELSEWHERE = ("human-feedback",)
+"""Pages that have a test of their own."""
+CONSOLE = [page for page in sorted(DOCS.rglob("*.md")) if "```console\n" in page.read_text(encoding="utf-8")]
+PAGES = [page for page in CONSOLE if page.stem not in ELSEWHERE]
 
 
 @pytest.mark.timeout(600)

@@ -99,6 +99,7 @@ def cheerful(completions: list[str], **columns: Any) -> list[float]:
     return [float(min(4, sum(word in text.lower() for word in WORDS))) for text in completions]
 
 
+@pytest.mark.slow
 def test_grpo_makes_stories_cheerful(tmp_path: Path) -> None:
     rows = [{"prompt": "Once upon a time"}, {"prompt": "Lily was"}, {"prompt": "One day"}]
     result = alignzoo.run(

@@ -42,7 +42,13 @@ def attempt(name: str, out: Path, steps: int = 0, wait: float = 0.0) -> bool:
     return process.exitcode == 0
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+LONG = ("reinforce", "ppo")
+"""Those that are tried in the long suite alone; of those whose steps generate, grpo is in the short one."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in SETTINGS]
+)
 def test_a_killed_run_resumes_bit_for_bit(name: str, tmp_path: Path) -> None:
     assert attempt(name, tmp_path / "whole")
     rng = random.Random(name)

@@ -66,6 +66,7 @@ def test_json_names_every_field(alignzoo) -> None:
     assert all(field["meaning"] for field in about["fields"])
 
 
+@pytest.mark.slow
 def test_every_registered_part_can_be_shown(alignzoo, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(testing, "results", lambda *_, **__: [])  # tests/test_zoo.py makes the checks of each
     for each in json.loads(alignzoo("list", "--json").out)["plugins"]:

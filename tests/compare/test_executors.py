@@ -43,6 +43,7 @@ def at_work(node: Any) -> bool:
     return any("_on_node" in " ".join(each.cmdline()) for each in raylet.children())
 
 
+@pytest.mark.slow
 def test_a_ray_cluster_that_loses_a_node_gives_the_local_results(
     compare: Compare, tmp_path: Path, nodes: tuple[Any, list[Any]]
 ) -> None:
@@ -65,6 +66,7 @@ def test_a_ray_cluster_that_loses_a_node_gives_the_local_results(
         assert (tmp_path / "ray" / file).read_bytes() == (tmp_path / "local" / file).read_bytes()
 
 
+@pytest.mark.slow
 def test_jobs_of_slurm_leave_what_local_processes_leave_and_a_lost_one_is_told(
     compare: Compare, tmp_path: Path
 ) -> None:

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from .conftest import SMALL, Compare
 
 STEPS = ("schedule.steps=8", "schedule.save_every=2", "schedule.eval_every=3")
@@ -35,6 +37,7 @@ def kill_after(steps: int, seconds: float, folder: Path, work: Callable[[], obje
     return alive
 
 
+@pytest.mark.slow
 def test_killed_at_three_random_times_and_run_again(compare: Compare, tmp_path: Path) -> None:
     settings = {"seeds": 1, "overrides": (*SMALL, *STEPS), "jobs": 2}
     whole, killed = tmp_path / "whole", tmp_path / "killed"

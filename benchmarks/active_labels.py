@@ -43,7 +43,7 @@ SMOOTHED = 5
 
 @torch.no_grad()
 def features(prompts: Sequence[Prompt]) -> Floats:
-    """Of each pair, the difference of its replies' mean hidden states, all layers side by side: (pairs, features)."""
+    """The difference of each pair's replies in mean hidden states, all layers side by side: (pairs, features)."""
     name = Shop().policy
     tokenizer, model = AutoTokenizer.from_pretrained(name), AutoModelForCausalLM.from_pretrained(name).float().eval()
     turns = [[*p.messages, {"role": "assistant", "content": reply}] for p in prompts for reply in p.completions]

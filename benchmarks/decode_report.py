@@ -58,7 +58,7 @@ def writing(policy: Any, rows: int) -> float:
 
 
 def operations(rows: int) -> float:
-    """Of a step, the mean between the short and the long."""
+    """The mean of a step between the short and the long."""
     short, long = (cost.decode(floor.shape(SIZE), cost.writing(PROMPT, [length] * rows)) for length in (SHORT, LONG))
     return (long - short) / STEPS
 

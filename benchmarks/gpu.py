@@ -34,7 +34,7 @@ from alignzoo_hf.spec import HF
 
 Figures = dict[str, Any]
 LAST_START = 0.85
-"""Of the minutes that may have passed when a part begins."""
+"""The share of the minutes that may have passed when a part begins."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Setting:
     """Whether TRL is also timed with continuous batching, which takes most of a machine's memory."""
     steps: int = 2
     product: int = 8192
-    """Of the matrices by which the machine's rate is found."""
+    """The size of the matrices by which the machine's rate is found."""
 
     @property
     def batch(self) -> int:

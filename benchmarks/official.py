@@ -27,7 +27,7 @@ COSTS = {"ppo": 170, "rloo": 73, "grpo": 51, "dpo": 29, "sft": 14, "reward-model
 """Seconds of a turn of all systems at M, on the machine of the first measurement: who costs most begins first."""
 SHARES = {"S": 0.07, "M": 1.0, "V": 1.5}
 SHARE = 0.9
-"""Of the time that may have passed when a comparison begins."""
+"""The share of the time that may have passed when a comparison begins."""
 
 
 @dataclass

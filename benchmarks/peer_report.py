@@ -43,7 +43,7 @@ def short(rows: list[dict[str, Any]]) -> str:
 
 
 def share(row: dict[str, Any]) -> str:
-    """Of the floor, the step; and decoding, where there is some."""
+    """The shares of the floor: the step's, and decoding's where there is some."""
     decode = row["floor_shares"].get("sample")
     return f"{row['floor_share']:.0%}" + (f" (decode {decode:.0%})" if decode else "")
 

@@ -74,7 +74,7 @@ class Monitor:
     """The loss on given data has risen when its average is above that of the first steps by this share, and by `sigmas`
     standard errors."""
     rate_weights: float = 5e7
-    """Of a model of at least so many weights, ..."""
+    """The number of weights from which a model counts as so large, ..."""
     rate_supervised: float = 1e-4
     """... a learning rate above this is told where it imitates, or becomes a reward model, all of its weights trained:
     2e-5 is usual for SFT (Llama 2, arXiv:2307.09288, sec. 3.1; TRL), ..."""

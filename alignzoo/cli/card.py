@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import alignzoo
+from alignzoo import columns
 from alignzoo.files import read_json
 
 RESULTS = Path(alignzoo.__file__).parents[1] / "benchmarks" / "results"
@@ -18,9 +19,13 @@ PAPER = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
 
 SYMBOLS = (
     "F a forward pass over the step's batch (a backward pass is about 2 F), E the epochs, W the policy's weights; "
-    "F' and W' are the critic's. Where the policy writes, both log-probabilities are there in every step in which "
-    "the KL is watched (`schedule.kl_every`)."
+    "F' and W' are the critic's, F(role) and W(role) another policy's. Where the policy writes, both "
+    "log-probabilities are there in every step in which the KL is watched (`schedule.kl_every`)."
 )
+
+
+OWN = (columns.OLD, columns.REFERENCE)
+"""The roles that are the policy's own, of its size."""
 
 
 def papers(doc: str) -> list[str]:
@@ -31,25 +36,32 @@ def papers(doc: str) -> list[str]:
 def cost(needs: Iterable[str], epochs: int) -> dict[str, Any]:
     """What a step costs beside writing, and what has to stay in memory, in words and symbols."""
     needs = set(needs)
-    speaks, values = bool(needs & {"logprobs", "entropy", "scores"}), "values" in needs
+    speaks, values = bool(columns.trained(needs) - {"values"}), "values" in needs
     filled = {
         "old_logprobs": ("the log-probabilities before the update", "F"),
         "ref_logprobs": ("those of the frozen reference", "F"),
         "old_values": ("the critic before the update", "F'"),
     }
     lines = [{"what": what, "cost": symbol} for name, (what, symbol) in filled.items() if name in needs]
+    answering = [role for role in columns.by_role(needs) if role not in OWN]
+    compared = sorted(columns.compared(needs))
+    lines += [{"what": f"the log-probabilities of {role!r}", "cost": f"F({role})"} for role in answering]
     if speaks:
         lines.append({"what": "updates of the policy, forward and backward", "cost": "3·E·F"})
+    lines += [{"what": f"{role!r}, beside each update's forward pass", "cost": f"E·F({role})"} for role in compared]
     if values:
         lines.append({"what": "updates of the critic, forward and backward", "cost": "3·E·F'"})
     policy = 3 * epochs * speaks + len(needs & {"old_logprobs", "ref_logprobs"})
     critic = 3 * epochs * values + ("old_values" in needs)
-    total = " + ".join(f"{count} {symbol}" for count, symbol in ((policy, "F"), (critic, "F'")) if count)
+    others = [(1, f"F({role})") for role in answering] + [(epochs, f"F({role})") for role in compared]
+    total = " + ".join(f"{count} {symbol}" for count, symbol in ((policy, "F"), (critic, "F'"), *others) if count)
     memory = ["4 W: weights, gradients and AdamW's two moments (of an adapter: W and four times the adapter)"]
-    if "ref_logprobs" in needs:
+    if columns.REFERENCE in columns.roles(needs):
         memory.append("1 W: the reference (with an adapter, none: it is the base)")
     if values:
         memory.append("4 W': the critic, with its own gradients and moments")
+    beside = sorted({*answering, *compared} - {columns.REFERENCE})
+    memory += [f"1 W({role}): {role!r}, frozen" for role in beside]
     return {"step": lines, "total": f"{total} at E = {epochs}", "memory": memory, "symbols": SYMBOLS}
 
 

@@ -74,7 +74,8 @@ class Scores:
 
 
 def scores(rows: Mapping[str, Mapping[int, Row]], *, share: bool = False) -> Scores:
-    """Of the prompts that all runs have. `share`: the figure is known to be one; else it is where all are 0 or 1."""
+    """The table of the prompts that all runs have. `share`: it is known to be one; else where all
+    are 0 or 1."""
     every = [row for runs in rows.values() for row in runs.values()]
     shared = sorted(set.intersection(*(set(row) for row in every))) if every else []
     values = np.array([[[row[p] for p in shared] for row in runs.values()] for runs in rows.values()], float)

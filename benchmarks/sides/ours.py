@@ -99,7 +99,7 @@ def planned(method: str, folder: Path, length: int) -> dict[str, Any]:
 
 
 def logprobs(folder: Path) -> list[float]:
-    """Of each demonstration's completion, summed: what both sides must agree on before they are timed."""
+    """The log-probability of each demonstration's completion, summed: both sides must agree before they are timed."""
     from alignzoo_hf.spec import HF
 
     rows = [json.loads(line) for line in (folder / "sft.jsonl").read_text().splitlines()]

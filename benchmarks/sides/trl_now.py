@@ -121,7 +121,7 @@ def trainer(method: str, folder: Path, out: Path, variant: str, turns: Turns) ->
 
 
 def logprobs(folder: Path, out: Path, turns: Turns) -> list[float]:
-    """Of each demonstration's completion, summed, by the function that GRPO trains through."""
+    """The log-probability of each demonstration's completion, summed, by the function that GRPO trains through."""
     made = trainer("grpo", folder, out, "", turns)
     words = made.processing_class
     found = []

@@ -104,7 +104,7 @@ def main() -> None:
 
 @torch.no_grad()
 def logprobs(folder: Path, model: Any, words: Any) -> list[float]:
-    """Of each demonstration's completion, summed, by the functions that PPO trains through."""
+    """The log-probability of each demonstration's completion, summed, by the functions that PPO trains through."""
     found = []
     for line in (folder / "sft.jsonl").read_text().splitlines():
         row = json.loads(line)

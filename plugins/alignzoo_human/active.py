@@ -140,7 +140,7 @@ def estimated_mean(values: Sequence[float], drawn: Sequence[Drawn]) -> tuple[flo
 
 
 def _entropy(p: Floats) -> Floats:
-    """Of a choice between two, in nats; 0 at both ends."""
+    """The entropy of a choice between two, in nats; 0 at both ends."""
     p = np.clip(p, 1e-12, 1 - 1e-12)
     entropy: Floats = -p * np.log(p) - (1 - p) * np.log1p(-p)
     return entropy

@@ -31,7 +31,7 @@ class Figures:
     left: Estimate | None
     longer: Estimate | None
     length_correlation: Estimate | None
-    """Of grades with the length of what is graded."""
+    """The correlation of grades with the length of what is graded."""
     seconds: float
     """The median time of a vote."""
     too_fast: Estimate | None

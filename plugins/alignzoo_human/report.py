@@ -42,7 +42,7 @@ class Summary:
     """What stands out, in sentences."""
     alphas: tuple[Alpha, ...]
     kappas: tuple[Kappa, ...]
-    """Of every two raters, the lowest first."""
+    """Cohen's κ of every two raters, the lowest first."""
     raters: tuple[Figures, ...]
     """By name."""
     everyone: Figures

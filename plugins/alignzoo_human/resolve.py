@@ -32,7 +32,7 @@ class Labelled:
     grades: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
     """Each answer's grades."""
     votes: dict[str, float] = field(default_factory=dict)
-    """Of a pair each rater's verdict, as `preferred` has it."""
+    """Each rater's verdict on a pair, as `preferred` has it."""
     bad: list[str] = field(default_factory=list)
     """Raters who called both answers of a pair bad."""
     best: float = 5

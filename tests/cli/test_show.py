@@ -109,6 +109,9 @@ def test_a_card_says_what_a_step_costs() -> None:
     sft = card.cost({"logprobs"}, 2)
     assert (sft["total"], len(sft["memory"])) == ("6 F at E = 2", 1)
     assert card.cost({"scores"}, 1)["total"] == "3 F at E = 1"
+    whole = card.cost({"teacher_jsd:0.5"}, 2)  # both distributions in every update
+    assert (whole["total"], whole["memory"][-1]) == ("6 F + 2 F(teacher) at E = 2", "1 W(teacher): 'teacher', frozen")
+    assert card.cost({"logprobs", "teacher_logprobs"}, 1)["total"] == "3 F + 1 F(teacher) at E = 1"
 
 
 def test_a_card_says_how_it_stands_with_the_laws(alignzoo, tmp_path: Path) -> None:

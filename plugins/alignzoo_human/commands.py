@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 import webbrowser
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -15,7 +16,8 @@ from alignzoo.cli.common import Debug, NoPlugins, Plugins, console, registry, to
 from alignzoo.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
-    from alignzoo_human.items import Settings
+    from alignzoo_human.active import Drawn
+    from alignzoo_human.items import Item, Settings
     from alignzoo_human.store import Store
 
 STORES = (".sqlite", ".db")
@@ -103,6 +105,15 @@ def label_open(
     repeat: Annotated[
         float | None, typer.Option(min=0, max=1, help="The share asked once more, sides flipped.")
     ] = None,
+    active: Annotated[
+        list[str] | None, typer.Option(metavar="MODEL_DIR", help="A reward model; ask first what it is unsure of.")
+    ] = None,
+    by: Annotated[
+        Literal["uncertainty", "disagreement", "information"] | None,
+        typer.Option(help="What --active goes by; default: uncertainty of one model, disagreement of several."),
+    ] = None,
+    ask: Annotated[int, typer.Option(min=0, help="How many new questions --active draws; 0: all.")] = 0,
+    random: Annotated[float, typer.Option(min=0.2, max=1, help="The share that is drawn at random.")] = 0.2,
     markdown: Annotated[bool | None, typer.Option("--markdown/--text", help="Show answers as Markdown.")] = None,
     show_others: Annotated[
         bool | None, typer.Option("--show-others/--hide-others", help="After one's own vote.")
@@ -138,15 +149,18 @@ def label_open(
         raise RecipeError(f"one store at a time: {', '.join(map(str, {*stores, path}))}")
     if not data and not path.exists():
         raise DataError(f"there is no store {path}")
-    asked = _questions(data, gold, kind, rank, pairs, format, limit, seed)
+    if not active and (by or ask):
+        raise RecipeError("--by and --ask are of --active MODEL_DIR, and no reward model is given")
+    asked, tests = _questions(data, gold, kind, rank, pairs, format, limit, seed)
     with Store(path, _settings(path, given)) as opened:
-        _ask(opened, asked, raters, overlap)
+        opened.add(tests)
+        _ask(opened, _drawn(opened, asked, active, by, ask, random, seed) if active else asked, raters, overlap)
         _serve(opened, rater or [], listen, name or [], port, browser)
 
 
 def _questions(
     data: list[Path], gold: Path | None, kind: Any, rank: int, pairs: int, format: str, limit: int, seed: int
-) -> tuple[list[Any], list[Any]]:
+) -> tuple[list[Item], list[Item]]:
     """What is asked, and what raters are tested by; read before anything is written."""
     from alignzoo_human.sources import gathered, items
 
@@ -156,13 +170,42 @@ def _questions(
     return asked, tests
 
 
-def _ask(store: Store, asked: tuple[list[Any], list[Any]], raters: int, overlap: float) -> None:
+def _drawn(
+    store: Store, items: list[Item], models: list[str], by: Any, n: int, random: float, seed: int
+) -> list[tuple[Item, Drawn]]:
+    """What is asked next, by what reward models know of the answers."""
+    from alignzoo_human.asking import draw_new, reward_model
+
+    zoo = registry(None)
+    drawn = draw_new(
+        store,
+        items,
+        [reward_model(zoo, model) for model in models],
+        by=by or ("uncertainty" if len(models) == 1 else "disagreement"),
+        n=n,
+        random=random,
+        seed=seed,
+    )
+    at_random = sum(each.how == "random" for _, each in drawn)
+    told = f"{len(drawn)} new questions are drawn, {at_random} of them at random" if drawn else "nothing new to ask"
+    console(stderr=True).print(told, markup=False)
+    return drawn
+
+
+def _ask(store: Store, asked: Sequence[Item | tuple[Item, Drawn]], raters: int, overlap: float) -> None:
     from alignzoo_human.items import draw
 
-    items, tests = asked
     salt = store.settings.salt
-    store.add(tests)
-    store.add(items, wanted=[raters if draw(salt, "overlap", item.key) < overlap else 1 for item in items])
+    pairs = [each if isinstance(each, tuple) else (each, None) for each in asked]
+    items = [item for item, _ in pairs]
+    store.add(
+        items,
+        wanted=[raters if draw(salt, "overlap", item.key) < overlap else 1 for item in items],
+        priority=[0.0 if drawn is None else float(drawn.left) for _, drawn in pairs],  # in the order of the draws
+        chosen=["given" if drawn is None else drawn.how for _, drawn in pairs],
+        propensity=[1.0 if drawn is None else drawn.propensity for _, drawn in pairs],
+        pool=[None if drawn is None else drawn.left for _, drawn in pairs],
+    )
 
 
 def _settings(path: Path, given: dict[str, Any]) -> Settings:
@@ -248,6 +291,7 @@ def label_status(
     """Who has voted how often, how fast, and how far the questions are."""
     from rich.table import Table
 
+    from alignzoo_human import asking
     from alignzoo_human.store import Store
 
     with Store(store) as opened:
@@ -262,6 +306,8 @@ def label_status(
         asked = [known for known in state.items.values() if not known.gold]
         done = sum(known.voted >= known.wanted for known in asked)
         shown.print(f"{done} of {len(asked)} questions have all their votes", markup=False)
+        for line in asking.estimates(opened):
+            shown.print(line, markup=False)
 
 
 @label.command("report")

@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from alignzoo.errors import DataError, RunError
+from alignzoo_human.active import Drawn
 from alignzoo_human.items import Item, Settings, arranged, check, dense, restored, text_of, written
 from alignzoo_human.state import Asked, State
 from alignzoo_human.votes import Value, Vote
 
-FORM = "1"
-"""The version of the tables."""
+FORM = "2"
+"""The version of the tables. Form 1 had no request.pool."""
 
 PATIENCE = 60.0
 """Seconds to wait for another process that writes."""
@@ -33,7 +34,7 @@ TABLES = {
     "meta": "key TEXT NOT NULL, value TEXT NOT NULL, at REAL NOT NULL",
     "item": "key TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, asked TEXT NOT NULL, origins TEXT NOT NULL, gold TEXT",
     "request": "item INTEGER NOT NULL REFERENCES item, wanted INTEGER NOT NULL, priority REAL NOT NULL, "
-    "chosen TEXT NOT NULL, propensity REAL NOT NULL, at REAL NOT NULL",
+    "chosen TEXT NOT NULL, propensity REAL NOT NULL, at REAL NOT NULL, pool INTEGER",
     "ask": "item INTEGER NOT NULL REFERENCES item, rater TEXT NOT NULL, again INTEGER NOT NULL, screen TEXT NOT NULL, "
     "at REAL NOT NULL, UNIQUE (item, rater, again)",
     "shown": "ask INTEGER NOT NULL REFERENCES ask, tab TEXT NOT NULL, at REAL NOT NULL",
@@ -118,6 +119,9 @@ class Store:
                     )
             self._note("form", FORM)
         form = self._meta().get("form")
+        if form == "1":
+            self._file.execute("ALTER TABLE request ADD COLUMN pool INTEGER")
+            self._note("form", form := FORM)
         if form != FORM:
             self._file.execute("ROLLBACK")
             raise RunError(f"{self.path} has the form {form}, not {FORM}: use the version that made it")
@@ -173,12 +177,16 @@ class Store:
         priority: Sequence[float] | float = 0.0,
         chosen: Sequence[str] | str = "given",
         propensity: Sequence[float] | float = 1.0,
+        pool: Sequence[int | None] | None = None,
     ) -> list[str]:
-        """Ask these, each of so many raters; their keys. One that is known is asked of more if more are wanted."""
+        """Ask these, each of so many raters; their keys. One that is known is asked of more if more are wanted.
+
+        `chosen` says how each was chosen, `propensity` how probable that was, `pool` of how many it was drawn.
+        """
         made = list(items)
-        columns = [_each(value, len(made)) for value in (wanted, priority, chosen, propensity)]
+        columns = [_each(value, len(made)) for value in (wanted, priority, chosen, propensity, pool)]
         with self._writing():
-            for item, want, rank, why, odds in zip(made, *columns, strict=True):
+            for item, want, rank, why, odds, of in zip(made, *columns, strict=True):
                 gold = None if item.gold is None else written(item.gold)
                 asked = written({"prompt": item.prompt, "answers": item.answers, "criterion": item.criterion})
                 self._file.execute(
@@ -189,9 +197,9 @@ class Store:
                 known = self.state.items.get(number)
                 if known is None or known.wanted < want or known.priority != rank:
                     self._file.execute(
-                        "INSERT INTO request (item, wanted, priority, chosen, propensity, at) "
-                        "VALUES (?, ?, ?, ?, ?, ?)",
-                        (number, want, rank, why, odds, time.time()),
+                        "INSERT INTO request (item, wanted, priority, chosen, propensity, at, pool) "
+                        "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                        (number, want, rank, why, odds, time.time(), of),
                     )
         return [item.key for item in made]
 
@@ -208,6 +216,15 @@ class Store:
         with self._lock:
             rows = self._file.execute("SELECT key, kind, asked, origins, gold FROM item ORDER BY id").fetchall()
         return {row[0]: _item(*row[1:]) for row in rows}
+
+    def drawn(self) -> dict[str, Drawn]:
+        """How the items that were drawn from a pool were drawn, by their keys, in the order of the draws."""
+        with self._lock:
+            rows = self._file.execute(
+                "SELECT item.key, item.id, propensity, pool, chosen FROM request JOIN item ON item.id = request.item "
+                "WHERE pool IS NOT NULL ORDER BY request.id"
+            ).fetchall()
+        return {key: Drawn(number, propensity, pool, how) for key, number, propensity, pool, how in rows}
 
     def next(self, rater: str, tab: str, *, now: float | None = None) -> Asked | None:
         """What this rater is asked next in this tab of the browser; None where there is nothing left."""
@@ -327,7 +344,7 @@ def _log_ahead(file: sqlite3.Connection) -> None:
 
 
 def _each(value: Any, n: int) -> Sequence[Any]:
-    return [value] * n if isinstance(value, int | float | str) else list(value)
+    return [value] * n if value is None or isinstance(value, int | float | str) else list(value)
 
 
 def _item(kind: Any, asked: str, origins: str, gold: str | None) -> Item:

@@ -121,14 +121,15 @@ def execute(
         _check_alerts(stage, registry)
     results: list[StageResult] = []
     live: Policy | None = None
+    told: Callable[[str], None] = lambda message: warn(recipe.name, 0, Alert("resumed", message))
     joined = processes.together(calm=(Interrupted,))
-    with joined, claimed(recipe, out, resume) as folder, _polite_interrupt() as interrupted:
+    with joined, claimed(recipe, out, resume, told) as folder, _polite_interrupt() as interrupted:
         finished = {each.name: each for each in finished_in(folder)} if resume else {}
         checked = preflight.check(recipe, _outputs(finished.values()), folder, ask=ask)
         if processes.index() == 0:
             swept(folder)
         if processes.index() == 0 and len(finished) < len(recipe.stages):
-            write_manifest(folder, recipe, registry, lambda told: warn(recipe.name, 0, Alert("resumed", told)))
+            write_manifest(folder, recipe, registry, told)
         for stage in recipe.stages:
             if stage.name in finished:
                 results.append(finished[stage.name])

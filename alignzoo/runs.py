@@ -33,6 +33,7 @@ SHOWN = 8
 
 
 BROKEN = "Without it nobody can say what the run was: put it back from a copy, or start again with another --out."
+DIED = "has ended without a word: it was killed (for want of memory, say), it crashed, or a library ended the program"
 DONE_AGAIN = "finished stages again, from their checkpoints where schedule.keep_checkpoints kept these"
 
 
@@ -81,9 +82,12 @@ class Result:
 
 
 @contextmanager
-def claimed(recipe: Recipe, out: str | Path | None, resume: bool) -> Iterator[Path]:
+def claimed(
+    recipe: Recipe, out: str | Path | None, resume: bool, told: Callable[[str], None] = lambda message: None
+) -> Iterator[Path]:
     """The folder to write to, made, and locked against a second writer. Earlier results are never written over, and
-    what the operating system refuses inside is told with what is safe."""
+    what the operating system refuses inside is told with what is safe. Of a start that ended without a word that is
+    `told`."""
     folder = _place(recipe, out, resume)
     if processes.index():
         yield folder  # the other processes trust the first one, which may have begun to write
@@ -93,8 +97,10 @@ def claimed(recipe: Recipe, out: str | Path | None, resume: bool) -> Iterator[Pa
             _check_free(recipe, folder, resume)
         made = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
-        with only_writer(folder):  # who does not hold it deletes nothing: another start may just have made the folder
+        with only_writer(folder) as died:  # who does not hold it deletes nothing: another may just have made the folder
             _check_free(recipe, folder, resume)  # another start may have begun, and ended, in the meantime
+            if died:
+                told(f"the start before, {died}, {DIED}")
             try:
                 yield folder
             finally:

@@ -117,8 +117,9 @@ def sha256(path: Path) -> str:
 
 
 @contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder that exists; RunError where another process holds it, which its death ends, too."""
+def only_writer(folder: Path) -> Iterator[str]:
+    """Hold the lock of a folder that exists; RunError where another process holds it, which its death ends, too. Where
+    the last one to hold it has died and told nobody, it is named; otherwise that is empty."""
     with (folder / LOCK).open("a+", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -126,13 +127,15 @@ def only_writer(folder: Path) -> Iterator[None]:
             raise RunError(
                 f"{folder} is being written by {_holder(folder / LOCK)}: wait for its end, or choose another --out"
             ) from None
+        lock.seek(0)
+        died = _holder(folder / LOCK) if lock.read() else ""
         lock.truncate(0)
         me = {"process": os.getpid(), "host": socket.gethostname(), "started": time.strftime("%Y-%m-%d %H:%M:%S %z")}
         lock.write(json.dumps(me) + "\n")
         lock.flush()
         _held.add(lock.fileno())
         try:
-            yield
+            yield died
         finally:
             _held.discard(lock.fileno())
             lock.truncate(0)

@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 import random
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, FunctionType
-from typing import Any
+from typing import Any, NoReturn
 
 from alignzoo.errors import PluginError
 
@@ -37,7 +38,7 @@ def unchanged(source: Path | None) -> Iterator[None]:
     variables, touched = dict(os.environ), set[str]()
     found: list[str] = []
     try:
-        with _environment_watched(source, touched.add):
+        with exits_told(), _environment_watched(source, touched.add):
             yield
     finally:
         found += _put_back_functions(functions)
@@ -57,10 +58,12 @@ def unchanged(source: Path | None) -> Iterator[None]:
 @contextmanager
 def staying(who: str) -> Iterator[None]:
     """Inside, a part is at work. Relative paths, those of the run's own files, must mean afterwards what they meant
-    before: a PluginError names who has left the working directory, which is entered again."""
+    before: a PluginError names who has left the working directory, which is entered again. Nor can a part end the
+    program without a word."""
     folder = working_directory()
     try:
-        yield
+        with exits_told():
+            yield
     finally:
         left = working_directory()
         moved = _put_back_folder(folder)
@@ -69,6 +72,40 @@ def staying(who: str) -> Iterator[None]:
             f"{who} has changed the working directory to {left}, where relative paths mean something else: let it use "
             "whole paths, or contextlib.chdir, which goes back"
         )
+
+
+@contextmanager
+def exits_told() -> Iterator[None]:
+    """Inside, others' code is at work, and os._exit raises SystemExit: what would end the program without a word can be
+    caught and named. A child process that this code forks ends as it means to."""
+    global _at_work
+    with _exits:
+        _at_work += 1
+        if _at_work == 1:
+            os._exit = _raises_exit
+    try:
+        yield
+    finally:
+        with _exits:
+            _at_work = max(0, _at_work - 1)
+            if not _at_work:
+                os._exit = _ends
+
+
+_exits, _ends, _at_work = threading.Lock(), os._exit, 0
+"""Guards the number of those that are inside `exits_told`; os._exit as Python has it."""
+
+
+def _raises_exit(status: int) -> NoReturn:
+    raise SystemExit(status)
+
+
+def _as_a_child() -> None:
+    global _exits, _at_work
+    _exits, _at_work, os._exit = threading.Lock(), 0, _ends
+
+
+os.register_at_fork(after_in_child=_as_a_child)
 
 
 def working_directory() -> str:

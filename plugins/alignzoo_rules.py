@@ -21,6 +21,7 @@ from alignzoo import Completion, Context, DataError, Group, Policy, Prompt, Rewa
 from alignzoo.calling import OutOfTime, failing, result_of
 from alignzoo.importing import beside
 from alignzoo.interfaces import CheckContext
+from alignzoo.surroundings import exits_told
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,7 @@ def find(path: str) -> Callable[..., Any]:
         raise RewardError(f"reward function {path!r}: write package.module:function or file.py:function")
     file = Path(module_name).resolve() if module_name.endswith(".py") else None
     try:
-        with beside(file.parent if file else Path.cwd()):
+        with exits_told(), beside(file.parent if file else Path.cwd()):
             module = _from_file(file) if file else importlib.import_module(module_name)
     except (Exception, SystemExit) as error:
         raise RewardError(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec, TypeAlias
 
 import typer
 
+from alignzoo import surroundings
 from alignzoo.errors import AlignzooError, RecipeError
 from alignzoo.printable import printable
 
@@ -51,7 +52,7 @@ def told(command: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            with _plain_warnings():
+            with _plain_warnings(), surroundings.exits_told():
                 return command(*args, **kwargs)
         except BrokenPipeError:
             raise  # who reads our output has seen enough: typer ends in silence
@@ -68,10 +69,9 @@ def told(command: Callable[P, R]) -> Callable[P, R]:
         except SystemExit as error:  # no command ends so: a plugin, or what it calls
             if kwargs.get("debug"):
                 raise
-            *_, last = traceback.extract_tb(error.__traceback__)
-            fail(
-                f"{last.filename}, line {last.lineno}, ended the program by sys.exit({error.code!r}): --debug shows why"
-            )
+            frames = traceback.extract_tb(error.__traceback__)
+            *_, last = (each for each in frames if each.filename != surroundings.__file__)
+            fail(f"{last.filename}, line {last.lineno}, ended the program with status {error.code!r}: --debug shows why")
 
     return run
 

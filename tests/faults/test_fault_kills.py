@@ -47,6 +47,17 @@ def test_a_start_that_was_killed_before_it_began_starts_with_and_without_resume(
             toy.run(out, resume=resume)
 
 
+def test_a_start_that_ended_without_a_word_is_told_by_the_next(tmp_path: Path) -> None:
+    assert toy.killed_at(40, lambda: toy.run(tmp_path / "run"))
+    toy.told.clear()
+    toy.run(tmp_path / "run", resume=True)
+    [message] = [each for each in toy.told if "has ended without a word" in each]
+    assert message.startswith("the start before, process ")
+    toy.told.clear()
+    toy.run(tmp_path / "run", resume=True)
+    assert not toy.told
+
+
 def test_a_folder_of_others_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("x")
     for resume in (False, True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ import pytest
 import alignzoo
 from alignzoo.errors import PluginError, RewardError
 from alignzoo.registry import Registry
+from alignzoo.surroundings import exits_told
 
 BAD = {
     "a BaseException": "class Panic(BaseException): pass\nraise Panic('rust')",
     "KeyboardInterrupt": "raise KeyboardInterrupt",
     "GeneratorExit": "raise GeneratorExit",
     "sys.exit": "import sys\nsys.exit(7)",
+    "os._exit": "import os\nos._exit(7)",
 }
 
 
@@ -58,22 +61,41 @@ def test_an_observer_that_raises_anything_is_switched_off(tmp_path: Path) -> Non
     assert len([each for each in told if "no longer watches the run" in each]) == 1
 
 
+@pytest.mark.parametrize("call", ["sys.exit", "os._exit"])
 @pytest.mark.parametrize("place", ["def vowels(completions):\n    ", ""], ids=["called", "imported"])
-def test_a_reward_that_ends_the_program_is_an_error_that_names_it(place: str, recipe: Path, tmp_path: Path) -> None:
-    (tmp_path / "vowels.py").write_text(f"import sys\n{place}sys.exit(7)\n")
+def test_a_reward_that_ends_the_program_is_an_error_that_names_it(
+    place: str, call: str, recipe: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "vowels.py").write_text(f"import os, sys\n{place}{call}(7)\n")
     with pytest.raises(RewardError, match=r"vowels.*SystemExit|SystemExit.*vowels|'python' raised SystemExit"):
         alignzoo.run(recipe, out=tmp_path / "out")
 
 
-def test_no_part_ends_a_command_in_silence(tmp_path: Path, alignzoo: Any, recipe: Path) -> None:
+@pytest.mark.parametrize("call", ["sys.exit", "os._exit"])
+def test_no_part_ends_a_command_in_silence(call: str, tmp_path: Path, alignzoo: Any, recipe: Path) -> None:
     plugin = tmp_path / "leaving.py"
     plugin.write_text(
-        "import sys\nfrom dataclasses import dataclass\nimport alignzoo\n\n\n@dataclass(frozen=True)\nclass Leaving:\n"
+        "import os, sys\nfrom dataclasses import dataclass\nimport alignzoo\n\n\n@dataclass(frozen=True)\nclass Leaving:\n"
         '    "It leaves."\n    online = True\n\n    def sample(self, prompts, policy, *, seeds):\n'
-        "        sys.exit(3)\n\n\n"
+        f"        {call}(3)\n\n\n"
         '@alignzoo.hookimpl\ndef alignzoo_register(zoo):\n    zoo.sampler("leaving", Leaving)\n'
     )
     out = tmp_path / "out"
     said = alignzoo("run", recipe, "sampler=leaving", "--plugin", plugin, "--trust", "--out", out, "--quiet")
     assert said.code == 1
-    assert "leaving.py, line 12, ended the program by sys.exit(3)" in said.err
+    assert "leaving.py, line 12, ended the program with status 3" in said.err
+
+
+def test_a_child_of_others_code_ends_as_it_means_to() -> None:
+    with exits_told():
+        with pytest.raises(SystemExit):
+            os._exit(5)
+        pid = os.fork()
+        if not pid:
+            os._exit(6)
+        with exits_told():
+            pass
+        with pytest.raises(SystemExit):
+            os._exit(5)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 6
+    assert os._exit.__module__ == "posix"

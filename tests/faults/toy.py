@@ -70,7 +70,7 @@ def killed_at(event: int, work: Callable[[], object]) -> bool:
             if (name in CHANGES or opened) and not str(arguments[0]).startswith(("/dev", "/proc")):
                 seen += 1
                 if seen == event:
-                    os._exit(9)
+                    EXIT(9)
 
         sys.addaudithook(hook)
         warnings.simplefilter("ignore")
@@ -80,6 +80,9 @@ def killed_at(event: int, work: Callable[[], object]) -> bool:
         sys.__stderr__.write(f"{type(error).__name__}: {error}\n")
         os._exit(1)
 
+
+EXIT = os._exit
+"""Ends the process, whatever is done there to os._exit."""
 
 TIMED = ("seconds.jsonl", "manifest.json", ".lock", "costs.jsonl")
 

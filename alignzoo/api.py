@@ -121,7 +121,10 @@ def execute(
         _check_alerts(stage, registry)
     results: list[StageResult] = []
     live: Policy | None = None
-    told: Callable[[str], None] = lambda message: warn(recipe.name, 0, Alert("resumed", message))
+
+    def told(message: str) -> None:
+        warn(recipe.name, 0, Alert("resumed", message))
+
     joined = processes.together(calm=(Interrupted,))
     with joined, claimed(recipe, out, resume, told) as folder, _polite_interrupt() as interrupted:
         finished = {each.name: each for each in finished_in(folder)} if resume else {}
@@ -173,6 +176,8 @@ def _outputs(results: Iterable[StageResult]) -> dict[str, str]:
 
 
 def _stage(stage: Stage, data: Checked, folder: Path, watch: _Watch, resume: bool) -> tuple[StageResult, Policy]:
+    for note in stage.notes if stage.origin is None else ():
+        watch.warn(stage.name, 0, Alert("recipe", note))
     watch.progress(f"{stage.name}: load", 0, 1, {})
     journal = Journal(folder, stage.name)
     if any(data.spent.values()):

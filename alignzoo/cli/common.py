@@ -71,7 +71,8 @@ def told(command: Callable[P, R]) -> Callable[P, R]:
                 raise
             frames = traceback.extract_tb(error.__traceback__)
             *_, last = (each for each in frames if each.filename != surroundings.__file__)
-            fail(f"{last.filename}, line {last.lineno}, ended the program with status {error.code!r}: --debug shows why")
+            where = f"{last.filename}, line {last.lineno},"
+            fail(f"{where} ended the program with status {error.code!r}: --debug shows why")
 
     return run
 

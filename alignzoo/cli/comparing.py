@@ -17,6 +17,13 @@ if TYPE_CHECKING:
     from alignzoo.registry import Registry
 
 
+ONE = (
+    "{} alone is named: it is compared with its controls, the model that it starts from first, and with no other "
+    "algorithm. Name a second one for that."
+)
+"""Told of a comparison of one algorithm."""
+
+
 @told
 def compare(
     names: Annotated[
@@ -66,6 +73,9 @@ def compare(
     overrides = [name for name in names if "=" in name.partition("[")[0]]
     _check_trust(algorithms, task or (), overrides, registry(plugin), trust)
     where = out if out is not None else api.next_folder("compare")
+    shown = console(stderr=True)
+    if len(algorithms) == 1 and not quiet:
+        shown.print(ONE.format(algorithms[0]), markup=False, soft_wrap=True)
     try:
         results = run(
             *algorithms,
@@ -83,7 +93,7 @@ def compare(
             measure=measure,
             frontier=frontier,
             retry=retry,
-            progress=_progress(console(stderr=True), quiet),
+            progress=_progress(shown, quiet),
         )
     except KeyboardInterrupt:
         again = "stopped; what is finished stays so. The same command with --out"

@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 TASK_REWARD = "task"
 """The name that stands for the reward of the stage's task, whichever that is: reward=task."""
 
+UNNAMED = (
+    'the recipe names no sampler, so the stage trains on the completions of its data: write sampler = "dataset" where '
+    'that is meant, sampler = "policy" for what the policy generates'
+)
+"""Told of a stage whose sampler was filled in."""
+
 
 def check_fit(
     stage: str,
@@ -28,6 +34,11 @@ def check_fit(
     known: str,
 ) -> None:
     """Raise RecipeError where these parts could only run in vain; `known` says which rewards there are."""
+    if "sampler" not in tables and traits_of(optimizer).online:
+        raise RecipeError(
+            f"{where}: {stage} has no sampler, but its optimizer{_called(tables, 'optimizer')} learns from what the "
+            'policy generates: write sampler = "policy"'
+        )
     if not sampler.online:
         return
     useless = [reward.name for reward in rewards if not scores_generated(reward.source)]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 from annotated_types import Ge
 
 from alignzoo.errors import PluginError, RecipeError, did_you_mean
-from alignzoo.recipe.fit import TASK_REWARD, check_fit
+from alignzoo.recipe.fit import TASK_REWARD, UNNAMED, check_fit
 from alignzoo.recipe.layers import Layered, check_references
 from alignzoo.recipe.nothing import Nothing
 from alignzoo.recipe.overrides import normal
@@ -67,6 +67,8 @@ class Stage:
     """The earlier stage that generates its data, where its data's path is "stage:NAME"."""
     code: tuple[Code, ...] = field(default=(), compare=False, repr=False)
     """The settings that name code, which a run would run."""
+    notes: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    """What the recipe leaves open, and what was taken for it: a run tells it."""
 
     def with_outputs(self, outputs: Mapping[str, Any]) -> Stage:
         """The stage with every "stage:NAME" in its parts replaced by `outputs[NAME]`, that stage's model, and every
@@ -132,6 +134,7 @@ class _Builder:
             resolved=self.resolved,
             round=self.round,
             code=tuple(self.code),
+            notes=() if "sampler" in self.tables else (UNNAMED,),
         )
 
     def part(self, kind: str, default: str = "") -> Any:

@@ -31,6 +31,11 @@ def check_policy(spec: HF, context: CheckContext) -> None:
     """A policy that is to be trained, or only to generate, and its critic."""
     models.device(spec)
     models.check_answers(context.needs)
+    if unused := spec.unused():
+        raise ModelError(
+            f"{', '.join(unused)} would change nothing: lora_rank is 0, and no new adapter is made. Give "
+            f"policy.lora_rank=16, say, or leave {'it' if len(unused) == 1 else 'them'} out"
+        )
     writes = not models.only_scores(context.needs)
     _check_kind(spec.model, context.earlier, scores=False if writes else None)
     whole = _resolved(spec, context.earlier)

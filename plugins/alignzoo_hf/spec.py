@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le
@@ -89,6 +90,11 @@ class HF:
             if isinstance(value, bool | int | float | list | tuple | dict):
                 raise ValueError(f"{name}: found {value!r}, expected a directory, a hub id, or in Python a live {name}")
 
+    def unused(self) -> list[str]:
+        """The settings of an adapter that are given where there is none."""
+        own = [each for each in fields(self) if each.name.startswith("lora_") and each.name != "lora_rank"]
+        return [] if self.lora_rank else [each.name for each in own if getattr(self, each.name) != each.default]
+
     def samples_exactly(self, bf16: bool) -> bool:
         """Whether what is recorded of tokens is what `forward` says: in float32, by an engine whose numbers are its
         own."""
@@ -98,6 +104,8 @@ class HF:
         """The live policy, with a critic for "values", a scoring head for "scores", a frozen model for each role."""
         from alignzoo_hf.policy import HFPolicy
 
+        if self.critic_model and "values" not in needs:
+            warnings.warn("policy.critic_model is not used: this stage's optimizer needs no critic", stacklevel=2)
         return HFPolicy(self, needs, roles)
 
     def outline(self, needs: frozenset[str]) -> Outline:

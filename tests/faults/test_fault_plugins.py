@@ -75,8 +75,8 @@ def test_a_reward_that_ends_the_program_is_an_error_that_names_it(
 def test_no_part_ends_a_command_in_silence(call: str, tmp_path: Path, alignzoo: Any, recipe: Path) -> None:
     plugin = tmp_path / "leaving.py"
     plugin.write_text(
-        "import os, sys\nfrom dataclasses import dataclass\nimport alignzoo\n\n\n@dataclass(frozen=True)\nclass Leaving:\n"
-        '    "It leaves."\n    online = True\n\n    def sample(self, prompts, policy, *, seeds):\n'
+        "import os, sys\nfrom dataclasses import dataclass\nimport alignzoo\n\n\n@dataclass(frozen=True)\n"
+        'class Leaving:\n    "It leaves."\n    online = True\n\n    def sample(self, prompts, policy, *, seeds):\n'
         f"        {call}(3)\n\n\n"
         '@alignzoo.hookimpl\ndef alignzoo_register(zoo):\n    zoo.sampler("leaving", Leaving)\n'
     )

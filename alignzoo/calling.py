@@ -1,11 +1,15 @@
-"""A user's function is called: plain or async, within a time limit; and where it fails, for which of its rows."""
+"""Others' code is called: plain or async, within a time limit; and where it fails, for which of its rows."""
 
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import inspect
+import os
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -24,6 +28,53 @@ def result_of(call: Callable[[], Any], seconds: float = 0.0) -> Any:
         return _in_a_thread(lambda: _awaited(call()), seconds)
     found = call()
     return _in_a_thread(lambda: _awaited(found), None) if inspect.isawaitable(found) else found
+
+
+@contextmanager
+def interrupted_after(seconds: float) -> Iterator[None]:
+    """Inside, Python code is interrupted by OutOfTime once it has run so long; a single operation in C is not. It costs
+    a microsecond, so that it can stand around every one of many calls."""
+    thread, due = threading.get_ident(), time.monotonic() + seconds
+    with _Watch.lock:
+        _Watch.due[thread] = due
+        if not _Watch.running:
+            _Watch.running = True
+            threading.Thread(target=_watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        with _Watch.lock:
+            _Watch.due.pop(thread, None)
+
+
+class _Watch:
+    """Who is to be interrupted, and when: by the numbers of threads."""
+
+    lock = threading.Lock()
+    due: dict[int, float] = {}  # noqa: RUF012 - one for all
+    running = False
+
+
+def _watch() -> None:
+    """Interrupt whoever is late; end when nobody is watched."""
+    while True:
+        time.sleep(0.5)
+        with _Watch.lock:
+            late = [thread for thread, due in _Watch.due.items() if time.monotonic() > due]
+            for thread in late:
+                del _Watch.due[thread]
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(OutOfTime))
+            if not _Watch.due:
+                _Watch.running = False
+                return
+
+
+def _watch_nobody() -> None:
+    _Watch.lock, _Watch.running = threading.Lock(), False
+    _Watch.due.clear()
+
+
+os.register_at_fork(after_in_child=_watch_nobody)
 
 
 def failing(call: Callable[[Sequence[int]], object], n: int) -> list[int]:

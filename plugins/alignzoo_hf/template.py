@@ -10,6 +10,7 @@ from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
+from alignzoo.calling import OutOfTime, interrupted_after
 from alignzoo.errors import DataError, ModelError
 from alignzoo.types import Message
 
@@ -29,6 +30,12 @@ TEMPLATES = {
 
 MARK = "qzAnswerzq"
 """A content that no template changes, to find what stands before and after an answer."""
+
+SECONDS = 30
+"""How long a template may take for a conversation, which is a millisecond's work."""
+
+MOST = 100_000_000
+"""Characters at most that a template may make of a conversation."""
 
 Turns = tuple[Message, ...]
 
@@ -158,20 +165,24 @@ class Template:
                 f"{', '.join(map(repr, TEMPLATES))} or a Jinja file, or give prompts as plain text"
             )
         try:
-            text = str(
-                self.tokenizer.apply_chat_template(
-                    [dict(turn) for turn in turns],
-                    chat_template=self.source,
-                    tokenize=False,
-                    add_generation_prompt=opens,
-                )
-            )
+            with interrupted_after(SECONDS):
+                text = self._rendered(turns, opens)
+        except OutOfTime:
+            raise DataError(
+                f"the chat template has not written the conversation {_short(turns)} ({', '.join(_roles(turns))}) within "
+                f"{SECONDS} s: does it loop? Give another template with policy.chat_template"
+            ) from None
         except Exception as error:  # a template is a program, and may fail in any way
             words = str(error).strip() or type(error).__name__
             raise DataError(
                 f"the chat template cannot write the conversation {_short(turns)} ({', '.join(_roles(turns))}): it "
                 f"says {words!r}. Change the conversation, or give another template with policy.chat_template"
             ) from error
+        if len(text) > MOST:
+            raise DataError(
+                f"the chat template makes {len(text):,} characters of the conversation {_short(turns)}, where {MOST:,} "
+                "are the most that are taken: give another template with policy.chat_template"
+            )
         for turn in turns:
             if turn["role"] not in ("user", "assistant") and not _keeps(text, turn["content"]):
                 raise DataError(
@@ -179,6 +190,11 @@ class Template:
                     "it out of the data, or give another template with policy.chat_template"
                 )
         return text
+
+    def _rendered(self, turns: Turns, opens: bool) -> str:
+        given = [dict(turn) for turn in turns]
+        asked: dict[str, Any] = {"tokenize": False, "add_generation_prompt": opens}
+        return str(self.tokenizer.apply_chat_template(given, chat_template=self.source, **asked))
 
 
 def read_template(name: str) -> str | None:

@@ -130,3 +130,27 @@ def test_a_run_whose_texts_hold_them_ends_and_is_resumed(tiny_model: Path, tmp_p
     (out / "result.json").unlink()
     alignzoo.run("sft", policy=model, out=out, resume=True, **settings, **more)
     assert (out / "samples.jsonl").read_bytes() == samples
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (
+            "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+            "within 0.3 s: does it loop",
+        ),
+        ("{{ messages[0].content * 1000 }}", "makes 5,000 characters"),
+    ],
+)
+def test_a_template_that_never_ends_or_swells_is_refused_with_its_row(
+    source: str, words: str, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from alignzoo_hf import models, template
+    from alignzoo_hf.spec import HF
+
+    monkeypatch.setattr(template, "SECONDS", 0.3)
+    monkeypatch.setattr(template, "MOST", 4_000)
+    asked = template.Template(models.tokenizer(HF(str(tiny_model))), source, print)
+    with pytest.raises(DataError, match=words) as caught:
+        asked.render(({"role": "user", "content": "hello"},))
+    assert "'hello'" in str(caught.value)

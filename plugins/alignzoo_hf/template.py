@@ -169,8 +169,8 @@ class Template:
                 text = self._rendered(turns, opens)
         except OutOfTime:
             raise DataError(
-                f"the chat template has not written the conversation {_short(turns)} ({', '.join(_roles(turns))}) within "
-                f"{SECONDS} s: does it loop? Give another template with policy.chat_template"
+                f"the chat template has not written the conversation {_short(turns)} ({', '.join(_roles(turns))}) "
+                f"within {SECONDS} s: does it loop? Give another template with policy.chat_template"
             ) from None
         except Exception as error:  # a template is a program, and may fail in any way
             words = str(error).strip() or type(error).__name__

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from alignzoo.cost import FLOAT32, ModelShape
 from alignzoo.errors import RunError
@@ -17,6 +18,12 @@ from alignzoo.interfaces import ParameterGroup
 
 if TYPE_CHECKING:
     from alignzoo.schedule import Schedule
+
+BLOCK = 256
+"""Weights of bitsandbytes' 8-bit moments that share a float32 scale."""
+
+SLICE = 4096 * BLOCK
+"""Weights that are stepped at once with 8-bit moments on a processor."""
 
 EMBEDDING = "embedding"
 """The key of a parameter group that is an embedding or a head: a table of rows rather than a map of vectors."""
@@ -62,8 +69,36 @@ def _muon(schedule: Schedule, device: torch.device, groups: list[ParameterGroup]
 
 def _adamw8bit(schedule: Schedule, device: torch.device, groups: list[ParameterGroup]) -> torch.optim.Optimizer:
     settings = {"betas": schedule.betas, "eps": schedule.eps, "weight_decay": schedule.weight_decay}
-    made: torch.optim.Optimizer = _bitsandbytes().optim.AdamW8bit(groups, **settings)
+    made: torch.optim.Optimizer = in_slices(_bitsandbytes().optim.AdamW8bit)(groups, **settings)
     return made
+
+
+def in_slices(kind: type[Any]) -> type[Any]:
+    """A class of bitsandbytes' that steps large tables on a processor slice by slice, to the same result: it widens
+    what it steps to several copies in float32 there, which of an embedding are more than all of its moments."""
+
+    class InSlices(kind):  # type: ignore[misc]
+        def update_step(self, group: Any, p: Tensor, gindex: int, pindex: int) -> None:
+            state, size = self.state[p], SLICE
+            if p.device.type != "cpu" or p.numel() <= size or state["state1"].dtype != torch.uint8:
+                super().update_step(group, p, gindex, pindex)
+                return
+            p.data = p.data.contiguous()
+            whole, gradient = p.data.view(-1), p.grad.contiguous().view(-1)  # type: ignore[union-attr]
+            moments = {name: state[name].view(-1) for name in ("state1", "state2")}
+            for start in range(0, len(whole), size):
+                part, end = whole[start : start + size], start + size
+                part.grad = gradient[start:end]
+                self.state[part] = {
+                    **state,
+                    **{name: each[start:end] for name, each in moments.items()},
+                    **{name: state[name][start // BLOCK : end // BLOCK] for name in ("absmax1", "absmax2")},
+                }
+                super().update_step(group, part, gindex, pindex)
+                del self.state[part]
+            state["step"] += 1
+
+    return InSlices
 
 
 def _bitsandbytes() -> Any:
@@ -137,9 +172,6 @@ MAKERS: Mapping[str, Callable[[Schedule, torch.device, list[ParameterGroup]], to
 }
 
 # --- what they keep ---------------------------------------------------------------------------------------------------
-
-BLOCK = 256
-"""Weights of bitsandbytes' 8-bit moments that share a float32 scale."""
 
 
 def _two_moments(schedule: Schedule, shape: ModelShape) -> int:

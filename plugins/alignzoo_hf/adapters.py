@@ -137,14 +137,20 @@ def share_frozen(model: Any, other: Any) -> None:
             weight.data = same.data
 
 
-def merged(model: Any) -> Any:
-    """A copy with the adapter merged into its weights; a model without one is itself."""
-    return copy.deepcopy(model).merge_and_unload() if hasattr(model, "merge_and_unload") else model
+def has_adapter(model: Any) -> bool:
+    """Whether peft has put an adapter into it."""
+    return hasattr(model, "merge_and_unload")
+
+
+def sharing(model: Any) -> Any:
+    """A copy of a model whose weights lie in the memory of its own: nothing may be written to them in place."""
+    same = {id(each): torch.nn.Parameter(each.detach(), requires_grad=False) for each in model.parameters()}
+    return copy.deepcopy(model, same)
 
 
 def save_adapter(model: Any, tokenizer: Any, path: Path) -> None:
     """The adapter alone, for peft and for engines that take adapters, with its tokenizer."""
-    if hasattr(model, "merge_and_unload"):
+    if has_adapter(model):
         model.save_pretrained(path / ADAPTER, save_embedding_layers=False)  # no vocabulary was changed
         tokenizer.save_pretrained(path / ADAPTER)
         with contextlib.suppress(FileNotFoundError):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 
+import torch
+
 from alignzoo import cost
 from alignzoo.cost import ModelShape
 from alignzoo.errors import ModelError
@@ -28,6 +30,16 @@ ON_GPU = (1024, 65_536)
 
 SHARE = 0.6
 """Share of the free memory for activations; the rest is for logits, temporaries, and what allocators lose."""
+
+
+def per_pass(shape: ModelShape, place: torch.device, width: int, coming: int, *, recompute: bool) -> int:
+    """Tokens per pass: on the CPU so few that tensors stay small, on a GPU what its free memory holds once so many
+    bytes that are still to come have theirs."""
+    if place.type != "cuda":
+        return on_cpu(shape)
+    free = torch.cuda.mem_get_info(place)[0] - coming
+    kept = torch.cuda.memory_reserved(place) - torch.cuda.memory_allocated(place)  # torch's own, and free
+    return on_gpu(shape, free + kept, width, recompute=recompute)
 
 
 def on_cpu(shape: ModelShape) -> int:

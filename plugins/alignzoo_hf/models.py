@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import functools
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +15,6 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    GenerationConfig,
     PreTrainedModel,
 )
 
@@ -142,7 +140,7 @@ def frozen_lm(spec: HF, dtype: torch.dtype) -> Any:
 
 def _language_model(spec: HF, dtype: torch.dtype) -> Any:
     model = loaded_lm(spec, spec.model, dtype=dtype) if isinstance(spec.model, str) else _live(spec, dtype)
-    _ready(model, spec)
+    ready(model, spec)
     _check_head(model)
     return model
 
@@ -168,7 +166,7 @@ def scorer(spec: HF, source: Any, frozen: torch.dtype) -> Any:
             nn.init.zeros_(score_head(model).weight)
     else:
         model = _scorer_on(source, spec, dtype)
-    _ready(model, spec)
+    ready(model, spec)
     return adapted(model, spec, "SEQ_CLS") if spec.lora_rank else _trained(model)
 
 
@@ -194,10 +192,12 @@ def _trained(model: Any) -> Any:
     return model.requires_grad_(True)
 
 
-def _ready(model: Any, spec: HF) -> None:
+def ready(model: Any, spec: HF) -> Any:
+    """The model in evaluation mode, its layers exchanged for ours where they are the same."""
     model.eval()
     if spec.attention == "auto":
         layers.exchange(model)
+    return model
 
 
 def _scorer_on(source: Any, spec: HF, dtype: torch.dtype) -> Any:
@@ -351,24 +351,6 @@ def stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     ids = set(configured if isinstance(configured, list) else [configured]) | {tokenizer.eos_token_id}
     ids.discard(None)
     return frozenset(ids)
-
-
-def save(model: Any, tokenizer: Any, path: Path, dtype: torch.dtype) -> None:
-    """A transformers directory with model, tokenizer and generation config; an adapter is merged into a copy, and lies
-    beside it."""
-    adapted = model
-    model = bare(adapters.merged(model))
-    if next(model.parameters()).dtype != dtype:
-        model = copy.deepcopy(model).to(dtype)
-    if isinstance(getattr(model, "generation_config", None), GenerationConfig):
-        model.generation_config.eos_token_id = sorted(stop_ids(model, tokenizer))
-        if tokenizer.pad_token_id is not None:
-            model.generation_config.pad_token_id = tokenizer.pad_token_id
-    set_padding(model, tokenizer)
-    with weights.quietly():
-        model.save_pretrained(path)
-        adapters.save_adapter(adapted, tokenizer, path)
-    tokenizer.save_pretrained(path)
 
 
 def groups(model: Any, rate: float) -> list[dict[str, Any]]:

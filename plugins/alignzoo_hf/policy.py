@@ -27,7 +27,7 @@ from alignzoo.gradients import TorchTraining
 from alignzoo.interfaces import NO_ROLES, PolicyInfo
 from alignzoo.microbatch import is_out_of_memory
 from alignzoo.types import Batch, Completion, Forward, Group, Prompt, Text
-from alignzoo_hf import checks, memory, models, roles
+from alignzoo_hf import checks, critics, memory, models, roles, saving
 from alignzoo_hf.adapters import share_frozen
 from alignzoo_hf.divergences import Spoken, head_divergences
 from alignzoo_hf.encoding import encoder
@@ -78,19 +78,22 @@ class HFPolicy(TorchTraining):
             self.tokenizer = models.with_padding(self.tokenizer)
             models.set_padding(self.scorer, self.tokenizer)
         self.critic: Any = None
-        if "values" in needs and spec.critic == "separate":
-            self.critic = self._own_critic(precision)  # before adapters are put into a live model that it copies
+        if "values" in needs and spec.critic == "separate" and not spec.lora_rank:
+            self.critic = critics.separate(spec, None, self.tokenizer, precision)  # a live model before it is another's
         self.lm = models.causal_lm(spec, precision).to(self.device) if writes else None
-        if self.critic is not None and self.lm is not None and spec.lora_rank:
-            share_frozen(self.critic, self.lm)
-        if "values" in needs and spec.critic == "shared":
-            self.critic = self._shared_critic()
+        if "values" in needs and self.critic is None:
+            own = spec.critic == "separate"
+            self.critic = critics.separate(spec, self.lm, self.tokenizer, precision) if own else critics.shared(self.lm)
+        if self.critic is not None:
+            self.critic = self.critic.to(self.device)
         self._trains = self.lm is not None and bool(needs)  # who needs nothing only writes
         if spec.reference:
             checks.check_same_tokens(self.tokenizer, spec.reference, spec, "reference")
         # Who learns from given texts alone asks it in evaluations, and where its answers are not remembered.
         stored = isinstance(spec.reference or spec.model, str)
         self._reloads = self._trains and stored and "old_logprobs" not in needs
+        own_start = self._trains and stored and not spec.reference and not spec.lora_rank
+        self._begun = roles.writes(self.lm) if own_start else None
         self._let_go = -math.inf
         self._at_once = spec.generate_batch
         self.roles: dict[str, Frozen] = {}
@@ -103,18 +106,6 @@ class HFPolicy(TorchTraining):
         self.encoder = encoder(spec, self._main, self.tokenizer, writes=self.lm is not None)
 
     # --- building ------------------------------------------------------------------------------------------------
-
-    def _shared_critic(self) -> Any:
-        if self.lm is None:
-            raise ModelError("a shared critic needs a policy that writes")
-        return models.value_head(self.lm.config).to(self.device)
-
-    def _own_critic(self, precision: torch.dtype) -> Any:
-        if self.spec.critic_model:
-            checks.check_same_tokens(self.tokenizer, self.spec.critic_model, self.spec)
-        critic = models.scorer(self.spec, self.spec.critic_model or self.spec.model, precision)
-        torch.nn.init.zeros_(models.score_head(critic).weight)  # the value starts at 0, whatever the trunk scored
-        return critic.to(self.device)
 
     def _reference(self) -> dict[str, Frozen]:
         """The policy as before training: what lies beneath an adapter, or a copy that is loaded when it is first asked;
@@ -282,7 +273,7 @@ class HFPolicy(TorchTraining):
         others = {}
         for name in sorted({each.role for each in asked} - {POLICY}):
             with torch.no_grad(), self.answering(name):
-                others[name] = self._spoken(batch, self._spoken_states(batch), self.roles[name].head())
+                others[name] = self._spoken(batch, self._spoken_states(batch), self._voice.head())
         own = self._spoken(batch, states, models.head(self._voice.model))
         found = head_divergences(own, others, asked)
         return {name: fn.scatter(column, batch.mask) for name, column in found.items()}
@@ -321,7 +312,10 @@ class HFPolicy(TorchTraining):
             if role == REFERENCE:
                 raise ModelError("this policy was loaded for writing only: it has no reference")
             raise ModelError(f"this policy has no role {role!r}. {did_you_mean(role, self.roles)}")
-        former, voice = self._voice, self.roles[role]
+        voice: Voice = self.roles[role]
+        former = self._voice
+        if role == REFERENCE and self._is_start() and not voice.moved:
+            voice = self._own
         with voice.speaking():
             self._voice = voice
             try:
@@ -336,6 +330,15 @@ class HFPolicy(TorchTraining):
         self.roles[role].follow(self.lm, mix)
 
     # --- training ------------------------------------------------------------------------------------------------
+
+    def _is_start(self) -> bool:
+        """Whether the policy still is its own reference, of which no copy is needed then."""
+        return self._begun is not None and self._begun == roles.writes(self.lm)
+
+    def step(self, lr: float, clip: float) -> float:
+        """As `TorchTraining.step`; the policy is its own reference no longer."""
+        self._begun = None
+        return super().step(lr, clip)
 
     def parameters(self) -> list[dict[str, Any]]:
         """The trained weights; a critic learns at its own multiple of the rate."""
@@ -352,6 +355,7 @@ class HFPolicy(TorchTraining):
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Take back what `state` gave."""
+        self._begun = None
         trained = dict(self._trained())
         check_same(trained, {name: tensor for name, tensor in state.items() if not name.startswith(ROLE)})
         with torch.no_grad():
@@ -367,19 +371,15 @@ class HFPolicy(TorchTraining):
                 yield from ((f"{part}.{n}", p) for n, p in model.named_parameters() if p.requires_grad)
 
     def _tokens_per_pass(self) -> int:
-        """Tokens per pass: on the CPU so few that tensors stay small, on a GPU what its free memory holds."""
-        shape, width = self._shape, 2 if self.bf16 else 4
-        if self.device.type != "cuda":
-            return memory.on_cpu(shape)
-        free = torch.cuda.mem_get_info(self.device)[0]
-        if self._trains and not self.roles[REFERENCE].is_loaded:
-            free -= cost.reference_bytes(shape, width)  # it may still come
-        kept = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)  # torch's, and free
-        return memory.on_gpu(shape, free + kept, width, recompute=self.spec.recompute)
+        width = 2 if self.bf16 else 4
+        comes = self._trains and not self.roles[REFERENCE].is_loaded
+        coming = cost.reference_bytes(self._shape, width) if comes else 0
+        return memory.per_pass(self._shape, self.device, width, coming, recompute=self.spec.recompute)
 
     def _fingerprint(self) -> str:
         """A digest of the reference's weights and configuration, the temperature, precision and kind of device."""
-        model = self.roles[REFERENCE].model if REFERENCE in self.roles else self.lm
+        own = REFERENCE not in self.roles or (self._is_start() and not self.bf16)  # a frozen copy has bf16 matrices
+        model = self.lm if own else self.roles[REFERENCE].model
         return fingerprint(model, (self.spec.temperature, self.bf16, self.device.type))
 
     @functools.cached_property
@@ -391,7 +391,7 @@ class HFPolicy(TorchTraining):
 
     def save(self, path: Path) -> None:
         """An ordinary transformers directory: the language model, or the scorer of a policy that only scores."""
-        models.save(self._main, self.tokenizer, path, self._stored)
+        saving.save(self._main, self.tokenizer, path, self._stored)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if not self.bf16:

@@ -209,6 +209,11 @@ def check_same(own: Mapping[str, Tensor], state: Mapping[str, Tensor], what: str
         raise ModelError(f"the checkpoint{what} is of another model: {len(odd)} weights differ, {odd[0]!r} the first")
 
 
+def writes(model: Any) -> int:
+    """How often torch has written to its weights, as far as it counts: fused optimizers and `data` are not counted."""
+    return sum(each._version for each in model.parameters())
+
+
 # --- loading ----------------------------------------------------------------------------------------------------------
 
 READ = ("model", "tokenizer", "temperature", "top_k", "top_p", "device", "dtype", "attention", "engine")

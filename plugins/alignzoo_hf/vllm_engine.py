@@ -16,7 +16,7 @@ from torch import Tensor
 
 from alignzoo import processes
 from alignzoo.errors import ModelError
-from alignzoo_hf import models
+from alignzoo_hf import models, saving
 from alignzoo_hf.engine import Tokens, Written
 from alignzoo_hf.sampling import Sampling
 from alignzoo_hf.spec import HF
@@ -68,7 +68,7 @@ class VLLM:
         more: dict[str, Any] = {"distributed_executor_backend": "external_launcher"} if processes.count() > 1 else {}
         with tempfile.TemporaryDirectory() as folder:
             dtype = torch.bfloat16 if models.wants_bf16(self.spec, models.bare(self.model).device) else torch.float32
-            models.save(self.model, self.tokenizer, Path(folder), dtype)
+            saving.save(self.model, self.tokenizer, Path(folder), dtype)
             self.engine = self.vllm.LLM(
                 model=folder,
                 dtype=str(dtype).removeprefix("torch."),

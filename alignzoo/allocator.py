@@ -16,7 +16,9 @@ LARGEST = (1 << 31) - 1
 
 
 def keep_freed_memory() -> bool:
-    """Have glibc take tensors of up to 1 GB from the heap and keep what is freed; whether it does now.
+    """Have glibc take tensors of up to 64 MB from the heap and keep what is freed; whether it does now. Larger ones,
+    the gradient of a real vocabulary's table say, come and go by themselves: in the heap they would leave holes that
+    small tensors break up, so that it grows by one of them again and again.
 
     By itself it maps every block above 32 MB anew, and the kernel then clears each of its pages at the first touch:
     a fresh tensor of 32 MB costs 20 ms instead of 3 (measured on one core). Only where it is glibc that allocates: on
@@ -25,7 +27,7 @@ def keep_freed_memory() -> bool:
     if os.environ.get(SWITCH) == "0" or not _is_glibc() or _has_gpu():
         return False
     libc = ctypes.CDLL(None)
-    wanted = ((MMAP_THRESHOLD, 1 << 30), (TRIM_THRESHOLD, LARGEST), (TOP_PAD, 1 << 26))
+    wanted = ((MMAP_THRESHOLD, 1 << 26), (TRIM_THRESHOLD, LARGEST), (TOP_PAD, 1 << 26))
     return all([libc.mallopt(name, value) == 1 for name, value in wanted])
 
 

@@ -43,6 +43,7 @@ from alignzoo.runs import (
     write,
     write_manifest,
 )
+from alignzoo.sizing import amount
 from alignzoo.stage import Progress, Run, Warn
 from alignzoo.storage import install, partial_of, write_json, writing
 from alignzoo.survey import Survey, sentences, survey
@@ -183,7 +184,7 @@ def _stage(stage: Stage, data: Checked, folder: Path, watch: _Watch, resume: boo
     if any(data.spent.values()):
         journal.write("costs", 0, {"when": "check", **data.spent})
     policy = roles.load(stage.policy, stage.optimizer)
-    train = data.train if stage.data is None else _looked_at(stage, policy, data.train, folder, watch)
+    train = data.train if stage.data is None else _looked_at(stage, policy, data, folder, watch)
     with Opening(Context(stage.name, folder / "parts" / stage.name, stage.seed, policy.device)) as opening:
         live = _live(stage, policy, train, data, folder, watch, opening)
         generates = leaves_data(stage)
@@ -211,7 +212,7 @@ def _live(
     opening: Opening,
 ) -> Run:
     """The stage as the loop needs it, its parts open."""
-    heldout = heldout_of(stage, data.prompts, data.shown)
+    heldout = heldout_of(stage, data.prompts, data.shown, len(train))
     return Run(
         name=stage.name,
         prompts=train,
@@ -231,11 +232,13 @@ def _live(
     )
 
 
-def _looked_at(stage: Stage, policy: Policy, train: Sequence[Prompt], folder: Path, watch: _Watch) -> Sequence[Prompt]:
+def _looked_at(stage: Stage, policy: Policy, data: Checked, folder: Path, watch: _Watch) -> Sequence[Prompt]:
     """The prompts to train on, once they have been shown to the user as the model sees them."""
+    too_long = own_data(stage).too_long
     kept, found = survey(
-        train, policy, own_data(stage).too_long, lambda done, n: watch.progress(f"{stage.name}: data", done, n, {})
+        data.train, policy, too_long, lambda done, n: watch.progress(f"{stage.name}: data", done, n, {})
     )
+    found = replace(found, work=str(amount(stage, len(kept), len(data.prompts), len(data.shown))))
     if processes.index() == 0:
         for sentence in sentences(found):
             watch.warn(stage.name, 0, Alert("data", sentence))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -202,9 +202,15 @@ def widen(column: Tensor, width: int) -> Tensor:
 
 
 def answer(
-    policy: Policy, batch: Batch, names: frozenset[str], *, batcher: MicroBatcher | None = None
+    policy: Policy,
+    batch: Batch,
+    names: frozenset[str],
+    *,
+    batcher: MicroBatcher | None = None,
+    seen: Callable[[int], None] = lambda rows: None,
 ) -> dict[str, Tensor]:
-    """`Policy.forward` without gradient, on this process alone, in micro-batches that fit: each of these columns."""
+    """`Policy.forward` without gradient, on this process alone, in micro-batches that fit: each of these columns.
+    `seen` is told the rows of each micro-batch that has been answered."""
     parts: dict[str, list[Tensor]] = {name: [] for name in names}
     batcher, width = batcher or MicroBatcher(policy), batch.tokens.shape[1]
     rest = list(batcher.cut(batch)) if len(batch) else []
@@ -221,20 +227,27 @@ def answer(
             continue
         for name, column in found.items():
             parts[name].append(column)
+        seen(len(micro))
     return {name: torch.cat(pieces) for name, pieces in parts.items()}
 
 
 def answer_jointly(
-    policy: Policy, batch: Batch, names: frozenset[str], *, batcher: MicroBatcher | None = None
+    policy: Policy,
+    batch: Batch,
+    names: frozenset[str],
+    *,
+    batcher: MicroBatcher | None = None,
+    seen: Callable[[int], None] = lambda rows: None,
 ) -> dict[str, Tensor]:
     """The same of a batch that all processes hold: each computes its share, in as many passes, and gets the others'."""
     batcher = batcher or MicroBatcher(policy)
     if processes.count() == 1:
-        return answer(policy, batch, names, batcher=batcher)
+        return answer(policy, batch, names, batcher=batcher, seen=seen)
     own: dict[int, dict[str, Tensor]] = {}
     for each in batcher.rounds(batch):
         found = {name: column.cpu() for name, column in answer(policy, each.batch, names, batcher=batcher).items()}
         if not each.idle:
+            seen(len(each.batch) * processes.count())
             for i, number in enumerate(each.batch.row.tolist()):
                 own[number] = {name: found[name][i].clone() for name in names}  # a view would send all rows
     known = {number: row for share in processes.everyones(own) for number, row in share.items()}

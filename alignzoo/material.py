@@ -27,6 +27,7 @@ from alignzoo.recipe.parts import hints_of
 from alignzoo.recipe.tables import STAGE_REFERENCE
 from alignzoo.requirements import from_data
 from alignzoo.rewards import WeightedReward
+from alignzoo.sizing import amount
 from alignzoo.traits import traits_of
 from alignzoo.types import Prompt
 
@@ -194,8 +195,11 @@ def _optimizer(stage: Stage) -> str:
     return repr(told["name"]) if isinstance(told, dict) else type(stage.optimizer).__name__
 
 
-def heldout_of(stage: Stage, prompts: Sequence[Prompt], shown: Sequence[Prompt]) -> Heldout:
-    """What the stage is examined on, of the held-out prompts and data."""
+def heldout_of(stage: Stage, prompts: Sequence[Prompt], shown: Sequence[Prompt], train: int = 0) -> Heldout:
+    """What the stage is examined on, of the held-out prompts and data, beside so many prompts to train on."""
+    if stage.evaluate.prompts == "auto":
+        size = amount(stage, train, len(prompts), len(shown))
+        prompts, shown = prompts[: size.prompts], shown[: size.rows]
     return Heldout(stage.evaluate, prompts, shown, _judges(stage), _gold(stage), _rates(stage))
 
 

@@ -100,7 +100,7 @@ class Rehearsal:
             each.source.outline(frozenset({"scores"})) for each in stage.rewards if isinstance(each.source, HasOutline)
         ]
         data, size = data_of(stage)[0], stage.schedule.prompts
-        self.steps, self.whole = stage.schedule.total(len(data)), len(data)
+        self.steps = stage.schedule.total(len(data))
         self.prompts = [data[i * len(data) // size % len(data)] for i in range(size)]  # spread over the data
         self.writer = _StandIn(self.outline, length)
         groups = self._sampled(length)
@@ -178,7 +178,7 @@ class Rehearsal:
         schedule, generates = self.stage.schedule, bool(self.writer.tokens)
         watches = generates and traits_of(self.stage.optimizer).trains == "policy" and schedule.kl_every == 1
         moves = columns.REFERENCE in moving(self.stage.optimizer, self.steps)
-        again = not generates and self.steps * schedule.prompts >= self.whole
+        again = not generates and not schedule.has_budget
         facts = Facts(
             groups=len(self.groups),
             watched=WATCHED if watches else frozenset(),

@@ -12,11 +12,12 @@ import torch
 
 from alignzoo import checkpoint, no_gradient, processes, recording
 from alignzoo import functional as fn
-from alignzoo.budget import Meter, work
+from alignzoo.budget import Meter
+from alignzoo.budget import work as work_done
 from alignzoo.columns import REFERENCE
 from alignzoo.errors import DivergedError
 from alignzoo.evaluation.answers import Figures
-from alignzoo.evaluation.heldout import Evaluated, best_of, objective, scoring, writing
+from alignzoo.evaluation.heldout import Evaluated, best_of, objective, scoring, work, writing
 from alignzoo.interfaces import Chooses, Optimizer
 from alignzoo.journal import Ledger
 from alignzoo.lifecycle import MADE_ANEW, made_anew, successor
@@ -27,7 +28,7 @@ from alignzoo.reference import GROUPS, remember
 from alignzoo.roles import following, moving
 from alignzoo.rollout import rollout
 from alignzoo.schedule import Schedule
-from alignzoo.stage import Run
+from alignzoo.stage import Run, used
 from alignzoo.tokens import Tokens, token_columns
 from alignzoo.torch_optimizers import torch_optimizer
 from alignzoo.types import Alert, Group, StepReport
@@ -115,7 +116,9 @@ def _step(stage: Run, optimizer: Optimizer, step: int, passes: Passes, steps: in
     metrics = shared(groups, batch, prepared, optimizer.epochs, step + 1) | selection(groups, brought, step + 1)
     metrics |= means(each.figures for each in done)
     metrics |= no_gradient.counted(metrics, optimizer, online=stage.sampler.online)
-    metrics |= work(stage.policy, brought, ready.batch, prepared, ready.plan, epochs=optimizer.epochs, step=step + 1)
+    metrics |= work_done(
+        stage.policy, brought, ready.batch, prepared, ready.plan, epochs=optimizer.epochs, step=step + 1
+    )
     metrics |= {"lr": lr} | clock.seconds() | memory(stage.policy)
     if not math.isfinite(metrics.get("loss", 0.0)) or not math.isfinite(metrics.get("grad_norm", 0.0)):
         raise DivergedError(
@@ -131,13 +134,28 @@ def measure(stage: Run, optimizer: Optimizer, batcher: MicroBatcher) -> Evaluate
     held-out data."""
     if not stage.heldout.settings.prompts:
         return Evaluated({})
-    stage.progress(f"{stage.name}: evaluate", 0, 1, {})
-    found = (writing if stage.trains_policy else scoring)(stage.policy, stage.heldout, batcher)
+    tally = _Tally(stage, work(stage.heldout, writes=stage.trains_policy, reads=not stage.sampler.online))
+    found = (writing if stage.trains_policy else scoring)(stage.policy, stage.heldout, batcher, tally)
     learned = replace(stage.heldout, rewards=stage.rewards)
-    own = objective(stage.policy, optimizer, stage.sampler, learned, batcher)
+    own = objective(stage.policy, optimizer, stage.sampler, learned, batcher, tally)
     found = replace(found, figures=found.figures | own)
-    stage.progress(f"{stage.name}: evaluate", 1, 1, found.figures)
+    tally.end(found.figures)
     return found
+
+
+class _Tally:
+    """Counts what an evaluation has generated and read, and tells it."""
+
+    def __init__(self, stage: Run, total: int) -> None:
+        self._tell, self._total, self._done = partial(stage.progress, f"{stage.name}: evaluate"), max(1, total), 0
+        self._tell(0, self._total, {})
+
+    def __call__(self, completions: int) -> None:
+        self._done = min(self._done + completions, self._total - 1)  # the last one is told with the figures
+        self._tell(self._done, self._total, {})
+
+    def end(self, figures: Figures) -> None:
+        self._tell(self._total, self._total, figures)
 
 
 # --- the loop's parts -------------------------------------------------------------------------------------------------
@@ -191,12 +209,27 @@ def _before(stage: Run, start: int, batcher: MicroBatcher) -> tuple[Figures, Fig
     before = measure(stage, stage.optimizer, batcher)
     settings = stage.heldout.settings
     wanted = settings.best_of and settings.prompts and stage.trains_policy and stage.heldout.rewards
-    baseline = best_of(stage.policy, stage.heldout) if wanted else Evaluated({})
+    baseline = _best_of(stage) if wanted else Evaluated({})
     stage.journal.rewind()
     stage.journal.write("evaluations", 0, {"before": before.figures, "best_of": baseline.figures})
     recording.write_evaluation(stage, 0, "before", before, batcher)
     recording.write_evaluation(stage, 0, "best_of", baseline, batcher)
     return before.figures, baseline.figures
+
+
+def _best_of(stage: Run) -> Evaluated:
+    """The baseline without training, which may take as long as all other evaluations."""
+    heldout = stage.heldout
+    label, total = f"{stage.name}: best of {heldout.settings.best_of}", len(heldout.prompts[: heldout.settings.most])
+    done = 0
+
+    def seen(completions: int) -> None:
+        nonlocal done
+        done += completions // heldout.settings.best_of
+        stage.progress(label, min(done, total), total, {})
+
+    stage.progress(label, 0, total, {})
+    return best_of(stage.policy, heldout, seen)
 
 
 def _measured(stage: Run, optimizer: Optimizer, step: int, when: str, batcher: MicroBatcher) -> Figures:
@@ -208,23 +241,24 @@ def _measured(stage: Run, optimizer: Optimizer, step: int, when: str, batcher: M
 
 
 def _passes(stage: Run, told: Callable[[Alert], None]) -> Passes:
-    """What fills the steps' batches; where the same data come by in every pass, the reference answers them now."""
+    """What fills the steps' batches; of data that are known beforehand the reference answers now, and once, so that it
+    need not be in memory with the gradients."""
     schedule = stage.schedule
     batcher = MicroBatcher(stage.policy, rows=schedule.micro_batch, tokens=schedule.micro_tokens, told=told)
     passes = Passes(stage.policy, schedule, batcher)
-    whole = not schedule.has_budget and stage.steps * schedule.prompts >= len(stage.prompts)
     shown = not isinstance(stage.sampler, Chooses) and not stage.sampler.online
     moves = REFERENCE in moving(stage.optimizer, stage.steps)
     large = isinstance(stage.prompts, Indexed)  # of which memory would not hold all answers
-    if large or not shown or not whole or moves or "ref_logprobs" not in stage.optimizer.needs:
+    if large or not shown or schedule.has_budget or moves or "ref_logprobs" not in stage.optimizer.needs:
         return passes
-    if any(prompt.media is not None for prompt in stage.prompts):  # by which rows of equal tokens may differ
+    data = used(stage)
+    if any(prompt.media is not None for prompt in data):  # by which rows of equal tokens may differ
         return passes
-    n = len(stage.prompts)
+    n = len(data)
 
     def batches() -> Iterator[list[Group]]:
         for start in range(0, n, GROUPS):
-            prompts = stage.prompts[start : start + GROUPS]
+            prompts = data[start : start + GROUPS]
             yield stage.sampler.sample(prompts, stage.policy, seeds=fn.seeds(len(prompts), stage.seed))
 
     def progress(batch: int) -> None:

@@ -147,8 +147,10 @@ def steps_of(amount: float, total: int) -> float:
 class Evaluation:
     """How held-out prompts measure a policy: the same for every method."""
 
-    prompts: Annotated[int, Ge(0)] = 128
-    """Held-out prompts, the first so many; 0: no evaluation."""
+    prompts: Annotated[int, Ge(0)] | Literal["auto"] = "auto"
+    """Held-out prompts, the first so many; 0: no evaluation. auto: at most 64 to answer and 256 given ones to read, and
+    so few that all evaluations together generate, and read, half as many completions as the run trains on; 8 at
+    least."""
     n: Annotated[int, Ge(1)] = 1
     """Sampled completions of each."""
     greedy: bool = True
@@ -159,3 +161,8 @@ class Evaluation:
     """Before training, also the best of so many samples by the reward, as a baseline without training; 0: not."""
     seed: int = 1234
     """Seed of the evaluation's sampling: the same for every method, so that comparisons are paired."""
+
+    @property
+    def most(self) -> int | None:
+        """The number of prompts; None where it has been left to the run, which has chosen them."""
+        return None if self.prompts == "auto" else self.prompts

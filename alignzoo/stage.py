@@ -93,6 +93,15 @@ def drawn(prompts: Sequence[Prompt], size: int, seed: int, step: int) -> list[Pr
     return [_numbered(prompts, int(_order(n, seed, position // n)[position % n])) for position in positions]
 
 
+def used(stage: Run) -> Sequence[Prompt]:
+    """The prompts that come by in all of a stage's steps, in the order of the data: all of them, or those of less than
+    one pass."""
+    n, drawn_in_all = len(stage.prompts), stage.steps * stage.schedule.prompts
+    if drawn_in_all >= n:
+        return stage.prompts
+    return [stage.prompts[i] for i in sorted(_order(n, stage.seed, 0)[:drawn_in_all].tolist())]
+
+
 @lru_cache(maxsize=2)
 def _order(n: int, seed: int, turn: int) -> torch.Tensor:
     """The order of n prompts in a pass. Two are kept, as steps go on from where the last one ended."""

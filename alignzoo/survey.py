@@ -41,6 +41,8 @@ class Survey:
     """Its first given answer; nothing where the policy generates."""
     trained: tuple[bool, ...] = ()
     """Which of the answer's tokens are trained on: all, but for what others say in it."""
+    work: str = ""
+    """How much is evaluated beside the training, in words."""
 
     def data(self) -> dict[str, Any]:
         """The same as plain data; the example as two texts, and of the answer the parts that are trained on."""

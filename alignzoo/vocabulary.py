@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 
 from alignzoo import functional as fn
-from alignzoo.evaluation.answers import Figures
+from alignzoo.evaluation.answers import Figures, standard_error
 from alignzoo.evaluation.heldout import kl_figures
 from alignzoo.interfaces import Policy
 from alignzoo.types import Batch, FloatN, Group
@@ -25,6 +25,7 @@ def shared(groups: Sequence[Group], batch: Batch, prepared: Batch, epochs: int, 
         rewards = batch.rewards.double()
         figures |= {"reward/mean": float(rewards.mean()), "reward/std": float(rewards.std(correction=0))}
         figures |= {f"reward/{name}": _mean_given(batch, name) for name in batch.parts}
+        figures |= _error(rewards, batch)
         figures |= _correlated("length/reward", batch.own.sum(1).double(), rewards)
         figures |= _staleness(batch.extra["staleness"])
     abstained = len(completions) - len(batch)
@@ -40,6 +41,13 @@ def shared(groups: Sequence[Group], batch: Batch, prepared: Batch, epochs: int, 
     figures["tokens/generated"] = generated(groups, step)
     figures["tokens/trained"] = float(prepared.attend.sum()) * epochs
     return figures
+
+
+def _error(rewards: FloatN, batch: Batch) -> Figures:
+    """`reward_se`, the standard error of the mean reward, prompts drawn whole: the completions of one prompt are more
+    alike than those of two. Nothing of a single group."""
+    means = [float(group.mean()) for group in torch.split(rewards, batch.group_sizes().tolist())]
+    return {"reward_se": standard_error(means)} if len(means) > 1 else {}
 
 
 def _mean_given(batch: Batch, name: str) -> float:

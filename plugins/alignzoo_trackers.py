@@ -12,12 +12,19 @@ from typing import Any
 
 import alignzoo
 from alignzoo import StepReport
+from alignzoo.journal import Journal
 
 PACKAGES = {"comet_ml": "comet-ml"}
 """Where the package is not called as the tracker is."""
 
 _open: list[Any] = []
 """The trackers of the stage that is running."""
+
+_journal: list[Journal] = []
+"""Its journal, which has its evaluations."""
+
+_sent = [0]
+"""How many of these have been sent."""
 
 
 @alignzoo.hookimpl
@@ -49,20 +56,35 @@ def alignzoo_run_start(run: Any) -> None:
         tracker.start()
         tracker.store_init_configuration(flat(run.recipe))
         _open.append(tracker)
+    _journal[:], _sent[0] = [Journal(run.out, run.name)], 0
 
 
 @alignzoo.hookimpl
 def alignzoo_after_step(report: StepReport) -> None:
+    if _open:
+        _send_evaluations()
     for tracker in _open:
         tracker.log({name: value for name, value in report.metrics.items() if math.isfinite(value)}, step=report.step)
 
 
 @alignzoo.hookimpl
 def alignzoo_run_end(run: Any, result: Any) -> None:
-    for when, figures in (("before", result.before), ("after", result.after)):
-        for tracker in _open:
-            tracker.log({f"{when}/{name}": value for name, value in figures.items()}, step=result.steps)
+    if _open:
+        _send_evaluations()
     _close()
+
+
+def _send_evaluations() -> None:
+    """The held-out figures of evaluations that have not been sent yet, each as `evaluation/NAME` at its step."""
+    lines = _journal[0].read("evaluations")
+    for line in lines[_sent[0] :]:
+        for when in ("before", "during", "after"):
+            figures = {
+                f"evaluation/{name}": value for name, value in line.get(when, {}).items() if math.isfinite(value)
+            }
+            for tracker in _open if figures else ():
+                tracker.log(figures, step=line["step"])
+    _sent[0] = len(lines)
 
 
 def flat(table: Any, path: str = "") -> dict[str, Any]:

@@ -53,7 +53,7 @@ def toys(stage: Stage) -> set[str]:
     parts: dict[str, Any] = stage.resolved
     found = {name for name in ("rules", "safe") if f"'{name}'" in str((parts["sampler"], parts["reward"]))}
     found |= {"max_new_tokens"} if parts["policy"]["max_new_tokens"] in (8, 40) else set()
-    found |= {"evaluate"} if parts["evaluate"]["prompts"] > 128 or parts["evaluate"]["best_of"] else set()
+    found |= {"evaluate"} if parts["evaluate"]["prompts"] != "auto" or parts["evaluate"]["best_of"] else set()
     found |= {"lr"} if parts["schedule"]["lr"] > 2e-4 else set()
     return found | ({"steps"} if parts["schedule"]["steps"] else set())
 

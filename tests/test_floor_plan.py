@@ -21,7 +21,7 @@ FLOORS = [
     {"batching", "importance", "prompts", "journal", "checkpoint", "judging", "rewards", "roles"},
     {"evaluation", "registry", "scaffold", "report", "reference", "survey"},
     {"vocabulary", "recipe", "stage", "update"},
-    {"passes", "no_gradient"},
+    {"passes", "no_gradient", "sizing"},
     {"tokens"},
     {"recording", "budget", "rollout"},
     {"runner", "objects", "inputs"},

@@ -33,6 +33,14 @@ Start = Callable[[Batch], Tensor]
 """The log-probabilities (N, T) of the policy to which the KL is taken."""
 
 
+Seen = Callable[[int], None]
+"""Told of so many completions that have been generated, or read, since it was last told."""
+
+WORK, FEWEST, SAFE = {"cpu": 2**31, "gpu": 2**40}, 8, 256
+"""Completions times weights between two signs of life, some ten seconds; completions at least; and of a policy that
+tells no sizes."""
+
+
 @dataclass(frozen=True)
 class Answer:
     """One completion of a held-out prompt."""
@@ -94,19 +102,37 @@ class Decoded:
 
 
 def answered(
-    policy: Policy, prompts: Sequence[Prompt], how: Decoded, by: Measures, *, first: int = 0
+    policy: Policy,
+    prompts: Sequence[Prompt],
+    how: Decoded,
+    by: Measures,
+    *,
+    first: int = 0,
+    seen: Seen = lambda completions: None,
 ) -> tuple[list[Group], list[Answer]]:
     """The prompts answered and scored, each on one process alone, and gathered; `first` is the first prompt's number.
     The groups, and their completions' records in order."""
     mine, seeds = processes.dealt(prompts), processes.dealt(how.seeds)
     numbers = processes.dealt(range(first, first + len(prompts)))
-    groups = policy.generate(mine, how.n, seeds=seeds, greedy=how.greedy)
+    groups: list[Group] = []
+    size = max(1, at_once(policy) // how.n)
+    for start in range(0, -(-len(prompts) // processes.count()), size):  # as often on every process
+        groups += policy.generate(
+            mine[start : start + size], how.n, seeds=seeds[start : start + size], greedy=how.greedy
+        )
+        seen(len(mine[start : start + size]) * how.n * processes.count())
     groups = score(groups, by.rewards, policy) if groups else []
     if how.best:
         groups = [best(group) for group in groups]
     share = [(group, _records(group, number, how, by)) for number, group in zip(numbers, groups, strict=True)]
     everything = processes.gather(share)
     return [group for group, _ in everything], [each for _, records in everything for each in records]
+
+
+def at_once(policy: Policy) -> int:
+    """Completions that an evaluation generates between two signs of life: of a large model fewer."""
+    shape, work = policy.info().shape, WORK["cpu" if policy.device.type == "cpu" else "gpu"]
+    return SAFE if shape is None else max(FEWEST, work // max(1, shape.trunk))
 
 
 def _records(group: Group, number: int, how: Decoded, by: Measures) -> list[Answer]:
@@ -145,11 +171,12 @@ def with_distributions(
     batcher: MicroBatcher,
     *,
     shown: int = 0,
+    seen: Seen = lambda completions: None,
 ) -> list[Answer]:
     """The groups' records with KL and entropy, each row computed by one process; of the first prompts shown, token by
     token, too."""
     batch = collate(groups, policy.device, scored=False)
-    out = answer_jointly(policy, batch, frozenset({"logprobs", "entropy"}), batcher=batcher)
+    out = answer_jointly(policy, batch, frozenset({"logprobs", "entropy"}), batcher=batcher, seen=seen)
     reference, own = start(batch), batch.mask & batch.own
     ratio = torch.where(own, out["logprobs"] - reference, 0.0)
     columns = (ratio, fn.kl_k3(ratio) * own, out["entropy"] * own)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from alignzoo.evaluation.answers import (
     Gold,
     Measures,
     Rates,
+    Seen,
     answered,
     distributions,
     figures,
@@ -66,23 +68,35 @@ class Evaluated:
     """The first sampled groups."""
 
 
-def writing(policy: Policy, heldout: Heldout, batcher: MicroBatcher) -> Evaluated:
+def unseen(completions: int) -> None:
+    """Nobody is told."""
+
+
+def work(heldout: Heldout, *, writes: bool, reads: bool) -> int:
+    """How often an evaluation says that a completion has been generated or read."""
+    settings = heldout.settings
+    answers = len(heldout.prompts[: settings.most]) * (settings.n + settings.greedy)
+    given = sum(len(prompt.completions) for prompt in heldout.data[: settings.most])
+    return 2 * answers * writes + given * reads
+
+
+def writing(policy: Policy, heldout: Heldout, batcher: MicroBatcher, seen: Seen = unseen) -> Evaluated:
     """Held-out prompts answered: sampled, and greedily with the suffix `_greedy`."""
     settings = heldout.settings
-    prompts = heldout.prompts[: settings.prompts]
+    prompts = heldout.prompts[: settings.most]
     if not prompts:
         return Evaluated({})
     seeds = fn.seeds(len(prompts), settings.seed)
-    groups, answers = _answered(policy, heldout, Decoded(settings.n, seeds), batcher)
+    groups, answers = _answered(policy, heldout, Decoded(settings.n, seeds), batcher, seen)
     if not settings.greedy:
         return Evaluated(figures(answers), answers, groups[:SHOWN])
-    _, greedy = _answered(policy, heldout, Decoded(1, seeds, greedy=True), batcher)
+    _, greedy = _answered(policy, heldout, Decoded(1, seeds, greedy=True), batcher, seen)
     entropy = {"entropy_greedy": distributions(greedy)["entropy"]}
     return Evaluated(figures([*answers, *greedy]) | entropy, [*answers, *greedy], groups[:SHOWN])
 
 
 def _answered(
-    policy: Policy, heldout: Heldout, how: Decoded, batcher: MicroBatcher
+    policy: Policy, heldout: Heldout, how: Decoded, batcher: MicroBatcher, seen: Seen
 ) -> tuple[list[Group], list[Answer]]:
     """With the KL to the policy's own reference."""
 
@@ -90,29 +104,30 @@ def _answered(
         with policy.answering(columns.REFERENCE):
             return answer_jointly(policy, batch, frozenset({"logprobs"}), batcher=batcher)["logprobs"]
 
-    groups, answers = answered(policy, heldout.prompts[: heldout.settings.prompts], how, heldout.measures)
-    return groups, with_distributions(policy, groups, answers, start, batcher)
+    prompts = heldout.prompts[: heldout.settings.most]
+    groups, answers = answered(policy, prompts, how, heldout.measures, seen=seen)
+    return groups, with_distributions(policy, groups, answers, start, batcher, seen=seen)
 
 
-def best_of(policy: Policy, heldout: Heldout) -> Evaluated:
+def best_of(policy: Policy, heldout: Heldout, seen: Seen = unseen) -> Evaluated:
     """The best of `n` samples by the reward: what the reward can do without training."""
-    prompts = heldout.prompts[: heldout.settings.prompts]
+    prompts = heldout.prompts[: heldout.settings.most]
     seeds = fn.seeds(len(prompts), heldout.settings.seed, "best of")
     how = Decoded(heldout.settings.best_of, seeds, best=True)
-    _, answers = answered(policy, prompts, how, heldout.measures)
+    _, answers = answered(policy, prompts, how, heldout.measures, seen=seen)
     return Evaluated({"n": float(how.n)} | outcomes(answers), answers)
 
 
-def scoring(policy: Policy, heldout: Heldout, batcher: MicroBatcher) -> Evaluated:
+def scoring(policy: Policy, heldout: Heldout, batcher: MicroBatcher, seen: Seen = unseen) -> Evaluated:
     """How often a scorer orders held-out completions as their labels do, and as the gold score does.
 
     `accuracy` against the labels; `gold` against the hidden order; `ceiling` is the labels' own agreement with it,
     which no scorer trained on such labels can be expected to pass.
     """
-    groups = [policy.encode(p, p.completions) for p in heldout.data[: heldout.settings.prompts] if p.completions]
+    groups = [policy.encode(p, p.completions) for p in heldout.data[: heldout.settings.most] if p.completions]
     if not groups:
         return Evaluated({})
-    scores = _scores(policy, groups, batcher)
+    scores = _scores(policy, groups, batcher, seen)
     labels = [group.prompt.labels for group in groups]
     found = _agreement("accuracy", scores, labels)
     if heldout.gold is not None:
@@ -123,10 +138,16 @@ def scoring(policy: Policy, heldout: Heldout, batcher: MicroBatcher) -> Evaluate
 
 
 def objective(
-    policy: Policy, optimizer: Optimizer, sampler: Sampler, heldout: Heldout, batcher: MicroBatcher
+    policy: Policy,
+    optimizer: Optimizer,
+    sampler: Sampler,
+    heldout: Heldout,
+    batcher: MicroBatcher,
+    seen: Seen = unseen,
 ) -> Figures:
-    """An optimizer's own loss and metrics on held-out data, as `heldout/NAME`."""
-    prompts = heldout.data[: heldout.settings.prompts]
+    """An optimizer's own loss and metrics on held-out data, as `heldout/NAME`, each with its standard error over
+    groups; their number as `heldout/n`, and the perplexity of a negative log-likelihood."""
+    prompts = heldout.data[: heldout.settings.most]
     if not prompts or sampler.online:
         return {}
     seeds = processes.dealt(fn.seeds(len(prompts), heldout.settings.seed))
@@ -137,10 +158,28 @@ def objective(
     batch = optimizer.prepare(only(fill(batch, policy, needs, batcher=batcher), needs))
     if not len(batch):
         return {}
-    out = Forward.of(answer_jointly(policy, batch, columns.trained(needs), batcher=batcher))
+    out = Forward.of(answer_jointly(policy, batch, columns.trained(needs), batcher=batcher, seen=seen))
     terms = optimizer.loss(batch, out)
-    told = {"loss": terms.loss, **terms.metrics}
-    return {f"heldout/{name}": float(reduced(column, batch)) / len(batch) for name, column in told.items()}
+    found: Figures = {"heldout/n": float(len(batch.group_sizes()))}
+    for name, column in {"loss": terms.loss, **terms.metrics}.items():
+        mean = float(reduced(column, batch)) / len(batch)
+        found |= {f"heldout/{name}": mean, f"heldout/{name}_se": _error(column, batch, mean)}
+    nll = found.get("heldout/nll")
+    return found | ({} if nll is None else {"heldout/perplexity": math.exp(min(nll, 700.0))})
+
+
+def _error(column: torch.Tensor, batch: Batch, mean: float) -> float:
+    """The standard error of `reduced` over the rows, groups drawn whole: of the ratio Σ weights·terms / Σ weights
+    (Cochran 1977, Sampling Techniques, sec. 2.11), so that long answers that weigh more count as what they are."""
+    off = column.detach().double() - mean
+    if column.ndim == 2:
+        weights = batch.weights if batch.weights.ndim == 2 else batch.weights[:, None] * batch.mask
+        rows = torch.where(batch.mask, off * weights, 0.0).sum(1)
+    else:
+        rows = off * (batch.weights if batch.weights.ndim == 1 else 1.0)
+    groups = torch.stack([part.sum() for part in torch.split(rows, batch.group_sizes().tolist())])
+    n = len(groups)
+    return float(groups.square().sum().sqrt()) / len(batch) * math.sqrt(n / (n - 1)) if n > 1 else 0.0
 
 
 def reduced(column: torch.Tensor, batch: Batch) -> torch.Tensor:
@@ -164,9 +203,9 @@ def kl_figures(log_ratio: torch.Tensor, batch: Batch) -> Figures:
     }
 
 
-def _scores(policy: Policy, groups: Sequence[Group], batcher: MicroBatcher) -> list[list[float]]:
+def _scores(policy: Policy, groups: Sequence[Group], batcher: MicroBatcher, seen: Seen) -> list[list[float]]:
     batch = collate(groups, policy.device, scored=False)
-    values = iter(answer_jointly(policy, batch, frozenset({"scores"}), batcher=batcher)["scores"].tolist())
+    values = iter(answer_jointly(policy, batch, frozenset({"scores"}), batcher=batcher, seen=seen)["scores"].tolist())
     return [[next(values) for _ in group.completions] for group in groups]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,9 +23,23 @@ COLUMNS = {
     "accuracy": "accuracy",
     "kl": "KL",
     "length": "length",
+    "finished": "finished",
     "entropy": "entropy",
 }
 """The figures of a writer that tables show, and their headings."""
+
+DATA = {
+    "heldout/loss": "loss",
+    "heldout/perplexity": "perplexity",
+    "heldout/accuracy": "accuracy",
+    "heldout/margin": "margin",
+    "heldout/reward_chosen": "chosen",
+    "heldout/reward_rejected": "rejected",
+}
+"""The figures of held-out data that tables show, and their headings."""
+
+CONFIDENCE = 1.96
+"""Standard errors to either side of an interval of 95 %."""
 
 RATE = "rate/"
 """What the names of a task's own rates begin with."""
@@ -47,8 +62,11 @@ def table(result: Result) -> RenderableType:
     from rich.text import Text
 
     writers = [stage for stage in result.stages if _is_writer(stage.after)]
-    columns = {name: said for name, said in COLUMNS.items() if any(name in stage.after for stage in writers)}
+    columns = _telling(writers)
     shown: list[RenderableType] = []
+    learned = [stage for stage in result.stages if "heldout/loss" in stage.after]
+    if learned:
+        shown += [_on_data(learned), Text(_data_legend(learned), style="dim")]
     if columns:
         shown += [_writers("On held-out prompts", writers, columns), Text(_legend(list(columns)), style="dim")]
     names = dict.fromkeys(name for stage in writers for name in stage.after if name.startswith(RATE))
@@ -57,6 +75,59 @@ def table(result: Result) -> RenderableType:
         shown.append(_writers("Event rates, over the held-out prompts where the event is possible", writers, rates))
     shown += [Text(_scorer_line(stage)) for stage in result.stages if stage.after and not _is_writer(stage.after)]
     return Group(*shown)
+
+
+def _telling(writers: Sequence[StageResult]) -> dict[str, str]:
+    """The columns that tell something: not one that is the same in every row, nor the same as one before it. A KL of 0
+    tells that nothing has changed."""
+    rows = [figures for stage in writers for _, figures in _rows(stage)]
+    found: dict[str, str] = {}
+    for name, heading in COLUMNS.items():
+        cells = [_cell(each, name) for each in rows]
+        others = [[_cell(each, other) for each in rows] for other in found]
+        tells = name == "kl" or len(set(cells) - {""}) > 1
+        if tells and any(name in stage.after for stage in writers) and cells not in others:
+            found[name] = heading
+    return found
+
+
+def _on_data(stages: Sequence[StageResult]) -> RenderableType:
+    """The methods' own figures on held-out data, before and after."""
+    from rich import box
+    from rich.table import Table
+
+    columns = {name: said for name, said in DATA.items() if any(name in stage.after for stage in stages)}
+    rows = Table(box=box.SIMPLE_HEAD, title="On held-out data", title_justify="left", title_style="bold")
+    rows.add_column("stage", overflow="fold")
+    rows.add_column("")
+    for heading in columns.values():
+        rows.add_column(heading, justify="right", no_wrap=True)
+    for stage in stages:
+        for what, figures in (("before", stage.before), ("after", stage.after)):
+            cells = [_interval(figures) if name == "heldout/accuracy" else _cell(figures, name, 3) for name in columns]
+            rows.add_row(stage.name if what == "before" else "", what, *cells)
+        rows.add_section()
+    return rows
+
+
+def _interval(figures: Figures) -> str:
+    """The accuracy with its interval of 95 % (Wilson 1927), which is none of width 0 where all pairs are tied."""
+    if "heldout/accuracy" not in figures or "heldout/n" not in figures:
+        return _cell(figures, "heldout/accuracy")
+    share, n, z = figures["heldout/accuracy"], figures["heldout/n"], CONFIDENCE**2
+    middle = (share + z / (2 * n)) / (1 + z / n)
+    half = CONFIDENCE * math.sqrt(share * (1 - share) / n + z / (4 * n * n)) / (1 + z / n)
+    return f"{share:.2f} [{middle - half:.2f}, {middle + half:.2f}]"
+
+
+def _data_legend(stages: Sequence[StageResult]) -> str:
+    said = [", ".join(f"{each.name}: n = {each.after.get('heldout/n', math.nan):.0f}" for each in stages)]
+    said += ["± is the standard error"]
+    if any("heldout/accuracy" in stage.after for stage in stages):
+        said += ["accuracy: the better answer is preferred, ties count half, with its 95 % interval"]
+    if any("heldout/reward_chosen" in stage.after for stage in stages):
+        said += ["margin, chosen, rejected: implicit rewards"]
+    return "; ".join(said) + "."
 
 
 def _writers(title: str, writers: Sequence[StageResult], columns: Mapping[str, str]) -> RenderableType:
@@ -109,10 +180,12 @@ def _rows(stage: StageResult) -> list[tuple[str, Figures]]:
     return rows
 
 
-def _cell(figures: Figures, name: str) -> str:
+def _cell(figures: Figures, name: str, digits: int = 2) -> str:
     if name not in figures:
         return ""
-    digits = 1 if name == "length" else 2
+    digits = 1 if name in ("length", "heldout/perplexity") else digits
+    if name == "finished":
+        return f"{figures[name]:.0%}"
     error = f" ± {figures[f'{name}_se']:.{digits}f}" if f"{name}_se" in figures else ""
     return f"{figures[name]:.{digits}f}{error}"
 

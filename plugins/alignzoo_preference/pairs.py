@@ -77,7 +77,7 @@ class PairLoss:
         pairs = paired(batch, out)
         better, worse = self.rewards(pairs)
         accuracy = fn.preferred(better - worse, self.rounding(pairs))
-        figures = {"margin": better - worse, "accuracy": accuracy}
+        figures = {"margin": better - worse, "accuracy": accuracy, "reward_chosen": better, "reward_rejected": worse}
         return Terms(on_both_rows(self.cost(pairs)), {name: on_both_rows(each) for name, each in figures.items()})
 
     def rounding(self, pairs: Pairs) -> Tensor:

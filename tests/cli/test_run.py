@@ -25,7 +25,7 @@ def test_a_run_tells_its_results_and_where_they_are(alignzoo, recipe: Path, tmp_
         "result.json",
     ):
         assert word in said.out
-    assert "rl: evaluate  1/1" in said.err
+    assert "rl: evaluate  16/16" in said.err
     assert (out / "curves.png").stat().st_size > 1000
     card = (out / "models" / "rl" / "README.md").read_text()
     assert "AutoModelForCausalLM" in card

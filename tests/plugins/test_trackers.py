@@ -11,6 +11,7 @@ import pytest
 import alignzoo_trackers
 from alignzoo import RunError, StepReport
 from alignzoo.api import RunInfo, StageResult, check_trackers
+from alignzoo.journal import Journal
 from alignzoo.registry import Registry
 
 
@@ -44,8 +45,14 @@ def test_a_stage_is_told_from_start_to_end(tmp_path: Path, monkeypatch: pytest.M
     Tracker.all = []
     run = RunInfo("rl", tmp_path / "out", 2, {"optimizer": {"name": "ppo", "betas": [0.9, 0.95]}}, ("fake",))
     result = StageResult("rl", "ppo", {"gold": 1.0}, {"gold": 2.0}, {}, 2, "", tmp_path)
+    journal = Journal(run.out, "rl")
+    run.out.mkdir()
     alignzoo_trackers.alignzoo_run_start(run)
+    journal.write("evaluations", 0, {"before": {"gold": 1.0, "heldout/loss": 0.7}, "best_of": {"gold": 5.0}})
     alignzoo_trackers.alignzoo_after_step(StepReport(1, 2, {"loss": 0.5, "kl": math.nan}))
+    journal.write("evaluations", 1, {"during": {"heldout/loss": 0.6}})
+    alignzoo_trackers.alignzoo_after_step(StepReport(2, 2, {"loss": 0.4}))
+    journal.write("evaluations", 2, {"after": {"gold": 2.0, "heldout/loss": math.inf}})
     alignzoo_trackers.alignzoo_run_end(run, result)
     alignzoo_trackers.alignzoo_after_step(StepReport(2, 2, {"loss": 0.1}))  # of another run: nobody listens
     assert [tracker.told for tracker in Tracker.all] == [
@@ -53,9 +60,11 @@ def test_a_stage_is_told_from_start_to_end(tmp_path: Path, monkeypatch: pytest.M
             "out-rl",
             "start",
             {"optimizer.name": "ppo", "optimizer.betas": "[0.9, 0.95]"},
+            (0, {"evaluation/gold": 1.0, "evaluation/heldout/loss": 0.7}),
             (1, {"loss": 0.5}),
-            (2, {"before/gold": 1.0}),
-            (2, {"after/gold": 2.0}),
+            (1, {"evaluation/heldout/loss": 0.6}),
+            (2, {"loss": 0.4}),
+            (2, {"evaluation/gold": 2.0}),
             "finish",
         ]
     ]

@@ -69,7 +69,7 @@ def collate(
         token_rewards=_token_rewards(rows, mask),
         parts=_parts(rows),
         **_sources(rows, source_weights or {}),
-        extra=_extra(rows, mask, own, version),
+        extra=_extra(rows, mask, own, version) if rows else _without_rows(groups, mask, own, version),
         row=torch.tensor([offset[index] + i for index, _, i in rows], dtype=torch.long),
         own=own,
         prompt_length=prompt,
@@ -147,6 +147,13 @@ def _extra(rows: Sequence[Row], mask: BoolNT, own: BoolNT, version: int | None) 
     columns["finished"] = torch.tensor([float(each.finished) for each in completions])
     columns["staleness"] = _staleness(completions, version)
     return columns
+
+
+def _without_rows(groups: Sequence[Group], mask: BoolNT, own: BoolNT, version: int | None) -> dict[str, Tensor]:
+    """The columns of groups without a score: all are there, and empty, as a `prepare` that reads them expects."""
+    names = sorted({name for group in groups for name in group.extra} - OWN)
+    given = {name: torch.zeros(0) for name in names if all(name in group.extra for group in groups)}
+    return {**given, **_extra((), mask, own, version)}
 
 
 def _given(name: str, rows: Sequence[Row], mask: BoolNT) -> Tensor:

@@ -47,6 +47,9 @@ class Traits:
     """The field that weighs the KL to the reference: what `alignzoo compare --frontier` varies."""
     search: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """Fields worth tuning and the range of each, for `alignzoo compare --tune`."""
+    columns: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Columns of `Batch.extra` that it reads and a sampler of its own brings, each with the values that rows have
+    there, the usual one first: `{"greedy": (0.0, 1.0)}`. `alignzoo check` makes them up."""
     laws: Mapping[str, str] = field(default_factory=dict)
     """Laws of `WAIVABLE` that do not apply to it, and of each the reason why: `{"trust_region": "the ratio only
     weighs"}`. `alignzoo check` does not hold it to them, and `alignzoo show` tells the reason."""
@@ -70,6 +73,15 @@ WAIVABLE = (
     "normaliser",
     "label_smoothing",
     "margin",
+    "better_rises",
+    "stakes",
+    "other_length",
+    "kl_strength",
+    "centring",
+    "sources",
+    "right_critic",
+    "discount",
+    "weightless",
 )
 """Checks of the direction, and of what an optimizer does away from its start. Sound algorithms may differ here, and
 then say so by `laws`."""
@@ -126,6 +138,7 @@ def check_optimizer(name: str, optimizer: Any) -> None:
     if not isinstance(traits.completions, int) or isinstance(traits.completions, bool) or traits.completions < 1:
         raise PluginError(f"optimizer {name!r}: completions is {traits.completions!r}, expected 1 or more")
     _check_laws(name, traits.laws)
+    _check_columns(name, traits.columns)
     settings = {f.name for f in dataclasses.fields(optimizer)}
     if traits.kl_weight and traits.kl_weight not in settings:
         what = f"kl_weight is {traits.kl_weight!r}, which is no field"
@@ -148,6 +161,15 @@ def _check_laws(name: str, laws: Any) -> None:
             raise PluginError(f"optimizer {name!r}: laws names {law!r}, which is no law that can be waived. {hint}")
         if not isinstance(why, str) or not why.strip():
             raise PluginError(f"optimizer {name!r}: laws[{law!r}] is {why!r}, expected why it does not apply, in words")
+
+
+def _check_columns(name: str, given: Any) -> None:
+    """Raise PluginError where `columns` is no table of columns and their values."""
+    if not isinstance(given, Mapping):
+        raise PluginError(f"optimizer {name!r}: columns is {given!r}, expected a table of columns and their values")
+    for each, values in given.items():
+        if not (isinstance(values, tuple) and values and all(isinstance(value, int | float) for value in values)):
+            raise PluginError(f"optimizer {name!r}: columns[{each!r}] is {values!r}, expected numbers, as (0.0, 1.0)")
 
 
 def check_prepare_reads(name: str, optimizer: Any, needs: frozenset[str]) -> None:

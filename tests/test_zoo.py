@@ -26,8 +26,7 @@ FILES = {each.name: PLUGINS / (each.target.partition(":")[0].replace(".", "/") +
 def test_an_optimizer_keeps_the_laws(name: str) -> None:
     part: Any = REGISTRY.get("optimizer", name)()
     stateful = isinstance(part, HasNext | HasFollow)  # of others, a resumed run is the runner's, and held elsewhere
-    columns = ["by_reference"] if name == "xpo" else []  # which its sampler adds
-    check_optimizer(part, columns=columns, only=[check for check in OPTIMIZER_CHECKS if stateful or check != "resume"])
+    check_optimizer(part, only=[check for check in OPTIMIZER_CHECKS if stateful or check != "resume"])
 
 
 def test_there_are_ninety_methods_of_distinct_classes_with_family_and_summary() -> None:

@@ -28,7 +28,11 @@ def check(
     ] = None,
     only: Annotated[list[str] | None, typer.Option(metavar="CHECK", help="Only this check.")] = None,
     column: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="A column of the data that an optimizer reads.")
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[=VALUE,...]",
+            help="A column of the data that an optimizer reads; with a role, the values of its rows, as greedy=0,1.",
+        ),
     ] = None,
     as_json: AsJson = False,
     plugin: Plugins = None,
@@ -42,6 +46,7 @@ def check(
     from alignzoo.testing import Given, results
 
     chosen = _chosen(found.kind, only)
+    _check_columns(column or ())
     made = list(results(part, chosen, Given(columns=tuple(column or ()))))
     waived = {law: why for law, why in waived_of(part).items() if law in chosen}
     if as_json:
@@ -60,6 +65,16 @@ def part_of(zoo: Registry, found: Registration, settings: Sequence[str]) -> Any:
     from alignzoo.recipe import part
 
     return part(target, settings, found.name, registry=zoo)
+
+
+def _check_columns(columns: Sequence[str]) -> None:
+    """Raise PluginError where a column's values are no numbers."""
+    from alignzoo.testing.world import column_values
+
+    try:
+        column_values(columns)
+    except ValueError as error:
+        raise PluginError(f"--column: {error}") from error
 
 
 def _chosen(kind: str, only: Sequence[str] | None) -> dict[str, Check]:

@@ -31,7 +31,7 @@ class DiscoPOP(ReferencePairLoss):
     search: ClassVar[Mapping[str, tuple[float, float]]] = {"beta": (0.01, 0.5)}
 
     laws: ClassVar[Mapping[str, str]] = dict.fromkeys(
-        ("prefers_better", "every_token", "ranking"),
+        ("prefers_better", "every_token", "ranking", "better_rises"),
         "the loss that was found rises with the margin round 0, where a policy starts (arXiv:2406.08414 sec. 5)",
     )
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from annotated_types import Ge, Le
@@ -25,6 +26,9 @@ class LDDPO(ReferencePairLoss):
 
     alpha: Annotated[float, Ge(0), Le(1)] = 0.5
     """α: what a token beyond the shorter answer's length counts; 1: as much as any."""
+    laws: ClassVar[Mapping[str, str]] = {
+        "other_length": "tokens beyond the shorter answer's length count less (arXiv:2409.06411)"
+    }
 
     def cost(self, pairs: Pairs) -> Tensor:
         better, worse = self.rewards(pairs)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from annotated_types import Ge
 from torch import Tensor
@@ -23,6 +24,9 @@ class RDPO(ReferencePairLoss):
 
     alpha: Annotated[float, Ge(0)] = 0.01
     """α: what each token of an answer costs, in units of reward."""
+    laws: ClassVar[Mapping[str, str]] = {
+        "other_length": "by how much a better answer has to win depends on both lengths (arXiv:2403.19159)"
+    }
 
     def cost(self, pairs: Pairs) -> Tensor:
         better, worse = self.rewards(pairs) + self.alpha * pairs.length

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
@@ -51,6 +51,7 @@ class XPO:
     prepare_reads: ClassVar[frozenset[str]] = frozenset()
     kl_weight: ClassVar[str] = "beta"
     completions: ClassVar[int] = 2
+    columns: ClassVar[Mapping[str, tuple[float, ...]]] = {"by_reference": (0.0, 1.0)}
 
     def prepare(self, batch: Batch) -> Batch:
         return fn.best_and_worst(batch)

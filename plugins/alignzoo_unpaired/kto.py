@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
@@ -10,7 +11,7 @@ from annotated_types import Gt
 
 from alignzoo import Batch, Forward, PluginError, Terms, rankings
 from alignzoo.interfaces import CheckContext
-from alignzoo_unpaired.mismatched import Mismatched, is_mismatched
+from alignzoo_unpaired.mismatched import COLUMN, Mismatched, is_mismatched
 from alignzoo_unpaired.shared import Labelled
 
 
@@ -31,6 +32,7 @@ class KTO(Labelled):
     undesirable: Annotated[float, Gt(0)] = 1.0
     """w of the others: above 1, it hates losses more than it likes gains."""
     couples: ClassVar[str] = "minibatch"
+    columns: ClassVar[Mapping[str, tuple[float, ...]]] = {COLUMN: (0.0, 1.0)}
 
     def check(self, context: CheckContext) -> None:
         """Raise where nobody brings the mismatched answers that z is measured by."""

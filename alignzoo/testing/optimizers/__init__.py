@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import wraps
+from typing import TypeAlias
 
 from alignzoo.interfaces import Optimizer
 from alignzoo.testing.laws import Checks, Figures, Given, checks
 from alignzoo.testing.optimizers.bounds import returns, trust_region, value_loss
+from alignzoo.testing.optimizers.comparing import (
+    better_rises,
+    centring,
+    kl_strength,
+    other_length,
+    sources,
+    stakes,
+)
 from alignzoo.testing.optimizers.credit import baseline, dense_rewards, entropy_bonus, every_token, ranking
 from alignzoo.testing.optimizers.direction import (
     critic,
@@ -18,6 +28,7 @@ from alignzoo.testing.optimizers.direction import (
     zero_advantage,
 )
 from alignzoo.testing.optimizers.hard import hard_inputs
+from alignzoo.testing.optimizers.horizon import discount, right_critic, weightless
 from alignzoo.testing.optimizers.invariance import group_order, micro_batches, padding, processes
 from alignzoo.testing.optimizers.purity import mask, pure, reads
 from alignzoo.testing.optimizers.reading import columns_read, ratios
@@ -26,21 +37,35 @@ from alignzoo.testing.optimizers.resume import resume
 from alignzoo.testing.optimizers.settings import settings
 from alignzoo.testing.optimizers.shape import contract, metrics, needs, reduction
 from alignzoo.testing.optimizers.weighing import label_smoothing, margin, normaliser
+from alignzoo.testing.world import column_values
 from alignzoo.traits import traits_of
 
+Held: TypeAlias = Callable[[Optimizer, Given], Figures | None]
 
-def _unless_waived(check: Callable[[Optimizer, Given], None]) -> Callable[[Optimizer, Given], Figures | None]:
+
+def _unless_waived(check: Held) -> Held:
     """The check, kept by an optimizer whose trait `laws` says why it does not apply."""
 
     @wraps(check)
-    def held(optimizer: Optimizer, given: Given) -> None:
-        if check.__name__ not in traits_of(optimizer).laws:
-            check(optimizer, given)
+    def held(optimizer: Optimizer, given: Given) -> Figures | None:
+        return None if check.__name__ in traits_of(optimizer).laws else check(optimizer, given)
 
     return held
 
 
-AWAY_FROM_THE_START: tuple[tuple[int, Callable[[Optimizer, Given], None]], ...] = (
+def _with_columns(check: Held) -> Held:
+    """The check, with the columns that the optimizer's trait `columns` says it reads beside those that are given."""
+
+    @wraps(check)
+    def held(optimizer: Optimizer, given: Given) -> Figures | None:
+        known = column_values(given.columns)
+        own = [f"{n}={','.join(map(str, v))}" for n, v in traits_of(optimizer).columns.items() if n not in known]
+        return check(optimizer, replace(given, columns=(*given.columns, *own)))
+
+    return held
+
+
+AWAY_FROM_THE_START: tuple[tuple[int, Held], ...] = (
     (13, columns_read),
     (13, ratios),
     (13, kl_pull),
@@ -57,10 +82,19 @@ AWAY_FROM_THE_START: tuple[tuple[int, Callable[[Optimizer, Given], None]], ...] 
     (1, normaliser),
     (13, label_smoothing),
     (13, margin),
+    (13, better_rises),
+    (13, stakes),
+    (13, other_length),
+    (13, kl_strength),
+    (13, centring),
+    (13, sources),
+    (13, right_critic),
+    (13, discount),
+    (13, weightless),
 )
 """The checks of what happens away from the start. An optimizer to which one does not apply says so by `laws`."""
 
-OPTIMIZER_CHECKS: Checks = checks(
+ALL: tuple[tuple[int, Held], ...] = (
     (3, contract),
     (2, needs),
     (1, reduction),
@@ -83,4 +117,5 @@ OPTIMIZER_CHECKS: Checks = checks(
     (7, resume),
     (6, length_bias),
 )
+OPTIMIZER_CHECKS: Checks = checks(*((law, _with_columns(check)) for law, check in ALL))
 """Every check of an optimizer by name, in the order in which they are made."""

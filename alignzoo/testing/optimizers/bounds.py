@@ -32,8 +32,15 @@ def trust_region(optimizer: Optimizer, given: Given) -> None:
         if _pull(at, variant, batch, WINNER, 1.0) is None:
             continue
         near = [_there(at, variant, batch, row, 1.0) for row in (WINNER, LOSER)]
-        if near[0] <= 0 or near[1] >= 0 or near[0] == _there(at, variant, batch, WINNER, 0.9):
-            continue  # no ratio, as in REINFORCE, or no comparison
+        if near[0] <= 0 or near[1] >= 0:
+            continue  # no comparison
+        if near[0] == _there(at, variant, batch, WINNER, 0.9):
+            without = not any(_number(variant.part, name) for name in ("clip", "clip_low", "clip_high"))
+            at.require(without, "a ratio to old_logprobs, which its clip bounds", "the same pull whatever they are")
+            continue  # no ratio, as in REINFORCE
+        inverse = [near[0] / (ratio * _there(at, variant, batch, WINNER, ratio) or 1.0) for ratio in (0.5, 0.8)]
+        held = all(abs(each - 1) < 1e-3 for each in inverse)
+        at.require(not held, "a weight of π/π_old, where there is one", "π_old/π")
         for row, ratio, who in ((WINNER, 0.5, "good answer half"), (LOSER, 1.8, "bad answer 1.8 times")):
             pull = _there(at, variant, batch, row, ratio)
             expected = f"a pull {'up' if row == WINNER else 'down'} on a {who} as likely as before"

@@ -37,9 +37,14 @@ def every_token(optimizer: Optimizer, given: Given) -> None:
     for variant in variants(optimizer):
         if "logprobs" not in variant.part.needs:
             continue
-        found = _rewards_count(attempt, variant, batch, {"old_values": seen})
-        if found is not None:
-            at, (winner, loser) = variant.of(attempt), found.on["logprobs"][:, 1:]
+        at = variant.of(attempt)
+        for lead in (0.0, 0.01):
+            level = torch.tensor([-1.0, -1.0 - lead])
+            spoken: dict[str, Level] = dict.fromkeys(("logprobs", "old_logprobs", "ref_logprobs"), level)
+            found = _rewards_count(attempt, variant, batch, {**spoken, "old_values": seen})
+            if found is None:
+                continue
+            winner, loser = found.on["logprobs"][:, 1:]
             at.require(bool((winner > 0).all()), "a pull up on each token of the better answer", str(winner.tolist()))
             at.require(float(loser.max()) <= 1e-7, "no pull up on the worse answer's tokens", str(loser.tolist()))
 
@@ -139,7 +144,5 @@ def dense_rewards(optimizer: Optimizer, given: Given) -> None:
             mine, others = change[0], change[1:]
             gain = float(mine[2] - others[:, 2].mean())
             at.require(gain > 0, "a higher pull on the rewarded token than on the same token of others", f"{gain:.3g}")
-            later = float(mine[3:].max())
-            at.require(
-                later <= float(mine[2]) + 1e-6, "no later token raised by more", f"{later:.3g}, it by {mine[2]:.3g}"
-            )
+            later = (mine[3:] - change[2, 3:]).abs().max()  # the other winner's, which no token of its own rewards
+            at.require(float(later) <= 1e-6, "no later token raised for it", f"one by {float(later):.3g}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from alignzoo.testing.measure import (
     prepare,
     pull,
 )
-from alignzoo.testing.world import TOY_WEIGHTS, toy_groups
+from alignzoo.testing.world import TOY_WEIGHTS, column_values, toy_groups
 from alignzoo.types import Batch, Completion, Forward, Group, Prompt, Score
 
 
@@ -69,11 +69,34 @@ def _contest(optimizer: Optimizer, scores: Sequence[Sequence[float]], given: Giv
     """Groups of completions of one length with these scores, at an even start."""
     groups = []
     for index, values in enumerate(scores):
+        roles, mean = _roles(given, len(values)), sum(values) / len(values)
+        values = (*values, *(mean,) * roles.more)
         completions = tuple(Completion((2 + index, 2 + i, 12 - i), str(i)) for i in range(len(values)))
-        extra = {name: (0.5,) * len(values) for name in given.columns}
-        given_scores = tuple(map(_one_score, values))
+        extra, given_scores = roles.columns, tuple(map(_one_score, values))
         groups.append(Group(Prompt(f"prompt {index}"), (3, 4 + index), completions, given_scores, extra))
     return _even(optimizer, groups)
+
+
+@dataclass(frozen=True)
+class _Roles:
+    """The columns of a group, and how many completions stand for roles at its end."""
+
+    columns: dict[str, tuple[float, ...]]
+    more: int
+
+
+def _roles(given: Given, size: int) -> _Roles:
+    """The columns of a group of this size, with a completion more for each value of a role but the usual one."""
+    values = column_values(given.columns)
+    others = [(name, value) for name, some in values.items() for value in some[1:]]
+    usual = {name: some[0] if some else 0.5 for name, some in values.items()}
+    return _Roles(
+        {
+            name: (usual[name],) * size + tuple(value if each == name else usual[name] for each, value in others)
+            for name in values
+        },
+        len(others),
+    )
 
 
 def _one_score(value: float) -> Score:
@@ -198,10 +221,11 @@ def _pull_of(attempt: Attempt, optimizer: Optimizer, given: Given, length: int) 
     one's where there is none on the better one's, as of what reads bad answers alone."""
     groups = []
     for size in (SHORT, LONG):
-        answers = [tuple(2 + (size + i + t) % 11 for t in range(size)) for i in (0, 3)]
+        roles = _roles(given, 2)
+        answers = [tuple(2 + (size + i + t) % 11 for t in range(size)) for i in (0, 3, *range(5, 5 + roles.more))]
         completions = tuple(Completion(tokens, str(tokens)) for tokens in answers)
-        extra = {name: (0.5, 0.5) for name in given.columns}
-        groups.append(Group(Prompt(f"{size}"), (3, size), completions, (_one_score(1.0), _one_score(0.0)), extra))
+        scores = tuple(map(_one_score, (1.0, 0.0, *(0.5,) * roles.more)))
+        groups.append(Group(Prompt(f"{size}"), (3, size), completions, scores, roles.columns))
     prepared = prepare(attempt, optimizer, _even(optimizer, groups))
     gradient = pull(attempt, optimizer, prepared, _even_answer(optimizer, prepared))["logprobs"]
     of_length = prepared.mask.sum(1) == length

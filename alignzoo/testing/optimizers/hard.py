@@ -11,7 +11,7 @@ from alignzoo import columns
 from alignzoo.interfaces import Optimizer
 from alignzoo.testing.laws import Attempt, Given
 from alignzoo.testing.measure import Case, answer, case, columns_of, loss, objective, prepare
-from alignzoo.testing.world import TOY_WEIGHTS, toy_groups
+from alignzoo.testing.world import TOY_WEIGHTS, column_values, toy_groups
 from alignzoo.types import Batch, Group, Score
 
 
@@ -29,7 +29,11 @@ def hard_inputs(optimizer: Optimizer, given: Given) -> None:
         "no completion that has a score": [_scored(group, None) for group in ragged],
         "no group at all": [],
     }.items():
-        _survives(Attempt(4, hard, cause), optimizer, case(optimizer, groups))
+        made = case(optimizer, groups)
+        if not groups:  # of which nobody could know the columns
+            extra = {**made.batch.extra, **{name: torch.zeros(0) for name in column_values(given.columns)}}
+            made = replace(made, batch=replace(made.batch, extra=extra))
+        _survives(Attempt(4, hard, cause), optimizer, made)
     cause = "exp() of a log-ratio without a bound, or a log() of what can round to 0"
     near = case(optimizer, ragged, drift=0.0)
     filled = [name for name in sorted(columns.filled(optimizer.needs)) if name.endswith("logprobs")]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 from collections.abc import Mapping
 
 import torch
@@ -147,6 +149,10 @@ def adaptive(optimizer: Optimizer, given: Given) -> None:
     for variant in variants(optimizer):
         if runs(variant, attempt, batch):
             _steers(variant.of(attempt), variant, batch)
+            _settles(variant.of(attempt), variant, batch)
+    for phase in _phases(optimizer):
+        if runs(phase, attempt, batch):
+            _ends(phase.of(attempt), phase, batch)
 
 
 def _steers(attempt: Attempt, variant: Variant, batch: Batch) -> None:
@@ -186,3 +192,40 @@ def _successor(attempt: Attempt, variant: Variant, name: str, level: float) -> V
         with attempt.runs("next()"):
             part = part.next(StepReport(step, 20, {**metrics, "completions": 8.0}))
     return Variant(part, variant.what)
+
+
+def _settles(attempt: Attempt, variant: Variant, batch: Batch) -> None:
+    """What follows figures of the method's own comes to rest where they do."""
+    found = pull_of(attempt, variant.part, batch)
+    own = {} if found is None else dict.fromkeys(found.terms.metrics, 1.0)
+    usual: Mapping[str, float] = dict.fromkeys((*REPORTED, "reward/mean"), 0.01)
+    parts = [variant.part]
+    for step in range(1, 41):
+        with attempt.runs("next()"):
+            parts.append(parts[-1].next(StepReport(step, 40, {**usual, **own, "completions": 8.0})))
+    for name in (each.name for each in dataclasses.fields(variant.part)):
+        levels = [getattr(part, name) for part in parts]
+        if not all(isinstance(level, float) for level in levels) or name == traits_of(variant.part).kl_weight:
+            continue
+        first, last = abs(levels[1] - levels[0]), abs(levels[-1] - levels[-2])
+        told = f"it moves by {first:.3g} at first, and by {last:.3g} in the 40th"
+        attempt.require(last <= first + 1e-6, f"{name} to settle where all steps report the same", told)
+
+
+def _phases(optimizer: Optimizer) -> list[Variant]:
+    """The variants that train no policy at the start: a whole number, set to 2, that keeps it waiting."""
+    found = []
+    for field in dataclasses.fields(optimizer):  # type: ignore[arg-type]
+        value = getattr(optimizer, field.name)
+        if field.init and isinstance(value, int) and not isinstance(value, bool) and "logprobs" in optimizer.needs:
+            with contextlib.suppress(ValueError, TypeError):  # it refuses to take this one
+                part = dataclasses.replace(optimizer, **{field.name: 2})  # type: ignore[type-var]
+                found.append(Variant(part, f"{field.name} = 2"))
+    return found
+
+
+def _ends(attempt: Attempt, variant: Variant, batch: Batch) -> None:
+    """A phase in which the policy waits ends after as many steps as it says, or a few more."""
+    later = pull_of(attempt, _successor(attempt, variant, "kl", 0.01).part, batch)
+    waits = later is not None and not later.on["logprobs"].any()
+    attempt.require(not waits, "the policy to be trained at last", "no gradient in it after 20 steps")

@@ -9,6 +9,7 @@ from typing import ClassVar
 from alignzoo.interfaces import Optimizer, Policy
 from alignzoo.testing.laws import Given
 from alignzoo.testing.stopping import resumes
+from alignzoo.testing.world import by_row, column_values
 from alignzoo.types import Group, Prompt
 
 
@@ -21,8 +22,8 @@ class ToySampler:
     online: ClassVar[bool] = True
 
     def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seeds: Sequence[int]) -> list[Group]:
-        groups = policy.generate(prompts, self.n, seeds=seeds)
-        return [replace(group, extra={name: (0.5,) * self.n for name in self.columns}) for group in groups]
+        extra = {name: by_row(some or (0.5,), self.n) for name, some in column_values(self.columns).items()}
+        return [replace(group, extra=extra) for group in policy.generate(prompts, self.n, seeds=seeds)]
 
 
 def resume(optimizer: Optimizer, given: Given) -> None:

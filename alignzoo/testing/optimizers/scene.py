@@ -16,7 +16,7 @@ from alignzoo import functional as fn
 from alignzoo.interfaces import Optimizer
 from alignzoo.testing.laws import Attempt, ConformanceError, Given
 from alignzoo.testing.measure import loss, prepare
-from alignzoo.testing.world import TOY_WEIGHTS
+from alignzoo.testing.world import TOY_WEIGHTS, column_values
 from alignzoo.types import Batch, Forward, Terms
 
 Level: TypeAlias = Tensor | float
@@ -26,23 +26,66 @@ LEVELS = {"logprobs": -1.0, "entropy": 1.0, "values": 0.0, "scores": 0.0}
 """What an answer is where a scene does not say; others are 0.5."""
 
 
+@dataclass(frozen=True)
+class Scene(Batch):
+    """A batch whose groups are accompanied, when an optimizer gets them, by rows that stand for roles."""
+
+    roles: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    """Columns of `extra` by name, and the values of which each group gets a row more."""
+
+
 def scene(
     lengths: Sequence[int], group: Sequence[int], rewards: Sequence[float], given: Given, *, prompt: int = 1
-) -> Batch:
+) -> Scene:
     """Completions of these lengths after a prompt of `prompt` tokens, no two rows alike."""
     whole = prompt + torch.tensor(lengths)
     position = torch.arange(int(whole.max()))
     attend = position < whole[:, None]
-    rows = torch.arange(len(lengths))
-    return Batch(
+    rows, values = torch.arange(len(lengths)), column_values(given.columns)
+    return Scene(
         tokens=torch.where(attend, 2 + position + 100 * rows[:, None], 0),
         attend=attend,
         mask=attend & (position >= prompt),
         group=torch.tensor(group),
         rewards=torch.tensor(rewards, dtype=torch.float32),
         weights=torch.ones(len(lengths)),
-        extra={name: torch.full((len(lengths),), 0.5) for name in given.columns},
+        extra={name: torch.full((len(lengths),), some[0] if some else 0.5) for name, some in values.items()},
+        roles={name: some[1:] for name, some in values.items() if len(some) > 1},
     )
+
+
+def accompanied(batch: Batch) -> tuple[Batch, Tensor]:
+    """The batch with a row more at each group's end for each role, and of each row the one that it is like: a role's
+    has the reward of the group's mean, tokens of its own, and otherwise what the group's last row has."""
+    roles = batch.roles if isinstance(batch, Scene) else {}
+    groups = batch.group.tolist()
+    ends = [row for row in range(len(batch)) if row + 1 == len(batch) or groups[row + 1] != groups[row]]
+    more = sum(map(len, roles.values()))
+    if not more:
+        return batch, torch.arange(len(batch))
+    like = [copy for row in range(len(batch)) for copy in [row] * (1 + more * (row in ends))]
+    origin = torch.tensor(like)
+    new = torch.tensor([place > 0 and like[place - 1] == row for place, row in enumerate(like)])
+    wide = batch.select(origin)
+    rewards = torch.where(new, fn.group_mean(batch.rewards, batch.group)[origin], wide.rewards)
+    shift = 1000 * (torch.arange(len(like)) * new)[:, None]
+    extra = dict(wide.extra)
+    at = 0
+    for name, values in roles.items():
+        for value in values:
+            at += 1
+            extra[name] = torch.where(_place_in(new) == at, value, extra[name])
+    tokens = torch.where(wide.attend, wide.tokens + shift, 0)
+    return dataclasses.replace(wide, tokens=tokens, rewards=rewards, extra=extra), origin
+
+
+def _place_in(new: Tensor) -> Tensor:
+    """Of each row of a role, which one of its group it is, from 1 on; 0 of the others."""
+    count, found = 0, []
+    for each in new.tolist():
+        count = count + 1 if each else 0
+        found.append(count)
+    return torch.tensor(found)
 
 
 def laid(batch: Batch, name: str, value: Level) -> Tensor:
@@ -90,9 +133,12 @@ def pull_of(
     (and `returns`) that are put into the prepared batch: `loss` reads them, `prepare` does not.
     """
     values = values or {}
-    first, second = TOY_WEIGHTS
-    alone = {first: batch.rewards / TOY_WEIGHTS[first], second: torch.zeros_like(batch.rewards)}
-    batch = dataclasses.replace(batch, sources=alone, source_weights=TOY_WEIGHTS)
+    if isinstance(batch, Scene) and batch.roles:
+        return _among_roles(attempt, optimizer, batch, values, afterwards or {})
+    if not batch.sources:
+        first, second = TOY_WEIGHTS
+        alone = {first: batch.rewards / TOY_WEIGHTS[first], second: torch.zeros_like(batch.rewards)}
+        batch = dataclasses.replace(batch, sources=alone, source_weights=TOY_WEIGHTS)
     prepared = prepare(attempt, optimizer, batch.answered(answers(columns.filled(optimizer.needs), batch, values)))
     if not len(prepared):
         return None
@@ -110,6 +156,27 @@ def pull_of(
         found = torch.autograd.grad(cost, list(leaves.values()), allow_unused=True, materialize_grads=True)
     on = {n: torch.zeros_like(said[n]).index_add(0, origin, -g) for n, g in zip(leaves, found, strict=True)}
     return Pull(prepared, origin, terms, on)
+
+
+def _among_roles(
+    attempt: Attempt, optimizer: Optimizer, batch: Scene, values: Mapping[str, Level], afterwards: Mapping[str, Level]
+) -> Pull | None:
+    """As `pull_of`, with rows that stand for roles in each group; what is found is told of the scene's own rows."""
+    wide, origin = accompanied(batch)
+    own = torch.tensor([row == 0 or origin[row] != origin[row - 1] for row in range(len(origin))])
+
+    def spread(levels: Mapping[str, Level]) -> dict[str, Level]:
+        return {name: torch.as_tensor(v)[origin] if torch.as_tensor(v).ndim else v for name, v in levels.items()}
+
+    plain = dataclasses.replace(wide, roles={})  # type: ignore[call-arg]
+    found = pull_of(attempt, optimizer, plain, spread(values), afterwards=spread(afterwards))
+    if found is None:
+        return None
+    kept = own[found.origin]
+    at = torch.cumsum(own, 0) - 1
+    terms = Terms(found.terms.loss[kept], {name: each[kept] for name, each in found.terms.metrics.items()})
+    on = {name: column[own] for name, column in found.on.items()}
+    return Pull(found.prepared.select(kept), at[found.origin[kept]], terms, on)
 
 
 def rows_of(attempt: Attempt, batch: Batch, prepared: Batch) -> Tensor:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import inf
 from typing import Any, Literal, get_args, get_origin
 
@@ -17,6 +16,7 @@ from alignzoo.roles import following
 from alignzoo.testing.laws import Attempt, ConformanceError, Given
 from alignzoo.testing.measure import Case, answer, case, leaves, loss, prepare, pull, reports
 from alignzoo.testing.world import toy_groups
+from alignzoo.types import Group
 
 RUNNERS = ("epochs",)
 """Fields that the runner reads."""
@@ -28,35 +28,50 @@ def settings(optimizer: Optimizer, given: Given) -> None:
         return
     cause = "a term of the loss that was left out, or weights that prepare() computes and then does not set"
     changes = {f.name: list(_other_values(optimizer, f)) for f in dataclasses.fields(optimizer) if f.init}
-    batches = [toy_groups(seed, columns=given.columns, dense=bool(seed)) for seed in (0, 1)]
-
+    tried = _Tried(optimizer, [toy_groups(seed, columns=given.columns, dense=bool(seed)) for seed in (0, 1)])
     for name, values in changes.items():
         attempt = Attempt(13, f"{type(optimizer).__name__}.{name}, in all others' company", cause)
-
-        def effect(variant: Any, attempt: Attempt = attempt) -> list[Tensor]:
-            return [each for groups in batches for each in _effects(attempt, variant, case(variant, groups))]
-
         if name in RUNNERS or not values:
             continue
         company = [{}, *({other: value} for other, some in changes.items() if other != name for value in some)]
         for value in values:
-            with contextlib.suppress(ValueError, TypeError):  # it refuses to take this one
-                effect(dataclasses.replace(optimizer, **{name: value}))
-        if not any(_differ(effect, optimizer, {**around}, {**around, name: v}) for around in company for v in values):
-            tried = ", ".join(repr(value) for value in values)
-            attempt.fail(f"some effect of {name}", f"none between {getattr(optimizer, name)!r} and {tried}")
+            tried.effect(attempt, {name: value})
+        now, choices = getattr(optimizer, name), [[each] for each in values] if isinstance(values[0], str) else [values]
+        for some in choices:  # every choice is something else than the one that is set; of numbers, one value is enough
+            if not any(tried.differ(attempt, {**around}, {**around, name: v}) for around in company for v in some):
+                attempt.fail(f"some effect of {name}", f"none between {now!r} and {', '.join(map(repr, some))}")
 
 
-def _differ(effect: Any, optimizer: Any, one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two settings of an optimizer do different things; those that it refuses to take do not count."""
-    try:
-        variants = [dataclasses.replace(optimizer, **changes) for changes in (one, other)]
-        first, second = map(effect, variants)
-    except (ValueError, TypeError, ConformanceError):
-        return False
-    return len(first) != len(second) or not all(
-        a.shape == b.shape and torch.equal(a, b) for a, b in zip(first, second, strict=True)
-    )
+@dataclasses.dataclass(frozen=True)
+class _Tried:
+    """What an optimizer does with its settings changed, each change tried once."""
+
+    optimizer: Any
+    batches: Sequence[Sequence[Group]]
+    found: dict[tuple[tuple[str, Any], ...], list[Tensor] | None] = dataclasses.field(default_factory=dict)
+
+    def effect(self, attempt: Attempt, changes: Mapping[str, Any]) -> list[Tensor] | None:
+        """Everything by which these changes can show; None where the optimizer refuses to take them."""
+        key = tuple(sorted(changes.items()))
+        if key not in self.found:
+            try:
+                part = dataclasses.replace(self.optimizer, **changes)
+                self.found[key] = [e for groups in self.batches for e in _effects(attempt, part, case(part, groups))]
+            except (ValueError, TypeError):
+                self.found[key] = None
+        return self.found[key]
+
+    def differ(self, attempt: Attempt, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+        """Whether two settings of an optimizer do different things; those that it refuses to take do not count."""
+        try:
+            first, second = (self.effect(attempt, changes) for changes in (one, other))
+        except ConformanceError:
+            return False  # settings that do not go together
+        if first is None or second is None:
+            return False
+        return len(first) != len(second) or not all(
+            a.shape == b.shape and torch.equal(a, b) for a, b in zip(first, second, strict=True)
+        )
 
 
 def _effects(attempt: Attempt, optimizer: Any, made: Case) -> Iterator[Tensor]:

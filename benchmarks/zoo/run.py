@@ -1,0 +1,216 @@
+"""The zoo's grid: every optimizer on an embedded task that it fits, three seeds, equal FLOPs, with controls.
+
+    nice python benchmarks/zoo/run.py                    # everything; some hours of one core
+    nice python benchmarks/zoo/run.py --only pairs-1     # one comparison of it
+    python benchmarks/zoo/table.py                       # docs/zoo.md from what has ended
+
+Large families are split, so that each comparison can be read by itself when it has ended; every part of a family holds
+the same anchor, its best-known method. The same command goes on where it was stopped. What a comparison comes to is
+published in benchmarks/results/zoo/NAME: report.md without its pictures, and results.json without the win rates.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import ceil
+from pathlib import Path
+
+import torch
+
+import alignzoo
+from alignzoo.compare.results import CellResult
+from alignzoo.registry import Registry
+from alignzoo.registry.registrar import needs_of
+from alignzoo.traits import traits_of
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from machine import RESULTS, machine
+
+OUT = RESULTS / "zoo"
+SEEDS, PROMPTS = 3, 128
+TEACHER_STEPS = 60
+"""Steps of GRPO on `sort` that make the teacher of distillation."""
+
+GROWTH = 5
+"""So many algorithms more, each time that a comparison is gone on with."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One comparison of the grid."""
+
+    name: str
+    task: str
+    algorithms: tuple[str, ...]
+    budget: str
+    overrides: tuple[str, ...] = ()
+
+
+def optimizers(registry: Registry) -> dict[str, list[str]]:
+    """First-party optimizers by family, in the order of their names."""
+    found: dict[str, list[str]] = {}
+    for each in registry.list("optimizer"):
+        if each.family and each.distribution == "alignzoo":
+            found.setdefault(each.family, []).append(each.name)
+    return {family: sorted(names) for family, names in found.items()}
+
+
+def trains_policy(registry: Registry, name: str) -> bool:
+    """Whether what is trained can answer a prompt: a reward model cannot."""
+    return traits_of(registry.get("optimizer", name)).trains == "policy"
+
+
+def parts(registry: Registry, teacher: str) -> Iterator[Part]:
+    """The comparisons, by family."""
+    zoo = optimizers(registry)
+    gradient = zoo["policy gradient"]
+    critics = [name for name in gradient if "values" in needs_of(registry.get("optimizer", name))]
+    few = ("schedule.evaluations=2",)
+    pairs = (*few, "schedule.prompts=16")
+    yield from split("policy-gradient", "sort", [n for n in gradient if n not in critics], "grpo", "flops=5e10", few)
+    yield from split("pairs", "shop", zoo["preference"], "dpo", "flops=6e10", pairs)
+    yield Part("unpaired", "shop", tuple(zoo["unpaired labels"]), "flops=6e10", pairs)
+    taught = tuple(name for name in zoo["distillation"] if name != "bond")  # which is its own teacher
+    yield Part("distillation", "sort", taught, "flops=6e10", (*few, f"optimizer.teacher={teacher}"))
+    yield Part("critics", "sort", (*critics, "grpo"), "flops=1.5e11", few)
+    yield Part("self-play", "shop", (*zoo["self-play"], "online-dpo"), "flops=8e10", few)
+    implicit = tuple(name for name in zoo["reward models"] if trains_policy(registry, name))
+    yield Part("imitation", "shop", ("bond", *zoo["imitation"], *implicit), "flops=6e10", pairs)
+    lists = (*few, "sampler.name=policy", "sampler.n=4", "reward=rules", "schedule.prompts=8")
+    yield Part("lists", "safe", tuple(zoo["lists and scores"]), "flops=6e10", lists)
+
+
+def split(
+    name: str, task: str, algorithms: Sequence[str], anchor: str, budget: str, overrides: tuple[str, ...]
+) -> Iterator[Part]:
+    """A large family as parts of some fifteen, each with the anchor."""
+    others = [each for each in algorithms if each != anchor]
+    number = ceil(len(others) / 14)
+    for i in range(number):
+        yield Part(f"{name}-{i + 1}", task, (anchor, *others[i::number]), budget, overrides)
+
+
+def grown(whole: Sequence[Part]) -> Iterator[Part]:
+    """Each comparison with some of its algorithms, then with more, its cells kept: something of every family is there
+    early, and in the end the whole is."""
+    for size in range(GROWTH, max(len(part.algorithms) for part in whole) + GROWTH, GROWTH):
+        for part in whole:
+            if len(part.algorithms) > size - GROWTH:
+                yield replace(part, algorithms=part.algorithms[:size])
+
+
+def teacher(out: Path) -> Path:
+    """The model that distillation is taught by, trained once."""
+    folder = out / "teacher"
+    if not (folder / "result.json").exists():
+        alignzoo.run(
+            "grpo", task="sort", seed=99, out=folder, resume=(folder / "manifest.json").exists(),
+            overrides=[f"schedule.steps={TEACHER_STEPS}"],
+        )  # fmt: skip
+    return folder / "models" / "grpo"
+
+
+def reward_models(registry: Registry, out: Path) -> None:
+    """Reward models answer no prompt: their figure is how often they agree with held-out labels and with gold."""
+    rows = []
+    for name in optimizers(registry)["reward models"]:
+        if trains_policy(registry, name):
+            continue
+        for seed in range(SEEDS):
+            folder = out / "reward-models" / name / f"seed-{seed}"
+            told = folder / "zoo.json"
+            if not told.exists():
+                row = {"algorithm": name, "seed": seed, **reward_model(name, seed, folder)}
+                told.parent.mkdir(parents=True, exist_ok=True)
+                told.write_text(json.dumps(row))
+                print(json.dumps(row), flush=True)
+            rows.append(json.loads(told.read_text()))
+    OUT.mkdir(parents=True, exist_ok=True)
+    facts = {"machine": machine(), "task": "shop", "steps": 40, "runs": rows}
+    (OUT / "reward-models.json").write_text(json.dumps(facts, indent=1) + "\n")
+
+
+def reward_model(name: str, seed: int, folder: Path) -> dict[str, object]:
+    """One run: held-out figures before and after, or what stopped it."""
+    resume = (folder / "run" / "manifest.json").exists()
+    settings = ["schedule.steps=40", "evaluate.prompts=200", "schedule.lr=7e-4", "schedule.evaluations=1"]
+    try:
+        found = alignzoo.run(name, task="shop", seed=seed, out=folder / "run", resume=resume, overrides=settings)
+    except alignzoo.AlignzooError as error:
+        return {"error": str(error)}
+    lines = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
+    names = ("tokens/trained", "flops/forward", "flops/backward")
+    costs = {each: sum(line.get(each, 0.0) for line in lines) for each in names}
+    clock = [json.loads(line) for line in (folder / "run" / "seconds.jsonl").read_text().splitlines()]
+    spent = sum(value for line in clock for key, value in line.items() if key.startswith("seconds/"))
+    return {"before": found.before, "after": found.after, "costs": costs, "seconds": spent}
+
+
+def publish(part: Part, folder: Path) -> None:
+    """The report and the data of one comparison, for the repository."""
+    target = OUT / part.name
+    target.mkdir(parents=True, exist_ok=True)
+    text = (folder / "report.md").read_text()
+    text = re.sub(r"^!\[.*\]\(.*\)\n+", "", text, flags=re.M)
+    (target / "report.md").write_text(anywhere(text, folder))
+    data = json.loads((folder / "results.json").read_text())
+    data["win_rates"], data["improvements"], data["profiles"] = [], [], []
+    data["timings"] = json.loads((folder / "timings.json").read_text())
+    (target / "results.json").write_text(anywhere(json.dumps(rounded(data), separators=(",", ":")), folder) + "\n")
+
+
+def rounded(value: object) -> object:
+    """Figures with six digits: nothing that is printed has more."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {key: rounded(each) for key, each in value.items()}
+    return [rounded(each) for each in value] if isinstance(value, list) else value
+
+
+def anywhere(text: str, folder: Path) -> str:
+    """Without folders of the machine."""
+    for path in (folder, folder.parent, Path.cwd()):
+        text = text.replace(str(path.resolve()), path.name).replace(str(path), path.name)
+    return text
+
+
+def tell(cell: CellResult, done: int, total: int) -> None:
+    """A line for each cell that has ended."""
+    gold = f"gold {cell.after['gold']:.3f}" if "gold" in cell.after else cell.error[:100]
+    print(f"  [{done}/{total}] {cell.id}  {cell.status}  {gold}", flush=True)
+
+
+def main() -> None:
+    """Run what is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("runs/zoo"), help="where the runs lie, to go on with")
+    parser.add_argument("--only", nargs="*", default=[], help="names of comparisons, of which these alone")
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    registry = Registry()
+    registry.load_all()
+    model = str((chosen.out / "teacher" / "models" / "grpo").resolve())
+    for part in grown(list(parts(registry, model))):
+        if chosen.only and part.name not in chosen.only:
+            continue
+        print(f"{part.name}: {len(part.algorithms)} on {part.task}, {part.budget}", flush=True)
+        if part.name == "distillation":
+            teacher(chosen.out)
+        folder = chosen.out / part.name
+        alignzoo.compare(
+            *part.algorithms, task=part.task, seeds=SEEDS, budget=part.budget, prompts=PROMPTS, out=folder,
+            overrides=part.overrides, progress=tell,
+        )  # fmt: skip
+        publish(part, folder)
+    if not chosen.only or "reward-models" in chosen.only:
+        reward_models(registry, chosen.out)
+
+
+if __name__ == "__main__":
+    main()

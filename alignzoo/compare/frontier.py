@@ -18,7 +18,7 @@ import numpy as np
 Point: TypeAlias = tuple[float, float]
 """KL in nats per sequence, and a figure."""
 
-FORMS: dict[str, str] = {"linear": "d·(α - β·d)", "log": "d·(α - β·log d)"}
+FORMS: dict[str, str] = {"linear": "d·(α − β·d)", "log": "d·(α − β·log d)"}
 """The forms and how they are written."""
 
 REACH = 1.25

@@ -15,10 +15,13 @@ from typing import Any
 import pytest
 
 from alignzoo.compare.report import write_report
+from alignzoo.compare.report.direct import spread
 from alignzoo.compare.report.drawing import Looks
+from alignzoo.compare.report.forest import against_controls, who_leads
 from alignzoo.compare.report.gather import curves
 from alignzoo.compare.report.page import cell_text, number, place, typeset
 from alignzoo.compare.report.pictures import final_gain, frontier, learning, runs_of
+from alignzoo.compare.report.scores import beside, distributions, proxy, told
 from alignzoo.compare.results import (
     CellResult,
     Compared,
@@ -125,6 +128,8 @@ def make(folder: Path) -> Path:
         columns = {"pieces": tokens, "logprobs": [-0.1, -2, -0.3, -1], "start_logprobs": [-0.2, -1, -0.3, -3]}
         answer = {**said, **columns, "prompt": 0, "text": "".join(tokens), "gold": 2.5, "greedy": False}
         other = {**answer, "prompt": 1, "asked": "a second question", "note": "", "finished": False}
+        if cell.algorithm == "dpo":
+            other |= {"gold": 3.0, "text": "my answer indeed", "pieces": []}
         lines(folder / cell.folder / "answers.jsonl", answer, other, {**answer, "greedy": True})
         if cell.role not in ("algorithm", "random"):
             continue
@@ -246,10 +251,10 @@ def test_an_algorithm_looks_the_same_in_every_picture(folder: Path) -> None:
         assert dpo.css in themed and "currentColor" in themed and "#ffffff" not in themed
         assert "var(" not in plain and "dpo" in plain  # a legend of its own
     assert [picture.name for picture in frontier(made, "shop", mine, looks)] == [
+        "shop-pareto",
         "shop-distance-gold",
         "shop-distance-reward",
         "shop-distance-length",
-        "shop-pareto",
     ]
 
 
@@ -282,6 +287,36 @@ def test_sentences_are_set(text: str, set_: str) -> None:
 
 def test_places_on_a_scale_are_cut_at_its_ends() -> None:
     assert [place(value, (1.0, 3.0)) for value in (0.0, 1.0, 2.0, 3.0, 9.0)] == [0, 0, 50, 100, 100]
+
+
+def test_labels_are_moved_apart_in_their_order() -> None:
+    assert spread([0.5, 0.5, 0.1], 0.1) == pytest.approx([0.5, 0.6, 0.1])
+    assert spread([0.98, 0.99], 0.1) == pytest.approx([0.9, 1.0])  # within the frame
+    assert spread([0.5] * 11, 0.3) == pytest.approx([0.1 * i for i in range(11)])  # closer where there is no room
+
+
+def test_the_titles_are_findings(folder: Path) -> None:
+    made = results()
+    assert who_leads(made, "shop") == f"{LABELS[4]} beats dpo on shop"
+    start = replace(made.pairs[0], a="dpo", b="start", family="controls", reached=True)
+    other = replace(start, a=LABELS[3], difference=-0.2, low=-0.3, high=-0.1)
+    against = against_controls(replace(made, pairs=(*made.pairs, start, other)), "shop")
+    assert [picture.title for picture in against] == ["1 of 2 beats the start; 1 is worse"]
+    assert [picture.name for picture in against] == ["shop-against-start"]
+    none = replace(made, pairs=(replace(made.pairs[0], shown=False),))
+    assert who_leads(none, "shop") == "No two algorithms are told apart on shop with 2 seeds"
+
+
+def test_prompts_that_changed_and_rewards_that_know(folder: Path) -> None:
+    made, looks = results(), Looks(results())
+    known = told(folder, made, "shop")
+    found = beside(made, "shop", known, looks)
+    assert found is not None and (found.a, found.b) == (LABELS[4], "dpo")  # the two with the highest means
+    assert [(each.prompt, each.a, each.b) for each in found.changed] == [(1, 2.5, 3.0)]
+    assert found.picture.title == f"{LABELS[4]} is better than dpo on 0 of 2 prompts, worse on 1"
+    picture = proxy(made, "shop", known, looks)
+    assert picture is not None and "hardly agree" in picture.title and "r = 0.00" in picture.title  # all rewards alike
+    assert distributions(made, "shop", known, looks) is None  # of two values the means say everything
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------
@@ -334,7 +369,7 @@ def test_the_page_tells_everything(page: str) -> None:
     for text in ("Over all tasks nothing is shown.", "grpo beats dpo on shop by 0.30 gold.", "Two seeds are few."):
         assert text in page
     assert "the loss is not finite" in page and "they grew" in page
-    assert page.index("grpo beats dpo") < page.index("<table>") < page.index("Learning by tokens")
+    assert page.index("grpo beats dpo") < page.index("<table>") < page.index("has gained the most gold")
     assert "Group relative policy optimization" in page and "β, the weight of the KL" in page  # the card
     assert "2 of 4" in page  # of dpo's runs
     assert "<em>length</em> in 2 of 2 runs, after step 3, 3: they grew" in page
@@ -350,7 +385,7 @@ def test_the_twin_in_markdown(folder: Path) -> None:
     assert "| dpo | 2.65 (1 of 4 failed, 1 of 4 diverged) | [1.90, 3.10] | 3.00 |" in text
     assert EVIL not in text and "&lt;img" in text
     pictures = re.findall(r"\]\((report/[^)]+)\)", text)
-    assert len(pictures) == 9 and all((folder / name).is_file() for name in pictures)
+    assert len(pictures) == 12 and all((folder / name).is_file() for name in pictures)
     for table in re.findall(r"(?:^\|.*\n)+", text, re.M):
         widths = {len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()}
         assert len(widths) == 1, table
@@ -424,6 +459,28 @@ def test_in_a_browser_the_samples_can_be_leafed_through(browser: Any, folder: Pa
     assert len(texts(".answer")) == len(LABELS)
     browser.find_element("css selector", "#who input").click()
     assert len(texts(".answer")) == len(LABELS) - 1
+
+    def prompts() -> list[str]:
+        return texts("#prompt option")
+
+    for name, value in (("a", "dpo"), ("b", LABELS[3])):  # dpo is better on the second prompt, as lines() wrote
+        browser.find_element("css selector", f"#{name} option[value='{value}']").click()
+    choose("filter", "wins")
+    assert prompts() == ["2. a second question"] and browser.find_element("id", "position").text == "1 of 1, of 2"
+    choose("filter", "losses")
+    assert prompts() == [] and texts(".answer") == []
+    choose("filter", "all")
+    choose("order", "lead")
+    assert [each[:2] for each in prompts()] == ["2.", "1."]
+    browser.find_element("id", "search").send_keys("second")
+    assert prompts() == ["2. a second question"]
+    browser.find_element("id", "search").clear()
+    browser.find_element("id", "search").send_keys(" ")
+    browser.find_element("id", "diff").click()
+    *others, last = texts(".answer mark")
+    assert last == "indeed" and "".join(others) == EVIL  # "my answer" is in both
+    browser.find_element("id", "diff").click()
+    choose("order", "asked")
 
     choose("kind", "training")
     assert texts("#answers h4") == ["sample 1 of 1"] and not browser.find_element("id", "prompt-row").is_displayed()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -40,8 +41,16 @@ THEMED = {INK: "currentColor", GRID: "var(--grid)", PAPER: "var(--paper)", QUIET
 STAND_IN = "#0d0e{:02x}"
 """Likewise of algorithms, by their number."""
 
+WIDE = 52
+"""Letters of a title's line in a file."""
+
 SIZE = (4.5, 3.1)
 """Inches of a panel; it is legible from a phone's width on."""
+
+
+def slug(*parts: str) -> str:
+    """A name of letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
 
 
 @dataclass(frozen=True)
@@ -120,6 +129,7 @@ class Picture:
     name: str
     """Name of its file and in its ids: letters, digits and dashes."""
     title: str
+    """What it comes to, in a sentence."""
     says: str
     """What it shows, in a sentence: the caption, and what is read out to those who cannot see it."""
     draw: Callable[[Any], None]
@@ -165,7 +175,8 @@ def _drawn(picture: Picture, legend: Looks | None) -> str:
         "path.simplify": True,
     }
     with matplotlib.rc_context(settings):
-        height = picture.size[1] + (0.22 * -(-len(picture.shown) // 3) if legend else 0)
+        lines = -(-len(picture.shown) // 3) + len(textwrap.wrap(picture.title, WIDE)) - 1
+        height = picture.size[1] + (0.22 * lines if legend else 0)
         figure = Figure(figsize=(picture.size[0], height), layout="constrained", facecolor=PAPER if legend else "none")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
@@ -174,7 +185,7 @@ def _drawn(picture: Picture, legend: Looks | None) -> str:
         axes.spines[["top", "right"]].set_visible(False)
         picture.draw(axes)
         if legend:
-            axes.set_title(picture.title, fontsize=10)
+            axes.set_title(textwrap.fill(picture.title, WIDE), fontsize=10, loc="left")
             handles = [Line2D([], [], **legend.of[each].line(gid=None, label=each)) for each in picture.shown]
             if handles:
                 figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8)

@@ -17,7 +17,10 @@ from alignzoo.registry.registrar import needs_of
 Line = dict[str, Any]
 
 PROMPTS = 8
-"""The number of prompts whose samples are shown."""
+"""The number of prompts of which also what was answered on the way is shown, and at least so many are shown at all."""
+
+LETTERS = 1_500_000
+"""So much text of answers a task's browser holds at most: of long answers fewer prompts are shown."""
 
 TRAINED = 6
 """How many samples of training are shown of each algorithm and task."""
@@ -162,14 +165,31 @@ def samples(folder: Path, results: Results) -> dict[str, Any]:
         for cell in shown:
             answers += [_answer(line, cell, prompts) for line in _held_out(folder / cell.folder)]
             trained += list(_trained(folder / cell.folder, cell))
-        kept = [answer for answer in answers if answer["prompt"] < PROMPTS]
+        shown_prompts = _fit(answers, len(prompts))
+        kept = [a for a in answers if a["prompt"] < shown_prompts and (a["prompt"] < PROMPTS or a["when"] == "end")]
         found[task] = {
-            "prompts": list(prompts)[:PROMPTS],
-            "algorithms": [{"label": cell.algorithm, "seed": cell.seed} for cell in shown],
+            "metric": results.metric[task],
+            "asked": len(prompts),
+            "prompts": list(prompts)[:shown_prompts],
+            "algorithms": [{"label": cell.algorithm, "seed": cell.seed, "role": cell.role} for cell in shown],
             "answers": kept,
             "training": trained,
         }
     return found
+
+
+def _fit(answers: Sequence[Line], prompts: int) -> int:
+    """So many prompts' final answers are no more text than a page should hold."""
+    letters = [0] * prompts
+    for each in answers:
+        if each["when"] == "end":
+            letters[each["prompt"]] += len(each["text"])
+    total = 0
+    for number, size in enumerate(letters):
+        total += size
+        if total > LETTERS and number >= PROMPTS:
+            return number
+    return prompts
 
 
 def _first_cells(results: Results, task: str) -> list[CellResult]:

@@ -2,52 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from alignzoo.compare.frontier import FORMS, Fit, fit
+from alignzoo.compare.headings import COSTS, FIGURES
 from alignzoo.compare.marks import marks
-from alignzoo.compare.report import gather, pictures
+from alignzoo.compare.report import costs, forest, gather, pictures, scores
 from alignzoo.compare.report.drawing import Look, Looks, Picture
+from alignzoo.compare.report.written import cell_text, environment, number, place, typeset
 from alignzoo.compare.results import Compared, Pair, Results, Standing, read_results
 from alignzoo.files import read_json
-from alignzoo.printable import fenced, printable
 from alignzoo.registry import Registry
 from alignzoo.storage import write_text
-
-COLUMNS = {
-    "reward": "reward",
-    "gold": "gold",
-    "accuracy": "accuracy",
-    "kl": "KL",
-    "length": "length",
-    "entropy": "entropy",
-    "distinct/2": "distinct-2",
-    "finished": "finished",
-}
-"""The figures of the table beside the compared one, and their headings."""
-
-COSTS = {
-    "tokens": "tokens",
-    "tokens/generated": "generated",
-    "tokens/trained": "trained",
-    "flops": "FLOP",
-    "flops/forward": "forward",
-    "flops/backward": "backward",
-    "calls": "judge calls",
-}
-"""Likewise of costs."""
-
-DIGITS = {"length": 1, "distinct/2": 3}
-"""Decimals of the figures that are not shown with two."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +72,11 @@ class TaskPage:
     """Best first."""
     scale: tuple[float, float]
     """Range of the intervals in the table, from and to."""
+    start: float | None
+    """The mean of the start, a line in the table."""
+    standings: Picture | None
+    against: Sequence[Picture]
+    """Every algorithm less a control."""
     learning: Sequence[Picture]
     frontier: Sequence[Picture]
     turns: Sequence[Turn]
@@ -109,6 +86,9 @@ class TaskPage:
     rivals: Sequence[str]
     """The algorithms of the win-rate matrix."""
     seconds: Picture | None
+    distributions: Picture | None
+    beside: scores.Beside | None
+    proxy: Picture | None
 
     @property
     def best(self) -> str:
@@ -117,14 +97,19 @@ class TaskPage:
         return max(ranked, key=lambda r: r.standing.mean if r.standing else 0.0).compared.label if ranked else ""
 
 
-def write_report(folder: str | Path, *, registry: Registry | None = None) -> Path:
-    """Write report.html, and report.md with its pictures in report/, from a finished comparison's folder."""
+def write_report(
+    folder: str | Path, *, registry: Registry | None = None, results: Results | None = None, going_on: str = ""
+) -> Path:
+    """Write report.html, and report.md with its pictures in report/, from a finished comparison's folder.
+
+    Of a comparison that is `going_on`, which says how far it is, report.html alone, of the `results` so far."""
     folder = Path(folder)
-    about = _about(folder, read_results(folder), registry or Registry())
+    about = _about(folder, results or read_results(folder), registry or Registry()) | {"going_on": going_on}
     page = folder / "report.html"
-    html = _environment(autoescape=True).get_template("report.html.j2").render(**about)
-    write_text(page, html, private=True)  # it shows what models said
-    write_text(folder / "report.md", _environment(autoescape=False).get_template("report.md.j2").render(**about))
+    write_text(page, environment(autoescape=True).get_template("report.html.j2").render(**about), private=True)
+    if going_on:
+        return page
+    write_text(folder / "report.md", environment(autoescape=False).get_template("report.md.j2").render(**about))
     (folder / "report").mkdir(exist_ok=True)
     for picture in all_pictures(about):
         write_text(folder / "report" / f"{picture.name}.svg", picture.plain(about["looks"]))
@@ -135,7 +120,8 @@ def all_pictures(about: Mapping[str, Any]) -> list[Picture]:
     """Every picture, in the order of the page."""
     found: list[Picture | None] = []
     for page in about["tasks"]:
-        found += [*page.learning, *page.frontier, page.differences, page.seconds]
+        found += [page.standings, *page.against, page.differences, *page.learning, *page.frontier, page.proxy]
+        found += [page.distributions, page.beside.picture if page.beside else None, page.seconds]
     return [picture for picture in [*found, about["profiles"]] if picture is not None]
 
 
@@ -153,9 +139,9 @@ def _about(folder: Path, results: Results, registry: Registry) -> dict[str, Any]
         "results": results,
         "covers": f"{1 - results.settings['level']:.0%}".replace("%", " %"),
         "looks": looks,
-        "tasks": [_task(results, task, curves, timings, looks) for task in results.tasks],
+        "tasks": [_task(folder, results, task, curves, timings, looks) for task in results.tasks],
         "overall": [headline.text for headline in results.headlines if not headline.task],
-        "profiles": pictures.profiles(results, looks),
+        "profiles": costs.profiles(results, looks),
         "together": sorted((each for each in results.standings if not each.task), key=lambda each: -each.iqm),
         "warnings": gather.warnings(folder, results),
         "samples": gather.samples(folder, results),
@@ -164,33 +150,40 @@ def _about(folder: Path, results: Results, registry: Registry) -> dict[str, Any]
 
 
 def _task(
-    results: Results, task: str, curves: Sequence[gather.Curve], timings: pictures.Timings, looks: Looks
+    folder: Path, results: Results, task: str, curves: Sequence[gather.Curve], timings: costs.Timings, looks: Looks
 ) -> TaskPage:
     metric = results.metric[task]
     rows = [_row(results, task, metric, each, timings, looks) for each in results.algorithms]
     rows = sorted((row for row in rows if row.runs), key=lambda row: -row.standing.mean if row.standing else math.inf)
     wins = {(win.a, win.b): win for win in results.win_rates if win.task == task}
+    known = scores.told(folder, results, task)
     rivals = [each.label for each in results.algorithms if any(each.label in pair for pair in wins)]
     return TaskPage(
         task=task,
         metric=metric,
         headlines=[headline.text for headline in results.headlines if headline.task == task],
-        columns={name: COLUMNS[name] for name in COLUMNS if _says_more(name, metric, rows)},
+        columns={name: FIGURES[name] for name in FIGURES if _says_more(name, metric, rows)},
         costs={name: COSTS[name] for name in COSTS if any(row.figures.get(name) for row in rows)},
         rows=rows,
-        scale=_scale([row.standing for row in rows if row.standing is not None]),
+        scale=forest.scale([row.standing for row in rows if row.standing is not None]),
+        start=next((r.standing.mean for r in rows if r.compared.role == "start" and r.standing), None),
+        standings=forest.standings(results, task, looks),
+        against=forest.against_controls(results, task),
         learning=pictures.learning(results, task, curves, looks),
         frontier=pictures.frontier(results, task, curves, looks),
         turns=_turns(results, task, metric, curves, looks),
-        differences=pictures.differences(results, task),
+        differences=forest.differences(results, task),
         pairs=[pair for pair in results.pairs if pair.task == task],
         wins=wins,
         rivals=rivals,
-        seconds=pictures.seconds(results, task, timings),
+        seconds=costs.seconds(results, task, timings),
+        distributions=scores.distributions(results, task, known, looks),
+        beside=scores.beside(results, task, known, looks),
+        proxy=scores.proxy(results, task, known, looks) if metric == "gold" else None,
     )
 
 
-def _row(results: Results, task: str, metric: str, compared: Compared, timings: pictures.Timings, looks: Looks) -> Row:
+def _row(results: Results, task: str, metric: str, compared: Compared, timings: costs.Timings, looks: Looks) -> Row:
     cells = [c for c in results.cells if (c.task, c.algorithm) == (task, compared.label) and c.role == compared.role]
     with_figures = [cell for cell in cells if cell.has_figures]
     mine = (s for s in results.standings if (s.task, s.algorithm, s.metric) == (task, compared.label, metric))
@@ -212,91 +205,9 @@ def _means(every: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: math.fsum(values) / len(values) for name, values in known.items()}
 
 
-def _scale(standings: Sequence[Standing]) -> tuple[float, float]:
-    """From the lowest to the highest value, with room; an interval that goes further is cut there."""
-    values = [value for standing in standings for value in standing.values]
-    if not values:
-        return 0.0, 1.0
-    room = 0.35 * (max(values) - min(values)) or 1.0
-    return min(values) - room, max(values) + room
-
-
 def _turns(results: Results, task: str, metric: str, curves: Sequence[gather.Curve], looks: Looks) -> list[Turn]:
     fits = {name: fit(runs, 0.0) for name, runs in pictures.runs_of(results, curves, task, metric).items()}
     return [Turn(name, looks.method(name), one, FORMS[one.form]) for name, one in fits.items() if one is not None]
 
 
-# --- how it is written ------------------------------------------------------------------------------------------------
-
-
-def _environment(*, autoescape: bool) -> Environment:
-    loader = PackageLoader("alignzoo.compare.report")
-    environment = Environment(
-        loader=loader,
-        autoescape=autoescape,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda value: printable(value) if type(value) is str else value,
-    )
-    filters: dict[str, Any] = {"number": number, "share": share, "plainly": plainly, "cell": cell_text}
-    environment.filters |= filters | {"clock": clock, "fenced": fenced, "typeset": typeset, "probability": probability}
-    environment.globals["digits"] = DIGITS
-    environment.globals["svg"] = lambda picture: Markup(picture.themed())
-    environment.globals["ours"] = Markup
-    environment.globals["place"] = place
-    environment.globals["infinite"] = math.isinf
-    return environment
-
-
-def number(value: float | None, digits: int = 2) -> str:
-    """2.13; 1.3M; empty where there is none."""
-    if value is None or math.isnan(value):
-        return ""
-    for size, letter in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= (1e4 if letter == "k" else size):
-            return f"{value / size:.3g}{letter}"
-    return f"{value:.{digits}f}".replace("-", "−")
-
-
-def probability(value: float | None) -> str:
-    """0.034; < 0.001; empty where there is none."""
-    return "" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def clock(seconds: float | None) -> str:
-    """42 s; 3:20 min."""
-    if seconds is None:
-        return ""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{int(seconds // 60)}:{int(seconds % 60):02d} min"
-
-
-def share(value: float) -> str:
-    """42 %."""
-    return f"{100 * value:.0f} %"
-
-
-def typeset(text: str) -> str:
-    """A sentence with real minus signs, in which no number is parted from its sign."""
-    return re.sub(r"(?<![\w.])-(?=\d)", "−", text).replace(" %", "\u00a0%").replace("n = ", "n\u00a0=\u00a0")
-
-
-def plainly(value: Any) -> str:
-    """A setting as one writes it."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def cell_text(text: Any) -> str:
-    """Text for a cell of a Markdown table, in which neither markup nor a bar means anything."""
-    escaped = str(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    for sign in "\\`*_[]|":
-        escaped = escaped.replace(sign, "\\" + sign)
-    return " ".join(escaped.split())
-
-
-def place(value: float, scale: tuple[float, float]) -> float:
-    """Where a value is on a scale, in percent, cut at its ends."""
-    low, high = scale
-    return round(100 * min(1.0, max(0.0, (value - low) / (high - low))), 1)
+__all__ = ["cell_text", "number", "place", "typeset", "write_report"]

@@ -1,35 +1,24 @@
-"""The pictures of a comparison: learning curves, over-optimisation, differences, profiles, costs."""
+"""The pictures of training: learning curves, and what is gained at which distance from the start."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from alignzoo.compare.frontier import Point, fit, pareto
-from alignzoo.compare.headlines import oriented
-from alignzoo.compare.report.drawing import GRID, INK, QUIET, Look, Looks, Picture
+from alignzoo.compare.frontier import Point, fit
+from alignzoo.compare.report.direct import label_ends, label_points, room
+from alignzoo.compare.report.drawing import QUIET, Look, Looks, Picture, slug
 from alignzoo.compare.report.gather import Curve, Mark
 from alignzoo.compare.results import CellResult, Results
-
-Timings = Mapping[str, Mapping[str, float]]
 
 AGAINST: dict[str, tuple[str, Callable[[Mark], float]]] = {
     "tokens": ("tokens, generated and trained", lambda mark: mark.tokens),
     "seconds": ("seconds of training", lambda mark: mark.seconds),
 }
 """What learning is drawn against."""
-
-PHASES = ("sample", "score", "fill", "update")
-
-
-def slug(*parts: str) -> str:
-    """A name of letters, digits and dashes."""
-    return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
-
 
 # --- learning ---------------------------------------------------------------------------------------------------------
 
@@ -44,26 +33,46 @@ def learning(results: Results, task: str, curves: Sequence[Curve], looks: Looks)
 def _learning(results: Results, task: str, metric: str, curves: Sequence[Curve], looks: Looks, unit: str) -> Picture:
     label, spent = AGAINST[unit]
     shown = [each.label for each in results.algorithms if any(c.algorithm == each.label for c in curves)]
-    chosen = [each.label for each in results.algorithms if each.role == "best-of"]
+    runs = {name: _runs(results, [c for c in curves if c.algorithm == name], metric, spent) for name in shown}
+    chosen = {
+        each.label: float(np.mean([final_gain(results, cell, metric) for cell in cells]))
+        for each in results.algorithms
+        if each.role == "best-of" and (cells := _cells(results, task, each.label, metric))
+    }
+    top = max(gain for every in runs.values() for run in every for _, gain in run)
+    near = {name: level for name, level in chosen.items() if level <= 2.5 * max(top, 0.0)}
 
     def draw(axes: Any) -> None:
-        for name in chosen:
-            level = [final_gain(results, cell, metric) for cell in _cells(results, task, name, metric)]
-            if level:
-                look = looks.of[name]
-                axes.axhline(np.mean(level), color=look.colour, ls=look.style, lw=1.2, gid=f"of-{look.number}")
+        for name, level in near.items():
+            look = looks.of[name]
+            axes.axhline(level, color=look.colour, ls=look.style, lw=1.2, gid=f"of-{look.number}")
         axes.axhline(0.0, color=QUIET, ls=":", lw=1)
-        for name in shown:
-            _band(axes, [c for c in curves if c.algorithm == name], metric, spent, looks.of[name])
+        ends = [(_seeds(axes, runs[name], looks.of[name]), name, looks.of[name]) for name in shown]
         axes.set_xlabel(label)
         axes.set_ylabel(f"{metric}, gain over the start")
         axes.set_xlim(left=0)
+        axes.locator_params(axis="x", nbins=5)
         axes.xaxis.set_major_formatter(_short)
+        label_ends(axes, [*ends, *((level, name, looks.of[name]) for name, level in near.items())])
 
-    says = f"What is gained of {metric} on {task}, by {label}: the mean over seeds, and from the lowest to the highest"
-    says += "; the dashed level is choosing without training" if chosen else ""
-    says += _on_the_way(results)
-    return Picture(slug(task, "learning", unit), f"Learning by {unit}", f"{says}.", draw, [*chosen, *shown])
+    says = (
+        f"What is gained of {metric} on {task}, by {label}: every seed thin, their mean heavy; it ends at the table's"
+    )
+    says += " value" + _on_the_way(results)
+    says += _failed(results, task)
+    says += "; the dashed level is choosing without training" if near else ""
+    far = [f"{name}, without training, gains {level:.2f}" for name, level in chosen.items() if name not in near]
+    says += "".join(f"; {each}, beyond the picture" for each in far)
+    ends = {name: np.mean([run[-1] for run in every], axis=0) for name, every in runs.items()}
+    best = max(ends, key=lambda name: float(ends[name][1]))
+    title = f"{best} has gained the most {metric}, {ends[best][1]:.2f}, after {_short(round(ends[best][0]), 0)} {unit}"
+    return Picture(slug(task, "learning", unit), title, f"{says}.", draw, [*near, *shown], room(len(near) + len(shown)))
+
+
+def _failed(results: Results, task: str) -> str:
+    """What a picture cannot show of runs that failed, whose scores are counted by a rule."""
+    lost = any(cell.task == task and cell.role != "trial" and not cell.has_figures for cell in results.cells)
+    return "; runs that failed are not drawn, though the table counts them" if lost else ""
 
 
 def _on_the_way(results: Results) -> str:
@@ -73,16 +82,30 @@ def _on_the_way(results: Results) -> str:
     return f"; on the way {few} held-out prompts are answered, in the table {all_}" if few != all_ else ""
 
 
-def _band(axes: Any, curves: Sequence[Curve], metric: str, spent: Callable[[Mark], float], look: Look) -> None:
-    """The mean of an algorithm's seeds, each interpolated between its evaluations, and their range."""
-    rows = [sorted((spent(mark), gain) for mark, gain in curve.gains(metric)) for curve in curves]
-    grid = np.linspace(max(row[0][0] for row in rows), min(row[-1][0] for row in rows), 40)
-    columns = [([x for x, _ in row], [y for _, y in row]) for row in rows]
-    values = np.array([np.interp(grid, xs, ys) for xs, ys in columns])
-    number = f"of-{look.number}"
-    if len(rows) > 1:
-        axes.fill_between(grid, values.min(0), values.max(0), color=look.colour, alpha=0.18, lw=0, gid=number)
-    axes.plot(grid, values.mean(0), **look.line(markevery=8))
+def _runs(
+    results: Results, curves: Sequence[Curve], metric: str, spent: Callable[[Mark], float]
+) -> list[list[tuple[float, float]]]:
+    """Each seed's way, as what is spent and gained; its end is the comparison's own evaluation."""
+    found = []
+    for curve in curves:
+        way = [(spent(mark), gain) for mark, gain in curve.gains(metric)]
+        if metric == "reward" and curve.own_reward:
+            way = [(0.0, 0.0), way[-1]]  # on the way it was measured by another reward
+        found.append([*way[: max(1, len(way) - 1)], (way[-1][0], final_gain(results, curve.cell, metric))])
+    return found
+
+
+def _seeds(axes: Any, runs: Sequence[Sequence[tuple[float, float]]], look: Look) -> float:
+    """Every seed, and the mean of all at the same share of their way; where it ends."""
+    shares = np.linspace(0.0, 1.0, 41)
+    ways = []
+    for run in runs:
+        xs, ys = np.array(sorted(run)).T
+        axes.plot(xs, ys, color=look.colour, ls=look.style, lw=0.7, alpha=0.5, gid=f"of-{look.number}")
+        ways.append((shares * xs[-1], np.interp(shares * xs[-1], xs, ys)))
+    x, y = np.mean(ways, axis=0)
+    axes.plot(x, y, **look.line(markevery=8, lw=2.0))
+    return float(y[-1])
 
 
 # --- over-optimisation ------------------------------------------------------------------------------------------------
@@ -124,7 +147,7 @@ def frontier(results: Results, task: str, curves: Sequence[Curve], looks: Looks)
         if runs and runs not in drawn.values():  # where a computer verifies, gold, accuracy and reward may be one
             drawn[metric] = runs
     pictures = [_distance(results, task, metric, curves, looks) for metric in drawn]
-    return [*pictures, _pareto(results, task, looks)] if pictures else []
+    return [_against_kl(results, task, looks), *pictures] if pictures else []
 
 
 def _distance(results: Results, task: str, metric: str, curves: Sequence[Curve], looks: Looks) -> Picture:
@@ -134,8 +157,9 @@ def _distance(results: Results, task: str, metric: str, curves: Sequence[Curve],
     def draw(axes: Any) -> None:
         axes.axhline(0.0, color=QUIET, ls=":", lw=1)
         for curve in curves:
-            if curve.cell.task == task and curve.cell.role == "algorithm":
-                _thin(axes, _path(curve, metric), looks.of[curve.algorithm])
+            if curve.cell.task == task and curve.cell.role == "algorithm" and {"kl", metric} <= curve.cell.after.keys():
+                end = (max(curve.cell.after["kl"], 0.0), final_gain(results, curve.cell, metric))
+                _thin(axes, [*_path(curve, metric)[:-1], end], looks.of[curve.algorithm])
         for label in shown:
             for cell in _cells(results, task, label, metric):
                 end = math.sqrt(max(cell.after["kl"], 0.0)), final_gain(results, cell, metric)
@@ -152,7 +176,17 @@ def _distance(results: Results, task: str, metric: str, curves: Sequence[Curve],
     )
     says += ", broad lines the fit of each method, a ring where it turns over" if fitted else ""
     says += _on_the_way(results)
-    return Picture(slug(task, "distance", metric), NAMES[metric], f"{says}.", draw, shown)
+    title = _turning(results, curves, task, metric) if fitted else f"{NAMES[metric]} by the distance from the start"
+    return Picture(slug(task, "distance", metric), title, f"{says}.", draw, shown)
+
+
+def _turning(results: Results, curves: Sequence[Curve], task: str, metric: str) -> str:
+    """The finding: whose figure falls again with the distance."""
+    fits = {name: fit(runs, 0.0) for name, runs in runs_of(results, curves, task, metric).items()}
+    turning = [f"{name} at √KL = {one.turn:.1f}" for name, one in fits.items() if one is not None and one.turns]
+    if turning:
+        return f"{NAMES[metric]} turns over: {', '.join(turning)}"
+    return f"{NAMES[metric]} turns over for no method, as far as they went"
 
 
 def _thin(axes: Any, points: Sequence[Point], look: Look) -> None:
@@ -174,104 +208,52 @@ def _fits(axes: Any, runs: Mapping[str, list[list[Point]]], results: Results, lo
             axes.plot([found.turn], [found.at(found.turn)], marker="o", ms=11, mfc="none", mew=1.6, ls="", **common)
 
 
-def _pareto(results: Results, task: str, looks: Looks) -> Picture:
+def _against_kl(results: Results, task: str, looks: Looks) -> Picture:
+    """What is compared against KL: means, seeds and errors; the settings of one method are joined."""
     metric = results.metric[task]
-    labels = [
-        each.label for each in results.algorithms if each.role != "random" and _cells(results, task, each.label, metric)
-    ]
-    means = [(max(_mean(results, task, label, "kl"), 0.0), _mean(results, task, label, metric)) for label in labels]
+    rows = {s.algorithm: s for s in results.standings if (s.task, s.metric) == (task, metric)}
+    every = [each for each in results.algorithms if each.role != "random"]
+    points = {each.label: cells for each in every if (cells := _cells(results, task, each.label, metric))}
+    at = {label: (_kl(cells), rows[label].mean) for label, cells in points.items() if label in rows}
 
     def draw(axes: Any) -> None:
-        best = [means[i] for i in pareto(means)]
-        axes.plot(
-            [kl for kl, _ in best], [value for _, value in best], color=INK, lw=1.2, drawstyle="steps-post", alpha=0.6
-        )
-        for label, (kl, value) in zip(labels, means, strict=True):
-            axes.plot([kl], [value], **looks.of[label].line(ls="", ms=7))
+        for name in dict.fromkeys(each.name for each in every if each.role == "algorithm"):
+            line = sorted(at[each.label] for each in every if each.name == name and each.label in at)
+            axes.plot(*np.array(line).reshape(-1, 2).T, color=looks.method(name).colour, lw=1, alpha=0.5)
+        for label, (kl, value) in at.items():
+            look, cells = looks.of[label], points[label]
+            kls = [max(cell.after["kl"], 0.0) for cell in cells]
+            common = {"color": look.colour, "gid": f"of-{look.number}"}
+            axes.plot(kls, [cell.after[metric] for cell in cells], marker=".", ms=4, alpha=0.5, ls="", **common)
+            axes.plot([min(kls), max(kls)], [value, value], lw=1, alpha=0.7, **common)
+            axes.plot([kl, kl], [rows[label].low, rows[label].high], lw=1, alpha=0.7, **common)
+            axes.plot([kl], [value], **look.line(ls="", ms=7))
         axes.set_xlabel("KL to the start, nats per sequence")
-        axes.set_ylabel(f"{metric}, mean over seeds")
-
-    says = f"Means over seeds of {metric} and KL on {task}; on the line is what no other beats in both."
-    return Picture(slug(task, "pareto"), f"The most {metric} for its KL", says, draw, labels)
-
-
-# --- differences, profiles, costs -------------------------------------------------------------------------------------
-
-
-def differences(results: Results, task: str) -> Picture | None:
-    """Every pair of algorithms: difference and interval."""
-    pairs = [oriented(p) for p in results.pairs if p.task == task and p.family == "algorithms" and p.low is not None]
-    if not pairs:
-        return None
-
-    def draw(axes: Any) -> None:
-        for row, pair in enumerate(reversed(pairs)):
-            colour = INK if pair.significant else QUIET
-            axes.plot([pair.low, pair.high], [row, row], color=colour, lw=1.6, solid_capstyle="butt")
-            axes.plot([pair.difference], [row], color=colour, marker="o" if pair.significant else "D", ms=5)
-        axes.axvline(0.0, color=INK, lw=0.8)
-        axes.set_yticks(range(len(pairs)), [f"{p.a} − {p.b}" for p in reversed(pairs)])
-        axes.set_ylim(-0.6, len(pairs) - 0.4)
-        axes.grid(visible=False, axis="y")
-        axes.set_xlabel(f"difference in {pairs[0].metric}")
+        axes.set_ylabel(metric)
+        _within(axes, [cell.after[metric] for cells in points.values() for cell in cells])
+        label_points(axes, [(*at[label], label, looks.of[label]) for label in at])
 
     says = (
-        f"Paired differences on {task}, the better first, with intervals that hold together; filled circles are shown, "
-        "for their interval leaves out 0."
-    )
-    return Picture(slug(task, "differences"), "Differences", says, draw, (), (4.5, 1.2 + 0.34 * len(pairs)))
+        f"{metric.capitalize()} and KL on {task}: large marks are means, small ones the seeds; upright the interval of "
+        "the mean, level the range of the seeds' KL; the settings of one method are joined; of best-of-n the KL is at "
+        "most so large"
+    ) + _failed(results, task)
+    trained = {each.label: at[each.label] for each in every if each.role == "algorithm" and each.label in at}
+    title = f"{metric.capitalize()} against KL on {task}"
+    if trained:
+        best = max(trained, key=lambda label: trained[label][1])
+        title = f"The most {metric}, {at[best][1]:.2f}, is {best}'s, at a KL of {at[best][0]:.2f}"
+    return Picture(slug(task, "pareto"), title, f"{says}.", draw, list(at), room(len(at)))
 
 
-def profiles(results: Results, looks: Looks) -> Picture | None:
-    """Performance profiles: the share of runs above each score, all tasks together."""
-    if not results.profiles:
-        return None
-
-    def draw(axes: Any) -> None:
-        for each in results.profiles:
-            look = looks.of[each.algorithm]
-            if results.compared(each.algorithm).role == "algorithm":
-                band = {"color": look.colour, "alpha": 0.13, "lw": 0, "step": "post", "gid": f"of-{look.number}"}
-                axes.fill_between(each.thresholds, each.low, each.high, **band)
-            every = max(1, len(each.thresholds) // 6)
-            axes.plot(each.thresholds, each.shares, drawstyle="steps-post", **look.line(markevery=every))
-        axes.set_ylim(-0.02, 1.02)
-        axes.set_xlabel("score τ: 0 is the start, 1 the best of its task")
-        axes.set_ylabel("share of runs above τ")
-
-    says = "The share of each algorithm's runs, over all tasks, whose score is above τ; 95 % bands of those that train."
-    shown = [each.algorithm for each in results.profiles]
-    return Picture("profiles", "Performance profiles", says, draw, shown)
+def _kl(cells: Sequence[CellResult]) -> float:
+    return max(float(np.mean([cell.after["kl"] for cell in cells])), 0.0)
 
 
-def seconds(results: Results, task: str, timings: Timings) -> Picture | None:
-    """Where the seconds of training went."""
-    labels = [each.label for each in results.algorithms if each.role in ("algorithm", "random")]
-    spent = {label: _phases(results, task, label, timings) for label in labels}
-    spent = {label: phases for label, phases in spent.items() if sum(phases.values())}
-    if not spent:
-        return None
-
-    def draw(axes: Any) -> None:
-        names = list(reversed(spent))
-        left = np.zeros(len(names))
-        for number, phase in enumerate(PHASES):
-            widths = np.array([spent[name].get(phase, 0.0) for name in names])
-            bars = {"color": QUIET, "alpha": (0.25, 1.0, 0.5, 0.75)[number], "edgecolor": GRID, "lw": 0.4}
-            axes.barh(names, widths, left=left, height=0.6, label=phase, **bars)
-            left += widths
-        axes.figure.legend(ncols=4, fontsize=8, frameon=False, loc="outside upper center", handlelength=1.4)
-        axes.grid(visible=False, axis="y")
-        axes.set_xlabel("seconds of training, mean over seeds")
-
-    says = f"Seconds of training on {task} by phase: sampling, scoring, filling columns, updating."
-    return Picture(slug(task, "seconds"), "Where the seconds go", says, draw, (), (4.5, 1.3 + 0.34 * len(spent)))
-
-
-def _phases(results: Results, task: str, label: str, timings: Timings) -> dict[str, float]:
-    cells = [cell for cell in results.cells if (cell.task, cell.algorithm) == (task, label) and cell.has_figures]
-    found = [timings.get(cell.id, {}) for cell in cells]
-    return {phase: sum(each.get(f"seconds/{phase}", 0.0) for each in found) / max(1, len(found)) for phase in PHASES}
+def _within(axes: Any, values: Sequence[float]) -> None:
+    """The axis is that of the values: long errors are cut."""
+    span = max(values) - min(values) or 1.0
+    axes.set_ylim(min(values) - 0.3 * span, max(values) + 0.3 * span)
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------
@@ -281,11 +263,6 @@ def _cells(results: Results, task: str, label: str, metric: str) -> list[CellRes
     """An algorithm's runs on a task that have the figure and a KL."""
     mine = [cell for cell in results.cells if (cell.task, cell.algorithm) == (task, label) and cell.role != "trial"]
     return [cell for cell in mine if {"kl", metric} <= cell.after.keys()]
-
-
-def _mean(results: Results, task: str, label: str, metric: str) -> float:
-    """Over the seeds."""
-    return float(np.mean([cell.after[metric] for cell in _cells(results, task, label, metric)]))
 
 
 def _short(value: float, position: int) -> str:

@@ -25,7 +25,7 @@ for (const chip of document.querySelectorAll(".legend button")) {
 // --- samples ---------------------------------------------------------------------------------------------------------
 
 const data = JSON.parse(at("samples-data").textContent);
-const chosen = { task: "", kind: "answers", prompt: 0, colour: "ratio" };
+const chosen = { task: "", kind: "answers", prompt: 0, colour: "ratio", found: [] };
 
 const COLOURS = {
   none: { value: () => null, low: "", high: "" },
@@ -74,7 +74,12 @@ function strongest(samples) {
 function words(sample, top, detail) {
   const colour = COLOURS[chosen.colour];
   const body = element("div", { class: "words" });
-  if (!sample.tokens) {
+  const other = at("diff").checked && sample.when === "end" ? opposite(sample) : null;
+  if (other) {
+    for (const [text, both] of differing(sample.text, other.text)) {
+      body.append(both ? text : element("mark", {}, text));
+    }
+  } else if (!sample.tokens) {
     body.append(sample.text);
   } else {
     sample.tokens.forEach((token, i) => {
@@ -139,6 +144,67 @@ function rows(algorithms) {
   return found.filter(([, samples]) => samples.some((s) => s));
 }
 
+// --- which prompts: who is better, what was searched for, in which order -------------------------------------------
+
+function score(label, prompt) {
+  const task = data[chosen.task];
+  const found = task.answers.find((s) => s.algorithm === label && s.prompt === prompt && s.when === "end");
+  return found && task.metric in found.said ? found.said[task.metric] : null;
+}
+
+function opposite(sample) {
+  const [a, b] = [at("a").value, at("b").value];
+  const other = sample.algorithm === a ? b : sample.algorithm === b ? a : null;
+  if (other === null || other === sample.algorithm) return null;
+  return data[chosen.task].answers.find((s) => s.algorithm === other && s.prompt === sample.prompt && s.when === "end");
+}
+
+// The words of a text, each with whether the other text has it, too: the longest common subsequence.
+function differing(text, other) {
+  const [ours, theirs] = [text, other].map((each) => each.split(/(?<=\s)/).slice(0, 2000));
+  const same = (i, j) => ours[i].trim() === theirs[j].trim();
+  const length = Array.from({ length: ours.length + 1 }, () => new Uint16Array(theirs.length + 1));
+  for (let i = ours.length - 1; i >= 0; i--) {
+    for (let j = theirs.length - 1; j >= 0; j--) {
+      length[i][j] = same(i, j) ? length[i + 1][j + 1] + 1 : Math.max(length[i + 1][j], length[i][j + 1]);
+    }
+  }
+  const found = [];
+  for (let i = 0, j = 0; i < ours.length; i++) {
+    while (j < theirs.length && !same(i, j) && length[i][j + 1] >= length[i + 1][j]) j++;
+    const both = j < theirs.length && same(i, j);
+    found.push([ours[i], both]);
+    if (both) j++;
+  }
+  return found;
+}
+
+function select() {
+  const task = data[chosen.task];
+  const [a, b, filter, order] = ["a", "b", "filter", "order"].map((name) => at(name).value);
+  const wanted = at("search").value.trim().toLowerCase();
+  const texts = new Map();
+  if (wanted) {
+    for (const s of task.answers) texts.set(s.prompt, `${texts.get(s.prompt) || ""}\n${s.text}`);
+  }
+  const kept = task.prompts.map((asked, prompt) => {
+    const [x, y] = [score(a, prompt), score(b, prompt)];
+    return { asked, prompt, x, lead: x === null || y === null ? null : x - y };
+  }).filter((p) => {
+    if (filter === "wins" && !(p.lead > 0)) return false;
+    if (filter === "losses" && !(p.lead < 0)) return false;
+    if (filter === "differ" && !p.lead) return false;
+    return !wanted || `${p.asked}\n${texts.get(p.prompt) || ""}`.toLowerCase().includes(wanted);
+  });
+  const last = (value) => (value === null ? Infinity : value);
+  if (order === "worst") kept.sort((p, q) => last(p.x) - last(q.x));
+  if (order === "lead") kept.sort((p, q) => last(p.lead === null ? null : -p.lead) - last(q.lead === null ? null : -q.lead));
+  chosen.found = kept.map((p) => p.prompt);
+  if (!chosen.found.includes(chosen.prompt)) chosen.prompt = chosen.found.length ? chosen.found[0] : -1;
+  fill(at("prompt"), kept.map((p) => [p.prompt, `${p.prompt + 1}. ${p.asked.slice(0, 70)}`]), chosen.prompt);
+  show();
+}
+
 function showScale(top) {
   const { low, high } = COLOURS[chosen.colour];
   const number = (sign) => (top ? `${sign}${top}` : "");
@@ -149,13 +215,15 @@ function showScale(top) {
 
 function show() {
   at("prompt-row").hidden = chosen.kind !== "answers";
-  at("asked").hidden = chosen.kind !== "answers";
-  const { prompts, algorithms } = data[chosen.task];
+  at("asked").hidden = at("filters").hidden = chosen.kind !== "answers";
+  const { prompts, algorithms, asked } = data[chosen.task];
   const picked = [...document.querySelectorAll("#who input")].filter((box) => box.checked).map((box) => box.value);
   const there = chosen.kind === "training" ? data[chosen.task].training : data[chosen.task].answers;
   const columns = algorithms.filter((a) => picked.includes(a.label) && there.some((s) => s.algorithm === a.label));
   at("asked").textContent = prompts[chosen.prompt] ?? "";
-  at("position").textContent = `${prompts.length ? chosen.prompt + 1 : 0} of ${prompts.length}`;
+  const place = `${chosen.found.indexOf(chosen.prompt) + 1} of ${chosen.found.length}`;
+  const few = asked > prompts.length ? ` of ${prompts.length} shown, ${asked} asked` : ` of ${prompts.length}`;
+  at("position").textContent = place + (chosen.found.length < asked ? `,${few}` : "");
   const shown = rows(columns);
   const top = strongest(shown.flatMap(([, samples]) => samples.filter((s) => s)));
   showScale(top);
@@ -167,8 +235,9 @@ function show() {
 }
 
 function turn(by) {
-  const n = data[chosen.task].prompts.length;
-  chosen.prompt = n ? (chosen.prompt + by + n) % n : 0;
+  const n = chosen.found.length;
+  if (!n) return;
+  chosen.prompt = chosen.found[(chosen.found.indexOf(chosen.prompt) + by + n) % n];
   at("prompt").value = String(chosen.prompt);
   show();
 }
@@ -176,14 +245,17 @@ function turn(by) {
 function pickTask(task) {
   chosen.task = task;
   chosen.prompt = 0;
-  fill(at("prompt"), data[task].prompts.map((p, i) => [i, `${i + 1}. ${p.slice(0, 70)}`]), 0);
+  const labels = data[task].algorithms.map((a) => [a.label, a.label]);
+  const ours = data[task].algorithms.filter((a) => a.role === "algorithm").map((a) => a.label);
+  fill(at("a"), labels, ours[0] || labels[0][0]);
+  fill(at("b"), labels, ours[1] || labels[0][0]);
   at("who").replaceChildren(...data[task].algorithms.map((a) => {
     const box = element("input", { type: "checkbox", value: a.label });
     box.checked = true;
     box.addEventListener("change", show);
     return element("label", {}, box, a.label);
   }));
-  show();
+  select();
 }
 
 const tasks = Object.keys(data);
@@ -193,7 +265,9 @@ if (tasks.length) {
   at("kind").addEventListener("change", (e) => { chosen.kind = e.target.value; show(); });
   at("colour").addEventListener("change", (e) => { chosen.colour = e.target.value; show(); });
   at("prompt").addEventListener("change", (e) => { chosen.prompt = Number(e.target.value); show(); });
-  at("way").addEventListener("change", show);
+  for (const name of ["way", "diff"]) at(name).addEventListener("change", show);
+  for (const name of ["a", "b", "filter", "order"]) at(name).addEventListener("change", select);
+  at("search").addEventListener("input", select);
   at("before").addEventListener("click", () => turn(-1));
   at("next").addEventListener("click", () => turn(1));
   pickTask(tasks[0]);

@@ -264,3 +264,38 @@ def alignzoo_register(zoo: Registrar) -> None:
         summary="GFPO by reward per token",
         variant_of="gfpo",
     )
+    zoo.optimizer(
+        "remax",
+        "alignzoo_policy_gradient.remax:ReMax",
+        family="policy gradient",
+        summary="REINFORCE with the greedy answer's reward as baseline",
+    )
+    zoo.sampler("and-greedy", "alignzoo_policy_gradient.remax:AndGreedy")
+    zoo.optimizer(
+        "a-star-po",
+        "alignzoo_policy_gradient.a_star_po:AStarPO",
+        family="policy gradient",
+        summary="Regression onto the optimal advantage: one answer a prompt",
+        aliases=("a2po", "astar-po"),
+    )
+    zoo.sampler("with-optimal-value", "alignzoo_policy_gradient.a_star_po:WithOptimalValue")
+    zoo.optimizer(
+        "dcpo",
+        "alignzoo_policy_gradient.dcpo:DCPO",
+        family="policy gradient",
+        summary="A clip by each token's probability, z-scores with a memory",
+    )
+    zoo.sampler("remembering", "alignzoo_policy_gradient.dcpo:Remembering")
+    zoo.optimizer(
+        "kdrl",
+        "alignzoo_policy_gradient.kdrl:KDRL",
+        family="policy gradient",
+        summary="GRPO with a teacher: the reverse KL to it in the loss",
+        aliases=("grpo-teacher",),
+    )
+    zoo.optimizer(
+        "prime",
+        "alignzoo_policy_gradient.prime:PRIME",
+        family="policy gradient",
+        summary="Outcome and process rewards, each with its own baseline",
+    )

@@ -1,0 +1,59 @@
+"""The optimizer `modpo`: multi-objective DPO."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Annotated
+
+import torch
+from annotated_types import Ge
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from alignzoo import Batch
+from alignzoo import functional as fn
+from alignzoo_constraints.limits import source
+from alignzoo_preference.pairs import Pairs, ReferencePairLoss
+
+
+@dataclass(frozen=True)
+class MODPO(ReferencePairLoss):
+    """Multi-objective DPO: preferences of one kind, and for each answer what other rewards say of it.
+
+    -log σ( (β·(Δw - Δl) - Σ_k w_k·(r_k(yw) - r_k(yl)))/w ), Δ = log π(y|x) - log π_ref(y|x), w = 1 - Σ_k w_k.
+
+    Zhou et al. 2023 (arXiv:2310.03708) eq. 8, and their code, which was read. The other rewards are rewards of the
+    run, given there the weight 0, so that the labels alone say which answer of a pair is the better one. Without others
+    this is DPO.
+    """
+
+    others: tuple[str, ...] = ()
+    """The other rewards, by their names in the run."""
+    weights: tuple[Annotated[float, Ge(0)], ...] = ()
+    """w_k of each of `others`, in their order, together below 1; not given: equal shares with the preferences."""
+
+    def __post_init__(self) -> None:
+        if self.weights and len(self.weights) != len(self.others):
+            raise ValueError(f"weights has {len(self.weights)} numbers for {len(self.others)} others: one for each")
+        if sum(self.weights) >= 1:
+            raise ValueError(f"weights add up to {sum(self.weights):g} and leave nothing of 1 for the preferences")
+
+    def shares(self) -> tuple[float, ...]:
+        """w_k of each other reward."""
+        return self.weights or (1 / (1 + len(self.others)),) * len(self.others)
+
+    def prepare(self, batch: Batch) -> Batch:
+        others = torch.zeros_like(batch.rewards)
+        for name, weight in zip(self.others, self.shares(), strict=True):
+            others = others + weight * source(batch, name).nan_to_num(nan=0.0)
+        return fn.best_and_worst(replace(batch, extra={**batch.extra, "others": others}))
+
+    def cost(self, pairs: Pairs) -> Tensor:
+        better, worse = self.rewards(pairs)
+        return -logsigmoid(better - worse)
+
+    def rewards(self, pairs: Pairs) -> Tensor:
+        return (self.beta * pairs.log_ratio - pairs.extra["others"]) / (1 - sum(self.shares()))
+
+    def rounding(self, pairs: Pairs) -> Tensor:
+        return (self.beta * pairs.size + pairs.extra["others"].abs()).sum(0)

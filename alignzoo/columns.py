@@ -57,6 +57,22 @@ ANSWERS: Mapping[str, Answer] = {
             default=0.5,
         ),
         Answer(
+            "skew_kl",
+            "token",
+            "skew KL(role ‖ α·role + (1-α)·π) over the vocabulary, in nats",
+            compares=True,
+            option="α, from 0, the forward KL, to below 1; 0.1 where it is not given",
+            default=0.1,
+        ),
+        Answer(
+            "skew_reverse_kl",
+            "token",
+            "skew KL(π ‖ α·π + (1-α)·role) over the vocabulary, in nats",
+            compares=True,
+            option="α, from 0, the reverse KL, to below 1; 0.1 where it is not given",
+            default=0.1,
+        ),
+        Answer(
             "top_kl",
             "token",
             "forward KL(role ‖ π) over the role's k most likely tokens and, as one more, all others together",
@@ -114,6 +130,8 @@ def _option(answer: Answer, text: str) -> float:
     value = float(text)
     if answer.name == "jsd" and not 0 <= value <= 1:
         raise ValueError(f"β of {answer.name!r} is {text}, expected a number from 0 to 1")
+    if answer.name.startswith("skew_") and not 0 <= value < 1:
+        raise ValueError(f"α of {answer.name!r} is {text}, expected a number from 0 to below 1")
     if answer.name == "top_kl" and (value < 1 or value != int(value)):
         raise ValueError(f"k of {answer.name!r} is {text}, expected a whole number from 1 on")
     return value

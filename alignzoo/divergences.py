@@ -57,6 +57,18 @@ def top_kl(teacher: Tensor, student: Tensor, k: int) -> Tensor:
     return kept + _kl_terms(rest, others)
 
 
+def skew_kl(logprobs: Tensor, other: Tensor, alpha: float = 0.1) -> Tensor:
+    """KL(P ‖ α·P + (1-α)·Q) of log-probabilities (..., V), in nats: finite, at most -log α, wherever Q is 0.
+
+    Ko et al. 2024, DistiLLM (arXiv:2402.03898) sec. 3.1, the skew KL of the teacher P and the student Q; with the
+    student first it is their skew reverse KL. α = 0 is KL(P ‖ Q).
+    """
+    if alpha == 0:
+        return kl_divergence(logprobs, other)
+    mixture = torch.logaddexp(logprobs + math.log(alpha), other + math.log1p(-alpha))
+    return kl_divergence(logprobs, mixture)
+
+
 def compared(answer: str, policy: Tensor, role: Tensor, number: float = 0.0) -> Tensor:
     """What an answer of `alignzoo.columns` that compares says of a policy's and a role's log-probabilities (..., V);
     `number` is the column's β or k."""
@@ -67,6 +79,10 @@ def compared(answer: str, policy: Tensor, role: Tensor, number: float = 0.0) -> 
             return kl_divergence(policy, role)
         case "jsd":
             return jsd(role, policy, number)
+        case "skew_kl":
+            return skew_kl(role, policy, number)
+        case "skew_reverse_kl":
+            return skew_kl(policy, role, number)
         case "top_kl":
             return top_kl(role, policy, int(number))
     raise ValueError(f"{answer!r} compares no two distributions")

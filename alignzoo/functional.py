@@ -10,7 +10,7 @@ import hashlib
 import torch
 from torch import Tensor
 
-from alignzoo.divergences import collision, compared, jsd, kl_divergence, top_kl
+from alignzoo.divergences import collision, compared, jsd, kl_divergence, skew_kl, top_kl
 from alignzoo.types import Batch, BoolNT, FloatN, FloatNT, LongN, LongNT
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
     "sequence_mean",
     "sequence_sum",
     "shifted_logprobs",
+    "skew_kl",
     "token_column",
     "token_logprobs",
     "token_mean",

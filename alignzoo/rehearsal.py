@@ -116,13 +116,14 @@ class Rehearsal:
 
     def _sampled(self, length: int) -> list[Group]:
         """What the sampler returns; where an earlier stage will have generated the data, completions like its own."""
-        stage = self.stage
-        if stage.origin is not None and from_data(stage.sampler):
+        stage, prompts, seeds = self.stage, self.prompts, fn.seeds(len(self.prompts), 0)
+        if stage.origin is not None:
             n = generated_per_prompt(stage.origin.sampler) or max(2, traits_of(stage.optimizer).completions)
-            return _StandIn(self.outline, length).generate(self.prompts, n, seeds=fn.seeds(len(self.prompts), 0))
+            if from_data(stage.sampler):
+                return _StandIn(self.outline, length).generate(prompts, n, seeds=seeds)
+            prompts = [replace(each, completions=("",) * n, labels=tuple(map(float, range(n)))) for each in prompts]
         with opened(stage.sampler, Context(stage.name)) as sampler:
-            seeds = fn.seeds(len(self.prompts), 0)
-            return sampler.sample(self.prompts, self.writer, seeds=seeds)  # type: ignore[arg-type]
+            return sampler.sample(prompts, self.writer, seeds=seeds)  # type: ignore[arg-type]
 
     def micro_batches(self, tokens: int = 0, *, minibatch: bool = True) -> Iterator[Batch]:
         """What goes through at once in an update, or in a pass over the whole batch, where it is so many tokens."""

@@ -115,7 +115,7 @@ class _Builder:
         seed = self.seed()
         policy = self.part("policy")
         sampler = self.part("sampler", default=SAMPLER)
-        rewards = self.rewards(task if data is None else None, sampler)
+        rewards = self.rewards(task if data is None else None, sampler, task if _of_its_task(data) else None)
         optimizer = self.optimizer()
         check_fit(self.name, self.tables, self.where, sampler, rewards, optimizer, self.known_rewards(task, data))
         return Stage(
@@ -210,10 +210,11 @@ class _Builder:
         self.resolved["data"] = {"kind": kind} | shown
         return kind, data
 
-    def rewards(self, task: Any, sampler: Any) -> tuple[WeightedReward, ...]:
-        """The stage's own rewards, or else its task's, or else the labels of given answers."""
+    def rewards(self, task: Any, sampler: Any, named: Any) -> tuple[WeightedReward, ...]:
+        """The stage's own rewards, or else its task's, or else the labels of given answers; `named` is the task that
+        `reward = "task"` stands for."""
         path = f"{self.name}.reward"
-        nodes = self.reward_tables(task, sampler, path)
+        nodes = self.reward_tables(task, sampler, path, named)
         for keys, node in self.changed_rewards:
             nodes = _patched(nodes, keys, node, path)
         rewards, self.resolved["reward"] = self.weighted(nodes, path)
@@ -240,12 +241,12 @@ class _Builder:
             plain.append(resolved | {"weight": weight} if node.is_table else resolved)
         return tuple(rewards), plain
 
-    def reward_tables(self, task: Any, sampler: Any, path: str) -> list[Node]:
+    def reward_tables(self, task: Any, sampler: Any, path: str, named: Any) -> list[Node]:
         if "reward" in self.tables:
             given: list[Node] = self.tables["reward"].value
             if not given:
                 raise RecipeError(f"{self.tables['reward'].where}: {path}: found an empty list, allowed: one or more")
-            return [each for node in given for each in self.task_reward(node, task, path)]
+            return [each for node in given for each in self.task_reward(node, named, path)]
         if task is not None:
             return _of_task(task)
         if sampler.online and not brings_scores(sampler):
@@ -272,6 +273,11 @@ class _Builder:
         own = f"reward={TASK_REWARD} (that of its task), or " if task is not None and data is None else ""
         others = [name for name in self.registry.names("reward") if name != REWARD]
         return f"{own}reward=... Known: {', '.join(others)}."
+
+
+def _of_its_task(data: Any) -> bool:
+    """Whether a stage's prompts may be its task's: those of the task itself, or what an earlier stage answered."""
+    return data is None or str(data.path).startswith(STAGE_REFERENCE)
 
 
 def _of_task(task: Task) -> list[Node]:

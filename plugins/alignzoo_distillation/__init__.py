@@ -44,3 +44,30 @@ def alignzoo_register(zoo):
         family="distillation",
         summary="The forward KL over a teacher's likeliest tokens",
     )
+    zoo.optimizer(
+        "distillm",
+        "alignzoo_distillation.distillm:DistiLLM",
+        family="distillation",
+        aliases=("skew-kl",),
+        summary="The skew KL to a teacher: bounded, wherever the text is from",
+    )
+    zoo.optimizer(
+        "distillm-reverse",
+        "alignzoo_distillation.distillm_reverse:ReverseDistiLLM",
+        family="distillation",
+        variant_of="distillm",
+        summary="The skew reverse KL to a teacher, on the policy's own text",
+    )
+    zoo.optimizer(
+        "minillm",
+        "alignzoo_distillation.minillm:MiniLLM",
+        family="distillation",
+        summary="The reverse KL of whole answers, by a policy gradient",
+    )
+    zoo.optimizer(
+        "j-bond",
+        "alignzoo_distillation.j_bond:JBOND",
+        family="distillation",
+        summary="Best-of-n distillation with an anchor that follows",
+    )
+    zoo.sampler("beside-anchor", "alignzoo_distillation.j_bond:BesideAnchor")

@@ -7,6 +7,8 @@ With z the policy's logits, p = softmax(z) and q the role's probabilities, which
     KL(q ‖ p)  ∂/∂z = p - q
     KL(p ‖ q)  ∂/∂z = p·(log p - log q - KL(p ‖ q))
     JSD_β      ∂/∂z = (1-β)·p·(log p - log m - KL(p ‖ m)), m = β·q + (1-β)·p
+    skew KL    ∂/∂z = p·Σs - s, s = (1-α)·p·q/m, m = α·q + (1-α)·p
+    skew rev.  ∂/∂z = p·(h - Σ p·h), h = log p - log m - α·p/m, m = α·p + (1-α)·q
     top k      ∂/∂z = p - q on q's k most likely tokens, and p - p·q_rest/p_rest elsewhere
 
 Values are `alignzoo.functional`'s; both logits are computed again in the backward pass.
@@ -131,13 +133,15 @@ def _slope(column: Column, logprobs: Tensor, said: Mapping[str, Tensor], value: 
     if name == "collision":
         return 2 * p * (p - value[:, None])
     other = said[column.role]
-    if name == "kl" or (name == "jsd" and number == 0):
+    if name == "kl" or (name in ("jsd", "skew_kl") and number == 0):
         return p.sub_(other.exp())
-    if name == "reverse_kl" or (name == "jsd" and number == 1):
+    if name == "reverse_kl" or (name, number) in (("jsd", 1), ("skew_reverse_kl", 0)):
         return p.mul_(logprobs - other - value[:, None])
     if name == "jsd":
         ratio = logprobs - torch.logaddexp(other + math.log(number), logprobs + math.log1p(-number))
         return p.mul_(1 - number).mul_(ratio - (logprobs.exp() * ratio).sum(1, keepdim=True))
+    if name in ("skew_kl", "skew_reverse_kl"):
+        return _skew_slope(p, logprobs, other, number, reverse=name == "skew_reverse_kl")
     if name != "top_kl":
         raise ModelError(f"policy 'hf' cannot answer {column}")
     if number >= p.shape[1]:
@@ -146,6 +150,17 @@ def _slope(column: Column, logprobs: Tensor, said: Mapping[str, Tensor], value: 
     rest, others = (torch.logsumexp(each.scatter(1, top, -torch.inf), 1, keepdim=True) for each in (other, logprobs))
     slope = p - (logprobs + (rest - others)).exp_()
     return slope.scatter_(1, top, p.gather(1, top) - other.gather(1, top).exp())
+
+
+def _skew_slope(p: Tensor, logprobs: Tensor, other: Tensor, alpha: float, *, reverse: bool) -> Tensor:
+    """The gradient of a skew KL by the logits over the temperature, (m, V); α is above 0."""
+    here, there = (math.log(alpha), math.log1p(-alpha)) if reverse else (math.log1p(-alpha), math.log(alpha))
+    mixture = torch.logaddexp(logprobs + here, other + there)
+    if reverse:
+        slope = logprobs - mixture - (logprobs + here - mixture).exp()
+        return p * (slope - (p * slope).sum(1, keepdim=True))
+    share = (logprobs + here + other - mixture).exp()
+    return p * share.sum(1, keepdim=True) - share
 
 
 # --- a linear head, with its gradient written down --------------------------------------------------------------------

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from alignzoo import functional
     from alignzoo.api import run
     from alignzoo.compare import compare
+    from alignzoo.decoding import Decoding
+    from alignzoo.engines import Engine
     from alignzoo.errors import (
         AlignzooError,
         DataError,
@@ -52,6 +54,8 @@ __all__ = [
     "Completion",
     "Context",
     "DataError",
+    "Decoding",
+    "Engine",
     "Forward",
     "Group",
     "Judge",
@@ -97,6 +101,8 @@ hookimpl = pluggy.HookimplMarker("alignzoo")
 _HOMES = {
     "alignzoo.api": "run",
     "alignzoo.compare": "compare",
+    "alignzoo.decoding": "Decoding",
+    "alignzoo.engines": "Engine",
     "alignzoo.errors": "AlignzooError DataError ModelError PluginError RecipeError RewardError RunError",
     "alignzoo.interfaces": "Context Judge Optimizer Policy PolicySpec RewardSource Sampler Task Writer",
     "alignzoo.lifecycle": "live_of opened",

@@ -186,6 +186,7 @@ def _stage(stage: Stage, data: Checked, folder: Path, watch: _Watch, resume: boo
     policy = roles.load(stage.policy, stage.optimizer)
     train = data.train if stage.data is None else _looked_at(stage, policy, data, folder, watch)
     with Opening(Context(stage.name, folder / "parts" / stage.name, stage.seed, policy.device)) as opening:
+        opening.closes(policy, stage.policy)
         live = _live(stage, policy, train, data, folder, watch, opening)
         generates = leaves_data(stage)
         trained = 0 if generates else sum(each.numel() for group in policy.parameters() for each in group["params"])

@@ -139,7 +139,7 @@ def _extra(rows: Sequence[Row], mask: BoolNT, own: BoolNT, version: int | None) 
     names = sorted({name for _, group, _ in rows for name in group.extra} - OWN)
     columns = {name: _given(name, rows, mask) for name in names if all(name in group.extra for _, group, _ in rows)}
     completions = [group.completions[i] for _, group, i in rows]
-    if completions and all(each.logprobs is not None for each in completions):
+    if completions and all(_is_known(each.logprobs) for each in completions):
         sampled = _column(rows, mask.shape[1], [each.logprobs for each in completions], 0.0)
         columns["sampled_logprobs"] = torch.where(mask & own, sampled, 0.0)
     if any(each.turns for each in completions):
@@ -291,3 +291,9 @@ def only(batch: Batch, needs: frozenset[str]) -> Batch:
     """The batch as an optimizer may see it: columns that it does not name in `needs` are not there."""
     fields_of_roles = [name for name in vars(batch) if columns.is_filled(name)]
     return batch.answered(dict.fromkeys({*fields_of_roles, *batch.answers} - needs))
+
+
+def _is_known(logprobs: Sequence[float] | None) -> bool:
+    """Whether somebody has recorded how likely these tokens were: an engine that draws from a part of the distribution
+    may not know, which is no number."""
+    return logprobs is not None and not any(map(math.isnan, logprobs))

@@ -105,6 +105,12 @@ def _named(error: BaseException) -> Iterator[tuple[str, str]]:
             yield f"Policy.{name}()", POLICY_METHODS[name]
         elif name in NAMES and str(getattr(error.obj, "__name__", "")).startswith("alignzoo"):
             yield name, NAMES[name]
+    elif isinstance(error, TypeError) and re.search(r"\b(generate|go_on)\(\) got an unexpected .*'greedy'", str(error)):
+        yield "generate(greedy=...)", "generate(decoding=alignzoo.Decoding(greedy=...))"
+    elif isinstance(error, TypeError) and re.search(
+        r"\b(generate|go_on)\(\) got an unexpected .*'decoding'", str(error)
+    ):
+        yield "a policy's generate(greedy: bool)", "generate(decoding: alignzoo.Decoding)"
     elif isinstance(error, TypeError):
         found = re.match(r"(?:.*\.)?(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
         if found and found[2] in MEMBERS.get(found[1], ()):

@@ -15,7 +15,11 @@ def importance(terms: Terms, batch: Batch, out: Forward, cap: float) -> FloatNT:
     engine that wrote the tokens. Raises RunError where the loss or the batch does not speak of sampled tokens."""
     sampled = batch.extra.get("sampled_logprobs")
     if sampled is None:
-        raise _useless(cap, "nothing has recorded how likely these completions were as they were sampled")
+        raise _useless(
+            cap,
+            "nothing has recorded how likely these completions were as they were sampled, as where another engine "
+            "than alignzoo or generate draws by top_k, top_p or min_p",
+        )
     old = out.logprobs if batch.old_logprobs is None else batch.old_logprobs
     if old is None or terms.loss.ndim == 1:
         raise _useless(cap, "this optimizer's loss does not speak of single tokens")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeAlias, runt
 import torch
 from torch import Tensor
 
+from alignzoo.decoding import AS_SET, CompleteDecoding, Decoding
 from alignzoo.types import (
     Batch,
     Completion,
@@ -62,12 +63,15 @@ class PolicyInfo:
     """Whether a prompt is read whole, beside the longest completion. None: no prompt is known to be cut."""
     chats: bool = False
     """It has a chat template, by which a text may be a user's turn. Otherwise a text is continued as it stands."""
+    decoding: CompleteDecoding | None = None
+    """How it generates where a call says nothing else, by its settings; None: it does not say."""
 
 
 @runtime_checkable
 class Policy(Protocol):
     """Generates completions, answers how likely each token was, and trains. `alignzoo.gradients.TorchTraining` is the
-    last of the three for a policy of torch parameters.
+    last of the three for a policy of torch parameters. Optional: `close()`, which the runner calls at a stage's end,
+    and after which a policy may be asked again.
 
     Where there are several processes, every method but `encode` is called on all of them in the same order.
     """
@@ -82,13 +86,16 @@ class Policy(Protocol):
         """Tokenise a prompt and given completions of it, each ended with the end-of-sequence token."""
         ...
 
-    def generate(self, prompts: Sequence[Prompt], n: int, *, seeds: Sequence[int], greedy: bool = False) -> list[Group]:
+    def generate(
+        self, prompts: Sequence[Prompt], n: int, *, seeds: Sequence[int], decoding: Decoding = AS_SET
+    ) -> list[Group]:
         """Generate `n` completions of each prompt, in order; there is a seed for each. What is generated depends on the
-        weights, the prompt, its seed and `n` alone: not on the other prompts of the call, nor on its place in it."""
+        weights, the prompt, its seed, `n` and the decoding alone: not on the other prompts of the call, nor on its
+        place in it. What `decoding` leaves out is as the policy's settings, or the role's, have it."""
         ...
 
     def go_on(
-        self, prefixes: Sequence[Sequence[int]], n: int, *, seeds: Sequence[int], greedy: bool = False
+        self, prefixes: Sequence[Sequence[int]], n: int, *, seeds: Sequence[int], decoding: Decoding = AS_SET
     ) -> list[list[Completion]]:
         """Generate `n` continuations of each run of tokens: a prompt, or a prompt with a transcript that goes on, whose
         tokens stay as they are. After a prompt's own tokens it generates what `generate` does. Raises ModelError for

@@ -73,10 +73,14 @@ class Opening:
         part = closed(part)
         folder = self.context.folder / name.strip(".") if self.context.folder is not None and name else None
         held = _open(part, dataclasses.replace(self.context, folder=folder))
-        if callable(getattr(held, "close", None)):
-            self._stack.callback(_close, part, held)
+        self.closes(held, part)
         _set(part, held)
         return part
+
+    def closes(self, held: Any, part: Any) -> None:
+        """Close what a part holds, at the end, where it has a method `close`."""
+        if callable(getattr(held, "close", None)):
+            self._stack.callback(_close, part, held)
 
     def __enter__(self) -> Opening:
         return self

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
+from typing import Any
 
 from alignzoo.errors import PluginError
 from alignzoo.former import CHANGES, POLICY_METHODS
@@ -28,7 +30,7 @@ def lacking(policy: object) -> str:
     """What a policy lacks of its contract, and what to do about it; empty where it lacks nothing."""
     missing = [name for name in MEMBERS if not hasattr(policy, name)]
     if not missing:
-        return ""
+        return _former_decoding(policy)
     lines = [f"the policy {type(policy).__name__} has no {', '.join(missing)}; see alignzoo.interfaces.Policy"]
     if TRAINING.intersection(missing):
         lines.append(
@@ -39,3 +41,15 @@ def lacking(policy: object) -> str:
     if former:
         lines.append(f"It was written for alignzoo 0.1: {'; '.join(former)}. {CHANGES}")
     return "\n".join(lines)
+
+
+def _former_decoding(policy: Any) -> str:
+    """What to do about a policy whose `generate` or `go_on` cannot be told how to decode."""
+    for name in ("generate", "go_on"):
+        known = inspect.signature(getattr(policy, name)).parameters
+        if "decoding" not in known and not any(each.kind is each.VAR_KEYWORD for each in known.values()):
+            return (
+                f"{type(policy).__name__}.{name}() has no argument decoding: alignzoo.Decoding, which says how "
+                f"completions are generated{' in the place of greedy' if 'greedy' in known else ''}. {CHANGES}"
+            )
+    return ""

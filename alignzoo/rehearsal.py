@@ -15,6 +15,7 @@ from alignzoo import columns, cost
 from alignzoo import functional as fn
 from alignzoo.batching import collate, trim
 from alignzoo.cost import ModelShape, Work
+from alignzoo.decoding import AS_SET, Decoding
 from alignzoo.errors import RunError
 from alignzoo.interfaces import Context, HasCosts, HasOutline, Outline, PolicyInfo
 from alignzoo.lifecycle import opened
@@ -58,13 +59,15 @@ class _StandIn:
     def encode(self, prompt: Prompt, texts: Sequence[Text]) -> Group:
         return self._outline.encode(prompt, texts)
 
-    def generate(self, prompts: Sequence[Prompt], n: int, *, seeds: Sequence[int], greedy: bool = False) -> list[Group]:
+    def generate(
+        self, prompts: Sequence[Prompt], n: int, *, seeds: Sequence[int], decoding: Decoding = AS_SET
+    ) -> list[Group]:
         groups = [self.encode(prompt, []) for prompt in prompts]
-        found = self.go_on([group.prompt_tokens for group in groups], n, seeds=seeds)
+        found = self.go_on([group.prompt_tokens for group in groups], n, seeds=seeds, decoding=decoding)
         return [replace(group, completions=tuple(each)) for group, each in zip(groups, found, strict=True)]
 
     def go_on(
-        self, prefixes: Sequence[Sequence[int]], n: int, *, seeds: Sequence[int], greedy: bool = False
+        self, prefixes: Sequence[Sequence[int]], n: int, *, seeds: Sequence[int], decoding: Decoding = AS_SET
     ) -> list[list[Completion]]:
         groups = [Group(Prompt(""), tuple(prefix), self._completions(n)) for prefix in prefixes]
         self.written += cost.writing_groups(groups)

@@ -8,6 +8,8 @@ from typing import Annotated, Literal, TypeAlias
 
 from annotated_types import Ge, Gt, Le, Lt
 
+from alignzoo.decoding import Decoding
+
 Decay: TypeAlias = Annotated[float, Ge(0), Lt(1)]
 """An exponential decay rate."""
 
@@ -153,6 +155,8 @@ class Evaluation:
     least."""
     n: Annotated[int, Ge(1)] = 1
     """Sampled completions of each."""
+    decoding: Decoding | None = None
+    """How they are generated, where it is otherwise than in training: {"temperature": 0.7}."""
     greedy: bool = True
     """Also write one greedy completion of each: sampling alone hides what mere sharpening gains."""
     reward: bool = True

@@ -104,6 +104,7 @@ OPTIONAL: Mapping[str, tuple[str, ...]] = {
     "judge": ("write", "next", "costs", "open", "check"),
     "task": ("rates", "best"),
     "policy": ("outline", "check", "disk_use"),
+    "engine": ("laws", "check"),
 }
 """What the runner reads of a part of each kind where it is there."""
 

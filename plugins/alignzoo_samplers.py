@@ -9,7 +9,8 @@ from typing import Annotated, ClassVar
 from annotated_types import Ge
 
 import alignzoo
-from alignzoo import Completion, Context, DataError, Group, Policy, PolicySpec, Prompt, Score
+from alignzoo import Completion, Context, DataError, Decoding, Group, Policy, PolicySpec, Prompt, Score
+from alignzoo.decoding import AS_SET
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class PolicySampler:
     """Completions per prompt."""
     writer: PolicySpec | None = None
     """Who writes instead: a teacher, or the stage's forerunner for a reward model; none: the policy in training."""
+    decoding: Decoding | None = None
+    """How completions are generated, where it is otherwise than the policy's settings say: {"min_p": 0.05}."""
     online: ClassVar[bool] = True
 
     def open(self, context: Context) -> Policy | None:
@@ -55,9 +58,10 @@ class PolicySampler:
 
     def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seeds: Sequence[int]) -> list[Group]:
         if self.writer is None:
-            return policy.generate(prompts, self.n, seeds=seeds)
+            return policy.generate(prompts, self.n, seeds=seeds, decoding=self.decoding or AS_SET)
         other: Policy = alignzoo.live_of(self)
-        return [_in_tokens_of(policy, group) for group in other.generate(prompts, self.n, seeds=seeds)]
+        groups = other.generate(prompts, self.n, seeds=seeds, decoding=self.decoding or AS_SET)
+        return [_in_tokens_of(policy, group) for group in groups]
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import alignzoo
-from alignzoo import Batch, Forward, Group, Prompt, RecipeError, RunError, Score, Terms
+from alignzoo import Batch, Decoding, Forward, Group, Prompt, RecipeError, RunError, Score, Terms
 from alignzoo.api import Interrupted, Result
+from alignzoo.decoding import AS_SET
 from alignzoo.prompts import split
 from alignzoo.reference import Remembered
 from alignzoo_hf.policy import HFPolicy
@@ -185,9 +186,11 @@ class Loaded:
         self.state, self.restore, self.save = inner.state, inner.restore, inner.save
         self.optimizer_state, self.restore_optimizer = inner.optimizer_state, inner.restore_optimizer
 
-    def generate(self, prompts: Sequence[Prompt], n: int, *, seeds: Sequence[int], greedy: bool = False) -> list[Group]:
+    def generate(
+        self, prompts: Sequence[Prompt], n: int, *, seeds: Sequence[int], decoding: Decoding = AS_SET
+    ) -> list[Group]:
         self.written += 1
-        return self.inner.generate(prompts, n, seeds=seeds, greedy=greedy)
+        return self.inner.generate(prompts, n, seeds=seeds, decoding=decoding)
 
 
 def test_a_policy_of_ones_own(policy: Any, tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from alignzoo import Batch, Completion, Context, Forward, Group, Policy, Prompt, StepReport
+from alignzoo import Batch, Completion, Context, Decoding, Forward, Group, Policy, Prompt, StepReport
 from alignzoo import functional as fn
+from alignzoo.decoding import AS_SET
 from alignzoo.interfaces import NO_ROLES, PolicyInfo
 from alignzoo.testing import (
     POLICY_CHECKS,
@@ -269,8 +270,10 @@ class NoSave(ToyPolicy):
 
 
 class Backwards(ToyPolicy):
-    def generate(self, prompts: Sequence[Prompt], n: int, *, seeds: Sequence[int], greedy: bool = False) -> list[Group]:
-        return super().generate(prompts, n, seeds=seeds, greedy=greedy)[::-1]
+    def generate(
+        self, prompts: Sequence[Prompt], n: int, *, seeds: Sequence[int], decoding: Decoding = AS_SET
+    ) -> list[Group]:
+        return super().generate(prompts, n, seeds=seeds, decoding=decoding)[::-1]
 
 
 class OtherPromptTokens(ToyPolicy):
@@ -324,14 +327,18 @@ class NearlyExact(ToyPolicy):
 
 
 class OneGeneratorForAll(ToyPolicy):
-    def generate(self, prompts: Sequence[Prompt], n: int, *, seeds: Sequence[int], greedy: bool = False) -> list[Group]:
+    def generate(
+        self, prompts: Sequence[Prompt], n: int, *, seeds: Sequence[int], decoding: Decoding = AS_SET
+    ) -> list[Group]:
         own = fn.seeds(len(prompts), sum(seeds))
-        return super().generate(prompts, n, seeds=own, greedy=greedy)
+        return super().generate(prompts, n, seeds=own, decoding=decoding)
 
 
 class RollsGlobalDice(ToyPolicy):
-    def generate(self, prompts: Sequence[Prompt], n: int, *, seeds: Sequence[int], greedy: bool = False) -> list[Group]:
-        return super().generate(prompts, n, seeds=torch.randint(1000, (len(prompts),)).tolist(), greedy=greedy)
+    def generate(
+        self, prompts: Sequence[Prompt], n: int, *, seeds: Sequence[int], decoding: Decoding = AS_SET
+    ) -> list[Group]:
+        return super().generate(prompts, n, seeds=torch.randint(1000, (len(prompts),)).tolist(), decoding=decoding)
 
 
 class NoReference(ToyPolicy):
@@ -372,9 +379,9 @@ class TokenisesAgain(ToyPolicy):
     """Goes on from the end of what it has said, as a policy does that has lost the tokens before."""
 
     def go_on(
-        self, prefixes: Sequence[Sequence[int]], n: int, *, seeds: Sequence[int], greedy: bool = False
+        self, prefixes: Sequence[Sequence[int]], n: int, *, seeds: Sequence[int], decoding: Decoding = AS_SET
     ) -> list[list[Completion]]:
-        return super().go_on([prefix[-6:] for prefix in prefixes], n, seeds=seeds, greedy=greedy)
+        return super().go_on([prefix[-6:] for prefix in prefixes], n, seeds=seeds, decoding=decoding)
 
 
 class FillsHoles(ToyPolicy):
@@ -398,10 +405,12 @@ class StopsAtHoles(ToyPolicy):
 class RoleDoesNotGenerate(ToyPolicy):
     """The trained policy generates, whoever answers."""
 
-    def generate(self, prompts: Sequence[Prompt], n: int, *, seeds: Sequence[int], greedy: bool = False) -> list[Group]:
+    def generate(
+        self, prompts: Sequence[Prompt], n: int, *, seeds: Sequence[int], decoding: Decoding = AS_SET
+    ) -> list[Group]:
         former, self._answering = self._answering, self.weights
         try:
-            return super().generate(prompts, n, seeds=seeds, greedy=greedy)
+            return super().generate(prompts, n, seeds=seeds, decoding=decoding)
         finally:
             self._answering = former
 

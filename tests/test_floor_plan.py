@@ -12,8 +12,9 @@ ROOT = Path(__file__).parents[1]
 CORE, PLUGINS = ROOT / "alignzoo", ROOT / "plugins"
 
 FLOORS = [
-    {"transcript"},
-    {"types", "errors", "former", "hookspecs", "allocator", "importing", "calling", "printable"} | {"divergences"},
+    {"transcript", "decoding"},
+    {"types", "engines", "errors", "former", "hookspecs", "allocator", "importing", "calling", "printable"}
+    | {"divergences"},
     {"files", "surroundings"},
     {"columns", "functional", "interfaces", "schedule", "processes", "cost", "agreement", "probe", "requirements"}
     | {"storage"},

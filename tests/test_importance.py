@@ -13,8 +13,9 @@ import pytest
 import torch
 
 import alignzoo
-from alignzoo import Completion, Forward, Group, Prompt, RunError, Score, Terms
+from alignzoo import Completion, Decoding, Forward, Group, Prompt, RunError, Score, Terms
 from alignzoo.batching import collate
+from alignzoo.decoding import AS_SET
 from alignzoo.importance import importance
 from alignzoo.testing import ToyPolicy
 
@@ -57,11 +58,13 @@ class Misheard(ToyPolicy):
 
     less = 0.0
 
-    def generate(self, prompts: Sequence[Prompt], n: int, *, seeds: Sequence[int], greedy: bool = False) -> list[Group]:
+    def generate(
+        self, prompts: Sequence[Prompt], n: int, *, seeds: Sequence[int], decoding: Decoding = AS_SET
+    ) -> list[Group]:
         def told(each: Completion) -> Completion:
             return replace(each, logprobs=tuple(x - self.less for x in each.logprobs or ()))
 
-        groups = super().generate(prompts, n, seeds=seeds, greedy=greedy)
+        groups = super().generate(prompts, n, seeds=seeds, decoding=decoding)
         return [replace(each, completions=tuple(map(told, each.completions))) for each in groups]
 
 

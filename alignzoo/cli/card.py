@@ -79,10 +79,11 @@ def conformance(part: Any) -> dict[str, Any]:
 
 
 def waived_of(part: Any) -> dict[str, str]:
-    """The laws that do not apply to an optimizer, and why, as it says itself; none of other parts."""
+    """The laws that do not apply to an optimizer or an engine, and why, as it says itself; none of other parts."""
+    from alignzoo.engines import waived_laws
     from alignzoo.traits import traits_of
 
-    return dict(traits_of(part).laws) if hasattr(part, "loss") else {}
+    return dict(traits_of(part).laws) if hasattr(part, "loss") else dict(waived_laws(part))
 
 
 def benchmarks(name: str, folder: Path = RESULTS) -> list[dict[str, Any]]:
@@ -117,5 +118,6 @@ def example(kind: str, name: str, required: Iterable[str]) -> str:
         "sampler": f"alignzoo run RECIPE sampler={table}",
         "policy": f"alignzoo run RECIPE policy={table}",
         "task": f"alignzoo run RECIPE task={table}",
+        "engine": f"alignzoo run RECIPE policy.engine={table}",
         "judge": f"alignzoo run RECIPE reward='{{name=\"judge\", judge={{{settings}}}}}'",
     }[kind]

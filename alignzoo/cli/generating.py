@@ -37,6 +37,10 @@ def generate(
     top_k: Annotated[int | None, typer.Option(help="Sample among the k most likely tokens; 0: all.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Sample among the fewest tokens that make up p.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Length limit of an answer; default 128.")] = None,
+    min_p: Annotated[
+        float | None, typer.Option(help="Sample among what is p times as likely as the likeliest.")
+    ] = None,
+    stop: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="End where this comes; repeatable.")] = None,
     greedy: Annotated[bool, typer.Option("--greedy", help="Always the most likely token.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="The same seed generates the same text.")] = 0,
     chat_template: Annotated[
@@ -54,13 +58,16 @@ def generate(
         raise RecipeError("--prompt and --prompts were both given: choose one")
     asked = _read(prompts) if prompts is not None else None if prompt is None else [prompt]
     settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "max_new_tokens": max_new_tokens}
+    settings["min_p"] = min_p
     policy = load(registry(plugin, no_plugin), model, settings | {"chat_template": chat_template})
     chats = not plain and _has_template(policy)
 
     def answer(some: Sequence[Prompt], at: int) -> list[Group]:
+        from alignzoo.decoding import Decoding
         from alignzoo.functional import derive
 
-        return policy.generate(some, n, seeds=[derive(seed, at + i) for i in range(len(some))], greedy=greedy)
+        decoding = Decoding(greedy=greedy, stop=tuple(stop or ()))
+        return policy.generate(some, n, seeds=[derive(seed, at + i) for i in range(len(some))], decoding=decoding)
 
     if asked is None:
         _talk(lambda said, turn: answer([said], turn)[0].completions[0].text, chats=chats)

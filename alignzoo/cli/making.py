@@ -17,7 +17,7 @@ from alignzoo.registry.registrar import KINDS
 def new(
     name: Annotated[str, typer.Argument(help="What it will be called by, as in my-algo.")],
     kind: Annotated[
-        str, typer.Option(metavar="KIND", help="optimizer, reward, sampler, policy, task or judge.")
+        str, typer.Option(metavar="KIND", help="optimizer, reward, sampler, policy, task, judge, engine.")
     ] = "optimizer",
     folder: Annotated[Path, typer.Option("--dir", metavar="DIR", help="Where to make the package's folder.")] = Path(),
     licence: Annotated[str, typer.Option(metavar="NAME", help="Apache-2.0, MIT or BSD-3-Clause.")] = "Apache-2.0",

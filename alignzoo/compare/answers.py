@@ -14,6 +14,7 @@ from alignzoo import functional as fn
 from alignzoo.batching import answer_jointly
 from alignzoo.compare.plan import Measure
 from alignzoo.compare.results import Figures
+from alignzoo.decoding import Decoding
 from alignzoo.evaluation import answers as evaluation
 from alignzoo.evaluation.answers import Answer, Decoded, Gold, Measures, answered, with_distributions
 from alignzoo.interfaces import Policy
@@ -41,7 +42,7 @@ def examine(policy: Policy, examiner: Examiner, measure: Measure) -> list[Answer
     prompts = examiner.prompts[measure.first : measure.last]
     seeds = fn.seeds(measure.first + len(prompts), measure.seed)[measure.first :]
     sampled = Decoded(measure.best_of or measure.n, seeds, best=bool(measure.best_of))
-    ways = [sampled] if measure.best_of else [sampled, Decoded(1, seeds, greedy=True)]
+    ways = [sampled] if measure.best_of else [sampled, Decoded(1, seeds, Decoding(greedy=True))]
     by, batcher = Measures(examiner.rewards, examiner.gold), MicroBatcher(policy)
 
     starting = MicroBatcher(examiner.start)

@@ -118,6 +118,7 @@ def _run(cell: Cell, folder: Path) -> CellResult:
     prompts, rewards, gold = api.examination(evaluator)
     rewards = (_reward(cell.scored_by, registry),) if cell.scored_by else rewards
     with Opening(Context(evaluator.name, folder / "parts", evaluator.seed, policy.device)) as opening:
+        opening.closes(policy, spec)
         measures = Examiner(prompts, opened_rewards(opening, rewards), gold, start)
         answers = examine(policy, measures, cell.measure)
     write_answers(folder / "answers.jsonl", answers)

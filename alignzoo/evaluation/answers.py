@@ -19,6 +19,7 @@ from torch import Tensor
 from alignzoo import functional as fn
 from alignzoo import processes
 from alignzoo.batching import answer_jointly, collate
+from alignzoo.decoding import AS_SET, Decoding
 from alignzoo.files import line_of, read_lines
 from alignzoo.interfaces import Policy
 from alignzoo.microbatch import MicroBatcher
@@ -96,7 +97,7 @@ class Decoded:
     """Completions of each prompt."""
     seeds: Sequence[int]
     """The seed of each prompt."""
-    greedy: bool = False
+    decoding: Decoding = AS_SET
     best: bool = False
     """Only the best of each prompt's n by the reward."""
 
@@ -118,7 +119,7 @@ def answered(
     size = max(1, at_once(policy) // how.n)
     for start in range(0, -(-len(prompts) // processes.count()), size):  # as often on every process
         groups += policy.generate(
-            mine[start : start + size], how.n, seeds=seeds[start : start + size], greedy=how.greedy
+            mine[start : start + size], how.n, seeds=seeds[start : start + size], decoding=how.decoding
         )
         seen(len(mine[start : start + size]) * how.n * processes.count())
     groups = score(groups, by.rewards, policy) if groups else []
@@ -145,7 +146,7 @@ def _records(group: Group, number: int, how: Decoded, by: Measures) -> list[Answ
             tokens=completion.tokens,
             own=completion.n_own,
             finished=completion.finished,
-            greedy=how.greedy,
+            greedy=bool(how.decoding.greedy),
             reward=given.value,
             gold=None if by.gold is None else float(by.gold(group.prompt, completion)),
             accuracy=given.sources.get(verifiable.name) if verifiable else None,

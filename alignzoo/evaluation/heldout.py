@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from alignzoo import columns, processes
 from alignzoo import functional as fn
 from alignzoo.batching import answer_jointly, collate, fill, only
+from alignzoo.decoding import AS_SET
 from alignzoo.evaluation.answers import (
     Answer,
     Decoded,
@@ -87,10 +88,11 @@ def writing(policy: Policy, heldout: Heldout, batcher: MicroBatcher, seen: Seen 
     if not prompts:
         return Evaluated({})
     seeds = fn.seeds(len(prompts), settings.seed)
-    groups, answers = _answered(policy, heldout, Decoded(settings.n, seeds), batcher, seen)
+    decoding = settings.decoding or AS_SET
+    groups, answers = _answered(policy, heldout, Decoded(settings.n, seeds, decoding), batcher, seen)
     if not settings.greedy:
         return Evaluated(figures(answers), answers, groups[:SHOWN])
-    _, greedy = _answered(policy, heldout, Decoded(1, seeds, greedy=True), batcher, seen)
+    _, greedy = _answered(policy, heldout, Decoded(1, seeds, replace(decoding, greedy=True)), batcher, seen)
     entropy = {"entropy_greedy": distributions(greedy)["entropy"]}
     return Evaluated(figures([*answers, *greedy]) | entropy, [*answers, *greedy], groups[:SHOWN])
 

@@ -102,7 +102,7 @@ def kind_of(hint: Any) -> str:
     """The kind of part that a field of this annotation holds, as in `judge: Judge`; empty where it holds none."""
     if get_origin(hint) in (Union, types.UnionType, Annotated):
         return next(filter(None, map(kind_of, get_args(hint))), "")
-    contract = isinstance(hint, type) and hint.__module__ == "alignzoo.interfaces"
+    contract = isinstance(hint, type) and hint.__module__ in ("alignzoo.interfaces", "alignzoo.engines")
     return NESTED[hint.__name__][0] if contract and hint.__name__ in NESTED else ""
 
 
@@ -166,8 +166,10 @@ NESTED = {
     "Judge": ("judge", "a judge"),
     "Writer": ("judge", "a judge that can also write"),
     "Task": ("task", "a task"),
+    "Engine": ("engine", "an engine"),
 }
-"""The contracts of `alignzoo.interfaces` by which a field asks for a part: its kind, and how a message calls it."""
+"""The contracts of `alignzoo.interfaces` and `alignzoo.engines` by which a field asks for a part: its kind, and how a
+message calls it."""
 
 BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most", "multiple_of": "a multiple of"}
 

@@ -25,8 +25,9 @@ MEMBERS = {
     "reward": ("score",),
     "judge": ("judge",),
     "task": ("policy", "base", "reward", "data", "gold"),
+    "engine": ("exact", "separate", "open"),
 }
-"""What a part of each kind must have; `alignzoo.interfaces` says what it means."""
+"""What a part of each kind must have; `alignzoo.interfaces` and `alignzoo.engines` say what it means."""
 
 KINDS = (*MEMBERS, "recipe")
 """Everything a plugin can register."""
@@ -171,6 +172,10 @@ class Registrar:
     def task(self, name: str, target: object, *, summary: str = "") -> None:
         """A `Task`."""
         self._part("task", name, target, About(summary))
+
+    def engine(self, name: str, target: object, *, summary: str = "") -> None:
+        """An `Engine`: what generates a policy's completions."""
+        self._part("engine", name, target, About(summary))
 
     def recipe(self, name: str, path: str | Path, *, summary: str = "") -> None:
         """A TOML file: absolute, or relative to the plugin's folder."""

@@ -13,7 +13,7 @@ from alignzoo.storage import install, partial_of
 
 TEMPLATES = Path(__file__).parent / "templates"
 
-SCAFFOLDED = ("optimizer", "reward", "sampler", "policy", "task", "judge")
+SCAFFOLDED = ("optimizer", "reward", "sampler", "policy", "task", "judge", "engine")
 """The kinds for which there is a template."""
 
 LICENCES = ("Apache-2.0", "MIT", "BSD-3-Clause")

@@ -14,8 +14,10 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from alignzoo.engines import Engine
 from alignzoo.errors import did_you_mean
 from alignzoo.interfaces import Judge, Optimizer, Policy, PolicySpec, RewardSource, Sampler, Task
+from alignzoo.testing.engines import ENGINE_CHECKS
 from alignzoo.testing.judges import JUDGE_CHECKS
 from alignzoo.testing.laws import LAWS, Check, Checks, ConformanceError, Figures, Given
 from alignzoo.testing.optimizers import OPTIMIZER_CHECKS
@@ -28,6 +30,7 @@ from alignzoo.testing.world import ToyPolicy, toy_batch, toy_groups, toy_policy,
 from alignzoo.types import Prompt
 
 __all__ = [
+    "ENGINE_CHECKS",
     "JUDGE_CHECKS",
     "KIND_CHECKS",
     "LAWS",
@@ -42,6 +45,7 @@ __all__ = [
     "Figures",
     "Given",
     "ToyPolicy",
+    "check_engine",
     "check_judge",
     "check_optimizer",
     "check_policy",
@@ -98,6 +102,11 @@ def check_judge(
 ) -> None:
     """Hold a judge to every check. It is asked about the completions of `prompts`, beside a `policy` in training."""
     _make(JUDGE_CHECKS, judge, only, Given(prompts=tuple(prompts), policy=policy))
+
+
+def check_engine(engine: Engine, *, only: Collection[str] | None = None) -> None:
+    """Hold an engine to every check, with the small embedded model."""
+    _make(ENGINE_CHECKS, engine, only, Given())
 
 
 def check_policy(spec: PolicySpec, *, only: Collection[str] | None = None, prompts: Sequence[Prompt] = ()) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from alignzoo.errors import did_you_mean
 from alignzoo.interfaces import Policy
+from alignzoo.testing.engines import ENGINE_CHECKS
 from alignzoo.testing.judges import JUDGE_CHECKS
 from alignzoo.testing.laws import Check, Checks, ConformanceError, Figures, Given
 from alignzoo.testing.optimizers import OPTIMIZER_CHECKS
@@ -25,6 +26,7 @@ KIND_CHECKS: dict[str, Checks] = {
     "judge": JUDGE_CHECKS,
     "policy": POLICY_CHECKS,
     "task": TASK_CHECKS,
+    "engine": ENGINE_CHECKS,
 }
 """The checks of each kind."""
 
@@ -35,6 +37,7 @@ TELLTALE = {
     "sampler": "sample",
     "reward": "score",
     "judge": "judge",
+    "engine": "exact",
 }
 """The member by which a part is told from those of other kinds."""
 

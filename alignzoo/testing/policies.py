@@ -14,6 +14,7 @@ from torch import Tensor
 from alignzoo import functional as fn
 from alignzoo.batching import collate
 from alignzoo.columns import REFERENCE
+from alignzoo.decoding import AS_SET, Decoding
 from alignzoo.errors import ModelError
 from alignzoo.interfaces import Policy, PolicySpec
 from alignzoo.policies import lacking
@@ -23,6 +24,7 @@ from alignzoo.testing.measure import padded
 from alignzoo.testing.world import toy_prompts
 from alignzoo.types import Batch, Completion, Group, Prompt
 
+GREEDY = Decoding(greedy=True)
 WRITER = frozenset({"logprobs", "entropy", "values"})
 """What a writer with a critic answers; a scorer answers `scores`."""
 
@@ -224,9 +226,9 @@ def seeds(spec: PolicySpec, given: Given) -> None:
     policy = _load(attempt, spec, WRITER)
     prompts = _prompts(given)
 
-    def wrote(seed: int, greedy: bool = False) -> list[tuple[int, ...]]:
+    def wrote(seed: int, decoding: Decoding = AS_SET) -> list[tuple[int, ...]]:
         with attempt.runs("generate()"):
-            found = policy.generate(prompts, 2, seeds=fn.seeds(len(prompts), seed), greedy=greedy)
+            found = policy.generate(prompts, 2, seeds=fn.seeds(len(prompts), seed), decoding=decoding)
         return [c.tokens for group in found for c in group.completions]
 
     with attempt.leaves_randomness():
@@ -235,7 +237,7 @@ def seeds(spec: PolicySpec, given: Given) -> None:
     attempt.require(wrote(0) == first, "the same text with the same seed", "other text")
     attempt.require(wrote(1) != first, "other text with another seed", "the same text")
     attempt.require(first[0::2] != first[1::2], "two different completions of a prompt", "twice the same")
-    attempt.require(wrote(0, greedy=True) == wrote(1, greedy=True), "one greedy text, whatever the seed", "two")
+    attempt.require(wrote(0, GREEDY) == wrote(1, GREEDY), "one greedy text, whatever the seed", "two")
 
 
 def neighbours(spec: PolicySpec, given: Given) -> None:
@@ -343,9 +345,9 @@ def _speaks(attempt: Attempt, policy: Policy, role: str, given: Given, expected:
 
 
 def _greedy(attempt: Attempt, policy: Policy, given: Given) -> list[Group]:
-    with attempt.runs("generate(greedy=True)"):
+    with attempt.runs("generate(decoding=Decoding(greedy=True))"):
         prompts = _prompts(given)
-        return policy.generate(prompts, 1, seeds=fn.seeds(len(prompts), 0), greedy=True)
+        return policy.generate(prompts, 1, seeds=fn.seeds(len(prompts), 0), decoding=GREEDY)
 
 
 def _logprobs(attempt: Attempt, policy: Policy, batch: Batch) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from alignzoo import columns as cols
 from alignzoo import functional as fn
+from alignzoo.decoding import AS_SET, CompleteDecoding, Decoding
 from alignzoo.errors import ModelError, did_you_mean
 from alignzoo.gradients import TorchTraining
 from alignzoo.interfaces import ParameterGroup, PolicyInfo
@@ -18,6 +19,8 @@ from alignzoo.types import Batch, Completion, Forward, Group, Prompt, Score, Tex
 
 VOCABULARY = 13
 EOS = 1
+PLAIN = CompleteDecoding(8)
+"""How the toy policy generates where nothing else is said."""
 TOY_WEIGHTS = {"first": 1.0, "second": 0.5}
 """The rewards that score toy groups, and their weights."""
 
@@ -251,33 +254,37 @@ class ToyPolicy(TorchTraining):
     def encode(self, prompt: Prompt, texts: Sequence[Text]) -> Group:
         return Group(prompt, _encoded(prompt.messages), tuple(map(_answer, texts)))
 
-    def generate(self, prompts: Sequence[Prompt], n: int, *, seeds: Sequence[int], greedy: bool = False) -> list[Group]:
+    def generate(
+        self, prompts: Sequence[Prompt], n: int, *, seeds: Sequence[int], decoding: Decoding = AS_SET
+    ) -> list[Group]:
         starts = [_encoded(prompt.messages) for prompt in prompts]
-        found = self.go_on(starts, n, seeds=seeds, greedy=greedy)
+        found = self.go_on(starts, n, seeds=seeds, decoding=decoding)
         return [Group(*each) for each in zip(prompts, starts, map(tuple, found), strict=True)]
 
     def go_on(
-        self, prefixes: Sequence[Sequence[int]], n: int, *, seeds: Sequence[int], greedy: bool = False
+        self, prefixes: Sequence[Sequence[int]], n: int, *, seeds: Sequence[int], decoding: Decoding = AS_SET
     ) -> list[list[Completion]]:
         found = []
+        whole = decoding.over(PLAIN)
         for prefix, seed in zip(prefixes, seeds, strict=True):
             rng = torch.Generator().manual_seed(seed)
-            found.append([self._written(tuple(prefix), rng, greedy) for _ in range(n)])
+            found.append([self._written(tuple(prefix), rng, whole) for _ in range(n)])
         return found
 
     def info(self) -> PolicyInfo:
-        return PolicyInfo(exact_samples=True)
+        return PolicyInfo(exact_samples=True, decoding=PLAIN)
 
-    def _written(self, start: tuple[int, ...], rng: torch.Generator, greedy: bool, longest: int = 8) -> Completion:
+    def _written(self, start: tuple[int, ...], rng: torch.Generator, decoding: CompleteDecoding) -> Completion:
         tokens: tuple[int, ...] = ()
         logprobs: tuple[float, ...] = ()
-        while len(tokens) < longest and EOS not in tokens:
+        ends = {EOS, *decoding.stop_tokens}
+        while len(tokens) < decoding.max_new_tokens and not (tokens and tokens[-1] in ends):
             with torch.no_grad():
                 state = self._states(torch.tensor([start + tokens]))[0, -1]
                 distribution = torch.log_softmax(state @ self._answering["head"], -1)
-            chosen = int(distribution.argmax() if greedy else distribution.exp().multinomial(1, generator=rng))
+            chosen = int(distribution.argmax() if decoding.greedy else distribution.exp().multinomial(1, generator=rng))
             tokens, logprobs = (*tokens, chosen), (*logprobs, float(distribution[chosen]))
-        return Completion(tokens, " ".join(map(str, tokens)), EOS in tokens, logprobs)
+        return Completion(tokens, " ".join(map(str, tokens)), tokens[-1] in ends, logprobs)
 
     def parameters(self) -> list[ParameterGroup]:
         idle = {"value", "score"}.difference(self.heads)

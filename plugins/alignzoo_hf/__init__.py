@@ -8,3 +8,6 @@ def alignzoo_register(zoo):
     zoo.policy("hf", "alignzoo_hf.spec:HF")
     zoo.reward("model", "alignzoo_hf.reward:ModelReward")
     zoo.judge("local", "alignzoo_hf.judge:Local")
+    zoo.engine("alignzoo", "alignzoo_hf.engines:Slots")
+    zoo.engine("generate", "alignzoo_hf.engines:Generate")
+    zoo.engine("continuous", "alignzoo_hf.engines:Continuous")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from alignzoo.engines import Generated
 from alignzoo.errors import DataError, ModelError
 from alignzoo.prompts.turns import settled
 from alignzoo.types import Completion, Group, Message, Prompt, Text
@@ -37,6 +39,8 @@ class Encoder:
     max_new_tokens: int
     vocabulary: int = 0
     """How many tokens the model's embedding has; 0: not known."""
+    special_tokens: bool = False
+    """Whether the texts of completions show special tokens."""
 
     @cached_property
     def chat(self) -> Template:
@@ -252,9 +256,27 @@ class Encoder:
 
     # --- tokens as text ------------------------------------------------------------------------------------------
 
+    def check_room(self, prefixes: Sequence[Sequence[int]], new: int) -> None:
+        """Raise ModelError where a prefix of tokens cannot be continued by so many."""
+        if not all(prefixes):
+            raise ModelError("a prefix of no tokens cannot be continued: there is nothing to predict from")
+        longest = max(map(len, prefixes), default=1)
+        if longest + new > self.max_length:
+            raise ModelError(
+                f"a prefix of {longest} tokens leaves no room for policy.max_new_tokens = {new} within "
+                f"policy.max_length = {self.max_length}: let transcripts end earlier, or lower the former"
+            )
+
+    def completion(self, found: Generated) -> Completion:
+        """What an engine has generated, with its text. What it does not know is no number."""
+        logprobs = found.logprobs or (math.nan,) * len(found.tokens)
+        return Completion(found.tokens, self.text(found.tokens), found.finished, logprobs)
+
     def text(self, tokens: Sequence[int]) -> str:
-        """Tokens as text, without the special tokens that make up turns and ends. Others stay, <think> say: they are
-        what the model says."""
+        """Tokens as text, without the special tokens that make up turns and ends, unless the settings show these.
+        Others stay, <think> say: they are what the model says."""
+        if self.special_tokens:
+            return str(self.tokenizer.decode(list(tokens)))
         return str(self.tokenizer.decode([token for token in tokens if token not in self._hidden]))
 
     @cached_property

@@ -34,5 +34,6 @@ def encoder(spec: HF, model: Any, tokenizer: Any, *, writes: bool) -> Encoder:
         template=read_template(spec.chat_template),
         max_length=max_length,
         max_new_tokens=spec.max_new_tokens,
+        special_tokens=spec.special_tokens,
         vocabulary=int(models.bare(model).get_input_embeddings().weight.shape[0]),
     )

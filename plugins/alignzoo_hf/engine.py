@@ -10,16 +10,17 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from alignzoo.decoding import CompleteDecoding
+from alignzoo.engines import EngineModel, Generated, stopped_at
 from alignzoo_hf import slots
 from alignzoo_hf.graphs import Graphs
 from alignzoo_hf.models import bare
 from alignzoo_hf.rotary import rotating
-from alignzoo_hf.sampling import Sampling, draw, uniforms
+from alignzoo_hf.sampling import draw, uniforms
 from alignzoo_hf.slots import Pack, SlotCache, Step
 from alignzoo_hf.unread import left_out
 
@@ -58,30 +59,44 @@ GPU = Pace(steps=8, seats=16, columns=256, page=256, graphs=True)
 """Launching a step's kernels one by one takes longer than running them, and so does waiting for each step's end."""
 
 Tokens = tuple[int, ...]
-Written = list[tuple[Tokens, tuple[float, ...], bool]]
-"""A completion's tokens, their log-probabilities, and whether it ended by itself."""
 
 
-class Engine:
-    """Writes with one model."""
+class SlotEngine:
+    """Generates with one model, in slots."""
 
-    def __init__(self, model: Any, stop_ids: frozenset[int]) -> None:
-        self.model = bare(model)
+    def __init__(self, model: EngineModel) -> None:
+        self.model = bare(model.module)
         self.device = self.model.device
-        size = max(self.model.config.get_text_config().vocab_size, max(stop_ids) + 1)
-        self.stops = torch.zeros(size, dtype=torch.bool, device=self.device)
-        self.stops[sorted(stop_ids)] = True
+        self.stop_ids, self.text = model.stop_ids, model.text
         self.pace = GPU if self.device.type == "cuda" else Pace()
 
-    def write(
-        self, prompts: Sequence[Tokens], n: int, settings: Sampling, *, seeds: Sequence[int], slots: int
-    ) -> Written:
-        """`n` completions of each prompt, at most `slots` of them at once.
+    def generate(
+        self,
+        prefixes: Sequence[Sequence[int]],
+        n: int,
+        decoding: CompleteDecoding,
+        *,
+        seeds: Sequence[int],
+        at_once: int,
+    ) -> list[Generated]:
+        """As `OpenEngine.generate`.
 
         Not in inference mode: there autocast casts every weight again at every step, and else once.
         """
+        prompts = [tuple(prefix) for prefix in prefixes]
         with torch.no_grad(), attention(self.model), column_major(self.model), rotating(self.model):
-            return _Writing(self, prompts, n, settings, seeds, slots).run()
+            return _Generating(self, prompts, n, decoding, seeds, at_once).run()
+
+    def close(self) -> None:
+        """It holds nothing between two calls."""
+
+    def ends(self, decoding: CompleteDecoding) -> Tensor:
+        """For each token of the vocabulary, whether it ends a completion."""
+        ids = sorted(self.stop_ids | set(decoding.stop_tokens))
+        size = max(self.model.config.get_text_config().vocab_size, ids[-1] + 1)
+        stops = torch.zeros(size, dtype=torch.bool, device=self.device)
+        stops[ids] = True
+        return stops
 
     def logits(self, what: Pack | Step, cache: SlotCache, tokens: Tensor, keep: int | Tensor) -> Tensor:
         """One forward pass."""
@@ -119,14 +134,19 @@ class Slots:
     """Who sits where, on the model's device: for each slot its newest token, that token's position in the text, how
     many tokens are written, which completion it is, and whether it is still being written."""
 
-    def __init__(self, engine: Engine, rows: int, limit: int, settings: Sampling, uniform: Tensor) -> None:
-        self.engine, self.settings, self.rows, self.limit = engine, settings, rows, limit
-        steps, device = settings.max_new_tokens, engine.device
+    def __init__(self, engine: SlotEngine, rows: int, limit: int, decoding: CompleteDecoding, uniform: Tensor) -> None:
+        self.engine, self.decoding, self.rows, self.limit = engine, decoding, rows, limit
+        self.stops = engine.ends(decoding)
+        self.stopped = [False] * rows
+        """Which completions a stop text has ended."""
+        steps, device = decoding.max_new_tokens, engine.device
         # A row and a column more than there are, for slots that have nothing to write.
         self.tokens = torch.zeros(rows + 1, steps + 1, dtype=torch.long, device=device)
         self.logprobs = torch.zeros(rows + 1, steps + 1, device=device)
         self.uniform = nn.functional.pad(uniform, (0, 1, 0, 1)).to(device)
         self.lengths = [0] * rows
+        self.checked = [0] * rows
+        """How many tokens of each completion have been looked at for stop texts."""
         self.state = torch.zeros(5, limit, dtype=torch.long, device=device)
         self.token, self.position, self.written, self.row, self.alive = self.state
         self.row.fill_(rows)
@@ -143,14 +163,25 @@ class Slots:
     def write(self, logits: Tensor, seats: slice) -> None:
         """Draw a token for each of these slots and write it down."""
         row, alive = self.row[seats], self.alive[seats]
-        column = torch.where(alive.bool(), self.written[seats], self.settings.max_new_tokens)
-        token, logprob = draw(logits, self.uniform[row, column], self.settings)
+        column = torch.where(alive.bool(), self.written[seats], self.decoding.max_new_tokens)
+        token, logprob = draw(logits, self.uniform[row, column], self.decoding)
         self.tokens[row, column] = token
         self.logprobs[row, column] = logprob
         self.token[seats] = token
         self.position[seats] += alive
         self.written[seats] += alive
-        alive *= ~(self.engine.stops[token] | (self.written[seats] >= self.settings.max_new_tokens))
+        alive *= ~(self.stops[token] | (self.written[seats] >= self.decoding.max_new_tokens))
+
+    def _stop(self, written: list[int], row: Sequence[int], alive: list[int]) -> None:
+        """End the completions in which a stop text has come since the last look: `written` and `alive` are changed.
+        Where several steps lie between two looks, what came after it is dropped."""
+        for slot, tokens in enumerate(self.tokens[list(row)].tolist()):
+            end = stopped_at(
+                tokens[: written[slot]], self.decoding.stop, self.engine.text, checked=self.checked[row[slot]]
+            )
+            self.checked[row[slot]] = written[slot]
+            if end is not None:
+                written[slot], alive[slot], self.stopped[row[slot]] = end, 0, True
 
     def leave(self) -> tuple[list[int], list[int], list[int]]:
         """Let ended completions go, and close the gaps: which slots move where, and the positions of those that stay.
@@ -158,6 +189,8 @@ class Slots:
         The last of the slots move into the gaps, so that as few as possible do.
         """
         _, position, written, row, alive = self.state[:, : self.n].tolist()
+        if self.decoding.stop:
+            self._stop(written, row, alive)
         gone = [slot for slot in range(self.n) if not alive[slot]]
         for slot in gone:
             self.lengths[row[slot]] = written[slot]
@@ -173,23 +206,23 @@ class Slots:
         return sources, targets, [position[slot] for slot in range(len(alive)) if alive[slot]]
 
 
-class _Writing:
+class _Generating:
     """One call of the engine."""
 
     def __init__(
         self,
-        engine: Engine,
+        engine: SlotEngine,
         prompts: Sequence[Tokens],
         n: int,
-        settings: Sampling,
+        decoding: CompleteDecoding,
         seeds: Sequence[int],
         limit: int,
     ) -> None:
         self.engine, self.n = engine, n
-        rows, steps = len(prompts) * n, settings.max_new_tokens
+        rows, steps = len(prompts) * n, decoding.max_new_tokens
         limit = min(limit, rows)
-        random = torch.zeros(rows, steps, dtype=torch.float64) if settings.greedy else uniforms(seeds, n, steps)
-        self.slots = Slots(engine, rows, limit, settings, random)
+        random = torch.zeros(rows, steps, dtype=torch.float64) if decoding.greedy else uniforms(seeds, n, steps)
+        self.slots = Slots(engine, rows, limit, decoding, random)
         longest = max(map(len, prompts), default=0) + steps
         self.cache = SlotCache(limit, engine.pace.width(longest, 1 << 62), engine.pace.page)
         self.graphs = Graphs() if engine.pace.graphs else None
@@ -203,7 +236,7 @@ class _Writing:
         self.waiting: deque[tuple[int, int]] = deque()
         """Completions of the packed prompts that have no slot yet: prompt of the pack, and row."""
 
-    def run(self) -> Written:
+    def run(self) -> list[Generated]:
         while True:
             positions = self._leave()
             while self.slots.n < self.slots.limit and self._admit():
@@ -262,10 +295,14 @@ class _Writing:
         self.waiting.extend((p, row) for p, prompt in enumerate(chosen) for row in self.rows[prompt])
         return True
 
-    def _result(self) -> Written:
+    def _result(self) -> list[Generated]:
         tokens, logprobs = self.slots.tokens.tolist(), self.slots.logprobs.tolist()
-        stops = self.engine.stops.tolist()
+        stops, stopped = self.slots.stops.tolist(), self.slots.stopped
         return [
-            (tuple(tokens[row][:length]), tuple(logprobs[row][:length]), stops[tokens[row][length - 1]])
+            Generated(
+                tuple(tokens[row][:length]),
+                tuple(logprobs[row][:length]),
+                stopped[row] or stops[tokens[row][length - 1]],
+            )
             for row, length in enumerate(self.slots.lengths)
         ]

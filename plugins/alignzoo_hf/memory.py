@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import logging
+import traceback
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 
 from alignzoo import cost
 from alignzoo.cost import ModelShape
 from alignzoo.errors import ModelError
+from alignzoo.microbatch import is_out_of_memory
 from alignzoo_hf import head
 
+Generations = TypeVar("Generations")
 log = logging.getLogger("alignzoo")
 
 SMALL = 1 << 25
@@ -37,9 +42,7 @@ def per_pass(shape: ModelShape, place: torch.device, width: int, coming: int, *,
     bytes that are still to come have theirs."""
     if place.type != "cuda":
         return on_cpu(shape)
-    free = torch.cuda.mem_get_info(place)[0] - coming
-    kept = torch.cuda.memory_reserved(place) - torch.cuda.memory_allocated(place)  # torch's own, and free
-    return on_gpu(shape, free + kept, width, recompute=recompute)
+    return on_gpu(shape, free(place) - coming, width, recompute=recompute)
 
 
 def on_cpu(shape: ModelShape) -> int:
@@ -60,9 +63,32 @@ def on_gpu(shape: ModelShape, free: int, width: int, *, recompute: bool = False)
     return _within(int(SHARE * left / held(shape, 1, width)), *ON_GPU)
 
 
+def free(device: torch.device) -> int:
+    """A GPU's free bytes, with those that torch keeps for itself."""
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0]) + kept
+
+
 def _within(tokens: int, least: int, most: int) -> int:
     """The power of two below, between the two."""
     return min(most, max(least, 1 << max(0, tokens.bit_length() - 1))) if tokens > 0 else least
+
+
+def fitting(
+    generate: Callable[[int], Generations], at_once: int, of: int, most: int, device: torch.device
+) -> tuple[Generations, int]:
+    """What `generate` does with so many of the completions at once, and that number: where memory does not suffice half
+    of it, as often as need be."""
+    while True:
+        try:
+            return generate(at_once), at_once
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            at_once = fewer(min(at_once, of), error, tell=at_once == most)
+            traceback.clear_frames(error.__traceback__)  # they hold on to what did not fit
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
 def fewer(completions: int, error: Exception, *, tell: bool) -> int:

@@ -9,7 +9,6 @@ import itertools
 import math
 import os
 import time
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,21 +21,21 @@ from alignzoo import cost
 from alignzoo import functional as fn
 from alignzoo.columns import OLD, POLICY, REFERENCE, Column, column
 from alignzoo.cost import ModelShape
+from alignzoo.decoding import AS_SET, CompleteDecoding, Decoding
+from alignzoo.engines import EngineModel, Generated
 from alignzoo.errors import ModelError, did_you_mean
 from alignzoo.gradients import TorchTraining
 from alignzoo.interfaces import NO_ROLES, PolicyInfo
-from alignzoo.microbatch import is_out_of_memory
 from alignzoo.types import Batch, Completion, Forward, Group, Prompt, Text
 from alignzoo_hf import checks, critics, memory, models, roles, saving
 from alignzoo_hf.adapters import share_frozen
 from alignzoo_hf.divergences import Spoken, head_divergences
 from alignzoo_hf.encoding import encoder
-from alignzoo_hf.engine import Tokens, Written
+from alignzoo_hf.engines import ServedModel, engine_of
 from alignzoo_hf.fingerprint import fingerprint
 from alignzoo_hf.frozen import freeze
 from alignzoo_hf.head import Head, head_logprobs, wide
 from alignzoo_hf.roles import Beneath, Frozen, Voice, check_same
-from alignzoo_hf.sampling import Sampling
 from alignzoo_hf.shape import shape_of
 from alignzoo_hf.spec import HF
 from alignzoo_hf.trunk import States, can_pack, packed, padded, predicting
@@ -141,49 +140,43 @@ class HFPolicy(TorchTraining):
         """A prompt and given completions as tokens."""
         return self.encoder.group(prompt, texts)
 
-    def generate(self, prompts: Sequence[Prompt], n: int, *, seeds: Sequence[int], greedy: bool = False) -> list[Group]:
-        """Write `n` completions of each prompt, by the sampling settings of the recipe or greedily."""
+    def generate(
+        self, prompts: Sequence[Prompt], n: int, *, seeds: Sequence[int], decoding: Decoding = AS_SET
+    ) -> list[Group]:
+        """Generate `n` completions of each prompt, by the settings of the recipe where the call says nothing else."""
         tokens = [self.encoder.prompt(prompt) for prompt in prompts]
-        found = self.go_on(tokens, n, seeds=seeds, greedy=greedy)
+        found = self.go_on(tokens, n, seeds=seeds, decoding=decoding)
         return [Group(*each) for each in zip(prompts, tokens, map(tuple, found), strict=True)]
 
     def go_on(
-        self, prefixes: Sequence[Sequence[int]], n: int, *, seeds: Sequence[int], greedy: bool = False
+        self, prefixes: Sequence[Sequence[int]], n: int, *, seeds: Sequence[int], decoding: Decoding = AS_SET
     ) -> list[list[Completion]]:
-        """Write `n` continuations of each run of tokens, which is read as it stands."""
+        """Generate `n` continuations of each run of tokens, which is read as it stands."""
         if self.lm is None:
             raise ModelError("this policy only scores: it has no language-model head to write with")
-        spec = self.spec
-        longest = max(map(len, prefixes), default=1)
-        if longest + spec.max_new_tokens > self.encoder.max_length or not all(prefixes):
-            raise ModelError(
-                f"a prefix of {longest} tokens leaves no room for policy.max_new_tokens = {spec.max_new_tokens} within "
-                f"policy.max_length = {self.encoder.max_length}: let transcripts end earlier, or lower the former"
-                if all(prefixes)
-                else "a prefix of no tokens cannot be continued: there is nothing to predict from"
-            )
-        own = self._voice.spec
-        settings = Sampling(spec.max_new_tokens, own.temperature, own.top_k, own.top_p, greedy)
-        tokens = [tuple(prefix) for prefix in prefixes]
-        written = self._written(tokens, n, settings, seeds)
-        completions = iter([Completion(ids, self.encoder.text(ids), done, lps) for ids, lps, done in written])
-        return [list(itertools.islice(completions, n)) for _ in tokens]
+        whole = decoding.over(self._decoding())
+        self.encoder.check_room(prefixes, whole.max_new_tokens)
+        completions = iter(map(self.encoder.completion, self._generated(prefixes, n, whole, seeds)))
+        return [list(itertools.islice(completions, n)) for _ in prefixes]
 
-    def _written(self, prompts: Sequence[Tokens], n: int, settings: Sampling, seeds: Sequence[int]) -> Written:
+    def _decoding(self) -> CompleteDecoding:
+        return replace(self._voice.decoding(), max_new_tokens=self.spec.max_new_tokens)
+
+    def _generated(
+        self, prefixes: Sequence[Sequence[int]], n: int, decoding: CompleteDecoding, seeds: Sequence[int]
+    ) -> list[Generated]:
         """By the engine, with as many completions at once as memory has room for, which changes no text."""
-        while True:
-            try:
-                with self._autocast():
-                    engine = self._voice.writer(self.encoder.stop_ids)
-                    return engine.write(prompts, n, settings, seeds=seeds, slots=self._at_once)
-            except Exception as error:
-                if not is_out_of_memory(error) or self.spec.engine == "vllm":  # whose slots are set as it starts
-                    raise
-                first = self._at_once == self.spec.generate_batch
-                self._at_once = memory.fewer(min(self._at_once, len(prompts) * n), error, tell=first)
-                traceback.clear_frames(error.__traceback__)  # they hold on to what did not fit
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
+
+        def generate(at_once: int) -> list[Generated]:
+            with self._autocast():
+                engine = self._voice.engine(self.encoder.stop_ids)
+                return engine.generate(prefixes, n, decoding, seeds=seeds, at_once=at_once)
+
+        if engine_of(self.spec).separate:  # how many it generates at once is settled when it starts
+            return generate(self._at_once)
+        most, of = self.spec.generate_batch, len(prefixes) * n
+        found, self._at_once = memory.fitting(generate, self._at_once, of, most, self.device)
+        return found
 
     def info(self) -> PolicyInfo:
         """What the runner may know: sizes, tokens at once, whether samples are exact, how the reference is known."""
@@ -196,7 +189,18 @@ class HFPolicy(TorchTraining):
             token_strings=self.encoder.pieces,
             fits=self.encoder.fits,
             chats=self.encoder.chat.exists,
+            decoding=None if self.lm is None else self._decoding(),
         )
+
+    @property
+    def engine_model(self) -> EngineModel:
+        """The language model as engines see it."""
+        return ServedModel(self.spec, self.lm, self.tokenizer, self.encoder.stop_ids)
+
+    def close(self) -> None:
+        """Close the engines, which open again where they are asked again."""
+        for voice in self.roles.values() if self.lm is None else (self._own, *self.roles.values()):
+            voice.close()
 
     # --- answering -----------------------------------------------------------------------------------------------
 

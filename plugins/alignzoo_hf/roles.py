@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from alignzoo.cost import ModelShape
+from alignzoo.decoding import CompleteDecoding
+from alignzoo.engines import OpenEngine
 from alignzoo.errors import ModelError
-from alignzoo_hf import models
+from alignzoo_hf import engines, models
 from alignzoo_hf.head import Head
 from alignzoo_hf.shape import shape_of
 from alignzoo_hf.spec import HF
-from alignzoo_hf.writers import Writer, writer
 
 log = logging.getLogger("alignzoo")
 
@@ -36,7 +37,7 @@ class Voice:
         """Whether it has followed the policy."""
         self._load = load
         self._model = model
-        self._writer: Writer | None = None
+        self._engine: OpenEngine | None = None
 
     @property
     def is_loaded(self) -> bool:
@@ -63,11 +64,22 @@ class Voice:
         """The head as it is now, for answers without gradient that are given when the role speaks no longer."""
         return models.head(self.model)
 
-    def writer(self, stop_ids: frozenset[int]) -> Writer:
-        """What generates with this model, made when it is first needed: it may try the model out."""
-        if self._writer is None:
-            self._writer = writer(self._generating(), self.model, self.tokenizer, stop_ids)
-        return self._writer
+    def engine(self, stop_ids: frozenset[int]) -> OpenEngine:
+        """What generates with this model, opened when it is first needed: it may try the model out."""
+        if self._engine is None:
+            self._engine = engines.opened(self._generating(), self.model, self.tokenizer, stop_ids)
+        return self._engine
+
+    def close(self) -> None:
+        """Close the engine, which is opened again where it is asked again."""
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
+
+    def decoding(self) -> CompleteDecoding:
+        """As its own settings have it."""
+        spec = self.spec
+        return CompleteDecoding(spec.max_new_tokens, spec.temperature, spec.top_k, spec.top_p, spec.min_p)
 
     def _generating(self) -> HF:
         return self.spec
@@ -77,16 +89,22 @@ class Frozen(Voice):
     """A model of its own that is not trained, but may follow the policy."""
 
     def _generating(self) -> HF:
-        if self.spec.engine != "vllm":
+        engine = engines.engine_of(self.spec)
+        if not engine.separate:
             return self.spec
-        log.warning("%s generates by alignzoo's own engine: a vLLM engine holds one model, the policy's", self.name)
-        return replace(self.spec, engine="alignzoo")
+        log.warning(
+            "%s generates by alignzoo's own engine: the engine %s holds one model, the policy's",
+            self.name,
+            type(engine).__name__,
+        )
+        return replace(self.spec, engine=engines.DEFAULT)
 
     def release(self) -> bool:
         """Let the model go where it can be loaded again as it is; whether it was there."""
         if self._model is None or self.moved or not isinstance(self.spec.reference or self.spec.model, str):
             return False
-        self._model, self._writer = None, None
+        self.close()
+        self._model = None
         return True
 
     def follow(self, policy: Any, mix: float) -> None:
@@ -113,7 +131,8 @@ class Frozen(Voice):
         """Take back what `state` gave; nothing: as it was before it moved."""
         if not state:
             if self.moved:
-                self._model, self._writer, self.moved = None, None, False
+                self.close()
+                self._model, self.moved = None, False
             return
         self._to_float32()
         own = dict(self.model.named_parameters())
@@ -216,7 +235,7 @@ def writes(model: Any) -> int:
 
 # --- loading ----------------------------------------------------------------------------------------------------------
 
-READ = ("model", "tokenizer", "temperature", "top_k", "top_p", "device", "dtype", "attention", "engine")
+READ = ("model", "tokenizer", "temperature", "top_k", "top_p", "min_p", "device", "dtype", "attention", "engine")
 """The settings of a role that are its own, beside `trust_remote_code`; the others are the policy's."""
 
 

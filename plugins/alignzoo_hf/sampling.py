@@ -1,26 +1,15 @@
-"""Drawing the next token: temperature, top-k, top-p, and an exact draw from one uniform number per row and step."""
+"""Drawing the next token: temperature, top-k, top-p, min-p, an exact draw from a uniform number per row and step."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from alignzoo import functional as fn
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How the next token is drawn."""
-
-    max_new_tokens: int
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    greedy: bool = False
+from alignzoo.decoding import CompleteDecoding
 
 
 def uniforms(seeds: Sequence[int], n: int, steps: int) -> Tensor:
@@ -36,31 +25,35 @@ def uniforms(seeds: Sequence[int], n: int, steps: int) -> Tensor:
     return out
 
 
-def draw(logits: Tensor, uniform: Tensor, settings: Sampling) -> tuple[Tensor, Tensor]:
+def draw(logits: Tensor, uniform: Tensor, decoding: CompleteDecoding) -> tuple[Tensor, Tensor]:
     """Next tokens and their log-probabilities at the given temperature, (N,) each.
 
     These are of the whole vocabulary, as the training forward says them, also where top-k or top-p left out a part: a
     ratio of the two then tells how far the engine is off, and not how much was left out.
     """
     logits = logits.float()
-    tempered = logits / settings.temperature if settings.temperature != 1.0 else logits
-    kept = filtered(tempered, settings)
+    tempered = logits / decoding.temperature if decoding.temperature != 1.0 else logits
+    kept = filtered(tempered, decoding)
     probabilities = torch.softmax(kept, -1)
-    tokens = logits.argmax(-1) if settings.greedy else inverse_cdf(probabilities, uniform)
+    tokens = logits.argmax(-1) if decoding.greedy else inverse_cdf(probabilities, uniform)
     whole = probabilities if kept is tempered else torch.softmax(tempered, -1)
     return tokens, whole.gather(-1, tokens[:, None]).squeeze(-1).log()
 
 
-def filtered(logits: Tensor, settings: Sampling) -> Tensor:
-    """Logits with all but the top k, then all but the top-p nucleus, set to -inf."""
-    if settings.top_k and settings.top_k < logits.shape[-1]:
-        kth = logits.topk(settings.top_k, -1).values[:, -1:]
+def filtered(logits: Tensor, decoding: CompleteDecoding) -> Tensor:
+    """Logits with all but the top k, then all but the top-p nucleus, then what is less than min_p times as likely as
+    the likeliest, set to -inf."""
+    if decoding.top_k and decoding.top_k < logits.shape[-1]:
+        kth = logits.topk(decoding.top_k, -1).values[:, -1:]
         logits = logits.masked_fill(logits < kth, -torch.inf)
-    if settings.top_p < 1:
+    if decoding.top_p < 1:
         ordered, order = logits.sort(-1, descending=True)
         probabilities = ordered.softmax(-1)
-        beyond = probabilities.cumsum(-1) - probabilities >= settings.top_p  # the first token always stays
+        beyond = probabilities.cumsum(-1) - probabilities >= decoding.top_p  # the first token always stays
         logits = logits.masked_fill(beyond.scatter(-1, order, beyond), -torch.inf)
+    if decoding.min_p > 0:
+        least = logits.max(-1, keepdim=True).values + math.log(decoding.min_p)
+        logits = logits.masked_fill(logits < least, -torch.inf)
     return logits
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le
 
+from alignzoo.engines import Engine
 from alignzoo.errors import ModelError
 from alignzoo.interfaces import NO_ROLES, CheckContext, DiskUse, Outline, Policy, PolicySpec
 
@@ -34,6 +35,10 @@ class HF:
     """Sample among the k most likely tokens; 0: all."""
     top_p: Annotated[float, Gt(0), Le(1)] = 1.0
     """Sample among the fewest tokens whose probabilities add up to p."""
+    min_p: Annotated[float, Ge(0), Le(1)] = 0.0
+    """Sample among the tokens that are at least min_p times as likely as the likeliest; 0: all."""
+    special_tokens: bool = False
+    """Show special tokens, ends and turn markers, in the texts of completions, so that rewards see them."""
     chat_template: str = ""
     """For conversations: "chatml", "dialogue" (Human/Assistant), a Jinja file; empty: the tokenizer's own."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -70,8 +75,8 @@ class HF:
     """The critic's learning rate, as a multiple of the schedule's."""
     score_label: Annotated[int, Ge(0)] = 0
     """Which output of a sequence-classification model is the score."""
-    engine: Literal["alignzoo", "generate", "continuous", "vllm"] = "alignzoo"
-    """What writes: our own engine; transformers' generate; transformers' continuous batching; vLLM, an extra."""
+    engine: Engine | str = "alignzoo"
+    """What generates: a name of `alignzoo list --kind engine`, or a table with a name and its settings."""
     generate_batch: Annotated[int, Ge(1)] = 512
     """Completions written at once: the slots of the engine. It changes speed and memory, never the text."""
     trust_remote_code: bool = False
@@ -98,7 +103,9 @@ class HF:
     def samples_exactly(self, bf16: bool) -> bool:
         """Whether what is recorded of tokens is what `forward` says: in float32, by an engine whose numbers are its
         own."""
-        return not bf16 and self.engine in ("alignzoo", "generate")
+        from alignzoo_hf.engines import engine_of
+
+        return not bf16 and engine_of(self).exact
 
     def load(self, needs: frozenset[str], roles: Mapping[str, PolicySpec] = NO_ROLES) -> Policy:
         """The live policy, with a critic for "values", a scoring head for "scores", a frozen model for each role."""

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from alignzoo.decoding import Decoding
 from alignzoo.errors import DataError, RunError
 from alignzoo.files import line_of, read_lines
 from alignzoo.functional import derive
@@ -34,8 +35,12 @@ class Way:
     max_new_tokens: int | None = None
 
     def settings(self) -> dict[str, Any]:
-        """What a policy is loaded with."""
+        """What is said of it beside the model."""
         return {name: value for name, value in asdict(self).items() if value is not None and name != "model"}
+
+    def decoding(self) -> Decoding:
+        """How its answers are decoded."""
+        return Decoding(self.max_new_tokens, self.temperature, self.top_k, self.top_p)
 
 
 def ways(
@@ -79,7 +84,7 @@ def collect(
             left = [i for i in indices if (number, i) not in kept]
             for some in _batched(left):
                 seeds = [derive(seed, "collect", number, i) for i in some]
-                groups = policy.generate([asked[i] for i in some], times, seeds=seeds)
+                groups = policy.generate([asked[i] for i in some], times, seeds=seeds, decoding=way.decoding())
                 lines = []
                 for i, each, group in zip(some, seeds, groups, strict=True):
                     answers = [{"text": c.text, "finished": c.finished} for c in group.completions]

@@ -16,6 +16,7 @@ import torch
 import alignzoo
 from alignzoo import Completion, DataError, Group, Message, Prompt, RecipeError, Text
 from alignzoo import functional as fn
+from alignzoo.decoding import AS_SET, Decoding
 from alignzoo.interfaces import PolicyInfo
 from alignzoo.journal import samples
 from alignzoo.rewards import WeightedReward, score
@@ -203,7 +204,9 @@ class Scribe:
         done = [Completion((*map(ord, str(text)), 0), str(text)) for text in texts]
         return Group(prompt, (1,), tuple(done))
 
-    def generate(self, prompts: Sequence[Prompt], n: int, *, seeds: Sequence[int], greedy: bool = False) -> list[Group]:
+    def generate(
+        self, prompts: Sequence[Prompt], n: int, *, seeds: Sequence[int], decoding: Decoding = AS_SET
+    ) -> list[Group]:
         self.seeds += seeds
         text = self.answer if len(self.seeds) == 1 else f"{self.answer}{len(self.seeds)}"
         logprobs = (-1.0,) * len(text)

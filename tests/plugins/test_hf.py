@@ -18,13 +18,13 @@ import transformers
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from alignzoo import Batch, Group, ModelError, Prompt, Score
+from alignzoo import Batch, Decoding, Group, ModelError, Prompt, Score
 from alignzoo import functional as fn
 from alignzoo.batching import collate
+from alignzoo.decoding import CompleteDecoding
 from alignzoo.interfaces import CheckContext
 from alignzoo_hf import chat, head, models, sampling
 from alignzoo_hf.policy import HFPolicy
-from alignzoo_hf.sampling import Sampling
 from alignzoo_hf.spec import HF
 from rounding import close, depth
 
@@ -223,7 +223,7 @@ QUESTIONS = [Prompt("Hi"), Prompt("What is the matter with you"), Prompt("Count 
 def test_greedy_writing_equals_generate(load: Any, tokenizer: Any, family: str) -> None:
     model = random_model(family, seed=2)
     policy = load(model=model, tokenizer=tokenizer, max_new_tokens=24)
-    groups = policy.generate(QUESTIONS, 2, seeds=fn.seeds(len(QUESTIONS), 0), greedy=True)
+    groups = policy.generate(QUESTIONS, 2, seeds=fn.seeds(len(QUESTIONS), 0), decoding=Decoding(greedy=True))
     for group in groups:
         ids = torch.tensor([group.prompt_tokens])
         expected = model.generate(
@@ -293,24 +293,24 @@ def test_draws_follow_the_distribution() -> None:
     first = torch.tensor([1.0] + [0] * 5)
     first_two, first_three = torch.tensor([1.0] * 2 + [0] * 4), torch.tensor([1.0] * 3 + [0] * 3)
     for settings, kept in (
-        (Sampling(1, 0.7), torch.ones(6)),
-        (Sampling(1, 0.7, top_k=3), first_three),
-        (Sampling(1, 0.7, top_p=0.8), first_two),
-        (Sampling(1, 0.7, top_p=0.67), first),
-        (Sampling(1, 0.7, top_k=3, top_p=0.95), first_three),
+        (CompleteDecoding(1, 0.7), torch.ones(6)),
+        (CompleteDecoding(1, 0.7, top_k=3), first_three),
+        (CompleteDecoding(1, 0.7, top_p=0.8), first_two),
+        (CompleteDecoding(1, 0.7, top_p=0.67), first),
+        (CompleteDecoding(1, 0.7, top_k=3, top_p=0.95), first_three),
     ):
         tokens, logprob = sampling.draw(logits.expand(n, -1), uniform, settings)
         expected = p * kept / (p * kept).sum()
         statistic, bound = chi_squared(tokens, expected)
         assert statistic < bound, settings
         torch.testing.assert_close(logprob, p.log()[tokens])  # of the whole vocabulary
-    statistic, bound = chi_squared(sampling.draw(logits.expand(n, -1), uniform, Sampling(1, 1.0))[0], p)
+    statistic, bound = chi_squared(sampling.draw(logits.expand(n, -1), uniform, CompleteDecoding(1, 1.0))[0], p)
     assert statistic > bound  # the wrong temperature is found out
 
 
 def test_a_draw_at_the_very_end_is_a_token_that_can_be() -> None:
     logits = torch.tensor([[3.0, 1.0, -2.0]])
-    token, logprob = sampling.draw(logits, torch.tensor([1.0]), Sampling(1, top_k=2))
+    token, logprob = sampling.draw(logits, torch.tensor([1.0]), CompleteDecoding(1, top_k=2))
     assert token.item() == 1 and math.isfinite(logprob.item())
 
 

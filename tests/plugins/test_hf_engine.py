@@ -19,13 +19,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alignzoo import ModelError
 from alignzoo import functional as fn
+from alignzoo.decoding import CompleteDecoding
+from alignzoo.engines import Generated
 from alignzoo_hf import engine, slots
-from alignzoo_hf.engine import Engine, Pace, Written
+from alignzoo_hf.engine import Pace, SlotEngine
+from alignzoo_hf.engines import ServedModel, opened
 from alignzoo_hf.graphs import Graphs
-from alignzoo_hf.sampling import Sampling, draw, inverse_cdf, uniforms
+from alignzoo_hf.sampling import draw, inverse_cdf, uniforms
 from alignzoo_hf.spec import HF
-from alignzoo_hf.vllm_engine import VLLM
-from alignzoo_hf.writers import Continuous, Generate, unfit, writer
+from alignzoo_hf.writers import PagedEngine, TransformersEngine, unfit
+from alignzoo_vllm import OpenVLLM
 from rounding import close, depth
 
 STOPS = frozenset(range(1, 9))
@@ -64,12 +67,16 @@ def random_model(family: str, *, scale: float = 0.15, lora: bool = False, **chan
     return model
 
 
-def tokens(written: Written) -> list[tuple[int, ...]]:
+def served(model: Any) -> ServedModel:
+    return ServedModel(HF(), model, None, STOPS)
+
+
+def tokens(written: Sequence[Generated]) -> list[tuple[int, ...]]:
     return [each[0] for each in written]
 
 
 @torch.no_grad()
-def logprobs(model: Any, prompt: Sequence[int], written: Sequence[int], settings: Sampling) -> Tensor:
+def logprobs(model: Any, prompt: Sequence[int], written: Sequence[int], settings: CompleteDecoding) -> Tensor:
     """What the plain forward says of a completion, at the temperature that it was drawn at."""
     logits = model(torch.tensor([[*prompt, *written]])).logits[0, len(prompt) - 1 : -1].float()
     return torch.log_softmax(logits / settings.temperature, -1).gather(-1, torch.tensor(written)[:, None]).squeeze(-1)
@@ -78,8 +85,8 @@ def logprobs(model: Any, prompt: Sequence[int], written: Sequence[int], settings
 @pytest.mark.parametrize("family, lora", [*((name, False) for name in FAMILIES), ("Llama", True), ("Gemma2", True)])
 def test_greedy_writing_is_generates(float64: None, family: str, lora: bool) -> None:
     model = random_model(family, lora=lora)
-    assert unfit(model, STOPS) == ""
-    written = Engine(model, STOPS).write(PROMPTS, 2, Sampling(30, greedy=True), seeds=of(0), slots=4)
+    assert unfit(served(model)) == ""
+    written = SlotEngine(served(model)).generate(PROMPTS, 2, CompleteDecoding(30, greedy=True), seeds=of(0), at_once=4)
     for row, (ids, _, finished) in enumerate(written):
         prompt = torch.tensor([PROMPTS[row // 2]])
         expected = model.generate(
@@ -97,8 +104,8 @@ def test_greedy_writing_is_generates(float64: None, family: str, lora: bool) -> 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_recorded_logprobs_are_the_forwards(dtype: torch.dtype, family: str) -> None:
     model = random_model(family)
-    settings = Sampling(25, temperature=0.8, top_k=40)
-    written = Engine(model, STOPS).write(PROMPTS, 3, settings, seeds=of(2), slots=5)
+    settings = CompleteDecoding(25, temperature=0.8, top_k=40)
+    written = SlotEngine(served(model)).generate(PROMPTS, 3, settings, seeds=of(2), at_once=5)
     assert {finished for _, _, finished in written} == {True, False}
     for row, (ids, recorded, _) in enumerate(written):
         expected = logprobs(model, PROMPTS[row // 3], ids, settings)
@@ -106,31 +113,35 @@ def test_recorded_logprobs_are_the_forwards(dtype: torch.dtype, family: str) -> 
 
 
 @pytest.mark.parametrize("family", ["Llama", "GPT2", "Gemma2"])
-@pytest.mark.parametrize("settings", [Sampling(25), Sampling(25, 0.7, top_k=20, top_p=0.9)], ids=["plain", "filtered"])
+@pytest.mark.parametrize(
+    "settings", [CompleteDecoding(25), CompleteDecoding(25, 0.7, top_k=20, top_p=0.9)], ids=["plain", "filtered"]
+)
 def test_neither_slots_nor_company_nor_the_engine_change_the_text(
-    float64: None, family: str, settings: Sampling
+    float64: None, family: str, settings: CompleteDecoding
 ) -> None:
     model = random_model(family)
-    alone = Engine(model, STOPS).write(PROMPTS, 6, settings, seeds=of(5), slots=512)
+    alone = SlotEngine(served(model)).generate(PROMPTS, 6, settings, seeds=of(5), at_once=512)
     assert len({len(ids) for ids in tokens(alone)}) > 5  # rows leave at many different times
     for limit in (2, 7):
-        other = Engine(model, STOPS).write(PROMPTS, 6, settings, seeds=of(5), slots=limit)
+        other = SlotEngine(served(model)).generate(PROMPTS, 6, settings, seeds=of(5), at_once=limit)
         assert tokens(other) == tokens(alone)
-    assert tokens(Generate(model, STOPS).write(PROMPTS, 6, settings, seeds=of(5), slots=8)) == tokens(alone)
-    fewer = Engine(model, STOPS).write(PROMPTS[:2], 6, settings, seeds=of(5)[:2], slots=512)
+    assert tokens(TransformersEngine(served(model)).generate(PROMPTS, 6, settings, seeds=of(5), at_once=8)) == tokens(
+        alone
+    )
+    fewer = SlotEngine(served(model)).generate(PROMPTS[:2], 6, settings, seeds=of(5)[:2], at_once=512)
     assert tokens(fewer) == tokens(alone)[:12]
-    assert tokens(Engine(model, STOPS).write(PROMPTS, 6, settings, seeds=of(6), slots=512)) != tokens(alone)
+    assert tokens(SlotEngine(served(model)).generate(PROMPTS, 6, settings, seeds=of(6), at_once=512)) != tokens(alone)
 
 
 @pytest.mark.parametrize("family", ["Llama", "Gemma2"])
 def test_the_pace_of_a_gpu_changes_no_text(float64: None, family: str) -> None:
     model = random_model(family)
-    plain = Engine(model, STOPS)
-    paced = Engine(model, STOPS)
+    plain = SlotEngine(served(model))
+    paced = SlotEngine(served(model))
     paced.pace = Pace(steps=4, seats=2, columns=16)
     for limit in (5, 512):
-        expected = plain.write(PROMPTS, 5, Sampling(22, 0.9), seeds=of(9), slots=limit)
-        written = paced.write(PROMPTS, 5, Sampling(22, 0.9), seeds=of(9), slots=limit)
+        expected = plain.generate(PROMPTS, 5, CompleteDecoding(22, 0.9), seeds=of(9), at_once=limit)
+        written = paced.generate(PROMPTS, 5, CompleteDecoding(22, 0.9), seeds=of(9), at_once=limit)
         assert tokens(written) == tokens(expected)
         assert [each[2] for each in written] == [each[2] for each in expected]
         for mine, theirs in zip(written, expected, strict=True):
@@ -149,9 +160,9 @@ def test_the_sizes_of_steps() -> None:
 @pytest.mark.parametrize("family", ["Llama", "Qwen2", "GPT2", "Gemma2"])
 def test_graphs_on_a_gpu_write_what_generate_does(family: str) -> None:
     model = random_model(family).cuda()
-    for settings in (Sampling(40, greedy=True), Sampling(40, 0.8, top_k=30)):
-        mine = Engine(model, STOPS).write(PROMPTS, 8, settings, seeds=of(1), slots=16)
-        theirs = Generate(model, STOPS).write(PROMPTS, 8, settings, seeds=of(1), slots=64)
+    for settings in (CompleteDecoding(40, greedy=True), CompleteDecoding(40, 0.8, top_k=30)):
+        mine = SlotEngine(served(model)).generate(PROMPTS, 8, settings, seeds=of(1), at_once=16)
+        theirs = TransformersEngine(served(model)).generate(PROMPTS, 8, settings, seeds=of(1), at_once=64)
         assert tokens(mine) == tokens(theirs)
 
 
@@ -201,23 +212,25 @@ def test_a_completions_stream_is_its_own() -> None:
 
 def test_small_packs_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     model = random_model("Llama")
-    whole = Engine(model, STOPS).write(PROMPTS, 3, Sampling(20), seeds=of(2), slots=4)
+    whole = SlotEngine(served(model)).generate(PROMPTS, 3, CompleteDecoding(20), seeds=of(2), at_once=4)
     monkeypatch.setattr(engine, "PACK", 1)
     monkeypatch.setattr(slots, "COLUMNS", 1)
-    assert tokens(Engine(model, STOPS).write(PROMPTS, 3, Sampling(20), seeds=of(2), slots=4)) == tokens(whole)
+    assert tokens(
+        SlotEngine(served(model)).generate(PROMPTS, 3, CompleteDecoding(20), seeds=of(2), at_once=4)
+    ) == tokens(whole)
 
 
 def test_each_distinct_prompt_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model = random_model("Llama")
     seen = []
-    former = Engine.logits
+    former = SlotEngine.logits
 
-    def logits(self: Engine, what: Any, cache: Any, ids: Tensor, keep: Any) -> Tensor:
+    def logits(self: SlotEngine, what: Any, cache: Any, ids: Tensor, keep: Any) -> Tensor:
         seen.append((type(what).__name__, ids.numel()))
         return former(self, what, cache, ids, keep)
 
-    monkeypatch.setattr(Engine, "logits", logits)
-    written = Engine(model, STOPS).write(PROMPTS, 4, Sampling(12), seeds=of(0), slots=6)
+    monkeypatch.setattr(SlotEngine, "logits", logits)
+    written = SlotEngine(served(model)).generate(PROMPTS, 4, CompleteDecoding(12), seeds=of(0), at_once=6)
     assert sum(n for kind, n in seen if kind == "Pack") == 3 + 6 + 20 + 1  # the fifth prompt is the first again
     fed = sum(len(ids) - 1 for ids in tokens(written))
     assert sum(n for kind, n in seen if kind == "Step") == fed  # no row is computed after its end
@@ -226,7 +239,7 @@ def test_each_distinct_prompt_is_computed_once(monkeypatch: pytest.MonkeyPatch) 
 def test_the_model_is_left_as_it_was() -> None:
     model = random_model("Llama", lora=True)
     before = {name: (value, value.stride(), value.requires_grad) for name, value in model.named_parameters()}
-    Engine(model, STOPS).write(PROMPTS, 2, Sampling(5), seeds=of(0), slots=3)
+    SlotEngine(served(model)).generate(PROMPTS, 2, CompleteDecoding(5), seeds=of(0), at_once=3)
     assert model.config._attn_implementation == "sdpa"
     for name, value in model.named_parameters():
         assert value is before[name][0] and value.stride() == before[name][1]
@@ -235,9 +248,9 @@ def test_the_model_is_left_as_it_was() -> None:
 
 def test_a_length_limit_of_one_and_no_prompt_at_all() -> None:
     model = random_model("Llama")
-    one = Engine(model, STOPS).write(PROMPTS, 2, Sampling(1), seeds=of(0), slots=3)
+    one = SlotEngine(served(model)).generate(PROMPTS, 2, CompleteDecoding(1), seeds=of(0), at_once=3)
     assert [len(ids) for ids in tokens(one)] == [1] * 10
-    assert Engine(model, STOPS).write([], 2, Sampling(1), seeds=[], slots=3) == []
+    assert SlotEngine(served(model)).generate([], 2, CompleteDecoding(1), seeds=[], at_once=3) == []
 
 
 # --- sampling ---------------------------------------------------------------------------------------------------------
@@ -276,10 +289,16 @@ def test_the_ends_of_the_interval_are_tokens_that_can_be() -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [Sampling(1), Sampling(1, 0.6), Sampling(1, 0.8, top_k=9), Sampling(1, 1.3, top_p=0.7), Sampling(1, 0.9, 20, 0.8)],
+    [
+        CompleteDecoding(1),
+        CompleteDecoding(1, 0.6),
+        CompleteDecoding(1, 0.8, top_k=9),
+        CompleteDecoding(1, 1.3, top_p=0.7),
+        CompleteDecoding(1, 0.9, 20, 0.8),
+    ],
     ids=str,
 )
-def test_draws_follow_the_distribution(settings: Sampling) -> None:
+def test_draws_follow_the_distribution(settings: CompleteDecoding) -> None:
     n = 20_000
     logits = 2 * torch.randn(50, generator=torch.Generator().manual_seed(1))
     p = whole = torch.softmax(logits / settings.temperature, -1)
@@ -296,11 +315,13 @@ def test_draws_follow_the_distribution(settings: Sampling) -> None:
     assert chi_squared(draw(logits.expand(n, -1), torch.rand(n).double() ** 1.1, settings)[0], p)[0] > bound
 
 
-@pytest.mark.parametrize("settings", [Sampling(2, 0.9), Sampling(2, 0.9, 10), Sampling(2, 0.9, 0, 0.8)], ids=str)
+@pytest.mark.parametrize(
+    "settings", [CompleteDecoding(2, 0.9), CompleteDecoding(2, 0.9, 10), CompleteDecoding(2, 0.9, 0, 0.8)], ids=str
+)
 @torch.no_grad()
-def test_the_engine_writes_what_the_model_says(settings: Sampling) -> None:
+def test_the_engine_writes_what_the_model_says(settings: CompleteDecoding) -> None:
     model = random_model("Llama", vocab_size=24)
-    written = tokens(Engine(model, STOPS).write([(5, 6)], 3000, settings, seeds=[1], slots=700))
+    written = tokens(SlotEngine(served(model)).generate([(5, 6)], 3000, settings, seeds=[1], at_once=700))
     common = max(set(ids[0] for ids in written), key=[ids[0] for ids in written].count)
 
     def expected(prefix: list[int]) -> Tensor:
@@ -335,11 +356,11 @@ def test_a_model_of_another_kind_writes_through_generate(caplog: pytest.LogCaptu
         expand=2,
         time_step_rank=2,
     )
-    chosen = writer(HF(), model, None, STOPS)
+    chosen = opened(HF(), model, None, STOPS)
     assert "MambaForCausalLM writes through transformers' generate, more slowly: its cache is not of" in caplog.text
-    assert isinstance(chosen, Generate)
-    written = chosen.write(PROMPTS[:2], 2, Sampling(6), seeds=of(0)[:2], slots=4)
-    assert tokens(chosen.write(PROMPTS[:2], 2, Sampling(6), seeds=of(0)[:2], slots=4)) == tokens(written)
+    assert isinstance(chosen, TransformersEngine)
+    written = chosen.generate(PROMPTS[:2], 2, CompleteDecoding(6), seeds=of(0)[:2], at_once=4)
+    assert tokens(chosen.generate(PROMPTS[:2], 2, CompleteDecoding(6), seeds=of(0)[:2], at_once=4)) == tokens(written)
     assert len(set(tokens(written))) > 2
 
 
@@ -351,27 +372,27 @@ def test_a_model_whose_attention_is_its_own_is_found_out(monkeypatch: pytest.Mon
         return former(self, *args) * 1.05
 
     monkeypatch.setattr(slots.Step, "attend", slightly_off)
-    assert "its log-probabilities differ by" in unfit(model, STOPS)
+    assert "its log-probabilities differ by" in unfit(served(model))
 
 
 def test_a_model_that_hides_its_window_is_found_out() -> None:
     model = random_model(
         "Qwen2", layer_types=["full_attention", "sliding_attention"], sliding_window=8, use_sliding_window=True
     )
-    assert unfit(model, STOPS) == ""
+    assert unfit(served(model)) == ""
     model.model.layers[1].self_attn.sliding_window = None
-    assert "ask for the windows {None}" in unfit(model, STOPS)
+    assert "ask for the windows {None}" in unfit(served(model))
 
 
 def test_transformers_continuous_batching_by_name() -> None:
     model = random_model("Llama")
-    chosen = writer(HF(engine="continuous"), model, None, STOPS)
-    assert isinstance(chosen, Continuous)
-    greedy = Sampling(8, greedy=True)
-    mine = Engine(model, STOPS).write(PROMPTS[:3], 1, greedy, seeds=of(0)[:3], slots=4)
-    assert tokens(chosen.write(PROMPTS[:3], 1, greedy, seeds=of(0)[:3], slots=4)) == tokens(mine)
-    settings = Sampling(8, 0.7)
-    written = chosen.write(PROMPTS[:3], 4, settings, seeds=of(3)[:3], slots=4)
+    chosen = opened(HF(engine="continuous"), model, None, STOPS)
+    assert isinstance(chosen, PagedEngine)
+    greedy = CompleteDecoding(8, greedy=True)
+    mine = SlotEngine(served(model)).generate(PROMPTS[:3], 1, greedy, seeds=of(0)[:3], at_once=4)
+    assert tokens(chosen.generate(PROMPTS[:3], 1, greedy, seeds=of(0)[:3], at_once=4)) == tokens(mine)
+    settings = CompleteDecoding(8, 0.7)
+    written = chosen.generate(PROMPTS[:3], 4, settings, seeds=of(3)[:3], at_once=4)
     assert len(set(tokens(written))) > 6
     for row, (ids, recorded, _) in enumerate(written):
         expected = logprobs(model, PROMPTS[row // 4], ids, settings)
@@ -381,8 +402,8 @@ def test_transformers_continuous_batching_by_name() -> None:
 
 def test_the_engine_is_chosen_by_name() -> None:
     model = random_model("Llama")
-    kinds = {name: type(writer(HF(engine=name), model, None, STOPS)) for name in ("alignzoo", "generate")}
-    assert kinds == {"alignzoo": Engine, "generate": Generate}
+    kinds = {name: type(opened(HF(engine=name), model, None, STOPS)) for name in ("alignzoo", "generate")}
+    assert kinds == {"alignzoo": SlotEngine, "generate": TransformersEngine}
 
 
 # --- vLLM, against a stand-in with the signatures of version 0.33 -----------------------------------------------------
@@ -430,20 +451,20 @@ def test_vllm_is_given_the_weights_before_it_writes(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "vllm", fake)
     tokenizer = AutoTokenizer.from_pretrained(plain_model)
     model = random_model("Llama", lora=True)
-    chosen = writer(HF(engine="vllm"), model, tokenizer, STOPS)
-    assert isinstance(chosen, VLLM)
+    chosen = opened(HF(engine="vllm"), model, tokenizer, STOPS)
+    assert isinstance(chosen, OpenVLLM)
     with torch.autocast("cpu", torch.bfloat16):
-        written = chosen.write([(5, 6), (7, 8, 9)], 2, Sampling(4, 0.7, top_k=5), seeds=[0, 1], slots=8)
+        written = chosen.generate([(5, 6), (7, 8, 9)], 2, CompleteDecoding(4, 0.7, top_k=5), seeds=[0, 1], at_once=8)
     engine = chosen.engine
     assert engine.config.model_type == "llama" and not engine.autocast
     assert engine.settings["logprobs_mode"] == "processed_logprobs"
     assert engine.settings["max_model_len"] == 128, "the model's context is shorter than the shortest engine"
     assert "distributed_executor_backend" not in engine.settings
     assert written == [
-        ((2, 99), (-2.0, -99.0), False),
-        ((2, 1), (-2.0, -1.0), True),
-        ((3, 99), (-3.0, -99.0), False),
-        ((3, 1), (-3.0, -1.0), True),
+        ((2, 99), (), False),  # of a filtered distribution it knows other numbers than the forward's
+        ((2, 1), (), True),
+        ((3, 99), (), False),
+        ((3, 1), (), True),
     ]
     assert not engine.model.weights and not engine.forgotten, "it was started with these weights"
     adamw = torch.optim.AdamW(model.parameters(), fused=True)
@@ -451,7 +472,7 @@ def test_vllm_is_given_the_weights_before_it_writes(monkeypatch: pytest.MonkeyPa
         sum(weight.sum() for weight in model.parameters()).backward()
         adamw.step()
         for _ in range(3):  # handed over once, however often it is asked
-            chosen.write([(5, 6)], 1, Sampling(4, greedy=True), seeds=[0], slots=8)
+            chosen.generate([(5, 6)], 1, CompleteDecoding(4, greedy=True), seeds=[0], at_once=8)
     held = engine.model.weights
     assert held["model.layers.0.mlp.up_proj.weight"].shape == (48, 32) and not [k for k in held if "lora" in k]
     assert torch.equal(held["model.norm.weight"], model.get_base_model().model.norm.weight)
@@ -464,10 +485,10 @@ def test_vllm_engines_of_several_processes_are_each_on_their_own_gpu_and_as_long
     monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=FakeLLM, SamplingParams=SimpleNamespace))
     monkeypatch.setenv("WORLD_SIZE", "2")
     model = random_model("Llama", max_position_embeddings=131_072)
-    chosen = writer(HF(engine="vllm"), model, AutoTokenizer.from_pretrained(plain_model), STOPS)
+    chosen = opened(HF(engine="vllm"), model, AutoTokenizer.from_pretrained(plain_model), STOPS)
     lengths = []
     for length in (5, 900, 1500, 7):
-        chosen.write([(5,) * length], 1, Sampling(100), seeds=[0], slots=8)
+        chosen.generate([(5,) * length], 1, CompleteDecoding(100), seeds=[0], at_once=8)
         lengths.append(chosen.engine.settings["max_model_len"])
     assert lengths == [1024, 1024, 2048, 2048]
     assert chosen.engine.settings["distributed_executor_backend"] == "external_launcher"
@@ -476,4 +497,4 @@ def test_vllm_engines_of_several_processes_are_each_on_their_own_gpu_and_as_long
 def test_without_vllm_the_cure_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(ModelError, match=r"vLLM is not installed: pip install 'alignzoo\[vllm\]'"):
-        writer(HF(engine="vllm"), random_model("Llama"), None, STOPS)
+        opened(HF(engine="vllm"), random_model("Llama"), None, STOPS)

@@ -21,14 +21,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, GenerationConfig, LlamaForCausalLM
 
 from alignzoo import Context, ModelError, Prompt, cost
+from alignzoo.decoding import CompleteDecoding
 from alignzoo_hf import engine, head, packed, slots, trunk
-from alignzoo_hf.engine import Engine, Pace
+from alignzoo_hf.engine import Pace, SlotEngine
+from alignzoo_hf.engines import ServedModel, opened
 from alignzoo_hf.head import Head, Tiling, head_logprobs
 from alignzoo_hf.policy import HFPolicy
 from alignzoo_hf.reward import ModelReward
-from alignzoo_hf.sampling import Sampling
 from alignzoo_hf.spec import HF
-from alignzoo_hf.writers import Continuous, Generate, unfit, writer
+from alignzoo_hf.writers import PagedEngine, TransformersEngine, unfit
 
 VIEWS = {"view", "t", "slice", "select", "expand", "transpose", "unsqueeze", "squeeze", "detach", "alias", "split"}
 NO_KERNEL = VIEWS | {"empty", "empty_like", "as_strided", "_unsafe_view", "lift_fresh", "reshape"}
@@ -211,9 +212,9 @@ def test_weights_are_cast_once_however_much_is_written(
     matrices = Counter(tuple(w.shape) for n, w in policy.lm.named_parameters() if w.ndim == 2 and "embed" not in n)
     casts = []
     for steps in (3, 9):
-        writing = Engine(policy.lm, frozenset({VOCABULARY}))
+        writing = SlotEngine(ServedModel(HF(), policy.lm, None, frozenset({VOCABULARY})))
         with Calls() as calls, torch.autocast("cpu", torch.bfloat16):
-            writing.write([(5, 6, 7), (9, 8)], 2, Sampling(steps), seeds=[0, 1], slots=8)
+            writing.generate([(5, 6, 7), (9, 8)], 2, CompleteDecoding(steps), seeds=[0, 1], at_once=8)
         casts.append({shape: calls.made["_to_copy", shape] for shape in matrices})
     assert casts[0] == casts[1]
     assert sum(casts[0].values()) <= sum(matrices.values())
@@ -236,9 +237,9 @@ def test_a_cache_that_grows_says_the_same_and_takes_what_is_needed(
     written = []
     for pace in (Pace(), Pace(steps=3, seats=4, columns=8, page=8)):
         taken.clear()
-        writing = Engine(model, frozenset(range(1, 60)))
+        writing = SlotEngine(ServedModel(HF(), model, None, frozenset(range(1, 60))))
         writing.pace = pace
-        written.append(writing.write([(200, 201), (202,) * 9], 4, Sampling(50), seeds=[2, 3], slots=6))
+        written.append(writing.generate([(200, 201), (202,) * 9], 4, CompleteDecoding(50), seeds=[2, 3], at_once=6))
     assert [each[0] for each in written[0]] == [each[0] for each in written[1]]
     longest = max(9 + len(tokens) for tokens, _, _ in written[0])
     capacities, limit = {capacity for capacity, _ in taken}, taken[0][1]
@@ -261,15 +262,15 @@ def test_memory_that_ends_while_generating_halves_how_many_are_generated_at_once
     def said(groups: Any) -> list[tuple[int, ...]]:
         return [completion.tokens for group in groups for completion in group.completions]
 
-    former = Engine.write
+    former = SlotEngine.generate
 
-    def write(self: Engine, asked: Any, n: int, settings: Sampling, *, seeds: Any, slots: int) -> Any:
-        tried.append(slots)
-        if min(slots, n * len(asked)) > fits:
+    def generate(self: SlotEngine, asked: Any, n: int, settings: CompleteDecoding, *, seeds: Any, at_once: int) -> Any:
+        tried.append(at_once)
+        if min(at_once, n * len(asked)) > fits:
             raise error
-        return former(self, asked, n, settings, seeds=seeds, slots=slots)
+        return former(self, asked, n, settings, seeds=seeds, at_once=at_once)
 
-    monkeypatch.setattr(Engine, "write", write)
+    monkeypatch.setattr(SlotEngine, "generate", generate)
     with caplog.at_level("WARNING", "alignzoo"):
         for _ in range(2):
             assert said(policy.generate(prompts, 6, seeds=range(len(prompts)))) == said(expected)
@@ -290,8 +291,10 @@ def test_nothing_of_a_generation_config_changes_what_is_generated(chosen: str) -
     own = model.generation_config = GenerationConfig(
         do_sample=True, repetition_penalty=5.0, bad_words_ids=[[7]], suppress_tokens=[9], min_new_tokens=6, top_k=2
     )
-    writing = {"generate": Generate, "continuous": Continuous}[chosen](model, frozenset({1}))
-    written = writing.write([(5, 6, 7)], 8, Sampling(8), seeds=[0], slots=8)
+    writing = {"generate": TransformersEngine, "continuous": PagedEngine}[chosen](
+        ServedModel(HF(), model, None, frozenset({1}))
+    )
+    written = writing.generate([(5, 6, 7)], 8, CompleteDecoding(8), seeds=[0], at_once=8)
     assert model.generation_config is own
     for tokens, recorded, _ in written:
         logits = model(torch.tensor([(5, 6, 7, *tokens)])).logits[0, 2:-1]
@@ -301,7 +304,7 @@ def test_nothing_of_a_generation_config_changes_what_is_generated(chosen: str) -
 
 def test_an_engine_that_records_of_a_part_of_the_vocabulary_is_told(caplog: pytest.LogCaptureFixture) -> None:
     for settings in ({"top_p": 0.9}, {"top_k": 5}, {}):
-        writer(HF(engine="continuous", **settings), random_model("Llama"), None, frozenset({1}))
+        opened(HF(engine="continuous", **settings), random_model("Llama"), None, frozenset({1}))
     assert len(caplog.records) == 2 and "schedule.importance_cap" in caplog.text
 
 
@@ -381,7 +384,7 @@ def test_a_trunk_in_bf16_is_held_to_what_bf16_is_good_for(caplog: pytest.LogCapt
     for family in ("Llama", "Qwen3"):
         model = random_model(family).bfloat16()
         assert trunk.can_pack(model), caplog.text
-        assert not unfit(model, frozenset({1}))
+        assert not unfit(ServedModel(HF(), model, None, frozenset({1})))
 
 
 def test_deterministic_algorithms_are_a_setting(plain_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import alignzoo
-from alignzoo import ModelError, Prompt, Score, columns
+from alignzoo import Decoding, ModelError, Prompt, Score, columns
 from alignzoo import functional as fn
 from alignzoo.batching import collate, fill
 from alignzoo.registry import Registry
@@ -50,7 +50,10 @@ def answers(policy: HFPolicy, batch: Any, *names: str) -> dict[str, Tensor]:
 
 
 def greedy(policy: HFPolicy) -> list[tuple[int, ...]]:
-    return [g.completions[0].tokens for g in policy.generate(PROMPTS, 1, seeds=fn.seeds(len(PROMPTS), 0), greedy=True)]
+    return [
+        g.completions[0].tokens
+        for g in policy.generate(PROMPTS, 1, seeds=fn.seeds(len(PROMPTS), 0), decoding=Decoding(greedy=True))
+    ]
 
 
 def move(policy: HFPolicy, scale: float = 0.05) -> None:

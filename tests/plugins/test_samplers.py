@@ -21,8 +21,8 @@ class Scribe:
     def encode(self, prompt: Prompt, texts: Any) -> Group:
         return Group(prompt, (1,), tuple(Completion(tuple(map(ord, text)), text) for text in texts))
 
-    def generate(self, prompts: Any, n: int, *, seeds: Any, greedy: bool = False) -> list[Group]:
-        assert not greedy
+    def generate(self, prompts: Any, n: int, *, seeds: Any, decoding: Any = None) -> list[Group]:
+        assert decoding is None or not decoding.greedy
 
         def written(seed: int) -> tuple[Completion, ...]:
             return tuple(Completion((seed, i), f"{seed}.{i}", logprobs=(-1.0, -1.0)) for i in range(n))

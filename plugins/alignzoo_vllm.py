@@ -1,0 +1,145 @@
+"""Engine `vllm`: vLLM in this process, given the policy's weights before it generates. Written against vLLM 0.33's API
+and tried against a stand-in only: no machine with vLLM was at hand."""
+
+from __future__ import annotations
+
+import gc
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import torch
+from annotated_types import Gt, Le
+
+import alignzoo
+from alignzoo import processes
+from alignzoo.decoding import CompleteDecoding
+from alignzoo.engines import EngineModel, Generated, Tokens, until_stop
+from alignzoo.errors import ModelError
+
+LENGTHS = 1024
+"""The longest text that an engine is started for is a multiple of so many tokens."""
+
+
+@dataclass(frozen=True)
+class VLLM:
+    """vLLM in this process, on an NVIDIA GPU: with its own copy of the weights, which is renewed when they change."""
+
+    memory: Annotated[float, Gt(0), Le(1)] = 0.3
+    """Share of the GPU's memory for vLLM's copy of the weights and its cache; the rest is for training."""
+    exact: ClassVar[bool] = False
+    separate: ClassVar[bool] = True
+    laws: ClassVar[Mapping[str, str]] = {
+        "neighbours": "its kernels round by what else is in the batch, so that near ties may fall either way"
+    }
+
+    def open(self, model: EngineModel) -> OpenVLLM:
+        """The engine, which starts when it is first asked. Raises ModelError where vLLM is not installed."""
+        return OpenVLLM(self, model)
+
+
+class OpenVLLM:
+    """A vLLM engine that holds its own copy of the weights."""
+
+    def __init__(self, settings: VLLM, model: EngineModel) -> None:
+        self.settings, self.model = settings, model
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # so that weights are handed over, not sent
+        try:
+            import vllm
+        except ImportError as error:
+            raise ModelError(
+                "policy.engine is 'vllm', but vLLM is not installed: pip install 'alignzoo[vllm]' (it needs an NVIDIA "
+                "GPU), or leave policy.engine out"
+            ) from error
+        self.vllm = vllm
+        self.engine: Any = None
+        self.length, self.version = 0, ""
+
+    def generate(
+        self, prefixes: Sequence[Tokens], n: int, decoding: CompleteDecoding, *, seeds: Sequence[int], at_once: int
+    ) -> list[Generated]:
+        """As `OpenEngine.generate`. The same seed generates the same text as far as vLLM's kernels allow it; how many
+        completions there are at once is settled when vLLM starts."""
+        longest = max(map(len, prefixes), default=0) + decoding.max_new_tokens
+        with torch.autocast(self.model.device.type, enabled=False):  # precisions are vLLM's own
+            if longest > self.length:
+                self._start(longest)
+            elif self.version != self.model.version():
+                self._take_weights()
+            return self._generate(prefixes, n, decoding, seeds)
+
+    def close(self) -> None:
+        """Free the GPU's memory."""
+        self.engine, self.length, self.version = None, 0, ""
+        gc.collect()
+
+    def _start(self, longest: int) -> None:
+        """An engine for texts of so many tokens, with the present weights. A cache for the model's whole context, which
+        vLLM wants for one text at least, may be larger than the memory; so it is as long as the texts, and the engine
+        is started again when longer ones come."""
+        self.close()  # its memory first
+        self.length = max(longest, min(self.model.longest, -(-longest // LENGTHS) * LENGTHS))
+        more: dict[str, Any] = {"distributed_executor_backend": "external_launcher"} if processes.count() > 1 else {}
+        with tempfile.TemporaryDirectory() as folder:
+            self.model.save(Path(folder))
+            self.engine = self.vllm.LLM(
+                model=folder,
+                dtype=str(self.model.dtype).removeprefix("torch."),
+                max_model_len=self.length,
+                max_num_seqs=self.model.at_once,
+                gpu_memory_utilization=self.settings.memory,
+                enable_prefix_caching=True,  # a group's prompt is computed once
+                logprobs_mode="processed_logprobs",  # of the distribution that tokens are drawn from
+                trust_remote_code=self.model.trust_remote_code,
+                **more,  # each process its own engine on its own GPU, where several train together
+            )
+        self.version = self.model.version()
+
+    def _generate(
+        self, prefixes: Sequence[Tokens], n: int, decoding: CompleteDecoding, seeds: Sequence[int]
+    ) -> list[Generated]:
+        ends = self.model.stop_ids | set(decoding.stop_tokens)
+        wanted = [
+            self.vllm.SamplingParams(
+                n=n,
+                temperature=0.0 if decoding.greedy else decoding.temperature,
+                top_k=decoding.top_k,
+                top_p=decoding.top_p,
+                min_p=decoding.min_p,
+                seed=seed % (1 << 31),
+                max_tokens=decoding.max_new_tokens,
+                stop=list(decoding.stop),
+                stop_token_ids=sorted(ends),
+                logprobs=0,  # of the chosen token alone
+                detokenize=bool(decoding.stop),
+                skip_special_tokens=False,
+            )
+            for seed in seeds
+        ]
+        given = [{"prompt_token_ids": list(prefix)} for prefix in prefixes]
+        answers = self.engine.generate(given, wanted, use_tqdm=False)
+        found = [_generated(each, ends, known=not decoding.filters) for answer in answers for each in answer.outputs]
+        return [until_stop(each, decoding.stop, self.model.text) for each in found]
+
+    def _take_weights(self) -> None:
+        """Load the policy's present weights into vLLM's model, and forget the prompts it computed with former ones."""
+        weights = list(self.model.weights())
+        self.engine.apply_model(lambda model: model.load_weights(iter(weights)) and None)
+        self.engine.reset_prefix_cache()
+        self.version = self.model.version()
+
+
+def _generated(output: Any, ends: frozenset[int], *, known: bool) -> Generated:
+    """A completion. Of filtered distributions vLLM says how likely a token is among those that are left, which is
+    another number than the forward's, and so none."""
+    tokens = tuple(output.token_ids)
+    logprobs = tuple(chosen[token].logprob for token, chosen in zip(tokens, output.logprobs, strict=True))
+    return Generated(tokens, logprobs if known else (), bool(tokens) and tokens[-1] in ends)
+
+
+@alignzoo.hookimpl
+def alignzoo_register(zoo):
+    zoo.engine("vllm", VLLM)

@@ -6,7 +6,6 @@ import functools
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -150,7 +149,8 @@ def decoding(engine: Engine, given: Given) -> None:
         best = _greedy(some[1], len(greedy[N].tokens))
         attempt.require(greedy[N].tokens == best, f"the likeliest tokens {best}", str(greedy[N].tokens))
         for name, value in (("top_k", 1), ("top_p", 1e-6), ("min_p", 1.0)):
-            one = _ask(attempt, live, replace(CompleteDecoding(LIMIT), **{name: value}), some)
+            setting: dict[str, Any] = {name: value}
+            one = _ask(attempt, live, CompleteDecoding(LIMIT, **setting), some)
             attempt.require(_tokens(one) == _tokens(greedy), f"the likeliest tokens with {name} = {value}", "others")
         short = _ask(attempt, live, CompleteDecoding(2, greedy=True), some)
         attempt.require([each.tokens for each in short] == [each.tokens[:2] for each in greedy], "two tokens", "others")

@@ -40,3 +40,10 @@ def alignzoo_register(zoo):
         family="constraints",
         summary="DPO with a margin that other rewards ask for",
     )
+    zoo.optimizer(
+        "ensemble-grpo",
+        "alignzoo_constraints.ensemble_grpo:EnsembleGRPO",
+        family="constraints",
+        summary="GRPO on several reward models, less where they disagree",
+        aliases=("uwo", "wco"),
+    )

@@ -65,7 +65,6 @@ class JBOND:
     kl_weight: ClassVar[str] = "gamma"
     couples: ClassVar[str] = "row"
     online: ClassVar[bool] = True
-    completions: ClassVar[int] = 2
     search: ClassVar[Mapping[str, tuple[float, float]]] = {"gamma": (0.1, 3.0)}
     laws: ClassVar[Mapping[str, str]] = {"baseline": "its baseline is the whole batch's mean (arXiv:2407.14622)"}
 

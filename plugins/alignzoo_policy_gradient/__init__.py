@@ -299,3 +299,18 @@ def alignzoo_register(zoo: Registrar) -> None:
         family="policy gradient",
         summary="Outcome and process rewards, each with its own baseline",
     )
+    zoo.optimizer(
+        "chord",
+        "alignzoo_policy_gradient.chord:CHORD",
+        family="policy gradient",
+        summary="GRPO and weighed imitation of demonstrations in one step",
+        aliases=("chord-phi",),
+    )
+    zoo.optimizer(
+        "ppo-ptx",
+        "alignzoo_policy_gradient.ppo_ptx:PPOptx",
+        family="policy gradient",
+        summary="PPO that keeps up the likelihood of other text",
+        variant_of="ppo",
+    )
+    zoo.sampler("and-demonstrations", "alignzoo_policy_gradient.demonstrations:AndDemonstrations")

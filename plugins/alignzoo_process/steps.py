@@ -1,0 +1,47 @@
+"""The sampler `steps`: each step of a labelled solution, with what comes before it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import ClassVar
+
+from alignzoo import DataError, Group, Policy, Prompt, Score
+
+
+@dataclass(frozen=True)
+class Steps:
+    """A prompt's completions are the steps of one solution, in order, and its labels say how good each of them is.
+
+    Every step becomes a row: the solution up to there, with the step's label for its score. So a model that reads the
+    last token of each row reads each step's end, as a head on every token would (Lightman et al. 2023,
+    arXiv:2305.20050). Data of this shape are PRM800K's as TRL has them, and what `math-shepherd` leaves.
+    """
+
+    separator: str = "\n"
+    """What stands between two steps."""
+    online: ClassVar[bool] = False
+    from_data: ClassVar[bool] = True
+    brings_scores: ClassVar[bool] = True
+
+    def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seeds: Sequence[int]) -> list[Group]:
+        return [self._group(prompt, policy) for prompt in prompts]
+
+    def _group(self, prompt: Prompt, policy: Policy) -> Group:
+        if not prompt.completions or len(prompt.labels) != len(prompt.completions):
+            raise DataError(
+                f"{len(prompt.completions)} steps but {len(prompt.labels)} labels for the prompt "
+                f"{str(prompt.messages)[:80]!r}: give data with prompt, completions (the steps) and a label of each"
+            )
+        texts = [text if isinstance(text, str) else text[-1]["content"] for text in prompt.completions]
+        whole = list(accumulate(texts, lambda before, step: before + self.separator + step))
+        chat = not isinstance(prompt.messages, str)
+        given = [({"role": "assistant", "content": text},) if chat else text for text in whole]
+        group = policy.encode(prompt, given)
+        last = len(whole) - 1
+        rows = tuple(
+            each if place == last or not each.finished else each.cut(len(each.tokens) - 1)
+            for place, each in enumerate(group.completions)
+        )
+        return replace(group, completions=rows, scores=tuple(Score(label) for label in prompt.labels))

@@ -197,6 +197,10 @@ class Unwritten(OSError):
     """A file could not be written; the message says which, and why."""
 
 
+TORCHS = ("PytorchStreamWriter", "inline_container", "iostream error")
+"""By what an error of writing is known that torch's writer raises as a RuntimeError."""
+
+
 @contextmanager
 def writing(what: str, path: Path) -> Iterator[None]:
     """Errors of writing say what was being written: the system's, and those of the writers of safetensors and of torch,
@@ -206,7 +210,7 @@ def writing(what: str, path: Path) -> Iterator[None]:
     except (OSError, SafetensorError) as error:
         raise Unwritten(f"{what} cannot be written to {path}: {_cause(error, path)}") from error
     except RuntimeError as error:
-        if "PytorchStreamWriter" not in str(error) and "inline_container" not in str(error):
+        if not any(mark in str(error) for mark in TORCHS):
             raise
         raise Unwritten(f"{what} cannot be written to {path}: {_cause(error, path)}") from error
 

@@ -153,7 +153,7 @@ def test_the_command_line_tells_them_without_a_traceback(alignzoo: Any, tmp_path
     for arguments in (
         ["new", "abc", "--dir", tmp_path / "file" / "in"],
         ["run", "grpo", "task=sort", "--out", tmp_path / "file" / "in", "--quiet"],
-        ["compare", "grpo", "--task", "sort", "--out", tmp_path / "file" / "in"],
+        ["compare", "grpo", "--task", "sort", "--quiet", "--out", tmp_path / "file" / "in"],
         ["run", "grpo", "task=sort", "--out", tmp_path / ("x" * 300), "--quiet"],
     ):
         said = alignzoo(*arguments)

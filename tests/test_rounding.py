@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch.nn.functional import softmax
 
+from instruction_sets import PARITY
 from rounding import EXACT, bound, computing, depth, within
 
 
@@ -63,3 +66,7 @@ class Doubled(torch.autograd.Function):
     @staticmethod
     def backward(ctx: object, upstream: torch.Tensor) -> torch.Tensor:
         return (upstream * (2 / 3)).float().to(torch.float32)
+
+
+def test_every_file_that_is_run_under_other_instruction_sets_exists() -> None:
+    assert not [each for each in PARITY if not (Path(__file__).parents[1] / each).exists()]

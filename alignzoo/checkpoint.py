@@ -113,6 +113,7 @@ def save(
         partial = partial_of(final)
         save_file(weights, partial / "weights.safetensors")
         torch.save(moments, partial / "adamw.pt")
+        (partial / "adamw.pt").chmod(0o600)  # as safetensors makes the weights
         state["files"] = {name: sha256(partial / name) for name in FILES}
         write_json(partial / "state.json", state | {"sha256": _digest(state)})
         install(partial, final)

@@ -67,7 +67,7 @@ def _fork(folder: str, environment: dict[str, str], woken: int, notes: Path) -> 
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.environ.update(environment)
         os.close(woken)
-        log = os.open(Path(folder) / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        log = os.open(Path(folder) / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         nothing = os.open(os.devnull, os.O_RDONLY)
         for old, new in ((nothing, 0), (log, 1), (log, 2)):
             os.dup2(old, new)

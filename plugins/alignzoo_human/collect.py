@@ -16,7 +16,7 @@ from alignzoo.errors import DataError, RunError
 from alignzoo.files import line_of, read_lines
 from alignzoo.functional import derive
 from alignzoo.interfaces import Policy
-from alignzoo.storage import write_text
+from alignzoo.storage import for_owner, write_text
 from alignzoo.types import Prompt
 from alignzoo_human.items import written
 
@@ -90,11 +90,11 @@ def collect(
                     answers = [{"text": c.text, "finished": c.finished} for c in group.completions]
                     kept[number, i] = {"way": number, "prompt": i, "seed": each, "answers": answers}
                     lines.append(line_of(kept[number, i]))
-                with part.open("a", encoding="utf-8") as file:
+                with open(part, "a", encoding="utf-8", opener=for_owner) as file:
                     file.writelines(lines)
         del policy
     rows = [_row(prompt, i, by, kept) for i, prompt in enumerate(prompts)]
-    write_text(out, "".join(map(line_of, rows)))
+    write_text(out, "".join(map(line_of, rows)), private=True)
     part.unlink()
     return rows
 
@@ -129,7 +129,7 @@ def _kept(part: Path, about: Mapping[str, Any]) -> dict[tuple[int, int], dict[st
     """What an earlier start has generated."""
     if not part.exists() or not part.read_bytes().strip():
         part.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(line_of(about), encoding="utf-8")
+        write_text(part, line_of(about), private=True)
         return {}
     head, *rest = read_lines(part)
     if head != json.loads(json.dumps(about)):

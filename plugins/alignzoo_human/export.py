@@ -67,7 +67,7 @@ def _holds(format: str, row: Row, out: Counter[str]) -> bool:
 
 def save(found: Exported, path: Path) -> None:
     """The rows as JSON Lines."""
-    write_text(path, "".join(map(line_of, found.rows)))
+    write_text(path, "".join(map(line_of, found.rows)), private=True)
 
 
 # --- a writer a format ------------------------------------------------------------------------------------------------

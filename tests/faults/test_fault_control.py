@@ -89,13 +89,16 @@ def test_nothing_ends_a_fence(text: str) -> None:
 def test_what_the_model_wrote_is_for_its_owners_eyes(tmp_path: Path) -> None:
     former = os.umask(0o022)
     try:
-        toy.run(tmp_path / "run")
+        kept: dict[str, Any] = {"schedule.keep_checkpoints": True}
+        toy.run(tmp_path / "run", **kept)
         (tmp_path / "run" / "result.json").unlink()
         (tmp_path / "run" / ".samples.jsonl.partial").write_text("left by a kill")
-        toy.run(tmp_path / "run", resume=True)
+        toy.run(tmp_path / "run", resume=True, **kept)
         write_answers(tmp_path / "answers.jsonl", [Answer(0, "q", "a", (1,), finished=True, greedy=False)])
     finally:
         os.umask(former)
-    for path in (tmp_path / "run" / "samples.jsonl", tmp_path / "answers.jsonl"):
+    checkpoint = tmp_path / "run" / "checkpoints" / "train" / "step-000003"
+    trained = (checkpoint / "weights.safetensors", checkpoint / "adamw.pt")
+    for path in (tmp_path / "run" / "samples.jsonl", tmp_path / "answers.jsonl", *trained):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE((tmp_path / "run" / "metrics.jsonl").stat().st_mode) == 0o644

@@ -312,7 +312,7 @@ def _save_model(policy: Policy, path: Path, stage: Stage, done: StageResult) -> 
         if policy.info().collective:
             policy.save(path)  # the first process gathers from all, and writes
         return
-    partial = partial_of(path)
+    partial = partial_of(path, path.parent.parent)
     with writing(f"the model of {stage.name}", path):
         policy.save(partial)
     scores = traits_of(stage.optimizer).trains == REWARD_MODEL

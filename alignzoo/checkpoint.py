@@ -110,7 +110,7 @@ def save(
     with writing(f"the checkpoint of step {step}", folder):
         if folder.is_dir():
             sweep(folder)
-        partial = partial_of(final)
+        partial = partial_of(final, folder.parent.parent)
         save_file(weights, partial / "weights.safetensors")
         torch.save(moments, partial / "adamw.pt")
         (partial / "adamw.pt").chmod(0o600)  # as safetensors makes the weights

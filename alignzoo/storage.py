@@ -57,8 +57,11 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def partial_of(final: Path) -> Path:
-    """An empty folder under the temporary name of another, to be written and then given to `install`."""
+def partial_of(final: Path, within: Path | None = None) -> Path:
+    """An empty folder under the temporary name of another, to be written and then given to `install`. Of a folder
+    `within` which it lies nothing is made: where that has vanished, what was in it is lost, and that is an error."""
+    if within is not None:
+        within.stat()
     partial = final.with_name(f".partial-{final.name}")
     if partial.exists():
         shutil.rmtree(partial)

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from alignzoo import api
 from alignzoo.errors import RunError
 from alignzoo.journal import Journal
 from alignzoo.scaffold import make
@@ -132,6 +133,18 @@ def test_a_folder_that_vanishes_is_told(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as caught:
         Journal(tmp_path / "gone", "s").write("metrics", 1, {})
     assert "has vanished" in in_words(caught.value)
+
+
+def test_a_run_whose_folder_vanishes_does_not_go_on(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+
+    def gone(stage: str, step: int, steps: int, figures: Any) -> None:
+        if (step, steps) == (2, 3):
+            shutil.rmtree(out)
+
+    with pytest.raises(RunError, match="has vanished"):
+        api.execute(toy.recipe(()), toy.registry(), out=out, curves=False, progress=gone)
+    assert not out.exists()
 
 
 def test_a_package_is_made_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from alignzoo.material import examination, generated_for, heldout_of, own_data
 from alignzoo.objects import flat, overrides_of
 from alignzoo.preflight import Checked
 from alignzoo.printable import printable
+from alignzoo.prompts.mixing import Mixed
 from alignzoo.recipe import Recipe, Stage, load
 from alignzoo.recipe.outputs import leaves_data
 from alignzoo.registry import Registry
@@ -239,7 +240,8 @@ def _looked_at(stage: Stage, policy: Policy, data: Checked, folder: Path, watch:
     kept, found = survey(
         data.train, policy, too_long, lambda done, n: watch.progress(f"{stage.name}: data", done, n, {})
     )
-    found = replace(found, work=str(amount(stage, len(kept), len(data.prompts), len(data.shown))))
+    work = [str(amount(stage, len(kept), len(data.prompts), len(data.shown)))]
+    found = replace(found, work="\n".join([str(kept), *work] if isinstance(kept, Mixed) else work))
     if processes.index() == 0:
         for sentence in sentences(found):
             watch.warn(stage.name, 0, Alert("data", sentence))

@@ -23,7 +23,7 @@ from alignzoo.journal import Ledger
 from alignzoo.lifecycle import MADE_ANEW, made_anew, successor
 from alignzoo.microbatch import MicroBatcher
 from alignzoo.passes import Passes, generated_by_policy
-from alignzoo.prompts.indexed import Indexed
+from alignzoo.prompts.indexed import stays_on_disk
 from alignzoo.reference import GROUPS, remember
 from alignzoo.roles import following, moving
 from alignzoo.rollout import rollout
@@ -248,7 +248,7 @@ def _passes(stage: Run, told: Callable[[Alert], None]) -> Passes:
     passes = Passes(stage.policy, schedule, batcher)
     shown = not isinstance(stage.sampler, Chooses) and not stage.sampler.online
     moves = REFERENCE in moving(stage.optimizer, stage.steps)
-    large = isinstance(stage.prompts, Indexed)  # of which memory would not hold all answers
+    large = stays_on_disk(stage.prompts)  # of which memory would not hold all answers
     if large or not shown or schedule.has_budget or moves or "ref_logprobs" not in stage.optimizer.needs:
         return passes
     data = used(stage)

@@ -42,7 +42,7 @@ class Survey:
     trained: tuple[bool, ...] = ()
     """Which of the answer's tokens are trained on: all, but for what others say in it."""
     work: str = ""
-    """How much is evaluated beside the training, in words."""
+    """How much is evaluated beside the training, in words; before it what a mixture of data is made of."""
 
     def data(self) -> dict[str, Any]:
         """The same as plain data; the example as two texts, and of the answer the parts that are trained on."""

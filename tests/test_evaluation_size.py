@@ -38,7 +38,7 @@ def stage() -> Any:
         ("grpo", ["schedule.steps=20", "reward=length"], 64, 0, 256, 0),
         # 2 steps of 4 prompts with 8 answers: 64; half of it allows 32 / 4 = 8
         ("grpo", ["schedule.steps=2", "schedule.prompts=4", "reward=length"], 8, 0, 32, 0),
-        # 10 steps of 32 pairs: 640 completions; 320 / 4 = 80, so 64 to answer, and 320 / (2 evaluations of 2) = 80
+        # 10 steps of 32 pairs: half of 640 completions is 320 / 4 = 80: 64 to answer, and 80 pairs to read, twice
         ("dpo", ["schedule.steps=10"], 64, 80, 256, 320),
         # a reward model generates nothing: 128 steps of 32 pairs would allow more than the 256 that are read at most
         ("reward-model", ["schedule.steps=128"], 0, 256, 0, 1024),

@@ -106,8 +106,8 @@ def example_on(err: Console) -> Show:
         for token, trained in zip(found.answer, found.trained, strict=True):
             text.append(token, style="not dim bold" if trained else "dim")
         err.print(text if found.answer else text.append("…", style="not dim"), soft_wrap=True)
-        if found.work:
-            err.print(f"{stage}: {found.work}", markup=False, soft_wrap=True)
+        for line in found.work.splitlines():
+            err.print(f"{stage}: {line}", markup=False, soft_wrap=True)
 
     return show
 

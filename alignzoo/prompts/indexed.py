@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, overload
+from typing import Any, Protocol, overload, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,9 +121,28 @@ class Indexed(Sequence[Prompt]):
         return column if self.places is None else column[self.places]
 
 
+@runtime_checkable
+class Several(Protocol):
+    """Several sources in one sequence."""
+
+    @property
+    def sources(self) -> Sequence[Sequence[Prompt]]: ...
+
+    def changed(self, change: Callable[[Sequence[Prompt]], Sequence[Prompt]]) -> Sequence[Prompt]: ...
+
+
+@runtime_checkable
+class Known(Protocol):
+    """A sequence of prompts that knows of all of them what `fact` asks: an `Indexed`, or several sources mixed."""
+
+    def at(self, places: Places) -> Sequence[Prompt]: ...
+
+    def fact(self, name: str) -> NDArray[Any]: ...
+
+
 def fact(prompts: Sequence[Prompt], name: str) -> NDArray[Any]:
     """A fact about each of the prompts; see FACTS."""
-    if isinstance(prompts, Indexed):
+    if isinstance(prompts, Known):
         return prompts.fact(name)
     kind, found = FACTS[name]
     return np.array([found(prompt) for prompt in prompts], dtype=kind)
@@ -131,7 +150,7 @@ def fact(prompts: Sequence[Prompt], name: str) -> NDArray[Any]:
 
 def chosen(prompts: Sequence[Prompt], keep: NDArray[np.bool_]) -> Sequence[Prompt]:
     """The prompts for which `keep` is True."""
-    if isinstance(prompts, Indexed):
+    if isinstance(prompts, Known):
         places = np.flatnonzero(keep)
         return prompts.at(places.astype(np.int32) if len(keep) < 2**31 else places)
     return [prompt for prompt, kept in zip(prompts, keep, strict=True) if kept]
@@ -141,11 +160,22 @@ def changed(prompts: Sequence[Prompt], change: Callable[[Prompt], Prompt]) -> Se
     """Each prompt changed in a way that leaves its facts as they are."""
     if isinstance(prompts, Indexed):
         return replace(prompts, changes=(*prompts.changes, change))
+    if isinstance(prompts, Several):
+        return prompts.changed(lambda source: changed(source, change))
     return [change(prompt) for prompt in prompts]
+
+
+def stays_on_disk(prompts: Sequence[Prompt]) -> bool:
+    """Whether rows are read from their files when they are asked for."""
+    if isinstance(prompts, Several):
+        return any(isinstance(source, Indexed) for source in prompts.sources)
+    return isinstance(prompts, Indexed)
 
 
 def has_column(prompts: Sequence[Prompt], name: str) -> bool:
     """Whether some row has this column in its info."""
     if isinstance(prompts, Indexed):
         return name in prompts.known.names
+    if isinstance(prompts, Several):
+        return any(has_column(source, name) for source in prompts.sources)
     return any(name in prompt.info for prompt in prompts)

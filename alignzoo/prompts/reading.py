@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import islice
 from typing import Annotated, Any, Literal
 
@@ -20,6 +20,7 @@ from alignzoo.prompts.cells import Cells, with_numbers
 from alignzoo.prompts.formats import FORMATS, Row, accepted, check_fits, found, parse, recognise
 from alignzoo.prompts.indexed import chosen, fact
 from alignzoo.prompts.indexing import indexed
+from alignzoo.prompts.mixing import Part, in_turn, mixed
 from alignzoo.prompts.sources import READERS, Shards, rows_at
 from alignzoo.prompts.turns import Chat, opened
 from alignzoo.types import Prompt
@@ -65,9 +66,15 @@ class Data:
     """Which of the assistant's turns of a conversation, given as `messages`, are trained on."""
     rows: Any = None
     """Rows in the place of `path`, from Python: dicts, prompts, a dataset or a table."""
+    mix: tuple[Part, ...] = ()
+    """Several sources in the place of `path`, a table each with a weight: [{path = "a.jsonl", weight = 2}, ...]."""
 
     def __post_init__(self) -> None:
-        if not self.path and self.rows is None:
+        if self.mix and (self.path or self.rows is not None):
+            raise DataError("mix has its sources' paths, and data.path another: give one of the two")
+        if self.mix and (self.format != "auto" or self.columns or self.limit):
+            raise DataError("format, columns and limit are each source's own in a mixture: give them there")
+        if not self.path and self.rows is None and not self.mix:
             raise DataError("path is missing: say where the data are")
 
 
@@ -229,6 +236,8 @@ def train_and_heldout(data: Data) -> tuple[Sequence[Prompt], Sequence[Prompt]]:
     Where the held-out rows have a place of their own, training rows with one of their prompts are left out, with a
     warning.
     """
+    if data.mix:
+        return _mixture(data)
     prompts = read(data)
     if not (data.heldout_path or data.heldout_split):
         return split(prompts, data.heldout)
@@ -238,12 +247,34 @@ def train_and_heldout(data: Data) -> tuple[Sequence[Prompt], Sequence[Prompt]]:
         rows=None if data.heldout_path else data.rows,
         split=data.heldout_split or data.split,
     )
-    heldout, source = read(place), data.path or "the given rows"
+    return _without(prompts, read(place), data.path or "the given rows", place.path)
+
+
+def _mixture(data: Data) -> tuple[Sequence[Prompt], Sequence[Prompt]]:
+    """The sources mixed; of each a share is held out, unless held-out rows have a place of their own."""
+    own = bool(data.heldout_path or data.heldout_split)
+    train: list[Sequence[Prompt]] = []
+    heldout: list[Sequence[Prompt]] = []
+    for part in data.mix:
+        settings = {f.name: getattr(part, f.name) for f in fields(part) if f.name != "weight"}
+        share = 0.0 if own else data.heldout
+        place = replace(data, mix=(), heldout_path="", heldout_split="", heldout=share, **settings)
+        kept, shown = train_and_heldout(place)
+        train.append(kept)
+        heldout.append(read(replace(place, split=data.heldout_split)) if data.heldout_split else shown)
+    elsewhere = replace(data, mix=(), path=data.heldout_path) if data.heldout_path else None
+    shown = in_turn(data.mix, heldout) if elsewhere is None else read(elsewhere)
+    parts = [_without(rows, shown, part.name, "another source")[0] for rows, part in zip(train, data.mix, strict=True)]
+    return mixed(data.mix, parts), shown
+
+
+def _without(
+    prompts: Sequence[Prompt], heldout: Sequence[Prompt], source: str, place: str
+) -> tuple[Sequence[Prompt], Sequence[Prompt]]:
+    """The prompts that are not among the held-out ones, and these."""
     train = chosen(prompts, ~np.isin(fact(prompts, "point"), fact(heldout, "point")))
     if not train:
-        raise DataError(
-            f"{source}: every prompt is also held out, in {place.path or source}. Give other held-out data."
-        )
+        raise DataError(f"{source}: every prompt is also held out, in {place or source}. Give other held-out data.")
     if len(train) < len(prompts):
         shared = len(prompts) - len(train)
         warnings.warn(f"{source}: rows left out of training, for their prompts are held out: {shared}.", stacklevel=2)

@@ -95,7 +95,7 @@ def _is_own(table: Node, own: Collection[str]) -> bool:
     return any(_is_users(table.value.get(part), key, own) for part, keys in OWN.items() for key in keys)
 
 
-OWN = {"data": ("path", "rows"), "policy": ("model",)}
+OWN = {"data": ("path", "rows", "mix"), "policy": ("model",)}
 """Where a stage says whose data it is trained on, and whose model is trained."""
 
 

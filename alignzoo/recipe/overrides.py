@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from alignzoo.errors import RecipeError, did_you_mean
 from alignzoo.files import toml_decoded
+from alignzoo.recipe.parts import build
 from alignzoo.recipe.rounds import Override, Placed, names_of
 from alignzoo.recipe.tables import Node, merge, named, tree
 
@@ -90,11 +92,49 @@ def _data(node: Node) -> Node:
         rows = given.pop("rows")
         wrapped = rows if rows is None or isinstance(rows, Rows) else Rows(rows)
         return tree(given, lambda key: node.where).with_values(rows=Node(wrapped, node.where))
+    if node.is_table and "mix" in node.value and _is_mixture(node.value["mix"].plain()):
+        return node.with_values(mix=_sources(node.value["mix"]))
     if node.is_table and not _splits(node, {"kind", *(each.name for each in fields(Data))}):
         return node
+    if _is_mixture(node.plain()):
+        return Node({"mix": _sources(node)}, node.where)
     rows = node.plain()
     live = Rows(list(rows) if isinstance(rows, Iterator) else rows)
     return Node({"rows": Node(live, node.where), "path": Node("", node.where)}, node.where)
+
+
+def _is_mixture(given: Any) -> bool:
+    """Whether a list is one of sources, which have a place and settings, perhaps misspelt, and no columns as rows
+    have."""
+    from alignzoo.prompts import Part
+
+    known = [each.name for each in fields(Part)]
+    if not isinstance(given, list | tuple) or not given:
+        return False
+    return all(
+        isinstance(each, Part)
+        or (
+            isinstance(each, Mapping)
+            and ("path" in each or "rows" in each)
+            and all(get_close_matches(str(key), known, n=1, cutoff=0.7) for key in each)
+        )
+        for each in given
+    )
+
+
+def _sources(node: Node) -> Node:
+    """The sources of a mixture; live rows as objects, which a recipe carries and shows as what they are."""
+    from alignzoo.prompts import Part, Rows
+
+    found = []
+    for number, each in enumerate(node.plain()):
+        part = each if isinstance(each, Part) else None
+        if part is None:
+            live = {key: Rows(value) if key == "rows" and value is not None else value for key, value in each.items()}
+            part = build(Part, tree(live, lambda key: node.where), f"data.{number}")
+        wrapped = part.rows is None or isinstance(part.rows, Rows)
+        found.append(part if wrapped else replace(part, rows=Rows(part.rows)))
+    return Node(tuple(found), node.where)
 
 
 def _splits(node: Node, settings: set[str]) -> bool:

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from alignzoo import cost
 from alignzoo import functional as fn
+from alignzoo_hf import tables
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,10 @@ class _Logprobs(torch.autograd.Function):
         size = n if at_once else max(1, how.sizes.tile // vocabulary)
         whole = kept if kept is not None else _buffers.take(min(n, size) * vocabulary, h)
         buffer = whole.view(-1, vocabulary)
-        d_h, d_weight, d_bias = gradient_buffers(ctx.needs_input_grad, h, weight, bias)
+        by_h, _, by_weight, *others = ctx.needs_input_grad
+        total = tables.total_of(weight) if by_weight else None
+        d_h, d_weight, d_bias = gradient_buffers((by_h, False, by_weight and total is None, *others), h, weight, bias)
+        there, first = (d_weight, True) if total is None else total
         for rows in row_tiles(n, size):
             g = buffer[rows] if kept is not None else buffer[: rows.stop - rows.start]
             if kept is None:
@@ -208,8 +212,8 @@ class _Logprobs(torch.autograd.Function):
             g = g.to(how.dtype)
             if d_h is not None:
                 torch.mm(g, w, out=d_h[rows])
-            if d_weight is not None:
-                add_product(d_weight, g, h[rows], first=not rows.start)
+            if there is not None:
+                add_product(there, g, h[rows], first=first and not rows.start)
         _buffers.give(whole)
         d_states = None if d_h is None else torch.zeros_like(states).index_add_(0, index, d_h.to(states.dtype))
         return d_states, None, d_weight, d_bias, None, None

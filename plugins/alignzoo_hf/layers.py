@@ -16,6 +16,7 @@ from torch.nn.functional import silu
 
 from alignzoo import cost
 from alignzoo.cost import ModelShape
+from alignzoo_hf import tables
 
 EXACT = (torch.float32, torch.float64)
 """Precisions in which a norm's formula is computed as it stands; in others its own forward says where it rounds."""
@@ -25,7 +26,8 @@ FORMULA = "_alignzoo_formula"
 
 
 def exchange(model: nn.Module) -> None:
-    """Give the norms and feed-forwards of a model in a CPU's memory these forwards, where they are what they had."""
+    """Give the norms, feed-forwards and embeddings of a model in a CPU's memory these forwards, where they are what
+    they had."""
     for module in model.modules():
         if "forward" in vars(module):
             continue  # somebody has exchanged it before: a hook that loads weights, or we ourselves
@@ -34,6 +36,8 @@ def exchange(model: nn.Module) -> None:
             module.forward = functools.partial(norm, module)  # copies of the module get their own
         elif _is_gated(module):
             module.forward = functools.partial(feed_forward, module)
+        elif tables.is_plain(module):
+            module.forward = functools.partial(tables.embed, module)
 
 
 def kept(config: Any, shape: ModelShape) -> float:

@@ -24,7 +24,6 @@ from alignzoo.cost import ModelShape
 from alignzoo.decoding import AS_SET, CompleteDecoding, Decoding
 from alignzoo.engines import EngineModel, Generated
 from alignzoo.errors import ModelError, did_you_mean
-from alignzoo.gradients import TorchTraining
 from alignzoo.interfaces import NO_ROLES, PolicyInfo
 from alignzoo.types import Batch, Completion, Forward, Group, Prompt, Text
 from alignzoo_hf import checks, critics, memory, models, roles, saving
@@ -38,6 +37,7 @@ from alignzoo_hf.head import Head, head_logprobs, wide
 from alignzoo_hf.roles import Beneath, Frozen, Voice, check_same
 from alignzoo_hf.shape import shape_of
 from alignzoo_hf.spec import HF
+from alignzoo_hf.tables import TableTraining
 from alignzoo_hf.trunk import States, can_pack, packed, padded, predicting
 
 ROLE = "role."
@@ -47,7 +47,7 @@ RELOADING = 0.05
 """The share of the time in which a reference is not needed that loading it again may take; else it is kept."""
 
 
-class HFPolicy(TorchTraining):
+class HFPolicy(TableTraining):
     """A causal language model, and beside it the critic or the scoring head that an optimizer needs.
 
     Models stay in evaluation mode throughout: dropout would break the ratios' exactness and the repeatability of a

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import pickle
@@ -12,10 +13,10 @@ import torch
 import transformers
 from torch import Tensor, nn
 from torch.nn.functional import silu
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from alignzoo import cost
-from alignzoo_hf import layers
+from alignzoo_hf import head, layers, tables
 from alignzoo_hf.shape import shape_of
 
 SIZES = {"vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "pad_token_id": 0}
@@ -47,7 +48,7 @@ def model_of(family: str) -> Any:
 
 
 def exchanged(model: Any) -> dict[str, list[nn.Module]]:
-    found: dict[str, list[nn.Module]] = {"norm": [], "feed_forward": []}
+    found: dict[str, list[nn.Module]] = {"norm": [], "feed_forward": [], "embed": []}
     for module in model.modules():
         if "forward" in vars(module):
             found[module.forward.func.__name__].append(module)
@@ -230,3 +231,43 @@ def test_what_is_kept_is_what_autograd_keeps() -> None:
     assert layers.kept(model.config, shape) * cost.activation_bytes(shape, 200) == pytest.approx(found, rel=0.15)
     assert layers.kept(model_of("GPTNeoX").config, shape_of(model_of("GPTNeoX"))) == 1.0
     assert layers.kept(model_of("Gemma").config, shape_of(model_of("Gemma"))) == 1.0  # its gate is another
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_table_s_gradient_is_added_where_it_stays(tied: bool) -> None:
+    config = LlamaConfig(
+        vocab_size=50,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        pad_token_id=3,
+        tie_word_embeddings=tied,
+    )
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config).double()
+    layers.exchange(model)
+    ids, index = torch.tensor([[3, 7, 7, 9, 49]]), torch.arange(4)
+    table = model.get_input_embeddings().weight
+
+    def loss() -> torch.Tensor:
+        states = model.model(ids, use_cache=False).last_hidden_state[0]
+        return head.head_logprobs(head.Head(model.lm_head), states, index, ids[0, 1:], 1.0, with_entropy=False)[0].sum()
+
+    found = {}
+    for adding in (False, True):
+        model.zero_grad()
+        with tables.adding_up() if adding else contextlib.nullcontext():
+            for number in range(2):  # two micro-batches
+                loss().backward()
+                if number == 0:
+                    place = table.grad.data_ptr()
+        assert table.grad.data_ptr() == place
+        found[adding] = [each.grad.clone() for each in model.parameters()]
+    torch.testing.assert_close(found[True], found[False], rtol=1e-12, atol=1e-14)
+    assert tied or found[True][0][3].abs().sum() == 0 < found[True][0][7].abs().sum()  # the padding's row
+    # outside, whoever asks autograd for a gradient gets it, and nothing is added behind his back
+    model.zero_grad()
+    (asked,) = torch.autograd.grad(loss(), [table])
+    assert table.grad is None
+    torch.testing.assert_close(2 * asked, found[True][0], rtol=1e-12, atol=1e-14)

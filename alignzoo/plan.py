@@ -17,12 +17,15 @@ from typing import Any
 import torch
 
 from alignzoo import cost
+from alignzoo.columns import REFERENCE
 from alignzoo.cost import ModelShape
 from alignzoo.interfaces import Outline
+from alignzoo.machine import HERE, Machine, assumed, assuming
 from alignzoo.recipe import Recipe
 from alignzoo.recipe.outputs import leaves_data
 from alignzoo.recipe.tables import STAGE_REFERENCE
-from alignzoo.rehearsal import Rehearsal
+from alignzoo.rehearsal import EVALUATE, Rehearsal
+from alignzoo.sizing import Amount
 from alignzoo.torch_optimizers import state_bytes
 
 LEAST = 64
@@ -31,8 +34,14 @@ LEAST = 64
 Parts = Mapping[str, int]
 """Bytes by what takes them."""
 
-LEARNING = ("activations", "logits")
-"""Gone when the policy writes, as the key-value cache is when it learns."""
+LEARNING = ("gradients", "activations", "logits")
+"""What is held while weights are updated, and at no other time."""
+
+IN_EVALUATIONS = "reference, in evaluations"
+"""What a reference takes that no step asks: it is loaded for evaluations alone."""
+
+APART: tuple[tuple[str, ...], ...] = (LEARNING, ("key-value cache",), (IN_EVALUATIONS,), ("saving",))
+"""Parts that are held one after the other, and never together."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +58,7 @@ class StagePlan:
     trained: int
     """Tokens trained on in a step, epochs counted."""
     bytes: Parts
-    """By part; `LEARNING` and the key-value cache are not held at the same time."""
+    """By part; those of `APART` are not held at the same time."""
     peak: int
     available: int
     operations: Mapping[str, int]
@@ -60,26 +69,35 @@ class StagePlan:
     """What to change if it does not fit."""
     disk: Mapping[str, int]
     """Bytes on the disk: the model, and a checkpoint while the stage runs; empty where nothing is trained."""
+    evaluation: Amount
+    """What the evaluations generate and read, beside the training."""
+    evaluation_operations: int
+    """Floating-point operations of all evaluations together."""
+    evaluation_seconds: float
+    """Their seconds; 0 where nothing was timed."""
 
     @property
     def fits(self) -> bool:
         return self.peak <= self.available
 
 
-def plan(recipe: Recipe, *, length: int = 0, timed: bool = True) -> list[StagePlan]:
+def plan(recipe: Recipe, *, length: int = 0, timed: bool = True, machine: Machine = HERE) -> list[StagePlan]:
     """Every stage of a recipe. `length` is that of a written completion; 0: the limit, so that it takes no more.
+    `machine` is one that need not be there; then nothing is timed.
 
     A later stage's model is taken to be like the earlier stage's whose output it is.
     """
     models: dict[str, Any] = {}
     plans: list[StagePlan] = []
     program = 0
-    for each in recipe.stages:
-        stage = each.with_outputs(models)
-        models[stage.name] = STAGE_REFERENCE + stage.name if leaves_data(stage) else getattr(stage.policy, "model", "")
-        step = Rehearsal(stage, length)
-        program = program or _resident()  # with all that is imported, and before anything is tried
-        plans.append(_planned(step, program, timed))
+    with assuming(machine):
+        for each in recipe.stages:
+            stage = each.with_outputs(models)
+            trains = not leaves_data(stage)
+            models[stage.name] = getattr(stage.policy, "model", "") if trains else STAGE_REFERENCE + stage.name
+            step = Rehearsal(stage, length)
+            program = program or _resident()  # with all that is imported, and before anything is tried
+            plans.append(_planned(step, program, timed and machine == HERE))
     return plans
 
 
@@ -89,6 +107,8 @@ def _planned(step: Rehearsal, program: int, timed: bool) -> StagePlan:
     own = {"program": program} if cpu else {}
     parts, available = own | bytes_of(step, outline), _available(outline.device)
     fits = peak(parts) <= available
+    seconds = step.seconds() if timed and fits else {}
+    evaluation_seconds = seconds.pop(EVALUATE, 0.0)
     return StagePlan(
         name=step.stage.name,
         optimizer=type(optimizer).__name__,
@@ -101,9 +121,12 @@ def _planned(step: Rehearsal, program: int, timed: bool) -> StagePlan:
         peak=peak(parts),
         available=available,
         operations={phase: count(outline.shape) for phase, count in step.work().items()},
-        seconds=step.seconds() if timed and fits else {},
+        seconds=seconds,
         advice=() if fits else tuple(_advice(step, own, available)),
         disk=_disk(step),
+        evaluation=step.evaluation,
+        evaluation_operations=step.evaluating(outline.shape),
+        evaluation_seconds=evaluation_seconds,
     )
 
 
@@ -125,12 +148,14 @@ def bytes_of(step: Rehearsal, outline: Outline, tokens_per_pass: int = 0) -> dic
     working = max(each // trunk.layers for each, trunk in zip(whole, trunks, strict=True))
     kept = [cost.recompute_bytes(each, tokens, outline.width) for each in trunks] if outline.recompute else whole
     trains = not leaves_data(step.stage)
+    reference = cost.reference_bytes(shape, outline.width) if trains and "scores" not in step.needs else 0
+    held = any(each.role == REFERENCE for each in step.filled())
     rows = min(step.writer.rows, outline.slots)
     cached = step.writer.cached * rows // max(1, step.writer.rows)
     sampled = 3 * cost.FLOAT32 * rows * shape.vocab  # logits, probabilities, and their sums
     return {
         "weights": cost.weight_bytes(shape, outline.frozen),
-        "reference": cost.reference_bytes(shape, outline.width) if trains and "scores" not in step.needs else 0,
+        "reference": reference if held else 0,
         **{role: each.frozen * each.shape.parameters for role, each in step.roles.items()},
         "gradients": cost.gradient_bytes(shape) * trains,
         schedule.optimizer: state_bytes(schedule, shape) * trains,
@@ -138,13 +163,22 @@ def bytes_of(step: Rehearsal, outline: Outline, tokens_per_pass: int = 0) -> dic
         "activations": (sum(kept) + working) * trains,  # on the way back, the gradients of one layer's are there too
         "logits": outline.logits(answers) if step.speaks else 0,
         "key-value cache": cost.cache_bytes(shape, cached, outline.width) + sampled,
+        IN_EVALUATIONS: reference if not held and step.evaluation.answers else 0,
+        "saving": _copied(outline) * trains,
     }
+
+
+def _copied(outline: Outline) -> int:
+    """What a model's file is written from: a copy in its own precision, or with an adapter merged, where it is not what
+    is trained."""
+    same = outline.stored == cost.FLOAT32 and not outline.shape.adapted
+    return 0 if same else outline.stored * outline.shape.parameters
 
 
 def peak(parts: Parts) -> int:
     """At most at once."""
-    learning, writing = sum(parts[name] for name in LEARNING), parts["key-value cache"]
-    return sum(parts.values()) - min(learning, writing)
+    apart = [sum(parts[name] for name in names) for names in APART]
+    return sum(parts.values()) - sum(apart) + max(apart)
 
 
 def _advice(step: Rehearsal, own: Parts, available: int) -> Iterator[str]:
@@ -168,7 +202,10 @@ def _advice(step: Rehearsal, own: Parts, available: int) -> Iterator[str]:
 
 
 def _available(device: torch.device) -> int:
-    """Bytes of the GPU, or of the machine's memory that is not in use, with what this process holds already."""
+    """Bytes of the GPU, or of the machine's memory that is not in use, with what this process holds already; or those
+    that are assumed."""
+    if assumed().memory:
+        return assumed().memory
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     info = Path("/proc/meminfo")

@@ -11,6 +11,10 @@ REPEATS = 12
 """The best of so many counts: whatever else the machine does can only slow one down."""
 
 
+ENOUGH = 4.0
+"""Seconds after which nothing is repeated."""
+
+
 class Clock:
     """Seconds that work takes. On a CPU with one thread they are this process's own, which other processes do not
     touch; else those on the wall."""
@@ -21,13 +25,17 @@ class Clock:
         self.now = time.process_time if kind == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
 
     def best(self, work: Callable[[], object], repeats: int) -> float:
-        """The seconds of the fastest of several runs, after one that warms up."""
-        best = float("inf")
+        """The seconds of the fastest of several runs, after one that warms up; of fewer, or of that one, where they
+        take longer than ENOUGH on the wall."""
+        begun, best = time.perf_counter(), float("inf")
         for turn in range(repeats + 1):
             start = self._moment()
             work()
-            if turn:
+            late = time.perf_counter() - begun > ENOUGH
+            if turn or late:
                 best = min(best, self._moment() - start)
+            if late:
+                break
         return best
 
     def _moment(self) -> float:

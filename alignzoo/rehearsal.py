@@ -27,6 +27,7 @@ from alignzoo.recipe import Stage
 from alignzoo.requirements import from_data, generated_per_prompt
 from alignzoo.rewards import source_weights
 from alignzoo.roles import moving, specs_of
+from alignzoo.sizing import amount
 from alignzoo.torch_optimizers import torch_optimizer
 from alignzoo.traits import traits_of
 from alignzoo.types import Batch, Completion, Group, Prompt, Score, Text
@@ -39,6 +40,12 @@ REPEATS = 3
 
 ROWS = 128
 """Completions that a trial writes at once, at most."""
+
+EXAMPLES = 16
+"""Prompts whose lengths stand for those of the held-out ones."""
+
+EVALUATE = "evaluate"
+"""The phase of all evaluations of a stage, beside those of a step."""
 
 Count = Callable[[ModelShape], int]
 """Operations, for a model of any number of layers."""
@@ -102,7 +109,9 @@ class Rehearsal:
         self.rewards = [
             each.source.outline(frozenset({"scores"})) for each in stage.rewards if isinstance(each.source, HasOutline)
         ]
-        data, size = data_of(stage)[0], stage.schedule.prompts
+        (data, heldout, shown), size = data_of(stage), stage.schedule.prompts
+        self.evaluation = amount(stage, len(data), len(heldout), len(shown))
+        self._length = length
         self.steps = stage.schedule.total(len(data))
         self.prompts = [data[i * len(data) // size % len(data)] for i in range(size)]  # spread over the data
         self.writer = _StandIn(self.outline, length)
@@ -167,6 +176,28 @@ class Rehearsal:
             )
         return phases
 
+    @cached_property
+    def evaluated(self) -> tuple[Work, Work]:
+        """What all evaluations generate, and what each policy reads of it and of given completions."""
+        some = self.prompts[:EXAMPLES]
+        writer = _StandIn(self.outline, self._length)
+        groups = writer.generate(some, 1, seeds=fn.seeds(len(some), 0)) if self.evaluation.answers else []
+        lengths = [(len(group.prompt_tokens), [len(each.tokens) for each in group.completions]) for group in groups]
+        times = self.evaluation.answers / max(1, len(some))
+        answers = _times(sum((cost.reading(prompt, each) for prompt, each in lengths), Work()), times)
+        given = _times(cost.reading_batch(self.batch), self.evaluation.read / max(1, len(self.batch)))
+        return _times(writer.written, times), answers + given
+
+    def evaluating(self, shape: ModelShape) -> int:
+        """Operations of all evaluations: completions are generated, and the policy and its reference read them."""
+        written, read = self.evaluated
+        return cost.decode(shape, written) + self.readers * cost.forward(shape, read)
+
+    @property
+    def readers(self) -> int:
+        """How many models read what is evaluated: a policy and its reference, or a reward model alone."""
+        return 2 if traits_of(self.stage.optimizer).trains == "policy" else 1
+
     @property
     def speaks(self) -> bool:
         """Whether the update goes through the language-model head."""
@@ -206,6 +237,11 @@ class Rehearsal:
         return {phase: first[phase] + max(0.0, last[phase] - first[phase]) * times for phase in first}
 
 
+def _times(work: Work, times: float) -> Work:
+    """So many times the work, in whole numbers."""
+    return Work(round(work.tokens * times), round(work.pairs * times), round(work.answers * times))
+
+
 class _Trial:
     """A policy with a few layers, timed on as much of the step as goes through at once."""
 
@@ -218,12 +254,13 @@ class _Trial:
         part = max(of.micro_batches(), key=lambda each: int(each.attend.sum()))
         self.part = trim(part).to(self.policy.device)
         self.tokens = cost.reading_batch(part).tokens
+        self._wrote: tuple[float, Work] | None = None
 
     def seconds(self) -> dict[str, float]:
         """The seconds of each phase of the whole step, in proportion to its tokens."""
         of, found = self.of, {}
         if of.writer.written.tokens:
-            found["sample"] = self.writing()
+            found["sample"] = self.writing(of.writer.written)
         if of.rewards:
             ratio = sum(each.shape.trunk for each in of.rewards) / of.outline.shape.trunk
             rows = _alone(self.part)
@@ -236,6 +273,15 @@ class _Trial:
             for role in columns.compared(of.needs):
                 times = of.stage.optimizer.epochs * self.share(of.prepared, self.part) * self.times(role)
                 found["update"] += times * self.answering(self.part, cost.LOGPROBS)
+        return found | {EVALUATE: self.evaluating()}
+
+    def evaluating(self) -> float:
+        """All evaluations of the stage."""
+        written, read = self.of.evaluated
+        found = self.writing(written) if written.tokens else 0.0
+        if read.tokens:
+            once = self.answering(self.part, self.scored() if self.of.readers == 1 else cost.LOGPROBS)
+            found += self.of.readers * once * read.tokens / max(1, self.tokens)
         return found
 
     def times(self, role: str) -> float:
@@ -251,8 +297,8 @@ class _Trial:
         like = next((name for name in ("scores", "values") if name in self.columns), "logprobs")
         return frozenset({like})
 
-    def writing(self) -> float:
-        """Drawn out to the step's writing by operations."""
+    def writing(self, written: Work) -> float:
+        """So much generated, drawn out by operations from what is tried."""
         n = max(1, len(self.of.batch) // len(self.of.prompts))
         prompts = self.of.prompts[: max(1, ROWS // n)]
         groups: list[Group] = []
@@ -260,9 +306,11 @@ class _Trial:
         def write() -> None:
             groups[:] = self.policy.generate(prompts, n, seeds=fn.seeds(len(prompts), 0))
 
-        seconds = self.clock.best(write, REPEATS)
-        shape, written = self.of.outline.shape, self.of.writer.written
-        return seconds * cost.decode(shape, written) / cost.decode(shape, cost.writing_groups(groups))
+        if not self._wrote:
+            self._wrote = self.clock.best(write, REPEATS), cost.writing_groups(groups)
+        seconds, tried = self._wrote
+        shape = self.of.outline.shape
+        return seconds * cost.decode(shape, written) / cost.decode(shape, tried)
 
     def answering(self, part: Batch, columns: frozenset[str]) -> float:
         def answer() -> None:

@@ -12,7 +12,8 @@ from transformers import AutoConfig
 import alignzoo.plan
 import alignzoo.rehearsal
 from alignzoo.errors import RunError
-from alignzoo.plan import StagePlan, plan
+from alignzoo.machine import HERE, Machine, assumed, bytes_of
+from alignzoo.plan import IN_EVALUATIONS, StagePlan, plan
 from alignzoo.recipe import load
 from alignzoo.registry import Registry
 
@@ -41,7 +42,8 @@ def test_sft_by_hand(plain_model: Path, tmp_path: Path) -> None:
     said = planned("sft", plain_model, data, schedule__prompts=1)
     assert said.shape.parameters == said.shape.trained == PARAMETERS
     assert (said.generated, said.trained) == (0, 8)
-    assert said.bytes["weights"] == said.bytes["reference"] == said.bytes["gradients"] == 4 * PARAMETERS
+    assert said.bytes["weights"] == said.bytes["gradients"] == 4 * PARAMETERS
+    assert said.bytes["reference"] == said.bytes[IN_EVALUATIONS] == said.bytes["saving"] == 0  # nothing is held out
     assert said.bytes["adamw"] == 8 * PARAMETERS
     assert said.bytes["logits"] == 2 * 4 * 4 * VOCAB  # of the four positions that are answered: at work, and kept
     assert said.bytes["key-value cache"] == 0
@@ -61,8 +63,36 @@ def test_a_rollout_by_hand(plain_model: Path, tmp_path: Path) -> None:
     one = 4 * 5 // 2 + 4 * (5 * 4 + 5 * 6 // 2)  # the prompt once; the last token of an answer is never read
     written = 2 * (2 * LAYER * (4 + 4 * 5) + 4 * 16 * one + 2 * 16 * VOCAB * (1 + 4 * 5))
     assert said.operations["sample"] == written
-    learning = said.bytes["activations"] + said.bytes["logits"]
+    learning = sum(said.bytes[name] for name in ("gradients", "activations", "logits"))
     assert said.peak == sum(said.bytes.values()) - min(learning, said.bytes["key-value cache"])
+
+
+def test_evaluations_by_hand(plain_model: Path, tmp_path: Path) -> None:
+    """Two held-out rows of 8 tokens like the training's, before and after, by the policy and by its reference."""
+    rows = [{"prompt": f"abc{i}", "completion": "efg"} for i in range(4)]
+    kept, shown = rows_of(tmp_path, rows[:2]), tmp_path / "heldout.jsonl"
+    shown.write_text("".join(json.dumps(row) + "\n" for row in rows[2:]))
+    more: dict[str, Any] = {"data__heldout_path": str(shown), "evaluate__greedy": False, "policy__max_new_tokens": 5}
+    said = planned("sft", plain_model, kept, schedule__prompts=1, **more)
+    assert (said.evaluation.answers, said.evaluation.read) == (2 * 2, 2 * 2)
+    pairs = 4 * 5 // 2 + 4 * 4 + 4 * 5 // 2  # an answer of 5 tokens, of which the last is never read
+    written = 4 * (2 * LAYER * 8 + 4 * 16 * pairs + 2 * 16 * VOCAB * 5)
+    answers = 4 * (2 * LAYER * 9 + 4 * 16 * (9 * 10 // 2) + 2 * 16 * VOCAB * 5)
+    given = 4 * (2 * LAYER * 8 + 4 * 16 * (8 * 9 // 2) + 2 * 16 * VOCAB * 4)
+    assert said.evaluation_operations == written + 2 * (answers + given)
+    assert said.bytes["reference"] == 0 and said.bytes[IN_EVALUATIONS] == 4 * PARAMETERS
+    assert said.peak == sum(said.bytes.values()) - said.bytes["key-value cache"] - 4 * PARAMETERS
+
+
+def test_a_gpu_need_not_be_there_to_be_planned_for(plain_model: Path, tmp_path: Path) -> None:
+    data = rows_of(tmp_path, [{"prompt": "abcd", "completion": "efg"}])
+    recipe = load("sft", [f"policy.model={plain_model}", f"data.path={data}", "data.heldout=0"], registry=Registry())
+    (said,) = plan(recipe, machine=Machine("cuda", bytes_of("24GB")))
+    assert (said.device, said.available, said.seconds) == ("cuda", 24 * 10**9, {}) and "program" not in said.bytes
+    assert said.bytes["logits"] == 2 * 4 * 4 * VOCAB and assumed() == HERE
+    assert bytes_of("1.5 GiB") == 3 * 2**29 and bytes_of("7") == 7
+    with pytest.raises(RunError, match="found '80 apples', expected a size as 80GB"):
+        bytes_of("80 apples")
 
 
 def test_a_longer_completion_takes_more(plain_model: Path, tmp_path: Path) -> None:

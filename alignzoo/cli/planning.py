@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from alignzoo.cli.common import AsJson, Debug, Plugins, Trust, check_trust, console, registry, told
+from alignzoo.errors import RunError
 
 if TYPE_CHECKING:
     from alignzoo.plan import StagePlan
@@ -27,6 +28,10 @@ def plan(
         int, typer.Option(min=0, metavar="TOKENS", help="Length of a generated completion; default: its limit.")
     ] = 0,
     time: Annotated[bool, typer.Option("--time/--no-time", help="Time a small model on this machine.")] = True,
+    memory: Annotated[
+        str, typer.Option(metavar="SIZE", help="Plan for a device of so much memory, as 80GB; it need not be here.")
+    ] = "",
+    device: Annotated[str, typer.Option(metavar="cpu|cuda", help="Plan for this kind of device.")] = "",
     as_json: AsJson = False,
     plugin: Plugins = None,
     trust: Trust = False,
@@ -35,12 +40,18 @@ def plan(
     """Estimate memory and time of a run: bytes by part, whether they fit, operations, and seconds per step."""
     zoo = registry(plugin)
     zoo.load_all()
+    from alignzoo.machine import Machine, bytes_of
     from alignzoo.plan import plan as plan_recipe
     from alignzoo.recipe import load
 
+    if device not in ("", "cpu", "cuda"):
+        raise RunError(f"--device: found {device!r}, allowed: cpu or cuda")
+    if device == "cuda" and not memory:
+        raise RunError("--device cuda plans for a GPU that need not be here: say how large it is, as in --memory 80GB")
+    machine = Machine(device, bytes_of(memory) if memory else 0)
     loaded = load(recipe, overrides or (), registry=zoo)
     check_trust([each for each in loaded.code if each.kind == "policy"], trust)  # no reward is asked here
-    plans = plan_recipe(loaded, length=length, timed=time)
+    plans = plan_recipe(loaded, length=length, timed=time, machine=machine)
     if as_json:
         told_plans = [asdict(each) | {"fits": each.fits} for each in plans]
         sys.stdout.write(json.dumps({"stages": told_plans}, indent=2) + "\n")
@@ -80,8 +91,11 @@ def _print(plan: StagePlan) -> None:
     total = sum(plan.seconds.values()) if plan.seconds else None
     phases.add_row("[bold]total[/bold]", *_cells(sum(plan.operations.values()), total))
     out.print(phases)
+    out.print(f"\n{plan.evaluation}", highlight=False)
     if total:
-        out.print(f"\nabout {_duration(total * plan.steps)} for {plan.steps} steps, evaluation not counted")
+        evaluated = plan.evaluation_seconds
+        shared = f"{_duration(total * plan.steps)} for {plan.steps} steps and {_duration(evaluated)} for evaluations"
+        out.print(f"about {_duration(total * plan.steps + evaluated)}: {shared}")
     if plan.disk:
         kept = ", ".join(f"{name} {size / 1e9:,.2f} GB" for name, size in plan.disk.items())
         out.print(f"on the disk: {kept}; checkpoints are deleted when the stage has finished")

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from alignzoo import cost
 from alignzoo.cost import ModelShape
 from alignzoo.interfaces import Outline, Policy
+from alignzoo.machine import assumed
 from alignzoo_hf import adapters, head, layers, memory, models
 from alignzoo_hf.encoding import encoder
 from alignzoo_hf.shape import shape_of
@@ -28,7 +29,7 @@ TRIAL_TOKENS = 24
 
 def outline(spec: HF, needs: frozenset[str], *, frozen: bool = False) -> Outline:
     """The sizes of everything that `load` would build, from configurations alone; with `frozen` nothing is trained."""
-    place = models.device(spec)
+    place = torch.device(assumed().device) if assumed().device else models.device(spec)
     bf16 = models.wants_bf16(spec, place)
     config = models.config(spec)
     only_scores = models.only_scores(needs)
@@ -43,7 +44,8 @@ def outline(spec: HF, needs: frozenset[str], *, frozen: bool = False) -> Outline
     width = 2 if bf16 else 4
 
     def logits(positions: int) -> int:
-        sizes, kept = head.tiling(place), positions * shape.vocab
+        sizes = head.on_gpu(assumed().memory, assumed().memory) if _is_assumed(place) else head.tiling(place)
+        kept = positions * shape.vocab
         tile = min(kept, max(sizes.tile, shape.vocab))
         return cost.FLOAT32 * (tile + (kept if kept <= sizes.kept else 0))  # a tile at work, and what is kept
 
@@ -62,11 +64,27 @@ def outline(spec: HF, needs: frozenset[str], *, frozen: bool = False) -> Outline
         encode=encoder(spec, main, tokenizer, writes=not only_scores).group,
         logits=logits,
         trial=trial,
-        kept=1.0 if bf16 or place.type != "cpu" or spec.lora_rank else layers.kept(config.get_text_config(), shape),
+        kept=_kept(spec, config, shape, place, bf16=bf16),
         cheaper=lambda: _cheaper(spec, needs),
         recompute=spec.recompute,
         stored=models.stored_dtype(spec).itemsize,
     )
+
+
+ADAPTED = {False: 0.9, True: 1.35}
+"""Of `cost.activation_bytes`, what SmolLM2's forward pass with an adapter on all linear layers keeps: in float32 (each
+layer's input is one tensor for the layer and its adapter), and in bf16, where norms keep float32 beside it."""
+
+
+def _kept(spec: HF, config: Any, shape: ModelShape, place: torch.device, *, bf16: bool) -> float:
+    if shape.adapted:
+        return ADAPTED[bf16]
+    return 1.0 if bf16 or place.type != "cpu" else layers.kept(config.get_text_config(), shape)
+
+
+def _is_assumed(place: torch.device) -> bool:
+    """Whether the plan is made for a GPU of a size that is given."""
+    return place.type == "cuda" and bool(assumed().memory)
 
 
 def _cheaper(spec: HF, needs: frozenset[str]) -> Mapping[str, Outline]:
@@ -112,4 +130,5 @@ def _tokens_per_pass(shape: ModelShape, place: torch.device, width: int, *, reco
     if place.type != "cuda":
         return memory.on_cpu(shape)
     weights = cost.weight_bytes(shape, width) + cost.reference_bytes(shape, width)
-    return memory.on_gpu(shape, torch.cuda.mem_get_info(place)[0] - weights, width, recompute=recompute)
+    free = assumed().memory if _is_assumed(place) else torch.cuda.mem_get_info(place)[0]
+    return memory.on_gpu(shape, free - weights, width, recompute=recompute)

@@ -155,9 +155,11 @@ def centring(optimizer: Optimizer, given: Given) -> None:
 def sources(optimizer: Optimizer, given: Given) -> None:
     """Who reads each reward by itself weighs it as the recipe does."""
     cause = "rewards added up without their weights"
-    attempt = Attempt(13, "two rewards that disagree about two answers, then five times the weight of one", cause)
-    batch = scene([2, 2], [0, 0], [0.5, 0.5], given)
-    one, other = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
+    attempt = Attempt(
+        13, "two rewards that disagree about two of three answers, then five times the weight of one", cause
+    )
+    batch = scene([2, 2, 2], [0, 0, 0], [0.5, 0.5, 0.5], given)
+    one, other = torch.tensor([1.0, 0.0, 0.9]), torch.tensor([0.0, 1.0, 0.0])
     for variant in variants(optimizer):
         if not {"logprobs", "scores"} & variant.part.needs or not runs(variant, attempt, batch):
             continue
@@ -166,8 +168,8 @@ def sources(optimizer: Optimizer, given: Given) -> None:
             apart = replace(batch, sources={"first": one, "second": other}, source_weights=weights)
             found = pull_of(variant.of(attempt), variant.part, apart)
             leads.append(0.0 if found is None else _lead(found, variant.part))
-        swapped = replace(batch, sources={"first": other, "second": one}, source_weights={"first": 5.0, "second": 1.0})
-        found = pull_of(variant.of(attempt), variant.part, swapped)
+        turned = replace(batch, sources={"first": -one, "second": -other}, source_weights={"first": 5.0, "second": 1.0})
+        found = pull_of(variant.of(attempt), variant.part, turned)
         reads = abs((0.0 if found is None else _lead(found, variant.part)) - leads[0]) > 1e-7
         if reads or leads[0] != leads[1]:
             holds, told = leads[0] > 1e-7 and leads[1] < -1e-7, f"leads of {leads[0]:.3g} and {leads[1]:.3g}"

@@ -10,7 +10,7 @@ import torch
 from alignzoo.interfaces import Optimizer
 from alignzoo.testing.laws import Attempt, ConformanceError, Given
 from alignzoo.testing.measure import answer, case, leaves, prepare, pull
-from alignzoo.testing.optimizers.scene import pull_of, runs, scene, variants
+from alignzoo.testing.optimizers.scene import Pull, pull_of, runs, scene, variants
 from alignzoo.testing.world import toy_groups
 from alignzoo.types import Batch
 
@@ -26,14 +26,21 @@ def right_critic(optimizer: Optimizer, given: Given) -> None:
         if not runs(variant, attempt, batch):
             continue
         at, values = variant.of(attempt), batch.rewards
+        twice = dataclasses.replace(batch, rewards=2 * batch.rewards)
+        first, second = (pull_of(at, variant.part, each) for each in (batch, twice))
         found = pull_of(at, variant.part, batch, {"old_values": values, "values": values})
-        if found is None or found.prepared.returns is None:
+        if found is None or first is None or second is None or found.prepared.returns is None:
             return
-        single = found.prepared.returns[found.origin == 0]
-        if not torch.allclose(single.sum(), batch.rewards[0], atol=1e-4):
+        if not torch.allclose(2 * _returns(first), _returns(second), atol=1e-3):
             continue  # rewards are whitened first: `returns` speaks of them
         expected = values[found.origin][:, None] * found.prepared.mask
         at.near("returns as what the critic says", expected, found.prepared.returns, 1e-4)
+
+
+def _returns(found: Pull) -> torch.Tensor:
+    returns = found.prepared.returns
+    assert returns is not None  # those of this optimizer are there
+    return returns
 
 
 def discount(optimizer: Optimizer, given: Given) -> None:

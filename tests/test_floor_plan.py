@@ -31,7 +31,7 @@ FLOORS = [
     {"runs"},
     {"preflight"},
     {"api", "testing"},
-    {"compare", "rehearsal"},
+    {"compare", "rehearsal", "watch"},
     {"plan"},
     {"cli"},
 ]

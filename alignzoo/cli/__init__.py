@@ -16,6 +16,7 @@ from alignzoo.cli.making import new
 from alignzoo.cli.planning import plan
 from alignzoo.cli.running import run
 from alignzoo.cli.showing import show
+from alignzoo.cli.watching import watch
 
 app = typer.Typer(
     help="A zoo of algorithms that align language models.",
@@ -32,6 +33,7 @@ app.command("new")(new)
 app.command("plan")(plan)
 app.command("run")(run)
 app.command("compare")(compare)
+app.command("watch")(watch)
 app.command("generate")(generate)
 app.command("export")(export)
 app.command("judge-report")(judge_report)

@@ -93,7 +93,7 @@ def compare(
             measure=measure,
             frontier=frontier,
             retry=retry,
-            progress=_progress(shown, quiet),
+            progress=_progress(shown, quiet, where),
         )
     except KeyboardInterrupt:
         again = "stopped; what is finished stays so. The same command with --out"
@@ -119,13 +119,17 @@ def _check_trust(
             check_trust(grid.recipe(each, task).code, trust)
 
 
-def _progress(out: Console, quiet: bool) -> Callable[[CellResult, int, int], None]:
+def _progress(out: Console, quiet: bool, folder: Path) -> Callable[[CellResult, int, int], None]:
+    from alignzoo.compare.live import about, read_progress
+
     def tell(cell: CellResult, done: int, total: int) -> None:
         value = next(
             (f"{name} {cell.after[name]:.3g}" for name in ("gold", "accuracy", "reward") if name in cell.after), ""
         )
         ended = value if cell.status == "ok" else f"{cell.status}: {cell.error or cell.stopped}"
-        out.print(f"[{done}/{total}] {cell.id}  {ended}", markup=False, soft_wrap=True)
+        left = read_progress(folder)["left"] if done < total else None
+        ahead = f"  ({about(left)} left)" if isinstance(left, float) else ""
+        out.print(f"[{done}/{total}] {cell.id}  {ended}{ahead}", markup=False, soft_wrap=True)
 
     return (lambda *told: None) if quiet else tell
 

@@ -34,11 +34,12 @@ def analyse(
     folder: Path,
     cells: Sequence[CellResult],
     chosen: Chosen,
-    verdicts: Verdicts = by_gold,
+    verdicts: Verdicts | None = by_gold,
     looks: Sequence[int] = (),
 ) -> Results:
     """Everything that the cells tell; the same cells always tell the same. `looks`: the numbers of seeds, rising, at
-    which results were looked at, this one the last; nothing stands for a first look."""
+    which results were looked at, this one the last; nothing stands for a first look. Without `verdicts` no answer is
+    judged."""
     cells = _with_start(cells)
     sheet = Sheet(folder, [cell for cell in cells if cell.role != "trial"])
     looks = list(looks) or [grid.plan.seeds]
@@ -54,7 +55,7 @@ def analyse(
         cells=tuple(cells),
         standings=(*_standings(sheet, level), *overall.standings(rescaled)),
         pairs=(*_among(sheet, scores, level), *_against_controls(sheet, scores, level)),
-        win_rates=tuple(rate for task in sheet.tasks for rate in _win_rates(sheet, task, verdicts)),
+        win_rates=tuple(rate for task in sheet.tasks if verdicts for rate in _win_rates(sheet, task, verdicts)),
         improvements=tuple(overall.improvements(rescaled)),
         profiles=tuple(overall.profiles(rescaled)),
         headlines=(),

@@ -17,6 +17,7 @@ from alignzoo.compare.executors import Executor, Local
 from alignzoo.compare.given import check_names, plugin_file, reward_override
 from alignzoo.compare.grid import Grid
 from alignzoo.compare.inference import looks_of
+from alignzoo.compare.live import Live
 from alignzoo.compare.plan import Budget, Cell, Entry, Plan, entry, read_cell
 from alignzoo.compare.plan import budget as read_budget
 from alignzoo.compare.report import write_report
@@ -101,7 +102,8 @@ def execute(
     verdicts = verdicts_of(plan.judge, registry)
     folder = Path(out) if out is not None else api.next_folder("compare")
     with _alone(folder):
-        work = _Work(folder / "cells", executor or Local(), retry, progress)
+        live = Live(grid, folder, lambda so_far, said: _so_far(folder, registry, so_far, said))
+        work = _Work(folder / "cells", executor or Local(), retry, progress, live)
         trials = grid.trials()
         work.total = len(trials) + len(grid.cells({}))
         tried = work.results(trials)
@@ -115,16 +117,22 @@ def execute(
     return results
 
 
+def _so_far(folder: Path, registry: Registry, results: Results, said: str) -> None:
+    """The report of a comparison that goes on."""
+    write_json(folder / "timings.json", _timings(folder, results.cells))
+    write_report(folder, registry=registry, results=results, going_on=said)
+
+
 class _Work:
     """The cells of one comparison, finished or to be run."""
 
-    def __init__(self, folder: Path, executor: Executor, retry: bool, progress: Progress) -> None:
-        self.folder, self.executor, self.retry, self.progress = folder, executor, retry, progress
+    def __init__(self, folder: Path, executor: Executor, retry: bool, progress: Progress, live: Live) -> None:
+        self.folder, self.executor, self.retry, self.progress, self.live = folder, executor, retry, progress, live
         self.done = self.total = 0
 
     def results(self, cells: Sequence[Cell]) -> list[CellResult]:
         """The result of every cell, in order; cells without one are run."""
-        todo = [cell for cell in cells if not self._is_done(cell)]
+        todo = [cell for cell in cells if not self._is_done(cell, cells)]
         by_id = {cell.id: cell for cell in todo}
         for cell in todo:
             cell.write(self.folder / cell.id)
@@ -133,14 +141,15 @@ class _Work:
             result = finished(folder)
             if result is None and ended.interrupted:
                 continue  # it is not over, as is said below
-            self._tell(result or died(by_id[ended.id], folder, ended.error or "its process left no result"))
+            result = result or died(by_id[ended.id], folder, ended.error or "its process left no result")
+            self._tell(result, cells, new=True)
         results = [finished(self.folder / cell.id) for cell in cells]
         missing = [cell.id for cell, result in zip(cells, results, strict=True) if result is None]
         if missing:
             raise RunError(f"{len(missing)} cells have not ended, {missing[0]} the first: run the same command again")
         return [result for result in results if result is not None]
 
-    def _is_done(self, cell: Cell) -> bool:
+    def _is_done(self, cell: Cell, cells: Sequence[Cell]) -> bool:
         folder = self.folder / cell.id
         if (folder / "plan.json").exists():
             _check_same(read_cell(folder), cell, folder)
@@ -149,11 +158,12 @@ class _Work:
             shutil.rmtree(folder)
             return False
         if result is not None:
-            self._tell(result)
+            self._tell(result, cells, new=False)
         return result is not None
 
-    def _tell(self, result: CellResult) -> None:
+    def _tell(self, result: CellResult, cells: Sequence[Cell], *, new: bool) -> None:
         self.done += 1
+        self.live.tell(result, cells, self.total, new=new)
         self.progress(result, self.done, self.total)
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import torch
 
+from alignzoo import cost
 from alignzoo import functional as fn
 from alignzoo.evaluation.answers import Figures, standard_error
 from alignzoo.evaluation.heldout import kl_figures
@@ -39,7 +40,8 @@ def shared(groups: Sequence[Group], batch: Batch, prepared: Batch, epochs: int, 
         figures["length"] = sum(c.n_own for c in completions) / len(completions)
         figures["finished"] = sum(c.finished for c in completions) / len(completions)
     figures["tokens/generated"] = generated(groups, step)
-    figures["tokens/trained"] = float(prepared.attend.sum()) * epochs
+    # A prompt that rows of a group share is read once, and counts once.
+    figures["tokens/trained"] = float(cost.reading_batch(prepared).tokens * epochs)
     return figures
 
 

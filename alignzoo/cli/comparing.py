@@ -41,6 +41,9 @@ def compare(
         str | None, typer.Option(metavar="tokens=N", help="What each run may spend: tokens=, seconds= or flops=.")
     ] = None,
     tune: Annotated[int, typer.Option(min=0, metavar="TRIALS", help="Settings tried first for each algorithm.")] = 0,
+    tune_kl: Annotated[
+        float | None, typer.Option(min=0, metavar="NATS", help="Choose among the trials within this KL to the start.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where to write, or to go on; default: runs/compare-NUMBER.")
     ] = None,
@@ -84,6 +87,7 @@ def compare(
             seeds=seeds,
             budget=budget,
             tune=tune,
+            tune_kl=tune_kl,
             out=where,
             executor=executor_of(executor, jobs),
             plugins=plugin or (),

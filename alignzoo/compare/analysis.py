@@ -11,6 +11,7 @@ from typing import Any
 from alignzoo import api
 from alignzoo.compare import headlines, inference, overall
 from alignzoo.compare import statistics as st
+from alignzoo.compare.data_of import told_data
 from alignzoo.compare.grid import CURVE_PROMPTS, RANDOM, START, Chosen, Grid
 from alignzoo.compare.results import (
     CHAIN,
@@ -25,8 +26,11 @@ from alignzoo.compare.results import (
 from alignzoo.compare.winrates import Bout, Verdicts, by_gold, reversed_rate, win_rate
 from alignzoo.evaluation.answers import Answer, by_prompt, read_answers
 
-METRICS = ("gold", "accuracy", "reward")
+METRICS = ("gold", "accuracy", "reward", "preference")
 """What is compared: the first of these that the task has."""
+
+SHARES = ("accuracy", "preference")
+"""Those that are shares of right answers."""
 
 
 def analyse(
@@ -55,7 +59,7 @@ def analyse(
         cells=tuple(cells),
         standings=(*_standings(sheet, level), *overall.standings(rescaled)),
         pairs=(*_among(sheet, scores, level), *_against_controls(sheet, scores, level)),
-        win_rates=tuple(rate for task in sheet.tasks if verdicts for rate in _win_rates(sheet, task, verdicts)),
+        win_rates=tuple(rate for task in sheet.tasks for rate in _win_rates(sheet, task, verdicts)),
         improvements=tuple(overall.improvements(rescaled)),
         profiles=tuple(overall.profiles(rescaled)),
         headlines=(),
@@ -86,7 +90,7 @@ class Sheet:
     def metric(self, task: str) -> str:
         """The figure that the task's algorithms are compared by."""
         known = {name for cell in self.cells if cell.task == task for name in cell.after}
-        return next((name for name in METRICS if name in known), METRICS[-1])
+        return next((name for name in METRICS if name in known), "reward")
 
     def answers(self, cell: CellResult) -> list[Answer]:
         """Its sampled answers, by prompt."""
@@ -103,7 +107,7 @@ class Sheet:
         start = next((runs for label, runs in ended.items() if self.role(label) == "start"), {})
         seeds = sorted({cell.seed for cell in self.cells if cell.task == task})
         rows = {label: inference.counted(runs, start, seeds) for label, runs in ended.items() if runs}
-        return inference.scores(rows, share=metric == "accuracy")
+        return inference.scores(rows, share=metric in SHARES)
 
     def _ended(self, task: str, label: str, metric: str) -> dict[int, dict[int, float]]:
         """By seed, then by prompt."""
@@ -215,8 +219,12 @@ def _pair(
     )
 
 
-def _win_rates(sheet: Sheet, task: str, verdicts: Verdicts) -> list[WinRate]:
-    found = []
+def _win_rates(sheet: Sheet, task: str, verdicts: Verdicts | None) -> list[WinRate]:
+    """None where nobody judges, or where what would is not there: of given answers alone nothing tells which of two
+    sampled ones is better."""
+    found: list[WinRate] = []
+    if verdicts is None or (verdicts is by_gold and sheet.metric(task) == "preference"):
+        return found
     for a, b in itertools.combinations(sheet.labels, 2):
         ours, theirs = sheet.of(task, a), sheet.of(task, b)
         seeds = sorted(ours.keys() & theirs.keys())
@@ -243,7 +251,7 @@ def _rescaled(grid: Grid, sheet: Sheet, scores: Mapping[str, inference.Scores]) 
         task: {label: found.of(label).mean(1) for label in found.labels if found.values.size}
         for task, found in scores.items()
     }
-    best = {task: 1.0 for task in sheet.tasks if sheet.metric(task) == "accuracy"}
+    best = {task: 1.0 for task in sheet.tasks if sheet.metric(task) in SHARES}
     best |= {task: known for task in sheet.tasks if sheet.metric(task) == "gold" and (known := grid.best(task))}
     return overall.rescaled(runs, START, best)
 
@@ -274,6 +282,7 @@ def _compared(grid: Grid, sheet: Sheet, chosen: Chosen, cells: Sequence[CellResu
                 setting=entry.setting if entry else "",
                 role=role,
                 summary=about.get(role) or _summary(grid, label),
+                data=told_data(grid, entry) if entry is not None and role == "algorithm" else "",
                 trials=_ended_trials(grid, cells, label) if role == "algorithm" else 0,
                 tuned={task: setting for (task, mine), setting in chosen.items() if mine == label and setting},
                 failed=failed,
@@ -304,6 +313,7 @@ def command(grid: Grid) -> str:
     words += ["--seeds", str(plan.seeds)]
     words += ["--budget", str(plan.budget)] if plan.budget else []
     words += ["--tune", str(plan.trials)] if plan.trials else []
+    words += ["--tune-kl", f"{plan.trial_kl:g}"] if plan.trial_kl is not None else []
     words += ["--prompts", str(plan.prompts), "--best-of", str(plan.best_of), "--judge", plan.judge]
     words += ["--measure", plan.measure] if plan.measure else []
     words += [word for path in plan.plugins for word in ("--plugin", path)]

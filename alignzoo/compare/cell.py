@@ -119,7 +119,7 @@ def _run(cell: Cell, folder: Path) -> CellResult:
     rewards = (_reward(cell.scored_by, registry),) if cell.scored_by else rewards
     with Opening(Context(evaluator.name, folder / "parts", evaluator.seed, policy.device)) as opening:
         opening.closes(policy, spec)
-        measures = Examiner(prompts, opened_rewards(opening, rewards), gold, start)
+        measures = Examiner(prompts, opened_rewards(opening, rewards), gold, start, cell.preferences)
         answers = examine(policy, measures, cell.measure)
     write_answers(folder / "answers.jsonl", answers)
     after = figures(answers)
@@ -186,10 +186,15 @@ def _costs(folder: Path) -> Figures:
     spent = {name: math.fsum(line.get(name, 0.0) for line in lines) for name in names}
     spent["tokens"] = spent["tokens/generated"] + spent["tokens/trained"]
     spent["flops"] = spent["flops/forward"] + spent["flops/backward"]
+    written = [line for line in lines if line.get("tokens/generated", 0.0) > 0]
+    spent["rewards"] = math.fsum(line.get("completions", 0.0) for line in written)
+    given = [line for line in lines if not line.get("tokens/generated", 0.0) > 0]
+    spent["labels"] = math.fsum(line.get("groups", 0.0) for line in given)
     # A step that a killed run took twice counts once: the answers of the first time were kept.
     lines = [line for line in read_lines(folder / "run" / "costs.jsonl") if line["when"] == "step"]
-    asked = {(line["stage"], line["step"]): line.get("judge/questions", 0.0) for line in lines}
-    spent["calls"] = math.fsum(asked.values())
+    for name, counter in (("calls", "judge/questions"), ("judge/tokens", "judge/tokens")):
+        asked = {(line["stage"], line["step"]): line.get(counter, 0.0) for line in lines}
+        spent[name] = math.fsum(asked.values())
     return spent
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from alignzoo import api
 from alignzoo import functional as fn
 from alignzoo.compare import tuning
+from alignzoo.compare.answers import best_and_worst
 from alignzoo.compare.plan import FIRST_TRIAL, Cell, Entry, Measure, Plan, entry, repeated, safe, unique_ids
 from alignzoo.compare.results import Role
 from alignzoo.errors import RecipeError
@@ -61,12 +62,15 @@ class Grid:
         unique_ids([*self.trials(), *self.cells({})])
 
     @cached_property
-    def _measured(self) -> Mapping[str, tuple[bool, bool]]:
-        """By task, whether answers have a reward, and whether they have a gold score."""
+    def _measured(self) -> Mapping[str, tuple[bool, bool, bool]]:
+        """By task, whether answers have a reward, whether they have a gold score, and whether the data are the user's
+        own and have held-out prompts with a better and a worse given answer."""
         found = {}
         for task in self.tasks:
-            _, rewards, gold = api.examination(self.recipe(self.evaluator, task).stages[-1])
-            found[task.label] = (bool(rewards) or bool(self.plan.measure), gold is not None)
+            prompts, rewards, gold = api.examination(self.recipe(self.evaluator, task).stages[-1])
+            asked = (prompts[number] for number in range(min(len(prompts), self.plan.prompts)))
+            pairs = not self._is_task(task) and any(best_and_worst(prompt) is not None for prompt in asked)
+            found[task.label] = (bool(rewards) or bool(self.plan.measure), gold is not None, pairs)
         return found
 
     def _check_measured(self, task: Entry) -> None:
@@ -77,8 +81,9 @@ class Grid:
         if not any(self._measured[task.label]):
             raise RecipeError(
                 f"nothing scores the answers to the held-out prompts of {task.label}: no algorithm here is trained on "
-                "a reward, and the data have no gold score. Give --measure with a reward, as in --measure length or "
-                "--measure 'model[model=DIR]', or compare with an algorithm that is trained on one"
+                "a reward, and the held-out data have neither a gold score nor pairs of a better and a worse answer. "
+                "Give --measure with a reward, as in --measure length or --measure 'model[model=DIR]', or compare with "
+                "an algorithm that is trained on one"
             )
 
     def _check_trials(self, task: Entry) -> None:
@@ -162,7 +167,8 @@ class Grid:
     def evaluator(self) -> Entry:
         """The algorithm whose recipe says how answers are written and scored; all agree in that, and one that learns
         from a reward knows the reward."""
-        return next((each for each in self.plan.algorithms if self._online(each)), self.plan.algorithms[0])
+        by_kind = [each for each in self.plan.algorithms if self._last(each).kind == "comparisons"]
+        return next(filter(self._online, self.plan.algorithms), (by_kind or [*self.plan.algorithms])[0])
 
     @cached_property
     def randomised(self) -> Entry | None:
@@ -250,6 +256,7 @@ class Grid:
             budget=plan.budget,
             plugins=plan.plugins,
             scored_by=plan.measure,
+            preferences=self._measured[task.label][2],
             trial=trial,
         )
 
@@ -269,6 +276,7 @@ class Grid:
             start=plan.start,
             plugins=plan.plugins,
             scored_by=plan.measure,
+            preferences=self._measured[task.label][2],
         )
 
 

@@ -12,6 +12,8 @@ FIGURES = {
     "entropy": "entropy",
     "distinct/2": "distinct-2",
     "finished": "finished",
+    "preference": "preference accuracy",
+    "nll": "held-out loss",
 }
 """Figures of the final policies beside the one that is compared."""
 
@@ -19,7 +21,7 @@ MEANINGS = {
     "gold": "the task's hidden score, on which no algorithm is trained",
     "accuracy": "the share of right answers",
     "reward": "the reward",
-    "preferred": "the share of held-out pairs of which the better answer has the higher implicit reward",
+    "preference": "the share of held-out pairs of which the better answer was raised more than the worse",
 }
 """What the figure that is compared says."""
 
@@ -40,5 +42,5 @@ COSTS = {
 PHASES = {"sample": "sampling", "score": "scoring", "fill": "passes", "update": "updates"}
 """The phases of a step."""
 
-DIGITS = {"length": 1, "distinct/2": 3, "kl/token": 3}
+DIGITS = {"length": 1, "distinct/2": 3, "kl/token": 3, "nll": 3}
 """Decimals of the figures that are not shown with two."""

@@ -155,10 +155,18 @@ def notes(plan: Plan, results: Results) -> Iterator[str]:
     asked = sorted(set(results.settings["answered prompts"].values())) or [plan.prompts]
     prompts = " or ".join(map(str, asked))
     yield (
-        f"Every algorithm starts from the same policy, reads the same prompts, is scored by the task's reward, and "
-        f"answers the same {prompts} held-out prompts with the same draws; a recipe that brings a reward of its "
-        "own learns from that, and is measured by the task's."
+        f"Every algorithm starts from the same policy, answers the same {prompts} held-out prompts with the same "
+        "draws, and is measured alike. What it is trained on differs: "
+        + "; ".join(f"{each.label}: {each.data}" for each in results.algorithms if each.data)
+        + "."
     )
+    if "preference" in results.metric.values():
+        yield (
+            "Nothing scores sampled answers here, so that held-out pairs are compared: the share of which the policy "
+            "has raised the better answer more than the worse one, against the start, which has 0.5 by itself; and the "
+            "loss, -log π a token, on the better answers. An algorithm that is trained on pairs is trained for the "
+            "first of these. With --judge sampled answers are compared, too."
+        )
     yield from _scored(results)
     if plan.budget:
         yield f"Each run trains until it has spent {plan.budget}, to the nearest step; evaluation is not counted."
@@ -166,6 +174,8 @@ def notes(plan: Plan, results: Results) -> Iterator[str]:
         yield "No budget was given: each recipe takes its own number of steps, so costs differ. See the costs."
     yield from _tuned(plan, results)
     yield from _inference(plan, results)
+    if plan.judge == "gold" and set(results.metric.values()) == {"preference"}:
+        return
     if plan.judge == "gold":
         yield (
             "Win-rates are judged by the task's hidden gold score; where it has none, by accuracy or else the reward."
@@ -193,8 +203,13 @@ def _tuned(plan: Plan, results: Results) -> Iterator[str]:
     ended = "" if trials == {plan.trials} else f", of which at least {min(trials)} ended"
     yield (
         f"Each algorithm was given {plan.trials} trials on each task{ended}, its recipe's setting among them, chosen "
-        "by the reward on held-out prompts and a seed that the comparison does not use; equal trials are drawn for."
+        f"by the reward{_bounded(plan)} on held-out prompts and a seed that the comparison does not use; equal trials "
+        "are drawn for."
     )
+
+
+def _bounded(plan: Plan) -> str:
+    return "" if plan.trial_kl is None else f" among those within a KL of {plan.trial_kl:g}"
 
 
 def _inference(plan: Plan, results: Results) -> Iterator[str]:

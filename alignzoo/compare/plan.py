@@ -113,6 +113,8 @@ class Plan:
     """The same for all; None: each recipe's own steps."""
     trials: int = 0
     """Settings tried for each algorithm on each task before the comparison, the recipe's own the first of them."""
+    trial_kl: float | None = None
+    """Trials are compared within this KL to the start, in nats per sequence; None: at whatever KL."""
     best_of: int = 4
     """Samples per prompt of the best-of-n baseline."""
     prompts: int = 256
@@ -186,6 +188,8 @@ class Cell:
     plugins: tuple[str, ...] = ()
     scored_by: str = ""
     """The reward that scores its answers; empty: the evaluator's."""
+    preferences: bool = False
+    """Whether the given answers to held-out prompts are compared: the data are the user's own, and bring some."""
     trial: int = field(default=-1)
     """The number of a tuning trial; -1 where it is none."""
 

@@ -68,8 +68,9 @@ class CellResult:
     """Its own, on held-out prompts: gold, accuracy, reward, kl, kl/k3, kl/token, kl/k3/token, entropy, length,
     finished, distinct/1, distinct/2, distinct/3, some also with the suffix `_se` (over prompts) or `_greedy`."""
     costs: Figures = field(default_factory=dict)
-    """tokens (generated + trained), tokens/generated, tokens/trained, flops, flops/forward, flops/backward, calls; all
-    stages together."""
+    """tokens (generated + trained), tokens/generated, tokens/trained, flops, flops/forward, flops/backward, labels
+    (groups of given answers that were read), rewards (generated completions that were scored), calls (questions to
+    judges), judge/tokens; all stages together."""
 
     @property
     def has_figures(self) -> bool:
@@ -94,6 +95,8 @@ class Compared:
     role: Role
     summary: str
     """What it is, in a line."""
+    data: str = ""
+    """What it is trained on: how many of what, and who scored them."""
     trials: int = 0
     """How many settings were tried for it on each task."""
     tuned: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

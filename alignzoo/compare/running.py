@@ -39,6 +39,7 @@ def compare(
     seeds: int = 3,
     budget: str | Budget | None = None,
     tune: int = 0,
+    tune_kl: float | None = None,
     out: str | Path | None = None,
     jobs: int = 1,
     executor: Executor | None = None,
@@ -57,11 +58,12 @@ def compare(
 
     `algorithms` may carry settings, "ppo[optimizer.kl=0.1]"; `task` too, "shop[n_prompts=200]". `budget` is
     "tokens=2e5", "seconds=60" or "flops=1e13", the same for every cell. `tune` trials for each algorithm on each task
-    come first. `measure` is a reward, "length", that scores the answers to held-out prompts in place of the recipes'
-    own. `frontier` runs each algorithm under several KL weights. `overrides` are every recipe's. Cells run in processes
-    of their own, so `plugins` are files or modules, and `reward` is a name or a function of a module. In an `out` that
-    holds part of the comparison only the rest is run; `retry` also runs again what has failed. Beside results.json it
-    writes report.html and report.md. Raises an AlignzooError that says what to do.
+    come first, of which the best is taken, or with `tune_kl` the best within that KL. `measure` is a reward, "length",
+    that scores the answers to held-out prompts in place of the recipes' own. `frontier` runs each algorithm under
+    several KL weights. `overrides` are every recipe's. Cells run in processes of their own, so `plugins` are files or
+    modules, and `reward` is a name or a function of a module. In an `out` that holds part of the comparison only the
+    rest is run; `retry` also runs again what has failed. Beside results.json it writes report.html and report.md.
+    Raises an AlignzooError that says what to do.
     """
     check_names(algorithms=algorithms, task=task, judge=judge)
     tasks = (task,) if isinstance(task, str) else task
@@ -72,6 +74,7 @@ def compare(
         seeds=seeds,
         budget=read_budget(budget) if isinstance(budget, str) else budget,
         trials=tune,
+        trial_kl=tune_kl,
         best_of=best_of,
         prompts=prompts,
         judge=judge,
@@ -182,7 +185,7 @@ def _chosen(grid: Grid, tried: Sequence[CellResult]) -> dict[tuple[str, str], tu
     for task in grid.tasks if tried else ():
         for algorithm in grid.plan.algorithms:
             mine = [cell for cell in tried if (cell.task, cell.algorithm) == (task.label, algorithm.label)]
-            best = tuning.best(mine)
+            best = tuning.best(mine, grid.plan.trial_kl)
             chosen[task.label, algorithm.label] = () if best is None else grid.settings(algorithm, task)[best]
     return chosen
 

@@ -50,11 +50,16 @@ def settings(optimizer: Optimizer, lr: float, trials: int) -> list[tuple[str, ..
     return found[:trials]
 
 
-def best(trials: Sequence[CellResult]) -> int | None:
-    """Which trial had the highest reward; accuracy, then gold, where there is no reward. Among equal ones it is drawn,
-    by the trials' names, so that it repeats. None where no trial ended as it should: that is no tuning."""
-    for name in ("reward", "accuracy", "gold"):
-        values = [cell.after.get(name, -math.inf) if cell.status == "ok" else -math.inf for cell in trials]
+def best(trials: Sequence[CellResult], kl: float | None = None) -> int | None:
+    """Which trial had the highest reward; accuracy, gold, then preference, where there is no reward. Among equal ones
+    it is drawn, by the trials' names, so that it repeats. With `kl` only trials that stayed within it are compared; of
+    none that did the one that went least far is taken. None where no trial ended as it should: that is no tuning."""
+    far = {cell.id: cell.after.get("kl", 0.0) for cell in trials if cell.status == "ok"}
+    allowed = {each for each, distance in far.items() if kl is None or distance <= kl} or {
+        each for each, distance in far.items() if distance == min(far.values())
+    }
+    for name in ("reward", "accuracy", "gold", "preference"):
+        values = [cell.after.get(name, -math.inf) if cell.id in allowed else -math.inf for cell in trials]
         highest = max(values, default=-math.inf)
         if highest > -math.inf:
             equal = [number for number, value in enumerate(values) if value == highest]

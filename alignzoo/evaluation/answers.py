@@ -78,6 +78,11 @@ class Answer:
     """log π_start of each token, likewise."""
     rates: Mapping[str, float] = field(default_factory=dict)
     """What the task tells of it by name, where it applies."""
+    preference: float | None = None
+    """Of a prompt with given answers: 1 where the policy has raised the better one more than the worse, against the
+    policy that it started from; 0 where less; 0.5 where alike."""
+    nll: float | None = None
+    """Likewise, -log π of the better given answer, a token."""
 
 
 @dataclass(frozen=True)
@@ -220,9 +225,9 @@ def figures(answers: Sequence[Answer]) -> Figures:
 
 
 def outcomes(answers: Sequence[Answer]) -> Figures:
-    """What came out: length, finished, gold, reward, accuracy, and the task's rates as `rate/NAME`."""
+    """What came out: length, finished, gold, reward, accuracy, preference, nll, and the task's rates as `rate/NAME`."""
     found: Figures = {}
-    for name in ("length", "finished", "gold", "reward", "accuracy"):
+    for name in ("length", "finished", "gold", "reward", "accuracy", "preference", "nll"):
         found |= mean_of(name, by_prompt(answers, name))
     for name in sorted({name for each in answers for name in each.rates}):
         found |= mean_of(f"rate/{name}", _by_prompt((each.prompt, each.rates.get(name)) for each in answers))

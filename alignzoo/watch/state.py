@@ -22,7 +22,19 @@ SAMPLES, WARNINGS = 12, 30
 LONGEST = 4000
 """Letters of a sample's prompt or answer."""
 
-FIRST = ("reward/mean", "gold", "accuracy", "reward", "loss", "kl", "entropy", "length", "grad_norm")
+FIRST = (
+    "held-out gold",
+    "held-out accuracy",
+    "reward/mean",
+    "gold",
+    "accuracy",
+    "reward",
+    "loss",
+    "kl",
+    "entropy",
+    "length",
+    "grad_norm",
+)
 """Figures that are drawn first, where they are."""
 
 Line = dict[str, Any]
@@ -81,7 +93,7 @@ class Watched:
         """Everything that the page shows."""
         series = list(self._series())
         names = dict.fromkeys(name for each in series for name in each["curves"])
-        return _for_browsers(
+        found: dict[str, Any] = _for_browsers(
             {
                 "name": self.folder.name,
                 "kind": "comparison" if self.comparison else "run",
@@ -94,6 +106,7 @@ class Watched:
                 "report": (self.folder / "report.html").exists(),
             }
         )
+        return found
 
     # --- where things lie ---------------------------------------------------------------------------------------------
 
@@ -154,7 +167,7 @@ class Watched:
 
     def _latest(self, name: str, most: int) -> list[dict[str, Any]]:
         """The newest lines of every run's file, the newest run first."""
-        found = []
+        found: list[dict[str, Any]] = []
         for label, seed, run in sorted(self._runs(), key=lambda each: -_written(each[2] / name)):
             for line in reversed(self._lines(run / name)):
                 if len(found) == most:

@@ -18,7 +18,7 @@ import numpy as np
 from scipy import optimize, stats
 
 PRIOR, FLOOR = 2.5, 0.1
-FIGURES = ("gold", "accuracy", "reward")
+FIGURES = ("gold", "accuracy", "reward", "preference")
 
 
 class Raw:
@@ -137,7 +137,7 @@ class Estimate:
 
 
 def right_or_wrong(table: dict[str, np.ndarray], metric: str) -> bool:
-    return metric == "accuracy" or all(np.isin(values, (0, 1)).all() for values in table.values())
+    return metric in ("accuracy", "preference") or all(np.isin(values, (0, 1)).all() for values in table.values())
 
 
 def verdict(e: Estimate, family: int, level: float) -> dict[str, Any]:

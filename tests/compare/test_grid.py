@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,15 @@ def test_answers_that_nothing_scores_are_refused_and_a_measure_scores_them(tmp_p
     rows = tmp_path / "pairs.jsonl"
     rows.write_text("".join(f'{{"prompt": "p{i}", "chosen": "yes {i}", "rejected": "no"}}\n' for i in range(40)))
     own = {"tasks": (), "overrides": (f"data.path={rows}", "policy.model=task:policy", *OWN)}
+    paired = grid("sft", "dpo", **own)  # held-out pairs are compared where nothing scores sampled answers
+    paired.check()
+    assert {(cell.preferences, cell.evaluator) for cell in paired.cells({})} == {(True, "dpo")}
+    assert not any(cell.role == "best-of" for cell in paired.cells({}))  # it would have nothing to choose by
+    assert not any(cell.preferences for cell in grid("grpo").cells({}))
+    alone = tmp_path / "answers.jsonl"
+    alone.write_text("".join(f'{{"prompt": "p{i}", "completion": "yes {i}"}}\n' for i in range(40)))
     with pytest.raises(RecipeError, match=r"nothing scores the answers .* Give --measure"):
-        grid("dpo", "sft", **own).check()
+        grid("sft", "dft", tasks=(), overrides=(f"data.path={alone}", "policy.model=task:policy", *OWN)).check()
     measured = grid("dpo", "sft", measure="length", **own)
     measured.check()
     assert {cell.scored_by for cell in measured.cells({})} == {"length"}
@@ -71,6 +79,10 @@ def trial(number: int, reward: float, status: Any = "ok") -> CellResult:
 def test_the_first_trial_is_favoured_in_nothing_and_failed_ones_are_no_tuning() -> None:
     assert tuning.best([trial(0, 1.0), trial(1, 2.0), trial(2, 3.0, "failed")]) == 1
     assert tuning.best([trial(0, 3.0, "failed"), trial(1, 2.0, "over-budget")]) is None
+    bounded = [
+        replace(trial(n, reward), after={"reward": reward, "kl": reward}) for n, reward in enumerate((1.0, 3.0, 2.0))
+    ]
+    assert [tuning.best(bounded, kl) for kl in (None, 3.0, 2.5, 0.5)] == [1, 1, 2, 0]
     equal = [[trial(10 * n, 1.0), trial(10 * n + 1, 1.0), trial(10 * n + 2, 0.0)] for n in range(40)]
     chosen = [tuning.best(each) for each in equal]
     assert set(chosen) == {0, 1} and 8 <= sum(chosen) <= 32

@@ -200,7 +200,7 @@ def test_a_forward_that_somebody_has_exchanged_stays() -> None:
     for _ in range(2):  # the second time, our own are there
         layers.exchange(model)
         assert all(module.forward is hook for module, hook in hooks.items())
-    assert sum("forward" in vars(module) for module in model.modules()) == 2 + 3  # and the two norms of the layer, and the embedding
+    assert sum("forward" in vars(module) for module in model.modules()) == 2 + 3  # two norms, the embedding
 
 
 def test_in_bf16_a_norm_is_transformers_own() -> None:

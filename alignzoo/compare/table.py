@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from alignzoo.compare import marks
+from alignzoo.compare.headings import COSTS, DIGITS, FIGURES
 from alignzoo.compare.results import CellResult, Compared, Results, Standing
 from alignzoo.files import read_json
 
@@ -15,34 +16,14 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-FIGURES = {
-    "reward": "reward",
-    "accuracy": "accuracy",
-    "kl": "KL",
-    "kl/token": "KL/token",
-    "entropy": "entropy",
-    "distinct/2": "distinct-2",
-    "length": "length",
-    "finished": "finished",
-}
-"""Figures of the final policies, besides the one that is compared, and their headings."""
-
-DIGITS = {"length": 1, "kl/token": 3}
-"""After the point, where they are not two."""
-
 MARK = "†"
 """Beside a mean that is not what it seems."""
 
-COSTS = {
-    "tokens/generated": "tokens\nwritten",
-    "tokens/trained": "tokens\ntrained",
-    "flops/forward": "FLOP\nforward",
-    "flops/backward": "FLOP\nbackward",
-    "calls": "judge\ncalls",
-    "seconds": "seconds",
-    "memory": "memory",
-}
-"""Costs of one run, and their headings."""
+TIMED = {"seconds": "seconds", "memory": "memory"}
+"""Costs that a clock and the allocator tell."""
+
+NARROW = ("tokens", "flops/forward", "flops/backward")
+"""Costs that the terminal leaves to the report."""
 
 
 def tables(results: Results, folder: Path) -> Iterator[RenderableType]:
@@ -93,7 +74,7 @@ def _besides(results: Results, task: str) -> Table:
     known = [cell.after for cell in every if cell.has_figures]
     metric = results.metric[task]  # the reward may be the same by another name
     shown = [name for name in FIGURES if any(name in each and each[name] != each.get(metric) for each in known)]
-    rows = _table(f"{task}: besides")
+    rows = _table(f"{task}: other figures")
     for name in shown:
         rows.add_column(FIGURES[name], justify="right", no_wrap=True)
     for each in _ranked(results, task):
@@ -133,14 +114,21 @@ def _overall(results: Results) -> Table:
 def _costs(results: Results, timings: Mapping[str, Mapping[str, float]]) -> Table:
     """The costs of training, all tasks together; empty for what the controls do without."""
     rows = _table("What a run has cost, on the average")
-    for heading in COSTS.values():
-        rows.add_column(heading, justify="right", no_wrap=True)
+    spent = {each.label: _spent(results, each, timings) for each in results.algorithms}
+    headings = {name: heading for name, heading in {**COSTS, **TIMED}.items() if name not in NARROW}
+    shown = [name for name in headings if any(one.get(name) for every in spent.values() for one in every)]
+    for name in shown:
+        rows.add_column(headings[name].replace(" ", "\n"), justify="right", no_wrap=True)
     for each in results.algorithms:
-        mine = [c for c in results.cells if c.algorithm == each.label and c.role != "trial"]
-        spent = [{**cell.costs, **timings.get(cell.id, {})} for cell in mine]
-        means = [fmean(one.get(name, 0.0) for one in spent) for name in COSTS]
+        means = [fmean(one.get(name, 0.0) for one in spent[each.label]) for name in shown]
         _add(rows, each, *(_short(mean) if mean else "" for mean in means))
     return rows
+
+
+def _spent(results: Results, of: Compared, timings: Mapping[str, Mapping[str, float]]) -> list[dict[str, float]]:
+    """By each of its runs, on whatever task."""
+    mine = [c for c in results.cells if c.algorithm == of.label and c.role != "trial"]
+    return [{**cell.costs, **timings.get(cell.id, {})} for cell in mine]
 
 
 def _table(title: str) -> Table:

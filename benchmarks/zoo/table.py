@@ -1,0 +1,195 @@
+"""docs/zoo.md: every optimizer with its paper, its needs, its size, its oracle, and what the zoo's grid has shown.
+
+    python benchmarks/zoo/table.py
+
+Figures are those of benchmarks/results/zoo, which `benchmarks/zoo/run.py` publishes; what it has not run yet is a dash.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from alignzoo.registry import Registry
+from alignzoo.registry.registrar import needs_of
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "zoo"
+ORACLES = ROOT / "tests" / "oracle"
+
+WHY: Mapping[str, str] = {
+    "npo": "it unlearns the worse answer, and has nothing that raises the better one",
+}
+"""Of methods that are not meant to gain here, the reason."""
+
+ABOUT = ("name", "needs", "paper", "lines", "oracle")
+FIGURES = ("held-out figure", "start", "better than the start", "KL", "tokens", "seconds", "comparison", "evidence")
+
+HEAD = """# The zoo
+
+Every optimizer of the zoo, by family: what it needs of a batch, its paper, the lines of its file, what its loss is held
+against, and what one grid has shown of it on the embedded tasks. The grid is `benchmarks/zoo/run.py`: three seeds,
+equal FLOPs within a comparison, the recipe's own settings, nothing tuned, controls in every comparison. Each figure is
+of held-out prompts. Intervals are those of the comparison, over seeds and prompts, and hold together. *Better than the
+start* is the comparison's own verdict: "no" says that it is not shown at this budget, not that a method does not learn.
+Budgets differ between comparisons, and so do tasks: figures of two comparisons are not to be held against each other.
+
+The order of methods on so small a world says nothing about their order elsewhere.
+"""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a comparison has shown of an optimizer."""
+
+    comparison: str
+    task: str
+    budget: str
+    figure: str
+    start: str
+    better: str
+    kl: str
+    tokens: str
+    seconds: str
+    why: str
+
+
+def comparisons() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Those that have ended, by name."""
+    for path in sorted(RESULTS.glob("*/results.json")):
+        yield path.parent.name, json.loads(path.read_text())
+
+
+def shown(name: str, results: Mapping[str, Any], algorithm: str) -> Shown | None:
+    """Of one algorithm of one comparison; None where it is not in it."""
+    compared = next((a for a in results["algorithms"] if a["name"] == algorithm and a["role"] == "algorithm"), None)
+    if compared is None:
+        return None
+    label, (task, metric) = compared["label"], next(iter(results["metric"].items()))
+    rows = {s["algorithm"]: s for s in results["standings"] if (s["task"], s["metric"]) == (task, metric)}
+    start = next(a["label"] for a in results["algorithms"] if a["role"] == "start")
+    pair = next((p for p in results["pairs"] if (p["a"], p["b"]) == (label, start)), None)
+    cells = [c for c in results["cells"] if c["algorithm"] == label and c["after"]]
+    row = rows.get(label)
+    better = "failed" if row is None else "-"
+    if pair is not None and pair["low"] is not None:
+        better = "yes" if pair["shown"] and pair["difference"] > 0 else "worse" if pair["shown"] else "no"
+    return Shown(
+        comparison=name,
+        task=task,
+        budget=", ".join(
+            f"{amount:.3g} {currency}" for currency, amount in (results["settings"]["budget"] or {}).items()
+        ),
+        figure=interval(row, metric),
+        start=f"{rows[start]['mean']:.2f}" if start in rows else "-",
+        better=better,
+        kl=f"{fmean(c['after']['kl'] for c in cells):.2f}" if cells else "-",
+        tokens=f"{fmean(c['costs']['tokens'] for c in cells) / 1e3:.1f}k" if cells else "-",
+        seconds=f"{fmean(results['timings'][c['id']]['seconds'] for c in cells):.0f}" if cells else "-",
+        why=why(algorithm, better, pair, cells, results, label),
+    )
+
+
+def interval(row: Mapping[str, Any] | None, metric: str) -> str:
+    """0.71 [0.60, 0.80] gold."""
+    return "-" if row is None else f"{row['mean']:.2f} [{row['low']:.2f}, {row['high']:.2f}] {metric}"
+
+
+def why(algorithm: str, better: str, pair: Any, cells: list[Any], results: Mapping[str, Any], label: str) -> str:
+    """The evidence where it is not better than the start."""
+    if better == "failed":
+        errors = [c["error"] for c in results["cells"] if c["algorithm"] == label and c["error"]]
+        return errors[0][:160] if errors else "no run has ended"
+    if better not in ("no", "worse"):
+        return ""
+    steps = fmean(cell["steps"] for cell in cells) if cells else 0
+    told = f"after {steps:.0f} steps the difference is {pair['difference']:.2f} [{pair['low']:.2f}, {pair['high']:.2f}]"
+    return f"{told}; {WHY[algorithm]}" if algorithm in WHY else told
+
+
+def reward_models() -> dict[str, str]:
+    """Agreement with held-out labels, by name."""
+    path = RESULTS / "reward-models.json"
+    found: dict[str, list[dict[str, Any]]] = {}
+    for run in json.loads(path.read_text())["runs"] if path.exists() else ():
+        found.setdefault(run["algorithm"], []).append(run)
+    told = {}
+    for name, runs in found.items():
+        values = [run["after"]["accuracy"] for run in runs if "after" in run]
+        told[name] = (
+            f"{fmean(values):.2f} ({min(values):.2f} to {max(values):.2f}) of held-out pairs"
+            if values else runs[0].get("error", "")[:160]
+        )  # fmt: skip
+    return told
+
+
+def paper(cls: Any) -> str:
+    """The first arXiv number of its docstring, and what stands before it."""
+    text = " ".join(inspect.getdoc(cls).split()) if inspect.getdoc(cls) else ""
+    found = re.search(r"arXiv:(\d{4}\.\d{4,5})", text)
+    return f"[{found[1]}](https://arxiv.org/abs/{found[1]})" if found else ""
+
+
+def oracle(name: str) -> str:
+    """What its loss is held against in the tests."""
+    texts = [path.read_text() for path in ORACLES.glob("test_trl_*.py")]
+    return "TRL" if any(f'"{name}"' in text for text in texts) else "by hand"
+
+
+def page() -> str:
+    """The whole page."""
+    registry = Registry()
+    registry.load_all()
+    known = list(comparisons())
+    scores = reward_models()
+    families: dict[str, list[Any]] = {}
+    for each in registry.list("optimizer"):
+        if each.family and each.distribution == "alignzoo":
+            families.setdefault(each.family, []).append(each)
+    lines = [HEAD]
+    if known:
+        lines += [f"Comparisons that have ended: {', '.join(name for name, _ in known)}.", ""]
+    else:
+        lines += ["No comparison of the grid has ended yet.", ""]
+    for family in sorted(families):
+        rows = [_row(each, registry, known, scores) for each in sorted(families[family], key=lambda r: r.name)]
+        width = max(map(len, rows))
+        columns = [*ABOUT, *FIGURES][:width]
+        lines += [f"## {family.capitalize()}", "", _line(columns), _line(["---"] * width)]
+        lines += [_line([*row, *["-"] * (width - len(row))]) for row in rows] + [""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _row(
+    each: Any, registry: Registry, known: Sequence[tuple[str, dict[str, Any]]], scores: Mapping[str, str]
+) -> list[str]:
+    """The columns of ABOUT, and those of FIGURES where the grid has any."""
+    cls = registry.get("optimizer", each.name)
+    real = cls if inspect.isclass(cls) else type(cls)
+    lines = len(Path(inspect.getfile(real)).read_text().splitlines())
+    needs = ", ".join(sorted(map(str, needs_of(cls))))
+    row = [f"`{each.name}`", needs, paper(real), str(lines), oracle(each.name)]
+    found = next((s for name, results in known if (s := shown(name, results, each.name)) is not None), None)
+    if found is not None:
+        where = f"{found.comparison}: {found.task}, {found.budget}"
+        row += [found.figure, found.start, found.better, found.kl, found.tokens, found.seconds, where, found.why]
+    elif each.name in scores:
+        row += [scores[each.name], "0.50", "-", "-", "-", "-", "reward-models: shop", ""]
+    return row
+
+
+if __name__ == "__main__":
+    (ROOT / "docs" / "zoo.md").write_text(page())
+    sys.stdout.write(str(ROOT / "docs" / "zoo.md") + "\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -43,6 +44,7 @@ def serve(
     shown.print(f"{called}: {serving.url}", markup=False, soft_wrap=True)
     if not policy.info().chats:
         shown.print("it has no chat template: only /v1/completions answers", markup=False)
+    sys.stdout.flush()
     try:
         serving.run()
     except KeyboardInterrupt:

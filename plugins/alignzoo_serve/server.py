@@ -6,6 +6,7 @@ import asyncio
 import hmac
 import ipaddress
 import json
+import math
 import secrets
 import socket
 import threading
@@ -192,9 +193,10 @@ class Serving:
             },
         }
 
-    def _pieces(self, completion: Completion) -> list[tuple[str, float]]:
-        """Each token as text, with its log-probability at the temperature that was asked for."""
-        logprobs = completion.logprobs or (0.0,) * len(completion.tokens)
+    def _pieces(self, completion: Completion) -> list[tuple[str, float | None]]:
+        """Each token as text, with its log-probability at the temperature that was asked for, where the engine knows
+        it."""
+        logprobs = [None if math.isnan(each) else each for each in completion.logprobs or ()]
         strings = self._strings(completion.tokens) if self._strings else [""] * len(completion.tokens)
         return list(zip(strings, logprobs, strict=True))
 

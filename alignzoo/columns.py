@@ -30,6 +30,9 @@ class Answer:
     """A number for each completion token, (N, T) and 0 where the mask is False; or one for each row, (N,)."""
     what: str
     """What it is, in words."""
+    of: Literal["language", "critic", "scorer"] = "language"
+    """Which part of the model answers: its language-model head; a critic, which is a head of its own for each such
+    answer, trained beside the policy; or the scoring head."""
     compares: bool = False
     """It compares the policy's distribution over the vocabulary with another role's, which its column names."""
     option: str = ""
@@ -44,8 +47,12 @@ ANSWERS: Mapping[str, Answer] = {
         Answer("logprobs", "token", "log π(token t | tokens before it)"),
         Answer("entropy", "token", "entropy of π(· | tokens before t), in nats"),
         Answer("collision", "token", "Σ_v π(v | tokens before t)², the chance that two samples agree"),
-        Answer("values", "token", "the critic's value of the state before token t"),
-        Answer("scores", "row", "a scoring head's output at the last token of the row"),
+        Answer("values", "token", "the critic's value of the state before token t", "critic"),
+        Answer(
+            "cost_values", "token", "the second critic's value of it: of costs, or progress", "critic"
+        ),
+        Answer("scores", "row", "a scoring head's output at the last token of the row", "scorer"),
+        Answer("token_scores", "token", "the scoring head's output at token t, of tokens 0..t", "scorer"),
         Answer("kl", "token", "forward KL(role ‖ π) over the vocabulary, in nats", compares=True),
         Answer("reverse_kl", "token", "reverse KL(π ‖ role) over the vocabulary, in nats", compares=True),
         Answer(
@@ -109,13 +116,21 @@ class Column:
 
 
 _ROLE, _OPTION = r"(?:(?P<role>[a-z][a-z0-9_]*?)_)??", r"(?::(?P<option>[0-9]+(?:\.[0-9]+)?))?"
-_NAME = re.compile(f"{_ROLE}(?P<answer>{'|'.join(ANSWERS)}){_OPTION}")
+
+
+@cache
+def _pattern(answers: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile(f"{_ROLE}(?P<answer>{'|'.join(answers)}){_OPTION}")
+
+
+def _taken_apart(name: str) -> re.Match[str] | None:
+    return _pattern(tuple(ANSWERS)).fullmatch(name)
 
 
 @cache
 def column(name: str) -> Column:
     """The column of this name. Raises ValueError, which says what is wrong, for a name that is none."""
-    found = _NAME.fullmatch(name)
+    found = _taken_apart(name)
     if found is None:
         raise ValueError(f"no such column. {did_you_mean(name, _examples())}")
     role, answer = found["role"] or POLICY, ANSWERS[found["answer"]]
@@ -146,7 +161,7 @@ def _examples() -> list[str]:
 
 def is_filled(name: str) -> bool:
     """Whether a name is that of a column which another role than the policy fills."""
-    found = _NAME.fullmatch(name)
+    found = _taken_apart(name)
     return found is not None and found["role"] is not None and not ANSWERS[found["answer"]].compares
 
 
@@ -176,6 +191,16 @@ def roles(names: Iterable[str]) -> frozenset[str]:
 def compared(names: Iterable[str]) -> frozenset[str]:
     """The roles whose distribution over the vocabulary these columns compare the policy's with."""
     return frozenset(column(name).role for name in names if column(name).answer.compares)
+
+
+def of_part(names: Iterable[str], part: Literal["language", "critic", "scorer"]) -> frozenset[str]:
+    """Those of these columns that this part of the model answers."""
+    return frozenset(name for name in names if column(name).answer.of == part)
+
+
+def answered_by(names: Iterable[str], part: Literal["language", "critic", "scorer"]) -> frozenset[str]:
+    """What this part of the trained policy has to answer for these columns: "values" for `old_values`, too."""
+    return frozenset(column(name).answer.name for name in of_part(names, part))
 
 
 def named(role: str, answers: Iterable[str]) -> frozenset[str]:

@@ -7,11 +7,12 @@ as everyone leaves them out (Kaplan et al. 2020, arXiv:2001.08361, sec. 2.1; PaL
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
+from alignzoo.columns import of_part
 from alignzoo.types import Batch, Group
 
 FLOAT32 = 4
@@ -44,7 +45,8 @@ class ModelShape:
     tied: bool
     """Whether the head is the embedding."""
     critic: ModelShape | None = None
-    """A critic with a trunk of its own; None where there is none, or where it is a head on this trunk."""
+    """A critic with a trunk of its own, whose `critic` is the next one; None where there is none, or where it is a head
+    on this trunk."""
     shared: bool = False
     """Whether its frozen weights lie in memory already: those of a critic with an adapter on the policy's trunk."""
 
@@ -151,7 +153,7 @@ def forward(shape: ModelShape, work: Work, columns: frozenset[str] = LOGPROBS) -
     """Operations of a forward pass that answers these columns of `Policy.forward`.
 
     2·trunk per token, 4·layers·heads·head_dim per attention pair (its score, and its share of the values), and
-    2·hidden·V per position whose log-probability is asked for. "values" run a critic's own trunk, where it has one.
+    2·hidden·V per position whose log-probability is asked for. A critic's own trunk is run, where it has one.
     """
     return sum(
         _weights(part.trunk, work.tokens) + _attention(part, work) + (_weights(part.head, work.answers) if head else 0)
@@ -182,12 +184,16 @@ def decode(shape: ModelShape, work: Work) -> int:
 def _passes(shape: ModelShape, columns: frozenset[str]) -> list[tuple[ModelShape, bool]]:
     """The trunks that are run, each with whether its language-model head is."""
     passes = []
-    separate = "values" in columns and shape.critic is not None
-    if columns - ({"values"} if separate else set()):
-        passes.append((shape, bool(columns - {"values", "scores"})))
-    if separate and shape.critic is not None:
-        passes.append((shape.critic, False))
-    return passes
+    valued = sorted(of_part(columns, "critic")) if shape.critic is not None else []
+    if columns - set(valued):
+        passes.append((shape, bool(of_part(columns, "language"))))
+    return passes + [(critic, False) for critic, _ in zip(critics(shape), valued, strict=False)]
+
+
+def critics(shape: ModelShape) -> Iterator[ModelShape]:
+    """The critics that have trunks of their own."""
+    while shape.critic is not None:
+        yield (shape := shape.critic)
 
 
 def _weights(weights: int, tokens: int) -> int:

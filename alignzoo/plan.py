@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from alignzoo import cost
-from alignzoo.columns import REFERENCE
+from alignzoo.columns import REFERENCE, of_part
 from alignzoo.cost import ModelShape
 from alignzoo.interfaces import Outline
 from alignzoo.machine import HERE, Machine, assumed, assuming
@@ -143,12 +143,12 @@ def bytes_of(step: Rehearsal, outline: Outline, tokens_per_pass: int = 0) -> dic
     """By part."""
     shape, schedule = outline.shape, step.stage.schedule
     tokens, answers = step.at_once(tokens_per_pass or schedule.micro_tokens or outline.tokens_per_pass)
-    trunks = [shape, shape.critic] if "values" in step.needs and shape.critic is not None else [shape]
+    trunks = [shape, *cost.critics(shape)]
     whole = [round(outline.kept * cost.activation_bytes(trunk, tokens, outline.width)) for trunk in trunks]
     working = max(each // trunk.layers for each, trunk in zip(whole, trunks, strict=True))
     kept = [cost.recompute_bytes(each, tokens, outline.width) for each in trunks] if outline.recompute else whole
     trains = not leaves_data(step.stage)
-    reference = cost.reference_bytes(shape, outline.width) if trains and "scores" not in step.needs else 0
+    reference = cost.reference_bytes(shape, outline.width) if trains and not of_part(step.needs, "scorer") else 0
     held = any(each.role == REFERENCE for each in step.filled())
     rows = min(step.writer.rows, outline.slots)
     cached = step.writer.cached * rows // max(1, step.writer.rows)

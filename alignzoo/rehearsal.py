@@ -201,7 +201,7 @@ class Rehearsal:
     @property
     def speaks(self) -> bool:
         """Whether the update goes through the language-model head."""
-        return any(each not in ("values", "scores") for each in columns.trained(self.needs))
+        return bool(columns.of_part(columns.trained(self.needs), "language"))
 
     def shape_of(self, role: str, policy: ModelShape) -> ModelShape:
         """The sizes of a role beside a policy of these sizes."""
@@ -294,7 +294,8 @@ class _Trial:
 
     def scored(self) -> frozenset[str]:
         """What is like a score: a pass whose head hardly counts."""
-        like = next((name for name in ("scores", "values") if name in self.columns), "logprobs")
+        heads = columns.of_part(self.columns, "scorer") or columns.of_part(self.columns, "critic")
+        like = min(heads, default="logprobs")
         return frozenset({like})
 
     def writing(self, written: Work) -> float:

@@ -15,9 +15,8 @@ FLOORS = [
     {"transcript", "decoding"},
     {"types", "engines", "errors", "former", "hookspecs", "allocator", "importing", "calling", "printable"}
     | {"divergences"},
-    {"files", "surroundings", "machine"},
-    {"columns", "functional", "interfaces", "schedule", "processes", "cost", "agreement", "probe", "requirements"}
-    | {"storage"},
+    {"files", "surroundings", "machine", "columns"},
+    {"functional", "interfaces", "schedule", "processes", "cost", "agreement", "probe", "requirements"} | {"storage"},
     {"rankings", "gradients", "torch_optimizers", "microbatch", "policies", "traits", "lifecycle"},
     {"batching", "importance", "prompts", "journal", "checkpoint", "judging", "rewards", "roles"},
     {"evaluation", "registry", "scaffold", "report", "reference", "survey"},

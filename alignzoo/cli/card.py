@@ -24,8 +24,12 @@ SYMBOLS = (
 )
 
 
-OWN = (columns.OLD, columns.REFERENCE)
-"""The roles that are the policy's own, of its size."""
+OWN = {columns.OLD: "the log-probabilities before the update", columns.REFERENCE: "those of the frozen reference"}
+"""The roles that are the policy's own, of its size, and what a pass of theirs is called."""
+
+
+def _critic(answer: str) -> str:
+    return "the critic" if answer == "values" else f"the critic of {answer!r}"
 
 
 def papers(doc: str) -> list[str]:
@@ -36,30 +40,29 @@ def papers(doc: str) -> list[str]:
 def cost(needs: Iterable[str], epochs: int) -> dict[str, Any]:
     """What a step costs beside writing, and what has to stay in memory, in words and symbols."""
     needs = set(needs)
-    speaks, values = bool(columns.trained(needs) - {"values"}), "values" in needs
-    filled = {
-        "old_logprobs": ("the log-probabilities before the update", "F"),
-        "ref_logprobs": ("those of the frozen reference", "F"),
-        "old_values": ("the critic before the update", "F'"),
-    }
-    lines = [{"what": what, "cost": symbol} for name, (what, symbol) in filled.items() if name in needs]
-    answering = [role for role in columns.by_role(needs) if role not in OWN]
+    trained, asked = columns.trained(needs), columns.by_role(needs)
+    critics = sorted(columns.of_part(trained, "critic"))
+    speaks, values = bool(trained.difference(critics)), len(critics)
+    own = [(role, columns.of_part(asked[role], "critic")) for role in OWN if role in asked]
+    passed = [role for role, valued in own if asked[role] - valued]
+    lines = [{"what": OWN[role], "cost": "F"} for role in passed]
+    old = [name for role, valued in own for name in sorted(valued)]
+    lines += [{"what": f"{_critic(name)} before the update", "cost": "F'"} for name in old]
+    answering = [role for role in asked if role not in OWN]
     compared = sorted(columns.compared(needs))
     lines += [{"what": f"the log-probabilities of {role!r}", "cost": f"F({role})"} for role in answering]
     if speaks:
         lines.append({"what": "updates of the policy, forward and backward", "cost": "3·E·F"})
     lines += [{"what": f"{role!r}, beside each update's forward pass", "cost": f"E·F({role})"} for role in compared]
-    if values:
-        lines.append({"what": "updates of the critic, forward and backward", "cost": "3·E·F'"})
-    policy = 3 * epochs * speaks + len(needs & {"old_logprobs", "ref_logprobs"})
-    critic = 3 * epochs * values + ("old_values" in needs)
+    lines += [{"what": f"updates of {_critic(name)}, forward and backward", "cost": "3·E·F'"} for name in critics]
+    policy = 3 * epochs * speaks + len(passed)
+    critic = 3 * epochs * values + len(old)
     others = [(1, f"F({role})") for role in answering] + [(epochs, f"F({role})") for role in compared]
     total = " + ".join(f"{count} {symbol}" for count, symbol in ((policy, "F"), (critic, "F'"), *others) if count)
     memory = ["4 W: weights, gradients and AdamW's two moments (of an adapter: W and four times the adapter)"]
     if columns.REFERENCE in columns.roles(needs):
         memory.append("1 W: the reference (with an adapter, none: it is the base)")
-    if values:
-        memory.append("4 W': the critic, with its own gradients and moments")
+    memory += [f"4 W': {_critic(name)}, with its own gradients and moments" for name in critics]
     beside = sorted({*answering, *compared} - {columns.REFERENCE})
     memory += [f"1 W({role}): {role!r}, frozen" for role in beside]
     return {"step": lines, "total": f"{total} at E = {epochs}", "memory": memory, "symbols": SYMBOLS}

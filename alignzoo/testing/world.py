@@ -188,6 +188,7 @@ class ToyPolicy(TorchTraining):
             "head": (width, VOCABULARY),
             "value": (width,),
             "score": (width,),
+            "cost": (width,),
         }
         drawn = {name: torch.randn(shape, generator=rng, dtype=torch.float64) for name, shape in shapes.items()}
         self.weights = {name: tensor.requires_grad_(True) for name, tensor in drawn.items()}
@@ -224,6 +225,8 @@ class ToyPolicy(TorchTraining):
             "entropy": -(distribution.exp() * distribution).sum(-1),
             "collision": fn.collision(distribution),
             "values": before @ self._answering["value"],
+            "cost_values": before @ self._answering["cost"],
+            "token_scores": states @ self._answering["score"],
         }
         for column in map(cols.column, sorted(columns - answers.keys())):
             if column.answer.compares:

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from alignzoo.columns import answered_by
 from alignzoo.cost import FLOAT32
 from alignzoo.errors import ModelError
 from alignzoo.interfaces import CheckContext, DiskUse, Earlier
@@ -43,7 +44,7 @@ def check_policy(spec: HF, context: CheckContext) -> None:
         return  # a policy of another plugin trains the model that this one starts from
     model, tokenizer = _model(whole, spec.model, scores=not writes), _tokenizer(whole)
     check_token_ids(tokenizer, model)
-    critic = spec.critic_model if "values" in context.needs and spec.critic == "separate" else ""
+    critic = spec.critic_model if answered_by(context.needs, "critic") and spec.critic == "separate" else ""
     if critic and not critic.startswith(STAGE):
         _model(replace(whole, model=critic), critic, scores=True)
         check_same_tokens(tokenizer, critic, spec)
@@ -213,8 +214,8 @@ def disk_use(spec: HF, context: CheckContext) -> DiskUse:
     model = _model(whole, spec.model, scores=models.only_scores(context.needs))
     width = models.stored_dtype(whole).itemsize
     numbers = sum(each.numel() for each in model.parameters())
-    critic = "values" in context.needs and spec.critic == "separate"
-    trained = (_adapter(model, spec.lora_rank) if spec.lora_rank else numbers) * (2 if critic else 1)
+    critics = len(answered_by(context.needs, "critic")) if spec.critic == "separate" else 0
+    trained = (_adapter(model, spec.lora_rank) if spec.lora_rank else numbers) * (1 + critics)
     return DiskUse(width * numbers, ADAM * FLOAT32 * trained)
 
 

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from alignzoo import processes
-from alignzoo.columns import ANSWERS, OLD, POLICY, column
+from alignzoo.columns import ANSWERS, OLD, POLICY, column, of_part
 from alignzoo.errors import ModelError
 from alignzoo_hf import adapters, layers, weights
 from alignzoo_hf.adapters import adapted
@@ -101,16 +101,12 @@ def is_scorer(config: Any) -> bool:
     return any("SequenceClassification" in name for name in config.architectures or [])
 
 
-OF_HEADS = frozenset({"values", "scores"})
-"""What only the policy itself answers: no other role has a critic or a scoring head."""
-
-
 def check_answers(needs: frozenset[str]) -> None:
     """Raise ModelError for a column that an optimizer needs and no role of an `hf` policy answers."""
     for name in sorted(needs):
         wanted = column(name)
-        if wanted.role not in (POLICY, OLD) and wanted.answer.name in OF_HEADS:
-            known = ", ".join(sorted(each for each in ANSWERS if each not in OF_HEADS))
+        if wanted.role not in (POLICY, OLD) and wanted.answer.of != "language":
+            known = ", ".join(sorted(name for name, each in ANSWERS.items() if each.of == "language"))
             raise ModelError(
                 f"the optimizer needs {name!r}, which the policy 'hf' does not answer: {wanted.role!r} is a language "
                 f"model without a critic or a scoring head, and answers {known}. Take another policy, or another "
@@ -120,7 +116,7 @@ def check_answers(needs: frozenset[str]) -> None:
 
 def only_scores(needs: frozenset[str]) -> bool:
     """Whether a policy that an optimizer needs so much of has no language-model head. Who needs nothing only writes."""
-    return "scores" in needs and {column(name).answer.name for name in needs} <= {"scores", "values"}
+    return bool(of_part(needs, "scorer")) and not of_part(needs, "language")
 
 
 def causal_lm(spec: HF, frozen: torch.dtype) -> Any:

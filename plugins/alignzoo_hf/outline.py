@@ -12,12 +12,13 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from alignzoo import cost
+from alignzoo.columns import answered_by
 from alignzoo.cost import ModelShape
 from alignzoo.interfaces import Outline, Policy
 from alignzoo.machine import assumed
 from alignzoo_hf import adapters, head, layers, memory, models
 from alignzoo_hf.encoding import encoder
-from alignzoo_hf.shape import shape_of
+from alignzoo_hf.shape import critics_of, shape_of
 from alignzoo_hf.spec import HF
 
 RANK = 16
@@ -35,11 +36,10 @@ def outline(spec: HF, needs: frozenset[str], *, frozen: bool = False) -> Outline
     only_scores = models.only_scores(needs)
     with torch.device("meta"):
         main = _model(AutoModelForSequenceClassification if only_scores else AutoModelForCausalLM, config, spec)
-        own_critic = "values" in needs and spec.critic == "separate"
-        critic = _model(AutoModelForSequenceClassification, config, spec) if own_critic else None
+        valued = answered_by(needs, "critic") if spec.critic == "separate" else ()
+        critics = [_model(AutoModelForSequenceClassification, config, spec) for _ in valued]
     main = main.requires_grad_(False) if frozen else main
-    shared = bool(spec.lora_rank) and not spec.critic_model
-    shape = shape_of(main, None if critic is None else replace(shape_of(critic), shared=shared))
+    shape = shape_of(main, critics_of(spec, list(map(shape_of, critics))))
     tokenizer = models.tokenizer(spec)
     width = 2 if bf16 else 4
 

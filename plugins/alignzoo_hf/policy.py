@@ -19,23 +19,23 @@ from torch import Tensor
 
 from alignzoo import cost
 from alignzoo import functional as fn
-from alignzoo.columns import OLD, POLICY, REFERENCE, Column, column
+from alignzoo.columns import OLD, POLICY, REFERENCE, Column, answered_by, column
 from alignzoo.cost import ModelShape
 from alignzoo.decoding import AS_SET, CompleteDecoding, Decoding
 from alignzoo.engines import EngineModel, Generated
 from alignzoo.errors import ModelError, did_you_mean
 from alignzoo.interfaces import NO_ROLES, PolicyInfo
 from alignzoo.types import Batch, Completion, Forward, Group, Prompt, Text
-from alignzoo_hf import checks, critics, memory, models, roles, saving
+from alignzoo_hf import checks, critics, heads, memory, models, roles, saving
 from alignzoo_hf.adapters import share_frozen
 from alignzoo_hf.divergences import Spoken, head_divergences
 from alignzoo_hf.encoding import encoder
 from alignzoo_hf.engines import ServedModel, engine_of
 from alignzoo_hf.fingerprint import fingerprint
 from alignzoo_hf.frozen import freeze
-from alignzoo_hf.head import Head, head_logprobs, wide
+from alignzoo_hf.head import Head, head_logprobs
 from alignzoo_hf.roles import Beneath, Frozen, Voice, check_same
-from alignzoo_hf.shape import shape_of
+from alignzoo_hf.shape import critics_of, shape_of
 from alignzoo_hf.spec import HF
 from alignzoo_hf.tables import TableTraining
 from alignzoo_hf.trunk import States, can_pack, packed, padded, predicting
@@ -71,20 +71,21 @@ class HFPolicy(TableTraining):
         precision = torch.bfloat16 if self.bf16 else torch.float32
         writes = not models.only_scores(needs)
         self.scorer: Any = None
-        if "scores" in needs:
+        if answered_by(needs, "scorer"):
             scorer = models.scorer(spec, spec.model, precision)
             self.scorer = (freeze(scorer, bf16=self.bf16) if frozen else scorer).to(self.device)
             self.tokenizer = models.with_padding(self.tokenizer)
             models.set_padding(self.scorer, self.tokenizer)
-        self.critic: Any = None
-        if "values" in needs and spec.critic == "separate" and not spec.lora_rank:
-            self.critic = critics.separate(spec, None, self.tokenizer, precision)  # a live model before it is another's
+        valued = sorted(answered_by(needs, "critic"), key=lambda name: (name != "values", name))
+        self.critics: dict[str, Any] = {}
+        if spec.critic == "separate" and not spec.lora_rank:  # a live model before it is another's
+            self.critics = {name: critics.separate(spec, None, self.tokenizer, precision) for name in valued}
         self.lm = models.causal_lm(spec, precision).to(self.device) if writes else None
-        if "values" in needs and self.critic is None:
+        for name in valued if not self.critics else ():
             own = spec.critic == "separate"
-            self.critic = critics.separate(spec, self.lm, self.tokenizer, precision) if own else critics.shared(self.lm)
-        if self.critic is not None:
-            self.critic = self.critic.to(self.device)
+            made = critics.separate(spec, self.lm, self.tokenizer, precision) if own else critics.shared(self.lm)
+            self.critics[name] = made
+        self.critics = {name: critic.to(self.device) for name, critic in self.critics.items()}
         self._trains = self.lm is not None and bool(needs)  # who needs nothing only writes
         if spec.reference:
             checks.check_same_tokens(self.tokenizer, spec.reference, spec, "reference")
@@ -103,6 +104,11 @@ class HFPolicy(TableTraining):
         self._main = self.lm if self.lm is not None else self.scorer
         checks.check_token_ids(self.tokenizer, self._main)
         self.encoder = encoder(spec, self._main, self.tokenizer, writes=self.lm is not None)
+
+    @property
+    def critic(self) -> Any:
+        """The critic that answers "values"; None where there is none."""
+        return self.critics.get("values")
 
     # --- building ------------------------------------------------------------------------------------------------
 
@@ -210,16 +216,19 @@ class HFPolicy(TableTraining):
             self._let_go = time.monotonic()  # the next evaluation loads it again
         batch = batch.to(self.device)
         told = [column(name) for name in sorted(columns)]
-        language = [each for each in told if each.answer.name not in ("values", "scores")]
+        language = [each for each in told if each.answer.of == "language"]
+        valued = [each.name for each in told if each.answer.of == "critic"]
         answers: dict[str, Tensor] = {}
         with self._autocast():
-            if language or ("values" in columns and self.spec.critic == "shared"):
+            if language or (valued and self.spec.critic == "shared"):
                 answers |= self._language(batch, columns, language)
-            if "values" in columns and self.spec.critic == "separate":
-                states = self._states(self.spec, self.critic, batch, *predicting(batch))
-                answers["values"] = self._values(models.score_head(self.critic), states, batch)
+            for name in valued if self.spec.critic == "separate" else ():
+                states = self._states(self.spec, self.critics[name], batch, *predicting(batch))
+                answers[name] = heads.values(models.score_head(self.critics[name]), states, batch)
             if "scores" in columns:
-                answers["scores"] = self._scores(batch)
+                answers["scores"] = heads.scores(self.scorer, self.spec.score_label, batch, self._states_of)
+            if "token_scores" in columns:
+                answers["token_scores"] = heads.token_scores(self.scorer, self.spec.score_label, batch, self._states_of)
         return Forward.of(answers)
 
     def _states(self, spec: HF, model: Any, batch: Batch, used: Tensor, read: Tensor) -> States:
@@ -227,6 +236,9 @@ class HFPolicy(TableTraining):
         if self._packs(spec, model):
             return packed(model, batch, used, read, recompute=spec.recompute)
         return padded(model, batch.tokens, recompute=spec.recompute)
+
+    def _states_of(self, model: Any, batch: Batch, used: Tensor, read: Tensor) -> States:
+        return self._states(self.spec, model, batch, used, read)
 
     def _packs(self, spec: HF, model: Any) -> bool:
         """Whether a model can be packed, found out when it is first asked."""
@@ -257,8 +269,8 @@ class HFPolicy(TableTraining):
                 answers["entropy"] = fn.scatter(entropy, batch.mask)
         if whole:
             answers |= self._divergences(batch, states, [each for each in language if each.name not in answers])
-        if "values" in columns and self.spec.critic == "shared":
-            answers["values"] = self._values(self.critic, states, batch)
+        if self.spec.critic == "shared":
+            answers |= {name: heads.values(self.critics[name], states, batch) for name in columns & self.critics.keys()}
         return {name: column for name, column in answers.items() if name in columns}
 
     def _spoken_states(self, batch: Batch) -> States:
@@ -285,26 +297,6 @@ class HFPolicy(TableTraining):
     def _spoken(self, batch: Batch, states: States, head: Head) -> Spoken:
         where = fn.before(states.place)[fn.predicted(batch.mask)]
         return Spoken(head, states.hidden, where, self._voice.spec.temperature)
-
-    def _values(self, head: torch.nn.Module, states: States, batch: Batch) -> Tensor:
-        chosen = states.hidden[fn.before(states.place)[fn.predicted(batch.mask)]]  # (M, H)
-        values = head(chosen).squeeze(-1)
-        return fn.scatter(values.to(wide(values.dtype)), batch.mask)
-
-    def _scores(self, batch: Batch) -> Tensor:
-        if self.scorer is None:
-            raise ModelError("this policy has no scoring head: load it for an optimizer that needs 'scores'")
-        label = self.spec.score_label
-        if not models.reads_last_token(self.scorer):
-            scores: Tensor = self.scorer(batch.tokens, attention_mask=batch.attend.long()).logits[:, label]
-            return scores.float()
-        last = models.read_at(self.scorer, batch.tokens, batch.attend)
-        rows = torch.arange(len(batch), device=last.device)
-        read = torch.zeros_like(batch.attend)
-        read[rows, last] = True
-        states = self._states(self.spec, self.scorer, batch, batch.attend, read)
-        scores = models.score_head(self.scorer)(states.hidden[states.place[rows, last]])[:, label]
-        return scores.to(wide(scores.dtype))
 
     @contextlib.contextmanager
     def answering(self, role: str) -> Iterator[None]:
@@ -346,7 +338,8 @@ class HFPolicy(TableTraining):
 
     def parameters(self) -> list[dict[str, Any]]:
         """The trained weights; a critic learns at its own multiple of the rate."""
-        rates = ((self.lm, 1.0), (self.scorer, 1.0), (self.critic, self.spec.critic_lr))
+        own = [(critic, self.spec.critic_lr) for critic in self.critics.values()]
+        rates = [(self.lm, 1.0), (self.scorer, 1.0), *own]
         groups = [group for model, rate in rates if model is not None for group in models.groups(model, rate)]
         return [group for group in groups if group["params"]]
 
@@ -370,7 +363,8 @@ class HFPolicy(TableTraining):
             role.restore({key.removeprefix(own): each for key, each in state.items() if key.startswith(own)})
 
     def _trained(self) -> Iterator[tuple[str, Tensor]]:
-        for part, model in (("lm", self.lm), ("scorer", self.scorer), ("critic", self.critic)):
+        critics = [("critic" if name == "values" else name, critic) for name, critic in self.critics.items()]
+        for part, model in (("lm", self.lm), ("scorer", self.scorer), *critics):
             if model is not None:
                 yield from ((f"{part}.{n}", p) for n, p in model.named_parameters() if p.requires_grad)
 
@@ -389,9 +383,8 @@ class HFPolicy(TableTraining):
     @functools.cached_property
     def _shape(self) -> ModelShape:
         """The sizes of the language model, or of the scorer of a policy that only scores; with a critic's trunk."""
-        critic = shape_of(self.critic) if self.critic is not None and self.spec.critic == "separate" else None
-        shared = bool(self.spec.lora_rank) and not self.spec.critic_model
-        return shape_of(self._main, critic and replace(critic, shared=shared))
+        own = self.critics.values() if self.spec.critic == "separate" else ()
+        return shape_of(self._main, critics_of(self.spec, [shape_of(each) for each in own]))
 
     def save(self, path: Path) -> None:
         """An ordinary transformers directory: the language model, or the scorer of a policy that only scores."""

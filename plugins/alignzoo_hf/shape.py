@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -9,6 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 from alignzoo.cost import ModelShape
 from alignzoo_hf import models
+from alignzoo_hf.spec import HF
 
 WIDTHS = ("intermediate_size", "ffn_dim", "n_inner")
 """What families call the width of the feed-forward layer; those that name none have four times the hidden size."""
@@ -58,3 +61,13 @@ def _multiplied(trunk: nn.Module, *, adapters: bool) -> int:
             stacked = [each for each in module.parameters(recurse=False) if each.ndim == 3]
             total += sum(each.numel() for each in stacked) * sent_to / module.num_experts
     return round(total)
+
+
+def critics_of(spec: HF, critics: Sequence[ModelShape]) -> ModelShape | None:
+    """The critics with trunks of their own, each with the next one; None where there are none. An adapter's lie on the
+    policy's trunk."""
+    shared = bool(spec.lora_rank) and not spec.critic_model
+    chain: ModelShape | None = None
+    for each in reversed(critics):
+        chain = replace(each, shared=shared, critic=chain)
+    return chain

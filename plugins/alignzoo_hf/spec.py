@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le
 
+from alignzoo.columns import answered_by
 from alignzoo.engines import Engine
 from alignzoo.errors import ModelError
 from alignzoo.interfaces import NO_ROLES, CheckContext, DiskUse, Outline, Policy, PolicySpec
@@ -111,7 +112,7 @@ class HF:
         """The live policy, with a critic for "values", a scoring head for "scores", a frozen model for each role."""
         from alignzoo_hf.policy import HFPolicy
 
-        if self.critic_model and "values" not in needs:
+        if self.critic_model and not answered_by(needs, "critic"):
             warnings.warn("policy.critic_model is not used: this stage's optimizer needs no critic", stacklevel=2)
         return HFPolicy(self, needs, roles)
 

@@ -24,7 +24,7 @@ from alignzoo import Context, ModelError, Prompt, cost
 from alignzoo.decoding import CompleteDecoding
 from alignzoo_hf import engine, head, packed, slots, trunk
 from alignzoo_hf.engine import Pace, SlotEngine
-from alignzoo_hf.engines import ServedModel, opened
+from alignzoo_hf.engines import ServedModel
 from alignzoo_hf.head import Head, Tiling, head_logprobs
 from alignzoo_hf.policy import HFPolicy
 from alignzoo_hf.reward import ModelReward
@@ -300,12 +300,6 @@ def test_nothing_of_a_generation_config_changes_what_is_generated(chosen: str) -
         logits = model(torch.tensor([(5, 6, 7, *tokens)])).logits[0, 2:-1]
         expected = torch.log_softmax(logits, -1).gather(1, torch.tensor(tokens)[:, None])[:, 0]
         torch.testing.assert_close(torch.tensor(recorded), expected.detach(), rtol=1e-4, atol=1e-4)
-
-
-def test_an_engine_that_records_of_a_part_of_the_vocabulary_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    for settings in ({"top_p": 0.9}, {"top_k": 5}, {}):
-        opened(HF(engine="continuous", **settings), random_model("Llama"), None, frozenset({1}))
-    assert len(caplog.records) == 2 and "schedule.importance_cap" in caplog.text
 
 
 # --- what is held -----------------------------------------------------------------------------------------------------

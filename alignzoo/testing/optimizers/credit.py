@@ -9,7 +9,7 @@ from torch import Tensor
 
 from alignzoo.interfaces import Optimizer
 from alignzoo.testing.laws import Attempt, Given
-from alignzoo.testing.optimizers.scene import Level, Pull, Variant, pull_of, runs, scene, variants
+from alignzoo.testing.optimizers.scene import Level, Pull, Variant, learnt, pull_of, runs, scene, variants
 from alignzoo.traits import traits_of
 from alignzoo.types import Batch
 
@@ -20,7 +20,7 @@ def _rewards_count(attempt: Attempt, variant: Variant, batch: Batch, values: dic
         return None
     found = pull_of(variant.of(attempt), variant.part, batch, values)
     other = pull_of(variant.of(attempt), variant.part, replace(batch, rewards=-batch.rewards), values)
-    read = "logprobs" if "logprobs" in variant.part.needs else "scores"
+    read = learnt(variant.part.needs)
     if found is None or read not in found.on or (other is not None and torch.equal(found.on[read], other.on[read])):
         return None
     return found
@@ -57,7 +57,7 @@ def ranking(optimizer: Optimizer, given: Given) -> None:
     for variant in variants(optimizer):
         found = _rewards_count(attempt, variant, batch, {})
         if found is not None:
-            pulls = found.rows("logprobs" if "logprobs" in found.on else "scores")[batch.rewards.argsort()]
+            pulls = found.rows(learnt(found.on))[batch.rewards.argsort()]
             holds = bool((pulls.diff() >= -1e-6 * pulls.abs().max()).all())
             variant.of(attempt).require(holds, "pulls that rise with the reward", str(pulls.tolist()))
 
@@ -106,7 +106,7 @@ def _signal(pull: Pull, credit: bool) -> Tensor:
     advantages = pull.prepared.advantages
     if credit and advantages is not None:
         return advantages.flatten()
-    return pull.on["logprobs" if "logprobs" in pull.on else "scores"].flatten()
+    return pull.on[learnt(pull.on)].flatten()
 
 
 def entropy_bonus(optimizer: Optimizer, given: Given) -> None:

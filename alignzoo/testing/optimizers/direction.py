@@ -21,6 +21,7 @@ from alignzoo.testing.measure import (
     prepare,
     pull,
 )
+from alignzoo.testing.optimizers.scene import learnt
 from alignzoo.testing.world import TOY_WEIGHTS, column_values, toy_groups
 from alignzoo.types import Batch, Completion, Forward, Group, Prompt, Score
 
@@ -112,7 +113,7 @@ def _even(optimizer: Optimizer, groups: Sequence[Group]) -> Batch:
     better = 0.5 * (batch.rewards - fn.group_mean(batch.rewards, batch.group))[:, None]
     found = {}
     for each in map(columns.column, columns.filled(optimizer.needs)):
-        level = {"logprobs": -1.0, "entropy": 1.0, "values": 0.0}.get(each.answer.name)
+        level = 0.0 if each.answer.of == "critic" else {"logprobs": -1.0, "entropy": 1.0}.get(each.answer.name)
         if level is not None:
             other = each.answer.name != "entropy" and each.role not in (columns.OLD, columns.REFERENCE)
             found[each.name] = (level + better if other else level) * batch.mask.float()
@@ -121,7 +122,7 @@ def _even(optimizer: Optimizer, groups: Sequence[Group]) -> Batch:
 
 def _even_answer(optimizer: Optimizer, prepared: Batch) -> Forward:
     """What that policy answers."""
-    level = {"logprobs": -1.0, "entropy": 1.0, "values": 0.0}
+    level = {"logprobs": -1.0, "entropy": 1.0}
     answers: dict[str, Tensor] = {}
     for name in columns.trained(optimizer.needs):
         by_token = columns.column(name).answer.per == "token"
@@ -138,10 +139,10 @@ def prefers_better(optimizer: Optimizer, given: Given) -> None:
     prepared = prepare(attempt, optimizer, batch)
     attempt.require(len(prepared) > 0, "something to learn", "prepare() left no rows")
     out = _even_answer(optimizer, prepared)
-    if out.logprobs is None and out.scores is None:
+    read = learnt(out.columns())
+    if not read:
         _comes_closer(attempt, pull(attempt, optimizer, prepared, out))
         return
-    read = "logprobs" if out.scores is None else "scores"
     step = -pull(attempt, optimizer, prepared, out)[read]
     moved = torch.zeros(len(batch))
     moved[_rows(attempt, batch, prepared)] = step if step.ndim == 1 else step.sum(1)
@@ -175,15 +176,17 @@ def zero_advantage(optimizer: Optimizer, given: Given) -> None:
 
 
 def critic(optimizer: Optimizer, given: Given) -> None:
-    """An optimizer that needs `values` gives them a gradient, in each row."""
-    if "values" not in optimizer.needs:
+    """An optimizer that needs a critic's values gives them a gradient, in each row."""
+    needed = sorted(columns.of_part(columns.trained(optimizer.needs), "critic"))
+    if not needed:
         return
     attempt = Attempt(6, "a critic that has not moved yet", "a detach() on out.values, or a value weight of 0")
     made = case(optimizer, toy_groups(columns=given.columns), drift=0.0)
     prepared = prepare(attempt, optimizer, made.batch)
-    gradient = pull(attempt, optimizer, prepared, leaves(answer(optimizer, made.policy, prepared)))["values"]
-    without = int((gradient.abs().sum(1) == 0).sum())
-    attempt.require(not without, "a gradient in the values of every row", f"none in {without} of {len(prepared)}")
+    gradients = pull(attempt, optimizer, prepared, leaves(answer(optimizer, made.policy, prepared)))
+    for name in needed:
+        without = int((gradients[name].abs().sum(1) == 0).sum())
+        attempt.require(not without, f"a gradient in the {name} of every row", f"none in {without} of {len(prepared)}")
 
 
 def critic_alone(optimizer: Optimizer, given: Given) -> None:

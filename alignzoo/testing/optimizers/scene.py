@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args, get_origin
 
@@ -22,8 +22,13 @@ from alignzoo.types import Batch, Forward, Terms
 Level: TypeAlias = Tensor | float
 """A column of a scene: one number for all, one per row (N,), or one per row and token (N, T)."""
 
-LEVELS = {"logprobs": -1.0, "entropy": 1.0, "values": 0.0, "scores": 0.0}
+LEVELS = {"logprobs": -1.0, "entropy": 1.0, "values": 0.0, "cost_values": 0.0, "scores": 0.0}
 """What an answer is where a scene does not say; others are 0.5."""
+
+
+def learnt(names: Collection[str]) -> str:
+    """Of these answers the one that says how good an optimizer finds a completion; empty where there is none."""
+    return next((name for name in ("logprobs", "scores", "token_scores") if name in names), "")
 
 
 @dataclass(frozen=True)

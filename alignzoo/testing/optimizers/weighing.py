@@ -10,7 +10,7 @@ from torch import Tensor
 
 from alignzoo.interfaces import Optimizer
 from alignzoo.testing.laws import Attempt, Given
-from alignzoo.testing.optimizers.scene import Level, Pull, Variant, noise, pull_of, runs, scene, variants
+from alignzoo.testing.optimizers.scene import Level, Pull, Variant, learnt, noise, pull_of, runs, scene, variants
 from alignzoo.types import Batch
 
 LENGTHS, REWARDS = [3, 5, 4, 2, 6, 3], [1.0, 0.0, 0.5, 0.0, 2.0, 0.0]
@@ -124,7 +124,7 @@ def _gaps(attempt: Attempt, optimizer: Any, batch: Batch, name: str, value: floa
         pull = pull_of(attempt, part, batch, {"logprobs": lead - 4, "scores": lead})
         if pull is None:
             return None
-        rows = pull.rows("logprobs" if "logprobs" in pull.on else "scores")
+        rows = pull.rows(learnt(pull.on))
         found.append(rows[0] - rows[1])
     return torch.stack(found)
 

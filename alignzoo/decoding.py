@@ -35,6 +35,9 @@ class Decoding:
     """Texts that end a completion: with the token that completes one of them, which stays, as it was generated."""
     stop_tokens: tuple[Count, ...] | None = None
     """Token ids that end a completion, beside the model's own end tokens."""
+    mix: tuple[tuple[str, float], ...] | None = None
+    """Roles with which the policy generates together, each with its exponent w: tokens come from π^(1-Σw)·Π role^w,
+    normalised. (("ref", 0.125),) leans to the reference, a negative w away from it."""
 
     def over(self, own: CompleteDecoding) -> CompleteDecoding:
         """Everything that is said here, and the rest as in `own`."""
@@ -44,7 +47,8 @@ class Decoding:
 
 @dataclass(frozen=True)
 class CompleteDecoding(Decoding):
-    """How completions are generated, with nothing left out: what an engine is given."""
+    """How completions are generated, with nothing left out: what an engine is given. A mixture is the
+    policy's own affair: engines are given none."""
 
     max_new_tokens: Positive = 128
     temperature: Annotated[float, Gt(0)] = 1.0
@@ -54,6 +58,7 @@ class CompleteDecoding(Decoding):
     greedy: bool = False
     stop: tuple[str, ...] = ()
     stop_tokens: tuple[Count, ...] = ()
+    mix: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
         if not all(self.stop):

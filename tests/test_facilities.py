@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from alignzoo import Batch, Forward, Prompt, Score, StepReport, Terms, columns, cost
+from alignzoo import Batch, Decoding, Forward, ModelError, Prompt, Score, StepReport, Terms, columns, cost
 from alignzoo import functional as fn
 from alignzoo.batching import collate, fill, only
 from alignzoo.cli import card
@@ -21,6 +21,7 @@ from alignzoo.registry.registrar import check_part
 from alignzoo.schedule import Schedule
 from alignzoo.testing import ToyPolicy, check_optimizer, check_sampler, toy_batch, toy_groups, toy_policy, toy_prompts
 from alignzoo_hf.spec import HF
+from alignzoo_samplers import PolicySampler
 
 FILES = ("lagrange", "ptx", "verifier")
 
@@ -199,3 +200,54 @@ def test_the_scoring_head_answers_at_each_token(plain_model: Path) -> None:
     torch.testing.assert_close(found["token_scores"], expected, rtol=1e-4, atol=1e-5)
     last = batch.attend.sum(1) - 1
     torch.testing.assert_close(found["token_scores"][torch.arange(2), last], found["scores"])
+
+
+# --- generation under a mixture ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("settings", [{}, {"lora_rank": 2}], ids=["full", "lora"])
+def test_tokens_come_from_a_mixture_of_two_policies(settings: dict[str, Any], plain_model: Path) -> None:
+    """Greedy tokens under π^0.6·ref^0.4 and π^1.5·ref^-0.5, in a batch of prompts of unequal lengths, by passes."""
+    policy: Any = HF(model=str(plain_model), max_new_tokens=5, device="cpu", **settings).load(
+        frozenset({"logprobs", "ref_logprobs"})
+    )
+    rng = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for weight in (each for each in policy.lm.parameters() if each.requires_grad):
+            weight += 0.3 * torch.randn(weight.shape, generator=rng)
+    prefixes = [(70, 71, 72, 73, 74), (80,)]
+    for share in (0.4, -0.5, 1.0):
+        decoding = Decoding(greedy=True, mix=(("ref", share),))
+        found = policy.go_on(prefixes, 1, seeds=[0, 1], decoding=decoding)
+        for prefix, (completion,) in zip(prefixes, found, strict=True):
+            expected, own = _greedily(policy, prefix, share, len(completion.tokens))
+            assert completion.tokens == expected
+            assert completion.logprobs == pytest.approx(own, abs=1e-4), "what is recorded is the policy's own"
+    with pytest.raises(ModelError, match="no role 'teacher'"):
+        policy.go_on(prefixes, 1, seeds=[0, 1], decoding=Decoding(mix=(("teacher", 0.5),)))
+
+
+def _greedily(policy: Any, prefix: tuple[int, ...], share: float, n: int) -> tuple[tuple[int, ...], list[float]]:
+    tokens: tuple[int, ...] = ()
+    recorded = []
+    for _ in range(n):
+        row = torch.tensor([(*prefix, *tokens)])
+        with torch.no_grad():
+            own = torch.log_softmax(policy.lm(row).logits[0, -1], -1)
+            with policy.answering("ref"):
+                other = torch.log_softmax(policy.roles["ref"].model(row).logits[0, -1], -1)
+        tokens = (*tokens, int(((1 - share) * own + share * other).argmax()))
+        recorded.append(float(own[tokens[-1]]))
+    return tokens, recorded
+
+
+def test_a_sampler_generates_under_a_mixture() -> None:
+    policy, seeds = toy_policy(drift=0.5), fn.seeds(len(toy_prompts()), 0)
+    own, mixed, reference = (
+        PolicySampler(n=2, decoding=Decoding(greedy=True, mix=mix)).sample(toy_prompts(), policy, seeds=seeds)
+        for mix in ((), (("ref", 0.5),), (("ref", 1.0),))
+    )
+    with policy.answering("ref"):
+        expected = policy.generate(toy_prompts(), 2, seeds=seeds, decoding=Decoding(greedy=True))
+    assert [g.completions[0].tokens for g in reference] == [g.completions[0].tokens for g in expected]
+    assert own != reference != mixed != own

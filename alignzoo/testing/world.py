@@ -177,7 +177,7 @@ class ToyPolicy(TorchTraining):
 
     device = torch.device("cpu")
 
-    heads: Collection[str] = frozenset({"value", "score"})
+    heads: Collection[str] = frozenset({"value", "score", "cost"})
     """Those that are trained beside the trunk."""
 
     def __init__(self, seed: int = 0, width: int = 6) -> None:
@@ -282,15 +282,22 @@ class ToyPolicy(TorchTraining):
         logprobs: tuple[float, ...] = ()
         ends = {EOS, *decoding.stop_tokens}
         while len(tokens) < decoding.max_new_tokens and not (tokens and tokens[-1] in ends):
-            with torch.no_grad():
-                state = self._states(torch.tensor([start + tokens]))[0, -1]
-                distribution = torch.log_softmax(state @ self._answering["head"], -1)
-            chosen = int(distribution.argmax() if decoding.greedy else distribution.exp().multinomial(1, generator=rng))
-            tokens, logprobs = (*tokens, chosen), (*logprobs, float(distribution[chosen]))
+            own = self._next(start + tokens)
+            mixed = (1 - sum(weight for _, weight in decoding.mix)) * own
+            for role, weight in decoding.mix:
+                with self.answering(role):
+                    mixed = mixed + weight * self._next(start + tokens)
+            chosen = int(mixed.argmax() if decoding.greedy else mixed.softmax(-1).multinomial(1, generator=rng))
+            tokens, logprobs = (*tokens, chosen), (*logprobs, float(own[chosen]))
         return Completion(tokens, " ".join(map(str, tokens)), tokens[-1] in ends, logprobs)
 
+    @torch.no_grad()
+    def _next(self, tokens: tuple[int, ...]) -> Tensor:
+        """Log-probabilities of the token after these, (V,)."""
+        return torch.log_softmax(self._states(torch.tensor([tokens]))[0, -1] @ self._answering["head"], -1)
+
     def parameters(self) -> list[ParameterGroup]:
-        idle = {"value", "score"}.difference(self.heads)
+        idle = {"value", "score", "cost"}.difference(self.heads)
         return [{"params": [tensor for name, tensor in self.weights.items() if name not in idle], "lr_scale": 1.0}]
 
     def state(self) -> dict[str, Tensor]:

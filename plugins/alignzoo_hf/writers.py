@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -118,11 +118,15 @@ class TransformersEngine:
     def close(self) -> None:
         """It holds nothing between two calls."""
 
+    def mixing(self, attend: Tensor) -> Callable[[Tensor, Tensor], Tensor] | None:
+        """What makes of the tokens so far and the model's logits those that tokens are drawn from; None: the same."""
+        return None
+
     def _batch(self, rows: Sequence[Sequence[int]], uniform: Tensor, decoding: CompleteDecoding) -> list[Generated]:
         device, width = self.model.device, max(map(len, rows))
         tokens = torch.tensor([[0] * (width - len(row)) + list(row) for row in rows], device=device)
         attend = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
-        drawing = _Drawing(uniform.to(device), decoding)
+        drawing = _Drawing(uniform.to(device), decoding, self.mixing(attend))
         ends = self.stop_ids | set(decoding.stop_tokens)
         config = GenerationConfig(
             max_new_tokens=decoding.max_new_tokens,
@@ -159,12 +163,18 @@ class _Stopping(StoppingCriteria):  # type: ignore[misc]
 class _Drawing(LogitsProcessor):  # type: ignore[misc]
     """Draws the next tokens by our own sampler and leaves `generate` no other choice; keeps their log-probabilities."""
 
-    def __init__(self, uniform: Tensor, decoding: CompleteDecoding) -> None:
-        self.uniform, self.decoding = uniform, decoding
+    def __init__(
+        self, uniform: Tensor, decoding: CompleteDecoding, mixing: Callable[[Tensor, Tensor], Tensor] | None
+    ) -> None:
+        self.uniform, self.decoding, self.mixing = uniform, decoding, mixing
         self.logprobs: list[Tensor] = []
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        tokens, logprobs = draw(scores, self.uniform[:, len(self.logprobs)], self.decoding)
+        mixed = scores if self.mixing is None else self.mixing(input_ids, scores)
+        tokens, logprobs = draw(mixed, self.uniform[:, len(self.logprobs)], self.decoding)
+        if self.mixing is not None:  # what is recorded is the model's own
+            own = torch.log_softmax(scores.float() / self.decoding.temperature, -1)
+            logprobs = own.gather(-1, tokens[:, None]).squeeze(-1)
         self.logprobs.append(logprobs)
         return torch.full_like(scores, -torch.inf).scatter(-1, tokens[:, None], 0.0)
 

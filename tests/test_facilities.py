@@ -163,15 +163,15 @@ def test_two_sources_keep_the_contract(zoo: Registry) -> None:
 
 def test_each_source_has_a_loss_of_its_own(zoo: Registry) -> None:
     # Two own answers of 2 and 1 tokens with the rewards 1 and 0: A = ±0.5/(sd 0.7071 + 1e-4) = ±0.70701. One
-    # demonstration of 2 tokens. N = 3 rows: own tokens weigh 3/3 = 1, demonstrations γ·3/2 = 0.75 at γ = 0.5.
+    # demonstration of 2 tokens. Means over tokens and over 2 and 1 completions, the latter weighed by γ = 0.5.
     optimizer = zoo.get("optimizer", "ptx")()
     batch = toy_batch([2, 1, 2], group=[0, 0, 1], rewards=[1.0, 0.0, 0.0])
     batch = replace(batch, extra={"demonstration": torch.tensor([0.0, 0.0, 1.0])})
     prepared = optimizer.prepare(batch)
-    out = Forward(logprobs=-2.0 * batch.mask)
+    out = Forward(logprobs=-torch.tensor([2.0, 1.0, 3.0])[:, None] * batch.mask)
     terms = optimizer.loss(prepared, out)
-    # (0.70701·(2 + 2) - 0.70701·2 + 0.75·(2 + 2)) / 3 = (1.41402 + 3) / 3
-    assert float(fn.weigh(terms.loss, prepared.weights, batch.mask)) / 3 == pytest.approx(4.41402 / 3, rel=1e-5)
+    # (0.70701·2 - 0.70701·1)/2 + 0.5·3 = 1.853505
+    assert float(fn.weigh(terms.loss, prepared.weights, batch.mask)) / 3 == pytest.approx(1.853505, rel=1e-5)
 
 
 def test_the_datas_groups_are_not_scored_again(zoo: Registry) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from alignzoo.engines import EngineModel
-from alignzoo.errors import ModelError
+from alignzoo.errors import ModelError, did_you_mean
 from alignzoo_hf.models import bare
 from alignzoo_hf.roles import Voice
 from alignzoo_hf.writers import TransformersEngine
@@ -30,6 +30,18 @@ class MixedEngine(TransformersEngine):
     def mixing(self, attend: Tensor) -> Mixing:
         """What mixes the logits of one batch, whose prompts are padded on the left."""
         return Mixing(self.shares, attend)
+
+
+def mixed(
+    model: EngineModel, mix: Sequence[tuple[str, float]], policy: Voice, now: Voice, roles: Mapping[str, Voice]
+) -> MixedEngine:
+    """The engine of a policy that generates with these of its roles, whatever its own engine is."""
+    if now is not policy:
+        raise ModelError(f"the role {now.name!r} generates alone: only the policy generates with others")
+    for name, _ in mix:
+        if name not in roles:
+            raise ModelError(f"this policy has no role {name!r}. {did_you_mean(name, roles)}")
+    return MixedEngine(model, [(roles[name], weight) for name, weight in mix])
 
 
 class Mixing:

@@ -22,7 +22,7 @@ from alignzoo import functional as fn
 from alignzoo.columns import OLD, POLICY, REFERENCE, Column, answered_by, column
 from alignzoo.cost import ModelShape
 from alignzoo.decoding import AS_SET, CompleteDecoding, Decoding
-from alignzoo.engines import EngineModel, Generated, OpenEngine
+from alignzoo.engines import EngineModel, Generated
 from alignzoo.errors import ModelError, did_you_mean
 from alignzoo.interfaces import NO_ROLES, PolicyInfo
 from alignzoo.types import Batch, Completion, Forward, Group, Prompt, Text
@@ -34,7 +34,7 @@ from alignzoo_hf.engines import ServedModel, engine_of
 from alignzoo_hf.fingerprint import fingerprint
 from alignzoo_hf.frozen import freeze
 from alignzoo_hf.head import Head, head_logprobs
-from alignzoo_hf.mixing import MixedEngine
+from alignzoo_hf.mixing import mixed
 from alignzoo_hf.roles import Beneath, Frozen, Voice, check_same
 from alignzoo_hf.shape import critics_of, shape_of
 from alignzoo_hf.spec import HF
@@ -176,7 +176,9 @@ class HFPolicy(TableTraining):
 
         def generate(at_once: int) -> list[Generated]:
             with self._autocast():
-                engine = self._mixed(decoding.mix) if decoding.mix else self._voice.engine(self.encoder.stop_ids)
+                engine = self._voice.engine(self.encoder.stop_ids)
+                if decoding.mix:
+                    engine = mixed(self.engine_model, decoding.mix, self._own, self._voice, self.roles)
                 return engine.generate(prefixes, n, replace(decoding, mix=()), seeds=seeds, at_once=at_once)
 
         if engine_of(self.spec).separate and not decoding.mix:  # how many at once is settled as it starts
@@ -184,15 +186,6 @@ class HFPolicy(TableTraining):
         most, of = self.spec.generate_batch, len(prefixes) * n
         found, self._at_once = memory.fitting(generate, self._at_once, of, most, self.device)
         return found
-
-    def _mixed(self, mix: Sequence[tuple[str, float]]) -> OpenEngine:
-        """What generates with roles, whatever the policy's engine is."""
-        for name, _ in mix:
-            with self.answering(name):
-                pass  # raises for a role that is not there
-        if self._voice is not self._own:
-            raise ModelError(f"the role {self._voice.name!r} generates alone: only the policy generates with others")
-        return MixedEngine(self.engine_model, [(self.roles[name], weight) for name, weight in mix])
 
     def info(self) -> PolicyInfo:
         """What the runner may know: sizes, tokens at once, whether samples are exact, how the reference is known."""

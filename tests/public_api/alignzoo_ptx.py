@@ -38,7 +38,8 @@ def _marked(group: Group, value: float) -> Group:
 
 @dataclass(frozen=True)
 class PTX:
-    """-A·log π over the policy's own completions, and -γ·log π over the data's, each averaged over its own tokens.
+    """-A·log π over the policy's own completions, and -γ·log π over the data's, each a mean over tokens, then over
+    its own completions.
 
     Ouyang et al. 2022 (arXiv:2203.02155) eq. 2, whose first term is PPO's; here it is the score function with the
     group's mean as baseline.
@@ -57,8 +58,8 @@ class PTX:
         given = _given(batch)
         weights = torch.zeros_like(batch.mask, dtype=torch.float32)
         for rows, weight in ((~given, 1.0), (given, self.imitation)):
-            own = batch.mask & rows[:, None]
-            weights = weights + weight * fn.token_mean(own) * own
+            own, share = batch.mask & rows[:, None], len(batch) / max(1, int(rows.sum()))
+            weights = weights + weight * share * fn.sequence_mean(own)
         return replace(batch, advantages=torch.where(given, 1.0, fn.group_advantages(batch)), weights=weights)
 
     def loss(self, batch: Batch, out: Forward) -> Terms:

@@ -140,6 +140,9 @@ class MicroBatcher:
         self.collective = info.collective
         self.told = told
         self.halved = False
+        self.agreed = processes.count() == 1 or self.collective
+        """Whether what fits need not be found out together: one process is nobody's company, and a pass that needs all
+        of them cannot be tried by one."""
 
     def cut(self, batch: Batch, *, couples: str = "row") -> Iterator[Batch]:
         """Micro-batches of a batch that this process computes alone."""
@@ -159,6 +162,21 @@ class MicroBatcher:
         shortest = int(batch.attend.sum(1).argmin())
         company = Round(batch.select(slice(shortest, shortest + 1)), idle=True)
         return mine + [company] * (max(map(len, plans)) - len(mine))
+
+    def agree(self, attempt: Callable[[Round], object], batch: Batch, *, couples: str = "row") -> list[Round]:
+        """This process's passes over its share, none of which any process finds too large. Called by all of them before
+        their first update: each tries its largest, and all take smaller ones until all have room, so that all make as
+        many passes from the first update on. What `attempt` leaves behind is the caller's to drop."""
+        while True:
+            rounds, fits = self.rounds(batch, couples=couples), True
+            try:
+                for largest in sorted(rounds, key=lambda one: -int(one.batch.attend.sum()))[:1]:
+                    attempt(largest)
+            except MicroBatchTooLarge:
+                fits = False
+            if not processes.any_of(not fits):
+                self.agreed = True
+                return rounds
 
     def holds(self, batch: Batch) -> bool:
         """Whether all of it should fit at once."""

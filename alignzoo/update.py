@@ -78,7 +78,12 @@ def update(
     tokens = max(1.0, float((minibatch.mask & minibatch.own).sum()))
     work = _Work(policy, optimizer, len(minibatch), tokens, schedule.importance_cap, deferred.names)
     ahead = deferred.ahead.pop() if deferred.ahead else None
-    rounds = [Round(minibatch)] if ahead is not None else batcher.rounds(minibatch, couples=couples)
+    if ahead is not None:
+        rounds = [Round(minibatch)]
+    elif batcher.agreed:
+        rounds = batcher.rounds(minibatch, couples=couples)
+    else:
+        rounds = batcher.agree(lambda one: work.gradients([one], batcher, couples, None), minibatch, couples=couples)
     while True:
         policy.drop_gradients()
         try:

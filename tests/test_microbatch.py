@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from alignzoo import Alert, Batch, Forward, RunError
+from alignzoo import Alert, Batch, Forward, RunError, processes
 from alignzoo.batching import answer, collate, fill, only
 from alignzoo.interfaces import Optimizer
 from alignzoo.microbatch import MicroBatcher, cut, is_out_of_memory
 from alignzoo.schedule import Schedule
-from alignzoo.testing import toy_groups
+from alignzoo.testing import toy_batch, toy_groups, toy_policy
 from alignzoo.testing.world import ToyPolicy
 from alignzoo.torch_optimizers import torch_optimizer
 from alignzoo.update import Deferred, update
@@ -170,3 +171,37 @@ def test_torch_says_so_where_the_machine_has_no_more() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(1 << 60, dtype=torch.uint8)
     assert is_out_of_memory(caught.value)
+
+
+def test_what_fits_is_found_out_together_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Process 0 of two has room; the other, which is played here, has not at first: both take smaller passes."""
+    batch = toy_batch([4] * 8, group=range(8), rewards=[0.0] * 8)
+    other = iter([True, False])
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(processes, "index", lambda: 0)
+    monkeypatch.setattr(processes, "any_of", lambda mine: next(other) or mine)
+    halves = iter([20, 10, 10])
+    monkeypatch.setattr(processes, "least_positive", lambda mine: next(halves))
+    batcher = MicroBatcher(toy_policy(), tokens=20)
+    assert not batcher.agreed
+    tried: list[int] = []
+    rounds = batcher.agree(lambda one: tried.append(len(one.batch)), batch)
+    # 5 tokens a row, 4 rows a process: 4 rows in 20 tokens; then 2 and 2 in 10
+    assert tried == [4, 2] and [len(each.batch) for each in rounds] == [2, 2] and batcher.agreed
+
+
+def test_one_that_has_no_room_makes_all_take_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = toy_batch([4] * 8, group=range(8), rewards=[0.0] * 8)
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(processes, "index", lambda: 0)
+    monkeypatch.setattr(processes, "any_of", lambda mine: mine)
+    monkeypatch.setattr(processes, "least_positive", lambda mine: mine)
+    batcher = MicroBatcher(toy_policy(), tokens=20, told=lambda alert: None)
+
+    def attempt(one: Any) -> None:
+        with batcher.trying(one.batch):
+            if len(one.batch) > 1:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    assert [len(each.batch) for each in batcher.agree(attempt, batch)] == [1, 1, 1, 1]
+    assert batcher.tokens == 5

@@ -33,16 +33,13 @@ class DatasetSampler:
         if prompt.finished:
             ended = zip(group.completions, prompt.finished, strict=True)
             group = replace(group, completions=tuple(each if end else _without_end(each) for each, end in ended))
-        numbers = {
-            k: float(v) for k, v in prompt.info.items() if isinstance(v, int | float) and not isinstance(v, bool)
-        }
-        extra = {name: (number,) * len(group.completions) for name, number in numbers.items()}
-        return replace(group, extra=extra)
+        return _with_numbers(group)
 
 
 @dataclass(frozen=True)
 class PolicySampler:
-    """The policy writes n completions of each prompt; or another one does, for it to learn from or to score."""
+    """The policy generates n completions of each prompt; or another one does, for it to learn from or to score. Numeric
+    columns of the data become columns of the batch."""
 
     n: Annotated[int, Ge(1)] = 1
     """Completions per prompt."""
@@ -58,10 +55,12 @@ class PolicySampler:
 
     def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seeds: Sequence[int]) -> list[Group]:
         if self.writer is None:
-            return policy.generate(prompts, self.n, seeds=seeds, decoding=self.decoding or AS_SET)
-        other: Policy = alignzoo.live_of(self)
-        groups = other.generate(prompts, self.n, seeds=seeds, decoding=self.decoding or AS_SET)
-        return [_in_tokens_of(policy, group) for group in groups]
+            found = policy.generate(prompts, self.n, seeds=seeds, decoding=self.decoding or AS_SET)
+        else:
+            other: Policy = alignzoo.live_of(self)
+            groups = other.generate(prompts, self.n, seeds=seeds, decoding=self.decoding or AS_SET)
+            found = [_in_tokens_of(policy, group) for group in groups]
+        return list(map(_with_numbers, found))
 
 
 @dataclass(frozen=True)
@@ -93,6 +92,16 @@ class SelfPlaySampler:
         if not prompt.finished or prompt.finished[best]:
             return group
         return replace(group, completions=(_without_end(group.completions[0]),))
+
+
+def _with_numbers(group: Group) -> Group:
+    """With the numeric columns of the prompt's row, the same for each of its completions."""
+    numbers = {
+        name: float(value)
+        for name, value in group.prompt.info.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    return replace(group, extra={name: (number,) * len(group.completions) for name, number in numbers.items()})
 
 
 def _beside(data: Group, generated: Group) -> Group:

@@ -251,3 +251,14 @@ def test_a_sampler_generates_under_a_mixture() -> None:
         expected = policy.generate(toy_prompts(), 2, seeds=seeds, decoding=Decoding(greedy=True))
     assert [g.completions[0].tokens for g in reference] == [g.completions[0].tokens for g in expected]
     assert own != reference != mixed != own
+
+
+# --- columns of the data, online --------------------------------------------------------------------------------------
+
+
+def test_numbers_of_the_data_come_with_what_is_generated() -> None:
+    prompts = [Prompt(str(i), info={"difficulty": i, "answer": "x", "seen": True}) for i in (3, 5)]
+    groups = PolicySampler(n=2).sample(prompts, toy_policy(), seeds=[0, 1])
+    assert [group.extra for group in groups] == [{"difficulty": (3.0, 3.0)}, {"difficulty": (5.0, 5.0)}]
+    batch = collate([replace(group, scores=(Score(0.0),) * 2) for group in groups], torch.device("cpu"))
+    assert batch.extra["difficulty"].tolist() == [3.0, 3.0, 5.0, 5.0]

@@ -207,10 +207,10 @@ def _attention(shape: ModelShape, work: Work) -> int:
 # --- bytes ------------------------------------------------------------------------------------------------------------
 
 
-def weight_bytes(shape: ModelShape, frozen: int = FLOAT32) -> int:
+def weight_bytes(shape: ModelShape, frozen: float = FLOAT32) -> int:
     """Trained weights in float32, frozen ones of an adapted model in `frozen` bytes each; a critic's own with them."""
     own = 0 if shape.shared else shape.parameters - shape.trained
-    total = FLOAT32 * shape.trained + frozen * own
+    total = FLOAT32 * shape.trained + round(frozen * own)
     return total + (weight_bytes(shape.critic, frozen) if shape.critic else 0)
 
 

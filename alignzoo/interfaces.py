@@ -176,7 +176,7 @@ class Outline:
     device: torch.device
     width: int
     """Bytes of a number in its computation: of activations, keys and values."""
-    frozen: int
+    frozen: float
     """Bytes of a weight that is not trained."""
     tokens_per_pass: int
     """Tokens that go through a forward and backward pass at once."""

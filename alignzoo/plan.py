@@ -156,7 +156,7 @@ def bytes_of(step: Rehearsal, outline: Outline, tokens_per_pass: int = 0) -> dic
     return {
         "weights": cost.weight_bytes(shape, outline.frozen),
         "reference": reference if held else 0,
-        **{role: each.frozen * each.shape.parameters for role, each in step.roles.items()},
+        **{role: round(each.frozen * each.shape.parameters) for role, each in step.roles.items()},
         "gradients": cost.gradient_bytes(shape) * trains,
         schedule.optimizer: state_bytes(schedule, shape) * trains,
         "reward models": sum(cost.frozen_bytes(each.shape, each.width) for each in step.rewards),

@@ -86,8 +86,8 @@ def test_evaluations_by_hand(plain_model: Path, tmp_path: Path) -> None:
 
 def test_a_gpu_need_not_be_there_to_be_planned_for(plain_model: Path, tmp_path: Path) -> None:
     data = rows_of(tmp_path, [{"prompt": "abcd", "completion": "efg"}])
-    recipe = load("sft", [f"policy.model={plain_model}", f"data.path={data}", "data.heldout=0"], registry=Registry())
-    (said,) = plan(recipe, machine=Machine("cuda", bytes_of("24GB")))
+    keys = [f"policy.model={plain_model}", f"data.path={data}", "data.heldout=0", "schedule.prompts=1"]
+    (said,) = plan(load("sft", keys, registry=Registry()), machine=Machine("cuda", bytes_of("24GB")))
     assert (said.device, said.available, said.seconds) == ("cuda", 24 * 10**9, {}) and "program" not in said.bytes
     assert said.bytes["logits"] == 2 * 4 * 4 * VOCAB and assumed() == HERE
     assert bytes_of("1.5 GiB") == 3 * 2**29 and bytes_of("7") == 7

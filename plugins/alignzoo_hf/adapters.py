@@ -143,15 +143,18 @@ def has_adapter(model: Any) -> bool:
 
 
 def sharing(model: Any) -> Any:
-    """A copy of a model whose weights lie in the memory of its own: nothing may be written to them in place."""
-    same = {id(each): torch.nn.Parameter(each.detach(), requires_grad=False) for each in model.parameters()}
+    """A copy of a model whose weights lie in the memory of its own: nothing may be written to them in place. Weights of
+    few bits are the same objects, which know their scales."""
+    same = {
+        id(each): torch.nn.Parameter(each.detach(), requires_grad=False) if each.is_floating_point() else each
+        for each in model.parameters()
+    }
     return copy.deepcopy(model, same)
 
 
 def save_adapter(model: Any, tokenizer: Any, path: Path) -> None:
     """The adapter alone, for peft and for engines that take adapters, with its tokenizer."""
-    if has_adapter(model):
-        model.save_pretrained(path / ADAPTER, save_embedding_layers=False)  # no vocabulary was changed
-        tokenizer.save_pretrained(path / ADAPTER)
-        with contextlib.suppress(FileNotFoundError):
-            (path / ADAPTER / "README.md").unlink()  # peft's own card says nothing yet
+    model.save_pretrained(path, save_embedding_layers=False)  # no vocabulary was changed
+    tokenizer.save_pretrained(path)
+    with contextlib.suppress(FileNotFoundError):
+        (path / "README.md").unlink()  # peft's own card says nothing yet

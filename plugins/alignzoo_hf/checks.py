@@ -17,7 +17,7 @@ from alignzoo.cost import FLOAT32
 from alignzoo.errors import ModelError
 from alignzoo.interfaces import CheckContext, DiskUse, Earlier
 from alignzoo.types import Prompt
-from alignzoo_hf import adapters, models, weights
+from alignzoo_hf import adapters, models, quantized, weights
 from alignzoo_hf.encoding import encoder
 from alignzoo_hf.spec import HF
 
@@ -37,6 +37,7 @@ def check_policy(spec: HF, context: CheckContext) -> None:
             f"{', '.join(unused)} would change nothing: lora_rank is 0, and no new adapter is made. Give "
             f"policy.lora_rank=16, say, or leave {'it' if len(unused) == 1 else 'them'} out"
         )
+    quantized.check(spec)
     writes = not models.only_scores(context.needs)
     _check_kind(spec.model, context.earlier, scores=False if writes else None)
     whole = _resolved(spec, context.earlier)

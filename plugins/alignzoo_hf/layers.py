@@ -170,6 +170,8 @@ def _is_gated(module: Any) -> bool:
     if not all(isinstance(part, nn.Linear) and part.weight.device.type == "cpu" for part in parts):
         return False
     weight = module.gate_proj.weight
+    if not weight.is_floating_point():
+        return False  # of few bits, which its own layer unpacks
     x = torch.linspace(-3.0, 3.0, 2 * weight.shape[1], dtype=weight.dtype).view(2, -1)
     try:
         own = type(module).forward(module, x)

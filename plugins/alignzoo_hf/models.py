@@ -21,7 +21,7 @@ from transformers import (
 from alignzoo import processes
 from alignzoo.columns import ANSWERS, OLD, POLICY, column, of_part
 from alignzoo.errors import ModelError
-from alignzoo_hf import adapters, layers, weights
+from alignzoo_hf import adapters, layers, quantized, weights
 from alignzoo_hf.adapters import adapted
 from alignzoo_hf.chat import read_template
 from alignzoo_hf.head import Head
@@ -122,6 +122,7 @@ def only_scores(needs: frozenset[str]) -> bool:
 def causal_lm(spec: HF, frozen: torch.dtype) -> Any:
     """The language model: every weight trained in float32, or a LoRA adapter on frozen weights: a new one, or that of
     the directory which is the model."""
+    quantized.check(spec)
     if isinstance(spec.model, str) and adapters.is_adapter(spec.model) and not spec.lora_rank:
         beneath = replace(spec, model=adapters.beneath(spec.model))
         return adapters.continued(_language_model(beneath, torch.float32), spec.model)
@@ -135,7 +136,8 @@ def frozen_lm(spec: HF, dtype: torch.dtype) -> Any:
 
 
 def _language_model(spec: HF, dtype: torch.dtype) -> Any:
-    model = loaded_lm(spec, spec.model, dtype=dtype) if isinstance(spec.model, str) else _live(spec, dtype)
+    given = quantized.options(spec, device(spec), torch.bfloat16 if wants_bf16(spec, device(spec)) else torch.float32)
+    model = loaded_lm(spec, spec.model, dtype=dtype, **given) if isinstance(spec.model, str) else _live(spec, dtype)
     ready(model, spec)
     _check_head(model)
     return model
@@ -153,6 +155,7 @@ def loaded_lm(spec: HF, source: str, **options: Any) -> Any:
 
 def scorer(spec: HF, source: Any, frozen: torch.dtype) -> Any:
     """A sequence-classification model: a reward model, or a critic's start. A causal model's trunk gets a head at 0."""
+    quantized.check_scorer(spec)
     dtype = _dtype(spec, frozen)
     if isinstance(source, str) and adapters.is_adapter(source):
         model = _scorer_on(loaded_lm(spec, source, dtype=dtype), spec, dtype)

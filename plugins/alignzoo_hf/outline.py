@@ -16,7 +16,7 @@ from alignzoo.columns import answered_by
 from alignzoo.cost import ModelShape
 from alignzoo.interfaces import Outline, Policy
 from alignzoo.machine import assumed
-from alignzoo_hf import adapters, head, layers, memory, models
+from alignzoo_hf import adapters, head, layers, memory, models, quantized
 from alignzoo_hf.encoding import encoder
 from alignzoo_hf.shape import critics_of, shape_of
 from alignzoo_hf.spec import HF
@@ -56,7 +56,7 @@ def outline(spec: HF, needs: frozenset[str], *, frozen: bool = False) -> Outline
         shape=shape,
         device=place,
         width=width,
-        frozen=width,
+        frozen=quantized.bytes_of(spec, shape, width),
         tokens_per_pass=_tokens_per_pass(shape, place, width, recompute=spec.recompute),
         exact_samples=spec.samples_exactly(bf16),
         slots=spec.generate_batch,
@@ -95,6 +95,10 @@ def _cheaper(spec: HF, needs: frozenset[str]) -> Mapping[str, Outline]:
         others[f"policy.lora_rank={RANK} policy.dtype=bf16"] = replace(spec, lora_rank=RANK, dtype="bf16")
     elif spec.dtype != "bf16":
         others["policy.dtype=bf16"] = replace(spec, dtype="bf16")
+    if spec.quantization == "none" and isinstance(spec.model, str) and not models.only_scores(needs):
+        four = replace(spec, lora_rank=spec.lora_rank or RANK, quantization="4bit", dtype="bf16")
+        rank = "" if spec.lora_rank else f"policy.lora_rank={RANK} "
+        others[f"{rank}policy.dtype=bf16 policy.quantization=4bit"] = four
     return {settings: outline(other, needs) for settings, other in others.items()}
 
 
@@ -122,6 +126,7 @@ def _trial(spec: HF, config: Any, tokenizer: Any, layers: int, needs: frozenset[
         torch.manual_seed(0)
         model: nn.Module = auto.from_config(config, attn_implementation="sdpa")
     room = {"max_new_tokens": min(TRIAL_TOKENS, spec.max_new_tokens)}
+    spec = replace(spec, quantization="none")  # of random weights; its time is that of the wider ones
     return replace(spec, model=model, tokenizer=tokenizer, critic_model="", reference="", **room).load(needs)
 
 

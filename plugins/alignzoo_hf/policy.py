@@ -35,6 +35,7 @@ from alignzoo_hf.fingerprint import fingerprint
 from alignzoo_hf.frozen import freeze
 from alignzoo_hf.head import Head, head_logprobs
 from alignzoo_hf.mixing import mixed
+from alignzoo_hf.quantized import placed
 from alignzoo_hf.roles import Beneath, Frozen, Voice, check_same
 from alignzoo_hf.shape import critics_of, shape_of
 from alignzoo_hf.spec import HF
@@ -81,12 +82,12 @@ class HFPolicy(TableTraining):
         self.critics: dict[str, Any] = {}
         if spec.critic == "separate" and not spec.lora_rank:  # a live model before it is another's
             self.critics = {name: critics.separate(spec, None, self.tokenizer, precision) for name in valued}
-        self.lm = models.causal_lm(spec, precision).to(self.device) if writes else None
+        self.lm = placed(models.causal_lm(spec, precision), self.device) if writes else None
         for name in valued if not self.critics else ():
             own = spec.critic == "separate"
             made = critics.separate(spec, self.lm, self.tokenizer, precision) if own else critics.shared(self.lm)
             self.critics[name] = made
-        self.critics = {name: critic.to(self.device) for name, critic in self.critics.items()}
+        self.critics = {name: placed(critic, self.device) for name, critic in self.critics.items()}
         self._trains = self.lm is not None and bool(needs)  # who needs nothing only writes
         if spec.reference:
             checks.check_same_tokens(self.tokenizer, spec.reference, spec, "reference")

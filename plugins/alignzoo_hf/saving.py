@@ -11,12 +11,16 @@ import torch
 from torch import nn
 from transformers import GenerationConfig
 
-from alignzoo_hf import adapters, models, weights
+from alignzoo_hf import adapters, models, quantized, weights
 
 
 def save(model: Any, tokenizer: Any, path: Path, dtype: torch.dtype) -> None:
     """A transformers directory with model, tokenizer and generation config; an adapter is merged into a copy, and lies
-    beside it."""
+    beside it. On weights of few bits it is saved alone: merged, it would be rounded to them."""
+    if quantized.is_quantized(models.bare(model)):
+        with weights.quietly():
+            adapters.save_adapter(model, tokenizer, path)
+        return
     whole = models.bare(stored(model, dtype))
     if isinstance(getattr(whole, "generation_config", None), GenerationConfig):
         whole.generation_config.eos_token_id = sorted(models.stop_ids(whole, tokenizer))
@@ -25,7 +29,8 @@ def save(model: Any, tokenizer: Any, path: Path, dtype: torch.dtype) -> None:
     models.set_padding(whole, tokenizer)
     with weights.quietly():
         whole.save_pretrained(path)
-        adapters.save_adapter(model, tokenizer, path)
+        if adapters.has_adapter(model):
+            adapters.save_adapter(model, tokenizer, path / adapters.ADAPTER)
     tokenizer.save_pretrained(path)
 
 

@@ -56,7 +56,8 @@ def _multiplied(trunk: nn.Module, *, adapters: bool) -> int:
         if "lora_" in name and not adapters:
             continue
         if isinstance(module, nn.Linear | Conv1D):
-            total += module.weight.numel()
+            packed = isinstance(module, nn.Linear) and not module.weight.is_floating_point()
+            total += module.in_features * module.out_features if packed else module.weight.numel()
         elif hasattr(module, "num_experts"):
             stacked = [each for each in module.parameters(recurse=False) if each.ndim == 3]
             total += sum(each.numel() for each in stacked) * sent_to / module.num_experts

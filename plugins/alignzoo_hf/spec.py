@@ -64,6 +64,9 @@ class HF:
     """Train each weight's magnitude apart from its direction (DoRA, arXiv:2402.09353); slower."""
     lora_dropout: float = 0.0
     """Nothing but 0: models stay in evaluation mode, as dropout would make each forward pass another model."""
+    quantization: Literal["none", "4bit", "8bit"] = "none"
+    """Hold the frozen weights beneath an adapter in 4 bits (nf4, QLoRA, arXiv:2305.14314) or 8 (LLM.int8(),
+    arXiv:2208.07339), by the package bitsandbytes. The model's directory is the adapter then."""
     recompute: bool = False
     """Keep of each layer its input alone, and compute the layer again on the way back (gradient checkpointing): the
     same gradients to the bit, less memory, about a third more time."""

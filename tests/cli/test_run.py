@@ -25,7 +25,7 @@ def test_a_run_tells_its_results_and_where_they_are(alignzoo, recipe: Path, tmp_
         "result.json",
     ):
         assert word in said.out
-    assert "rl: evaluate  16/16" in said.err
+    assert "rl: evaluation: 8 answers to 2 held-out prompts" in said.err and "rl: evaluate  8/8" in said.err
     assert (out / "curves.png").stat().st_size > 1000
     card = (out / "models" / "rl" / "README.md").read_text()
     assert "AutoModelForCausalLM" in card
@@ -97,6 +97,7 @@ def test_ctrl_c_stops_after_the_step_and_says_how_to_go_on(alignzoo, recipe: Pat
 def test_a_log_gets_a_line_now_and_then(monkeypatch) -> None:
     class Console:
         lines: list[str]
+        width = 200
 
         def __init__(self) -> None:
             self.lines = []

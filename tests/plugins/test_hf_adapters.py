@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,11 @@ import torch
 from test_hf_packed import ragged
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from alignzoo.batching import collate
 from alignzoo.cli import exporting
 from alignzoo.cost import weight_bytes
 from alignzoo.errors import ModelError, RunError
+from alignzoo.types import Prompt
 from alignzoo_hf.policy import HFPolicy
 from alignzoo_hf.spec import HF
 
@@ -204,3 +208,45 @@ def test_an_upload_that_fails_says_what_to_do(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(RunError, match=r"not/a/name could not be uploaded .* OWNER/NAME"):
         exporting.upload(tmp_path, "not/a/name", private=False)
+
+
+@pytest.mark.parametrize("bits", ["4bit", "8bit"])
+@pytest.mark.filterwarnings("ignore")  # bitsandbytes' own, of casts
+def test_an_adapter_on_weights_of_few_bits_trains_and_is_saved_alone(
+    bits: Any, plain_model: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    spec = HF(model=str(plain_model), device="cpu", lora_rank=4, quantization=bits)
+    policy: Any = spec.load(frozenset({"logprobs", "values"}))
+    packed = [each for each in policy.lm.parameters() if not each.is_floating_point()]
+    assert len(packed) == 7 and {each.data_ptr() for each in packed} == {
+        each.data_ptr() for each in policy.critic.parameters() if not each.is_floating_point()
+    }
+    group = policy.encode(Prompt("ab"), ["cd"])
+    batch = collate([group], scored=False)
+    policy.optimize(lambda groups: torch.optim.AdamW(groups))
+    before = policy.forward(batch, frozenset({"logprobs"})).logprobs.detach()
+    policy.backward(-policy.forward(batch, frozenset({"logprobs"})).logprobs.sum())
+    policy.step(1e-2, 0.0)
+    after = policy.forward(batch, frozenset({"logprobs"})).logprobs.detach()
+    assert after.sum() > before.sum()
+    with torch.no_grad(), policy.answering("ref"):
+        torch.testing.assert_close(policy.forward(batch, frozenset({"logprobs"})).logprobs, before)
+    policy.save(tmp_path / "saved")
+    assert not (tmp_path / "saved" / "config.json").exists()
+    again: Any = replace(spec, model=str(tmp_path / "saved"), lora_rank=0).load(frozenset({"logprobs"}))
+    kept = again.forward(batch, frozenset({"logprobs"})).logprobs.detach()
+    torch.testing.assert_close(kept, after, rtol=1e-3, atol=1e-2)  # the scales of 4 bits are themselves rounded
+    whole: Any = HF(model=str(tmp_path / "saved"), device="cpu").load(frozenset())
+    assert whole.lm is not None  # merged into the weights that it was trained on
+
+
+def test_few_bits_need_an_adapter_and_the_package(plain_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ModelError, match=r"cannot be trained: set policy\.lora_rank"):
+        HF(model=str(plain_model), device="cpu", quantization="4bit").load(frozenset({"logprobs"}))
+    spec = HF(model=str(plain_model), device="cpu", lora_rank=4, quantization="4bit")
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(ModelError, match=r"needs the package bitsandbytes.*pip install bitsandbytes.*dtype=bf16"):
+        spec.load(frozenset({"logprobs"}))
+    with pytest.raises(ModelError, match="for language models"):
+        spec.load(frozenset({"scores"}))

@@ -16,6 +16,9 @@ from alignzoo.storage import write_json
 ENTRY = re.compile(r"([^\[\]=]+)(?:\[(.*)\])?")
 """NAME, or NAME[key=value,...]."""
 
+LABEL = "label"
+"""The setting that says how the results call an entry."""
+
 CURRENCIES = ("tokens", "seconds", "flops")
 
 TOLERANCE = 0.1
@@ -32,11 +35,13 @@ class Entry:
     name: str
     settings: tuple[str, ...] = ()
     """"key=value" each: of an algorithm as overrides of its recipe, of a task as its fields."""
+    called: str = ""
+    """How the results call it, where that is given: by "label=..." among the settings."""
 
     @property
     def label(self) -> str:
         """How it is called in the results."""
-        return self.name + (f"[{self.setting}]" if self.settings else "")
+        return self.called or self.name + (f"[{self.setting}]" if self.settings else "")
 
     @property
     def setting(self) -> str:
@@ -53,7 +58,11 @@ def entry(text: str) -> Entry:
     for each in settings:
         if "=" not in each:
             raise RecipeError(f"{text!r}: {each!r} is no key=value")
-    return Entry(name.strip(), settings)
+    called = [each.partition("=")[2].strip() for each in settings if each.partition("=")[0].strip() == LABEL]
+    if len(called) > 1 or not all(called):
+        raise RecipeError(f"{text!r}: give one label, as in ppo[label=gentle,optimizer.kl=0.1]")
+    kept = tuple(each for each in settings if each.partition("=")[0].strip() != LABEL)
+    return Entry(name.strip(), kept, *called)
 
 
 def _split(text: str) -> list[str]:

@@ -20,6 +20,7 @@ from alignzoo.registry import Registry
 
 STEPS = 1000
 SCHEDULE = {"steps": STEPS, "lr": 1e-6, "warmup": 0.0, "decay": "constant", "save_every": 0, "samples_every": 0}
+SCHEDULE |= {"save_minutes": 0.0}
 SCHEDULE |= {"kl_every": 0}  # where the peer makes no pass of the reference to watch a KL, neither do we
 METHODS: dict[str, dict[str, Any]] = {
     "sft": {"data": "sft"},
@@ -72,7 +73,7 @@ def settings_of(method: str, folder: Path) -> dict[str, Any]:
         settings["reward"] = [{"name": "python", "function": distinct}]
         settings["sampler"] = {"n": asked["n"]}
     data = folder / f"{settings['data']}.jsonl"
-    settings["data"] = {"path": str(data), "heldout": 0}
+    settings["data"] = {"path": str(data), "heldout": 0, "chat": asked["chat"]}
     settings["schedule"] = SCHEDULE | {"prompts": len(data.read_text().splitlines()), "minibatch": 0}
     return settings | {"policy": policy, "evaluate": {"prompts": 0}}
 

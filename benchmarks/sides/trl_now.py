@@ -104,7 +104,8 @@ def trainer(method: str, folder: Path, out: Path, variant: str, turns: Turns) ->
     kind = "sft" if method == "sft" else "pairs"
     given = rows(folder, kind)
     lengths = [1 + len(row[c].split()) + len(row["prompt"].split()) for row in given for c in row if c != "prompt"]
-    callbacks = [Callback(turns, lambda: sum(lengths))]
+    total = asked.get("tokens", {}).get(kind, sum(lengths))
+    callbacks = [Callback(turns, lambda: total)]
     data = {"train_dataset": datasets.Dataset.from_list(given), "processing_class": words, "callbacks": callbacks}
     at_once = min(asked["rows"], len(given))
     options |= {"per_device_train_batch_size": at_once, "gradient_accumulation_steps": len(given) // at_once}

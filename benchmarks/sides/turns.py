@@ -13,9 +13,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-JOB: dict[str, Any] = {"device": "cpu", "bf16": False, "cap": 128, "n": 8, "rows": 16}
+JOB: dict[str, Any] = {"device": "cpu", "bf16": False, "cap": 128, "n": 8, "rows": 16, "chat": "auto"}
 """What a comparison is run on and with, where its folder's job.json does not say otherwise: the tokens that a rollout
-may have, completions of a prompt, and rows that the peer takes at once."""
+may have, completions of a prompt, rows that the peer takes at once, and whether a text is a turn of a conversation. Its
+"tokens" are those of given rows, by the data's name, where they are no longer words."""
 
 
 def job(folder: str | os.PathLike[str]) -> dict[str, Any]:

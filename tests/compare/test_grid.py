@@ -87,3 +87,12 @@ def test_the_first_trial_is_favoured_in_nothing_and_failed_ones_are_no_tuning() 
     chosen = [tuning.best(each) for each in equal]
     assert set(chosen) == {0, 1} and 8 <= sum(chosen) <= 32
     assert chosen == [tuning.best(each) for each in equal]
+
+
+def test_a_label_calls_an_entry_and_is_no_setting() -> None:
+    found = entry('grpo[label=rule, reward={name="python",function="reward.py:f"}]')
+    assert found.label == "rule" and found.settings == ('reward={name="python",function="reward.py:f"}',)
+    assert entry("ppo[label=gentle]").settings == () and entry("ppo[optimizer.kl=0.1]").label == "ppo[optimizer.kl=0.1]"
+    for wrong in ("ppo[label=]", "ppo[label=a,label=b]"):
+        with pytest.raises(RecipeError, match="give one label"):
+            entry(wrong)

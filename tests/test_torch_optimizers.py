@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from alignzoo import preflight
+from alignzoo import preflight, torch_optimizers
 from alignzoo.cost import ModelShape, dense_trunk
 from alignzoo.errors import RunError
 from alignzoo.gradients import TorchTraining
 from alignzoo.interfaces import ParameterGroup
 from alignzoo.schedule import Schedule
-from alignzoo.torch_optimizers import state_bytes, torch_optimizer
+from alignzoo.torch_optimizers import BLOCK, state_bytes, torch_optimizer
 
 NAMES = ["adamw", "sgd", "adafactor", "muon"]
 CPU = torch.device("cpu")
@@ -130,6 +130,52 @@ def test_a_missing_package_is_told_before_anything_is_trained(monkeypatch: pytes
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(RunError, match=r"needs the package bitsandbytes.*pip install bitsandbytes.*adafactor"):
         preflight.check_installed("adamw8bit")
+
+
+class Blockwise(torch.optim.Optimizer):
+    """Stands in for bitsandbytes' class: moments of bytes, a scale for each block, a step of one parameter."""
+
+    def __init__(self, groups: list[ParameterGroup]) -> None:
+        super().__init__(groups, {})
+        self.widened: list[int] = []
+        for group in self.param_groups:
+            for p in group["params"]:
+                blocks = -(-p.numel() // BLOCK)
+                bytes_of = {name: torch.zeros(p.shape, dtype=torch.uint8) for name in ("state1", "state2")}
+                scales = {name: torch.zeros(blocks) for name in ("absmax1", "absmax2")}
+                self.state[p] = {"step": 0, **bytes_of, **scales}
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for p in group["params"]:
+                self.update_step(group, p, 0, 0)
+
+    def update_step(self, group: Any, p: Tensor, gindex: int, pindex: int) -> None:
+        state = self.state[p]
+        state["step"] += 1
+        self.widened.append(p.numel())
+        state["state1"] += (p.grad.abs() * 10).to(torch.uint8)  # type: ignore[union-attr]
+        for block in range(len(state["absmax1"])):
+            state["absmax1"][block] += p.grad.view(-1)[block * BLOCK : (block + 1) * BLOCK].abs().max()  # type: ignore[union-attr]
+        p.data -= 0.1 * state["step"] * p.grad  # type: ignore[operator]
+
+
+def test_large_tables_are_stepped_in_slices_to_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_optimizers, "SLICE", 2 * BLOCK)
+    found = []
+    for kind in (Blockwise, torch_optimizers.in_slices(Blockwise)):
+        rng = torch.Generator().manual_seed(0)
+        table, small = (nn.Parameter(torch.randn(n, 8, generator=rng)) for n in (165, 4))  # 5 blocks and a part of one
+        made = kind([{"params": [table, small]}])
+        for _ in range(2):
+            table.grad, small.grad = (torch.randn(each.shape, generator=rng) for each in (table, small))
+            made.step()
+        states = [made.state[each] for each in (table, small)]
+        found.append((table.data, small.data, *(each for state in states for each in state.values())))
+        assert len(made.state) == 2
+    assert max(made.widened) == 2 * BLOCK < table.numel()
+    for plain, sliced in zip(*found, strict=True):
+        assert plain == sliced if isinstance(plain, int) else torch.equal(plain, sliced)
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------

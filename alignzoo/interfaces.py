@@ -194,6 +194,8 @@ class Outline:
     """Other settings that take less memory, and what the policy is then."""
     exact_samples: bool = False
     """As in `PolicyInfo`."""
+    copied: int = 0
+    """Bytes of the copies of weights that are made while it generates."""
     kept: float = 1.0
     """The share of `cost.activation_bytes` that its forward pass keeps for the backward pass."""
     stored: int = 4

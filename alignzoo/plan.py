@@ -40,7 +40,10 @@ LEARNING = ("gradients", "activations", "logits")
 IN_EVALUATIONS = "reference, in evaluations"
 """What a reference takes that no step asks: it is loaded for evaluations alone."""
 
-APART: tuple[tuple[str, ...], ...] = (LEARNING, ("key-value cache",), (IN_EVALUATIONS,), ("saving",))
+COPIES = "copies to generate by"
+"""What is made of weights while completions are generated."""
+
+APART: tuple[tuple[str, ...], ...] = (LEARNING, ("key-value cache", COPIES), (IN_EVALUATIONS,), ("saving",))
 """Parts that are held one after the other, and never together."""
 
 
@@ -163,6 +166,7 @@ def bytes_of(step: Rehearsal, outline: Outline, tokens_per_pass: int = 0) -> dic
         "activations": (sum(kept) + working) * trains,  # on the way back, the gradients of one layer's are there too
         "logits": outline.logits(answers) if step.speaks else 0,
         "key-value cache": cost.cache_bytes(shape, cached, outline.width) + sampled,
+        COPIES: outline.copied if step.writer.rows or step.evaluation.answers else 0,
         IN_EVALUATIONS: reference if not held and step.evaluation.answers else 0,
         "saving": _copied(outline) * trains,
     }

@@ -39,10 +39,7 @@ def adapted(model: Any, spec: HF, task: str) -> Any:
             adapted = get_peft_model(model, config)
     except (ValueError, re.error) as error:
         raise ModelError(f"policy.lora_targets = {spec.lora_targets!r} does not fit this model: {error}") from error
-    for parameter in adapted.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-    return adapted.eval()
+    return _by_columns(_trained_in_float32(adapted))
 
 
 def _targets(named: str) -> str | list[str]:
@@ -86,10 +83,28 @@ def continued(model: Any, source: str) -> Any:
 
     with _blamed(source):
         found = PeftModel.from_pretrained(model, source, is_trainable=True)
-    for parameter in found.parameters():
+    return _by_columns(_trained_in_float32(found))
+
+
+def _trained_in_float32(model: Any) -> Any:
+    for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-    return found.eval()
+    return model.eval()
+
+
+@torch.no_grad()
+def _by_columns(model: Any) -> Any:
+    """The model with the frozen weights of its linear layers lying by columns in a CPU's memory, as generation reads
+    them: it makes copies of others. A head that is an embedding, too, lies by rows, which are looked up."""
+    tables = {id(each.weight) for each in model.modules() if isinstance(each, torch.nn.Embedding)}
+    for module in model.modules():
+        weight = getattr(module, "weight", None)
+        if type(module) is not torch.nn.Linear or weight.requires_grad or weight.device.type != "cpu":
+            continue
+        if id(weight) not in tables:
+            weight.data = weight.data.t().contiguous().t()
+    return model
 
 
 def outlined(model: Any, source: Any) -> Any:

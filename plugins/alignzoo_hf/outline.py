@@ -64,6 +64,7 @@ def outline(spec: HF, needs: frozenset[str], *, frozen: bool = False) -> Outline
         encode=encoder(spec, main, tokenizer, writes=not only_scores).group,
         logits=logits,
         trial=trial,
+        copied=_copied(spec, shape, place, width),
         kept=_kept(spec, config, shape, place, bf16=bf16),
         cheaper=lambda: _cheaper(spec, needs),
         recompute=spec.recompute,
@@ -80,6 +81,14 @@ def _kept(spec: HF, config: Any, shape: ModelShape, place: torch.device, *, bf16
     if shape.adapted:
         return ADAPTED[bf16]
     return 1.0 if bf16 or place.type != "cpu" else layers.kept(config.get_text_config(), shape)
+
+
+def _copied(spec: HF, shape: ModelShape, place: torch.device, width: int) -> int:
+    """Linear layers by columns, which our engine makes on a CPU; those beneath an adapter lie so already, but for a
+    head that is an embedding, too."""
+    if place.type != "cpu" or spec.engine != "alignzoo":
+        return 0
+    return width * ((shape.head if shape.tied else 0) if shape.adapted else shape.trunk + shape.head)
 
 
 def _is_assumed(place: torch.device) -> bool:

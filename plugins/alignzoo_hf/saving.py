@@ -59,4 +59,7 @@ def _merged(model: Any, dtype: torch.dtype) -> Any:
         for layer in [each for each in model.modules() if isinstance(each, BaseTunerLayer)]:
             layer.merge(safe_merge=True)  # type: ignore[operator]  # not in place, where the other model reads
             layer.get_base_layer().to(dtype)
-        return model.merge_and_unload().to(dtype)
+        whole = model.merge_and_unload().to(dtype)
+    for parameter in whole.parameters():
+        parameter.data = parameter.data.contiguous()  # frozen weights may lie by columns
+    return whole

@@ -15,6 +15,7 @@ from alignzoo.schedule import Schedule
 from alignzoo.torch_optimizers import torch_optimizer
 from alignzoo.types import Batch, Group, Prompt, Score
 from alignzoo_hf import models, saving, weights
+from alignzoo_hf.engine import column_major
 from alignzoo_hf.policy import HFPolicy
 from alignzoo_hf.spec import HF
 
@@ -64,6 +65,7 @@ def test_a_merged_adapter_copies_what_it_changes_alone(plain_model: Path) -> Non
     merged = saving.stored(policy.lm, torch.float32)
     linear = [each for each in models.bare(policy.lm).modules() if hasattr(each, "get_base_layer")]
     changed = 4 * sum(each.get_base_layer().weight.numel() for each in linear)
+    changed += 4 * models.bare(policy.lm).lm_head.weight.numel()  # it lies by columns, and is saved by rows
     assert 0 < changed == new_bytes(merged, policy.lm)
     assert all(torch.equal(each, before[name]) for name, each in policy.lm.named_parameters())
     tokens = torch.arange(5)[None]
@@ -98,3 +100,17 @@ def test_a_policy_is_its_own_reference_until_it_learns(plain_model: Path, monkey
     again.restore(policy.state())  # as a resumed run does
     assert torch.equal(reference(again), first) and len(calls) == 4
     assert policy._fingerprint() == again._fingerprint() == loaded(plain_model, "ref_logprobs")._fingerprint()
+
+
+def test_what_generates_with_an_adapter_copies_the_head_alone(plain_model: Path) -> None:
+    policy = loaded(plain_model, lora_rank=4)
+    model, before = models.bare(policy.lm), storages(policy.lm)
+    with column_major(model):
+        frozen = [each for name, each in model.named_parameters() if "lora_" not in name]
+        made = sum(each.untyped_storage().nbytes() for each in frozen if each.data_ptr() not in before)
+    assert made == 0  # its head is no embedding
+    full = loaded(plain_model).lm
+    before = storages(full)
+    with column_major(full):
+        linear = [each for each in full.modules() if isinstance(each, nn.Linear)]
+        assert all(each.weight.data_ptr() not in before for each in linear)  # the control

@@ -27,6 +27,7 @@ parity: $(VENV)/installed
 # Thousands of generated faults; the tests do the first three hundred.
 faults: $(VENV)/installed
 	$(BIN)/python -m tests.faults --cases 2000
+	$(BIN)/python -m tests.faults.recipe_kills --kills 100
 
 bench: $(VENV)/installed
 	$(BIN)/python benchmarks/official.py

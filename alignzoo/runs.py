@@ -190,7 +190,12 @@ def manifest(recipe: Recipe, registry: Registry) -> dict[str, Any]:
         "plugins": registry.distributions(),
         "files": inputs.files(recipe.resolved),
         "models": inputs.models(recipe.resolved),
-        "machine": {"system": platform.platform(), "threads": torch.get_num_threads(), "processes": processes.count()},
+        "machine": {
+            "system": platform.platform(),
+            "threads": torch.get_num_threads(),
+            "processes": processes.count(),
+            "instructions": torch.backends.cpu.get_cpu_capability(),
+        },
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }
 

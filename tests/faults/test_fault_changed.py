@@ -98,16 +98,17 @@ def test_versions_and_threads_are_told_and_kept(recipe: Path, tmp_path: Path) ->
         path = tmp_path / "out" / "manifest.json"
         manifest = json.loads(path.read_text())
         manifest["versions"]["torch"] = "1.0"
-        manifest["machine"]["threads"] = 64
+        manifest["machine"] |= {"threads": 64, "instructions": "SSE"}
         manifest["plugins"]["policy-gradient"]["version"] = "9.9"
         path.write_text(json.dumps(manifest))
 
     [told] = stopped_and_resumed(recipe, tmp_path / "out", change)
     now = torch.get_num_threads()
     assert f"torch 1.0, now {torch.__version__}" in told and f"64 threads, now {now}" in told
+    assert "the instructions SSE of its processor, now " in told
     assert "the plugin policy-gradient 9.9, now " in told
     [former] = json.loads((tmp_path / "out" / "manifest.json").read_text())["resumed"]
-    assert (former["versions"], former["machine"]) == ({"torch": "1.0"}, {"threads": 64})
+    assert (former["versions"], former["machine"]) == ({"torch": "1.0"}, {"threads": 64, "instructions": "SSE"})
 
 
 def test_a_large_file_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

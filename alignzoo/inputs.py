@@ -154,7 +154,8 @@ def in_words(former: Mapping[str, Any], now: Mapping[str, Any], parts: set[str])
     counts = [name for name in ("threads", "processes") if name in machine]
     told += [f"{machine[name]} {name}, now {now['machine'][name]}" for name in counts]
     if "instructions" in machine:
-        told.append(f"the instructions {machine['instructions']} of its processor, now {now['machine']['instructions']}")
+        own = now["machine"]["instructions"]
+        told.append(f"the instructions {machine['instructions']} of its processor, now {own}")
     for name, was in former.get("plugins", {}).items():
         version = now["plugins"].get(name, {}).get("version")
         if name in parts and was.get("version") != version:

@@ -19,6 +19,7 @@ from annotated_types import Ge
 import alignzoo
 from alignzoo import Completion, Context, DataError, Group, Policy, Prompt, RewardError, Score, StepReport
 from alignzoo.calling import OutOfTime, failing, result_of
+from alignzoo.files import check_kind
 from alignzoo.importing import beside
 from alignzoo.interfaces import CheckContext
 from alignzoo.surroundings import exits_told
@@ -192,7 +193,7 @@ def find(path: str) -> Callable[..., Any]:
     module_name, _, name = path.rpartition(":") if ":" in path else path.rpartition(".")
     if not module_name or not name:
         raise RewardError(f"reward function {path!r}: write package.module:function or file.py:function")
-    file = Path(module_name).resolve() if module_name.endswith(".py") else None
+    file = Path(module_name).absolute() if module_name.endswith(".py") else None
     try:
         with exits_told(), beside(file.parent if file else Path.cwd()):
             module = _from_file(file) if file else importlib.import_module(module_name)
@@ -208,6 +209,7 @@ def find(path: str) -> Callable[..., Any]:
 
 
 def _from_file(path: Path) -> Any:
+    check_kind(path, RewardError)
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None or not path.exists():
         raise FileNotFoundError(f"no such file: {path}")

@@ -21,6 +21,7 @@ import pluggy
 
 from alignzoo import hookspecs
 from alignzoo.errors import PluginError, did_you_mean
+from alignzoo.files import check_kind
 from alignzoo.registry.compat import check_api
 from alignzoo.registry.discovery import Plugin, digest, entry_points, forget, import_file, installed, own_recipes
 from alignzoo.registry.examination import Examination
@@ -160,6 +161,7 @@ class Registry:
 
     def add_file(self, path: Path | str) -> None:
         """Take a loose file as a plugin, called by its file name; raises PluginError when it cannot be read."""
+        check_kind(Path(path), PluginError)
         path = Path(path).resolve()
         if path.suffix != ".py" or not path.is_file():
             raise PluginError(f"plugin {path}: there is no such Python file")

@@ -12,6 +12,7 @@ from typing import Any
 
 from alignzoo.calling import OutOfTime, interrupted_after
 from alignzoo.errors import DataError, ModelError
+from alignzoo.files import check_kind
 from alignzoo.types import Message
 
 TEMPLATES = {
@@ -203,6 +204,7 @@ def read_template(name: str) -> str | None:
         return None
     if name in TEMPLATES:
         return TEMPLATES[name]
+    check_kind(Path(name), ModelError)
     try:
         return Path(name).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from transformers.utils import logging as transformers_logging
 
 from alignzoo.errors import ModelError
-from alignzoo.files import read_object
+from alignzoo.files import check_kind, read_object
 
 GENERATION = "generation_config.json"
 INDEX = "model.safetensors.index.json"
@@ -64,6 +64,8 @@ def check_directory(source: str, asked: str = "config.json") -> None:
     path = Path(source)
     if not source:
         raise ModelError("no model: set policy.model to a directory or a hub id")
+    if path.is_symlink():
+        check_kind(path, ModelError)  # a link to nowhere must not be looked for on the hub either
     if path.is_dir():
         _check_holds(path, asked)
     elif path.exists():

@@ -10,11 +10,14 @@ from typing import Any
 
 import pytest
 
-from alignzoo.errors import DataError, RecipeError
+from alignzoo.errors import DataError, ModelError, PluginError, RecipeError, RewardError
 from alignzoo.files import read_json
 from alignzoo.prompts.reading import Data, read
 from alignzoo.recipe import load
 from alignzoo.registry import Registry
+from alignzoo_hf.template import read_template
+from alignzoo_hf.weights import check_directory
+from alignzoo_rules import find
 
 POLICY = '{ name = "hf", model = "task:policy" }'
 
@@ -52,6 +55,16 @@ def test_what_is_no_file_is_named(name: str, alignzoo: Any, tmp_path: Path, monk
         assert said.code == 1 and message in said.err
     with pytest.raises(DataError, match=message):
         read_json(Path("odd.json"), error=DataError)
+    make(Path("odd.py"))
+    with pytest.raises(PluginError, match=message):
+        Registry().add_file("odd.py")
+    with pytest.raises(RewardError, match=message):
+        find("odd.py:f")
+    with pytest.raises(ModelError, match=message):
+        read_template("odd.json")
+    if Path("odd.py").is_symlink():
+        with pytest.raises(ModelError, match=message):
+            check_directory("odd.py")
 
 
 def test_names_that_cannot_be_files_are_refused() -> None:

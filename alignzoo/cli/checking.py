@@ -157,6 +157,7 @@ MEANINGS = {
     "length/said_twice": "what saying the same twice adds to a score, or to the chance of being preferred",
     "place/leaning": "what being shown first adds to the chance of being preferred",
     "place/consistent": "share of pairs with the same winner in both orders",
+    "labels/agreement": "share of the given pairs on which a verdict is as the label; ½: no better than a coin",
     "labels_agree_with_gold": "share of labelled pairs that the gold score orders alike",
 }
 """What a figure says."""

@@ -9,6 +9,8 @@ from statistics import fmean
 
 from alignzoo.interfaces import Judge, Policy
 from alignzoo.judging import prefer
+from alignzoo.judging.asking import Preference
+from alignzoo.testing.elsewhere import another_hash, forgotten
 from alignzoo.testing.laws import Attempt, Checks, Figures, Given, checks, is_a_spec
 from alignzoo.testing.lifecycle import STATE, opens, succeeds
 from alignzoo.testing.world import toy_groups, toy_policy, toy_prompts
@@ -76,6 +78,16 @@ def repeats(judge: Judge, given: Given) -> None:
     _same(attempt, "again", first, _judge(attempt, judge, questions, given))
 
 
+def other_process(judge: Judge, given: Given) -> None:
+    """Another process gives the same verdicts: none hangs on the hash of a text."""
+    attempt = Attempt(3, "the same questions, with another hash of texts", "hash() of a text: take hashlib")
+    questions = _questions(given)
+    with forgotten(judge):
+        first = _judge(attempt, judge, questions, given)
+    with forgotten(judge), another_hash():
+        _same(attempt, "with another hash", first, _judge(attempt, judge, questions, given))
+
+
 def _same(attempt: Attempt, when: str, expected: Sequence[Verdict], found: Sequence[Verdict]) -> None:
     for a, b in zip(expected, found, strict=True):
         near = a.kind == b.kind and abs((a.value or 0.0) - (b.value or 0.0)) <= CLOSE
@@ -135,11 +147,25 @@ def leanings(judge: Judge, given: Given) -> Figures:
         figures["place/leaning"] = fmean(each.leaning or 0.0 for each in both)
         figures["place/consistent"] = fmean(float(bool(each.consistent)) for each in both)
     values = [each.value for each in longer if each.value is not None]
+    agrees = _with_labels(given, found)
+    figures |= {} if agrees is None else {"labels/agreement": agrees}
     return figures | ({"length/said_twice": fmean(values) - 0.5} if values else {})
 
 
+def _with_labels(given: Given, found: Sequence[Preference]) -> float | None:
+    """How often a verdict prefers what the data call better; None without labels."""
+    labelled = [p for p in given.prompts if len(p.completions) > 1]
+    known = [
+        (each.value, prompt.labels[0] - prompt.labels[1])
+        for prompt, each in zip(labelled, found, strict=False)
+        if prompt.labels and each.value is not None and prompt.labels[0] != prompt.labels[1]
+    ]
+    right = [0.5 if value == 0.5 else float((value > 0.5) == (gap > 0)) for value, gap in known]
+    return fmean(right) if right else None
+
+
 JUDGE_CHECKS: Checks = checks(
-    *((3, contract), (11, answers), (1, question_order), (3, repeats), (3, pure), (4, hard_inputs)),
+    *((3, contract), (11, answers), (1, question_order), (3, repeats), (3, other_process), (3, pure), (4, hard_inputs)),
     *((3, opens), (7, successor), (11, leanings)),
 )
 """Every check of a judge by name, in the order in which they are made."""

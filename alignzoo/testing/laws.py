@@ -7,6 +7,8 @@ is no law, but what a user of the part should know.
 from __future__ import annotations
 
 import pickle
+import random
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass, replace
@@ -144,10 +146,20 @@ class Attempt:
 
     @contextmanager
     def leaves_randomness(self) -> Iterator[None]:
-        """Inside, nobody draws from torch's global generator or seeds it."""
-        before = torch.get_rng_state()
+        """Inside, nobody draws from a global generator of torch, Python or numpy, or seeds it."""
+        before = randomness()
         yield
-        self.unchanged("torch's global {}", {"seed": before}, {"seed": torch.get_rng_state()})
+        now = randomness()
+        for name, state in before.items():
+            self.require(now[name] == state, f"the global generator of {name} as it was", "another state")
+
+
+def randomness() -> dict[str, bytes]:
+    """The states of the global generators of torch, of Python and of numpy, where that is loaded."""
+    states: dict[str, Any] = {"torch": torch.get_rng_state().tolist(), "Python": random.getstate()}
+    if "numpy" in sys.modules:
+        states["numpy"] = sys.modules["numpy"].random.get_state(legacy=True)
+    return {name: pickle.dumps(state) for name, state in states.items()}
 
 
 def _identical(one: Tensor, other: Tensor) -> bool:

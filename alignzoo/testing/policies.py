@@ -21,6 +21,7 @@ from alignzoo.policies import lacking
 from alignzoo.roles import takes_roles
 from alignzoo.testing.laws import Attempt, Checks, Given, checks, is_a_spec, summary
 from alignzoo.testing.measure import padded
+from alignzoo.testing.numbers import entropy, latest_token
 from alignzoo.testing.world import toy_prompts
 from alignzoo.types import Batch, Completion, Group, Prompt
 
@@ -443,6 +444,8 @@ POLICY_CHECKS: Checks = checks(
     (11, columns),
     (1, padding),
     (2, causal),
+    (2, latest_token),
+    (5, entropy),
     (5, own_words),
     (3, seeds),
     (1, neighbours),

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 import pickle
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass, replace
 from statistics import fmean
 
 import torch
 
-from alignzoo.interfaces import Policy, RewardSource
+from alignzoo.interfaces import Opens, Policy, RewardSource
+from alignzoo.lifecycle import closed
+from alignzoo.requirements import scores_generated
+from alignzoo.testing.elsewhere import another_hash, forgotten
 from alignzoo.testing.laws import Attempt, Checks, Figures, Given, checks, is_a_spec
 from alignzoo.testing.lifecycle import STATE, opens, succeeds
 from alignzoo.testing.world import toy_policy, toy_prompts
@@ -120,6 +124,89 @@ def repeats(reward: RewardSource, given: Given) -> None:
         attempt.require([s.value for s in before] == [s.value for s in after], f"{before}", f"{after}")
 
 
+def other_process(reward: RewardSource, given: Given) -> None:
+    """Another process, which scores other groups first, gives the same scores: nothing hangs on what came before."""
+    cause = "hash() of a text, which is another in each process, or a cache that does not know the prompt by its key"
+    attempt = Attempt(3, "one answer to two prompts, in both orders; and another hash of texts", cause)
+    groups = [_under(group, _groups(given)[0], given) for group in _groups(given)[:2]]
+    scored: list[Rows] = []
+    for turned in (False, True):
+        with forgotten(reward), attempt.runs("copying the reward"):
+            fresh = pickle.loads(pickle.dumps(closed(reward))) if live_less(reward) else reward
+            found = [_score(attempt, fresh, [group], given)[0] for group in (groups[::-1] if turned else groups)]
+        scored.append(found[::-1] if turned else found)
+    _same(attempt, "with the other prompt first", *scored)
+    with forgotten(reward), another_hash():
+        _same(attempt, "with another hash of texts", scored[0], _score(attempt, reward, groups, given))
+
+
+def _under(group: Group, first: Group, given: Given) -> Group:
+    """A group's prompt with the answers to another one, told apart from those that other checks have shown."""
+    texts = tuple(f"{completion.text} elsewhere" for completion in first.completions)
+    labels = (first.prompt.labels + group.prompt.labels)[: len(texts)] if group.prompt.labels else ()
+    prompt = replace(group.prompt, completions=texts, labels=labels)
+    return _policy(given).encode(prompt, texts)
+
+
+def many_calls(reward: RewardSource, given: Given) -> None:
+    """The fiftieth call gives what the first one gave."""
+    attempt = Attempt(3, "one group, again and again", "a counter, or a running mean, outside of the fields")
+    groups, until = _groups(given)[:1], time.monotonic() + 2
+    first = _score(attempt, reward, groups, given)
+    for _ in range(50):
+        again = _score(attempt, reward, groups, given)
+        _same(attempt, "in a later call", first, again)
+        if time.monotonic() > until:
+            return  # a model that takes its time
+
+
+def group_size(reward: RewardSource, given: Given) -> None:
+    """An answer's score is not divided by how many answers there are."""
+    attempt = Attempt(1, "one answer alone, twice and three times", "a sum over the group, or a division by its size")
+    for group in _groups(given)[:2]:
+        values = [_score(attempt, reward, [_only(group, (0,) * n)], given)[0][0].value for n in (1, 2, 3)]
+        if None in values or not values[0]:
+            continue
+        shares = [(value or 0.0) / values[0] for value in values]
+        halved = all(abs(share - 1 / n) < 1e-6 for n, share in enumerate(shares, 1))
+        added = all(abs(share - n) < 1e-6 for n, share in enumerate(shares, 1))
+        attempt.require(not (halved or added), "a score that does not go by the number of answers", str(values))
+
+
+def whose_labels(reward: RewardSource, given: Given) -> None:
+    """What scores generated text does not take the data's labels for it by their place."""
+    if not scores_generated(reward):
+        return
+    attempt = Attempt(6, "generated answers, and the data's answers and labels turned round", "labels read by place")
+    groups = []
+    for group in _groups(given):
+        texts = tuple(f"{completion.text} again" for completion in group.completions)
+        groups.append(replace(_policy(given).encode(group.prompt, texts), prompt=group.prompt))
+    turned = [
+        replace(g, prompt=replace(g.prompt, completions=g.prompt.completions[::-1], labels=g.prompt.labels[::-1]))
+        for g in groups
+    ]
+    straight = _score(attempt, reward, groups, given)
+    _same(attempt, "whatever order the data's answers have", straight, _score(attempt, reward, turned, given))
+
+
+RESERVED = ("mean", "std", "abstained", "brought")
+"""Names of figures of rewards that the runner makes itself."""
+
+
+def parts(reward: RewardSource, given: Given) -> None:
+    """A score's parts have names of their own."""
+    attempt = Attempt(8, "a few groups", "a part named as one of the runner's own figures, which it would replace")
+    names = {n for scores in _score(attempt, reward, _groups(given), given) for score in scores for n in score.parts}
+    wrong = sorted(names & {*RESERVED})
+    attempt.require(not wrong, f"parts under other names than {', '.join(RESERVED)}", ", ".join(wrong))
+
+
+def live_less(reward: RewardSource) -> bool:
+    """Whether it holds nothing open, so that a copy works as it does."""
+    return not isinstance(reward, Opens)
+
+
 def pure(reward: RewardSource, given: Given) -> None:
     """Neither the groups, the policy's weights nor the reward's settings are changed."""
     cause = "a list, a mapping or weights changed in place: use dataclasses.replace"
@@ -227,6 +314,7 @@ def _correlation(group: Group, scores: Sequence[Score]) -> float | None:
 
 REWARD_CHECKS: Checks = checks(
     *((3, contract), (11, answers), (1, group_order), (1, completion_order), (3, repeats), (3, pure)),
+    *((3, other_process), (3, many_calls), (1, group_size), (6, whose_labels), (8, parts)),
     *((4, hard_inputs), (3, opens), (7, successor), (11, length)),
 )
 """Every check of a reward by name, in the order in which they are made."""

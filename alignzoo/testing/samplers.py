@@ -13,6 +13,7 @@ from alignzoo import functional as fn
 from alignzoo.batching import answer, collate
 from alignzoo.interfaces import Chooses, Policy, Sampler, Selects
 from alignzoo.lifecycle import closed
+from alignzoo.testing.generated import generated, own_scores, seeds_apart
 from alignzoo.testing.laws import Attempt, Checks, Given, checks, is_a_spec
 from alignzoo.testing.lifecycle import STATE, opens, succeeds
 from alignzoo.testing.stopping import resumes
@@ -240,6 +241,9 @@ SAMPLER_CHECKS: Checks = checks(
     (4, hard_inputs),
     (1, neighbours),
     (5, written),
+    (11, generated),
+    (3, seeds_apart),
+    (11, own_scores),
     (3, selects),
     (3, chooses),
     (3, opens),

@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import pickle
-import random
 import sys
 from collections import deque
 from itertools import count
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from alignzoo.testing.laws import Attempt
+from alignzoo.testing.laws import randomness as randomness
 
 STATE = (bool, int, float, str, bytes, bytearray, list, dict, set, deque, count, Tensor)
 """What can hold a state at the level of a module or a class."""
-
-
-def randomness() -> dict[str, bytes]:
-    """The states of the global generators of torch, of Python and of numpy, where that is loaded."""
-    states: dict[str, Any] = {"torch": torch.get_rng_state().tolist(), "Python": random.getstate()}
-    if "numpy" in sys.modules:
-        states["numpy"] = sys.modules["numpy"].random.get_state(legacy=True)
-    return {name: pickle.dumps(state) for name, state in states.items()}
 
 
 def globals_of(part: object) -> dict[str, bytes]:

@@ -87,7 +87,7 @@ WAIVABLE = (
 then say so by `laws`."""
 
 OPTIONAL: Mapping[str, tuple[str, ...]] = {
-    "optimizer": (*(f.name for f in dataclasses.fields(Traits)), "prepare_reads", "next", "follow", "check"),
+    "optimizer": (*(f.name for f in dataclasses.fields(Traits)), "prepare_reads", "next", "follow", "check", "oracle"),
     "sampler": (
         "online",
         "attempts",

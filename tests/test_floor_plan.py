@@ -15,7 +15,7 @@ FLOORS = [
     {"transcript", "decoding"},
     {"types", "engines", "errors", "former", "hookspecs", "allocator", "importing", "calling", "printable"}
     | {"divergences"},
-    {"files", "surroundings", "machine", "columns"},
+    {"files", "surroundings", "machine", "columns", "twins"},
     {"functional", "interfaces", "schedule", "processes", "cost", "agreement", "probe", "requirements"} | {"storage"},
     {"rankings", "gradients", "torch_optimizers", "microbatch", "policies", "traits", "lifecycle"},
     {"batching", "importance", "prompts", "journal", "checkpoint", "judging", "rewards", "roles"},

@@ -34,6 +34,10 @@ def check(
             help="A column of the data that an optimizer reads; with a role, the values of its rows, as greedy=0,1.",
         ),
     ] = None,
+    oracle: Annotated[
+        bool,
+        typer.Option("--oracle", help="Compare an optimizer's loss and gradient with its reference implementation."),
+    ] = False,
     as_json: AsJson = False,
     plugin: Plugins = None,
     no_plugin: NoPlugins = None,
@@ -45,6 +49,9 @@ def check(
     part = part_of(zoo, found, settings or ())
     from alignzoo.testing import Given, results
 
+    if oracle:
+        _beside_its_twin(found, part, as_json)
+        return
     chosen = _chosen(found.kind, only)
     _check_columns(column or ())
     made = list(results(part, chosen, Given(columns=tuple(column or ()))))
@@ -65,6 +72,35 @@ def part_of(zoo: Registry, found: Registration, settings: Sequence[str]) -> Any:
     from alignzoo.recipe import part
 
     return part(target, settings, found.name, registry=zoo)
+
+
+def _beside_its_twin(found: Registration, part: Any, as_json: bool) -> None:
+    """Value and gradient beside the reference implementation. Exit status 1 where they differ."""
+    from alignzoo.testing.oracle import compare
+
+    if found.kind != "optimizer":
+        raise PluginError(
+            f"--oracle compares optimizers with reference implementations; {found.name} is a {found.kind}"
+        )
+    made = compare(part, found.name)
+    if as_json:
+        rows = [
+            {"twin": each.twin.loss, "package": each.twin.package, "version": each.version, "ours": each.ours}
+            | {"theirs": each.theirs, "gradient": each.gradient, "equal": each.equal}
+            for each in made
+        ]
+        sys.stdout.write(json.dumps({"name": found.name, "part": repr(part), "oracle": rows}, indent=2) + "\n")
+    else:
+        out, twin = console(), made[0].twin
+        out.print(
+            f"{title(found)}, beside {twin.package} {made[0].version} ({twin.loss})", markup=False, soft_wrap=True
+        )
+        for each in made:
+            verdict = "equal" if each.equal else "DIFFERENT"
+            figures = f"loss {each.ours:.7g}, theirs {each.theirs:.7g}; gradients are {each.gradient:.1e} apart"
+            out.print(f"{verdict}: {figures}", markup=False, soft_wrap=True)
+    if not all(each.equal for each in made):
+        raise typer.Exit(1)
 
 
 def _check_columns(columns: Sequence[str]) -> None:

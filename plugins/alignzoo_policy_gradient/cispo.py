@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar
 from annotated_types import Gt
 
 from alignzoo import Batch, Forward, Terms
+from alignzoo.twins import Twin
 from alignzoo_policy_gradient.arithmetic import Level, importance_ratio, token_advantages
 from alignzoo_policy_gradient.base import GroupRelative
 
@@ -34,3 +35,7 @@ class CISPO(GroupRelative):
         ratio = importance_ratio(batch, out, self.level).detach()
         cost = -ratio.clamp(max=self.cap) * token_advantages(batch) * out.logprobs
         return Terms(cost, {"cap_fraction": (ratio > self.cap).float()})
+
+    def oracle(self) -> Twin:
+        settings = {"loss_type": "cispo", "beta": self.kl, "importance_sampling_level": self.level}
+        return Twin("trl", "alignzoo_trl.groups:grpo", {**settings, "epsilon_high": self.cap}, rows="groups")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge
 
 from alignzoo import Batch, Forward
 from alignzoo import functional as fn
+from alignzoo.twins import Twin
 from alignzoo.types import BoolNT, FloatN, FloatNT
 from alignzoo_policy_gradient.arithmetic import Reduction, importance_ratio, weighting
 from alignzoo_policy_gradient.base import ClippedGroup
@@ -46,3 +47,14 @@ class GRPO(ClippedGroup):
     def penalty(self, batch: Batch, out: Forward) -> FloatNT:
         kl = super().penalty(batch, out)
         return kl * importance_ratio(batch, out, self.level) if self.unbiased_kl else kl
+
+    def oracle(self) -> Twin:
+        kinds = {"sequence": "grpo", "token": "bnpo", "constant": "dr_grpo", "sum": "luspo"}
+        settings: dict[str, Any] = {
+            "loss_type": kinds[self.reduction],
+            "beta": self.kl,
+            "importance_sampling_level": self.level,
+        }
+        settings |= {"epsilon_low": self.clip, "epsilon_high": self.clip_high or self.clip}
+        settings |= {"use_bias_correction_kl": self.unbiased_kl, "max_completion_length": self.length}
+        return Twin("trl", "alignzoo_trl.groups:grpo", settings, rows="groups")

@@ -9,6 +9,7 @@ from annotated_types import Gt
 
 from alignzoo import Batch, Forward, Terms
 from alignzoo import functional as fn
+from alignzoo.twins import Twin
 from alignzoo_policy_gradient.arithmetic import outside
 from alignzoo_policy_gradient.base import PenalizedReward
 
@@ -37,3 +38,6 @@ class RLOO(PenalizedReward):
         ratio = fn.log_ratio(out.logprobs, batch.old_logprobs, batch.mask).sum(1).exp()  # (N,)
         cost = fn.clipped_surrogate(ratio, batch.advantages, low=self.clip, high=self.clip)
         return Terms(cost, {"clip_fraction": outside(ratio, self.clip, self.clip)})
+
+    def oracle(self) -> Twin:
+        return Twin("trl", "alignzoo_trl.groups:rloo", {"clip": self.clip}, rows="groups")

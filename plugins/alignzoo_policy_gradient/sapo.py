@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from annotated_types import Gt
 
 from alignzoo import Batch, Forward, Terms
 from alignzoo import functional as fn
+from alignzoo.twins import Twin
 from alignzoo.types import BoolNT, FloatNT
 from alignzoo_policy_gradient.arithmetic import Level, importance_ratio, token_advantages
 from alignzoo_policy_gradient.base import GroupRelative
@@ -41,3 +42,8 @@ class SAPO(GroupRelative):
         ratio, advantages = importance_ratio(batch, out, self.level), token_advantages(batch)
         tau = torch.where(advantages > 0, self.tau, self.tau_bad)
         return Terms(-4 / tau * torch.sigmoid(tau * (ratio - 1)) * advantages)
+
+    def oracle(self) -> Twin:
+        settings: dict[str, Any] = {"loss_type": "sapo", "beta": self.kl, "importance_sampling_level": self.level}
+        settings |= {"sapo_temperature_pos": self.tau, "sapo_temperature_neg": self.tau_bad}
+        return Twin("trl", "alignzoo_trl.groups:grpo", settings, rows="groups")

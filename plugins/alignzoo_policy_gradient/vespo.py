@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from annotated_types import Ge, Gt
 
 from alignzoo import Batch, Forward, Terms
 from alignzoo import functional as fn
+from alignzoo.twins import Twin
 from alignzoo_policy_gradient.arithmetic import token_advantages
 from alignzoo_policy_gradient.base import GroupRelative
 
@@ -46,3 +47,13 @@ class VESPO(GroupRelative):
         weight = torch.exp(decay + k * log_w - decay * log_w.exp())
         cost = -fn.token_column(weight, batch.mask) * token_advantages(batch) * out.logprobs
         return Terms(cost, {"sequence_weight": weight})
+
+    def oracle(self) -> Twin:
+        settings: dict[str, Any] = {
+            "loss_type": "vespo",
+            "beta": self.kl,
+            "vespo_k_pos": self.k,
+            "vespo_k_neg": self.k_bad,
+        }
+        settings |= {"vespo_lambda_pos": self.decay, "vespo_lambda_neg": self.decay_bad}
+        return Twin("trl", "alignzoo_trl.groups:grpo", settings, rows="groups")

@@ -10,6 +10,7 @@ from annotated_types import Ge, Gt
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from alignzoo.twins import Twin
 from alignzoo_preference.pairs import PairLoss, Pairs
 
 
@@ -40,3 +41,7 @@ class AlphaPO(PairLoss):
         if self.alpha == 0:
             return self.beta * mean
         return -self.beta / self.alpha * (-self.alpha * mean).clamp(max=80).expm1()
+
+    def oracle(self) -> Twin:
+        settings = {"loss_type": "simpo", "alpha": self.alpha, "beta": self.beta, "simpo_gamma": self.gamma}
+        return Twin("trl", "alignzoo_trl.pairs:cpo", {**settings, "mean": True})

@@ -9,6 +9,7 @@ from annotated_types import Ge, Lt
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from alignzoo.twins import Twin
 from alignzoo_preference.pairs import Pairs, ReferencePairLoss
 
 
@@ -35,3 +36,10 @@ class AOT(ReferencePairLoss):
         """How far each quantile of what should be larger is above that of what should be smaller, (P,)."""
         policy, reference = (each[0] - each[1] for each in (pairs.logprob, pairs.logprob - pairs.log_ratio))
         return policy.sort().values - reference.sort().values
+
+    def oracle(self) -> Twin:
+        return Twin(
+            "trl",
+            "alignzoo_trl.pairs:dpo",
+            {"loss_types": ["aot"], "beta": self.beta, "label_smoothing": self.label_smoothing},
+        )

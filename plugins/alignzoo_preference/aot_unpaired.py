@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from alignzoo.twins import Twin
 from alignzoo_preference.aot import AOT
 from alignzoo_preference.pairs import Pairs
 
@@ -24,3 +25,10 @@ class UnpairedAOT(AOT):
     def leads(self, pairs: Pairs) -> Tensor:
         better, worse = pairs.log_ratio.sort(1).values
         return better - worse
+
+    def oracle(self) -> Twin:
+        return Twin(
+            "trl",
+            "alignzoo_trl.pairs:dpo",
+            {"loss_types": ["aot_unpaired"], "beta": self.beta, "label_smoothing": self.label_smoothing},
+        )

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from alignzoo.twins import Twin
 from alignzoo_preference.pairs import Pairs, ReferencePairLoss
 
 
@@ -29,3 +30,6 @@ class APODown(ReferencePairLoss):
     def cost(self, pairs: Pairs) -> Tensor:
         better, worse = self.rewards(pairs)
         return better.sigmoid() + (worse - better).sigmoid()
+
+    def oracle(self) -> Twin:
+        return Twin("trl", "alignzoo_trl.pairs:dpo", {"loss_types": ["apo_down"], "beta": self.beta})

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from alignzoo.twins import Twin
 from alignzoo_preference.pairs import Pairs, ReferencePairLoss
 
 
@@ -21,3 +22,6 @@ class APOZero(ReferencePairLoss):
     def cost(self, pairs: Pairs) -> Tensor:
         better, worse = self.rewards(pairs)
         return (-better).sigmoid() + worse.sigmoid()
+
+    def oracle(self) -> Twin:
+        return Twin("trl", "alignzoo_trl.pairs:dpo", {"loss_types": ["apo_zero"], "beta": self.beta})

@@ -10,6 +10,7 @@ from annotated_types import Gt
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from alignzoo.twins import Twin
 from alignzoo_preference.pairs import Pairs, ShiftedPairLoss
 
 
@@ -29,3 +30,10 @@ class BCO(ShiftedPairLoss):
     def cost(self, pairs: Pairs) -> Tensor:
         better, worse = self.rewards(pairs) - self.shift
         return -logsigmoid(better) - logsigmoid(-worse)
+
+    def oracle(self) -> Twin | None:
+        return (
+            None
+            if self.shift
+            else Twin("trl", "alignzoo_trl.pairs:dpo", {"loss_types": ["bco_pair"], "beta": self.beta})
+        )

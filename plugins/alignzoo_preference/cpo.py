@@ -10,6 +10,7 @@ from annotated_types import Ge, Gt, Lt
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from alignzoo.twins import Twin
 from alignzoo_preference.pairs import PairLoss, Pairs
 
 
@@ -42,3 +43,7 @@ class CPO(PairLoss):
 
     def rewards(self, pairs: Pairs) -> Tensor:
         return self.beta * pairs.logprob
+
+    def oracle(self) -> Twin:
+        settings = {"beta": self.beta, "nll": self.nll, "label_smoothing": self.label_smoothing}
+        return Twin("trl", "alignzoo_trl.pairs:cpo", settings, alike=True)

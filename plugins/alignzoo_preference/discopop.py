@@ -10,6 +10,7 @@ from annotated_types import Gt
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from alignzoo.twins import Twin
 from alignzoo_preference.pairs import Pairs, ReferencePairLoss
 
 
@@ -40,3 +41,6 @@ class DiscoPOP(ReferencePairLoss):
         margin = better - worse
         logistic = -(-margin / self.tau).sigmoid() * logsigmoid(margin)
         return logistic + (logsigmoid(margin / self.tau) - margin).exp()
+
+    def oracle(self) -> Twin:
+        return Twin("trl", "alignzoo_trl.pairs:dpo", {"loss_types": ["discopop"], "beta": self.beta, "tau": self.tau})

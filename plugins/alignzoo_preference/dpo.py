@@ -9,6 +9,7 @@ from annotated_types import Ge, Lt
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from alignzoo.twins import Twin
 from alignzoo_preference.pairs import Pairs, ReferencePairLoss
 
 
@@ -37,3 +38,10 @@ class DPO(ReferencePairLoss):
         margin = better - worse
         smoothing = 1 - pairs.extra[self.confidence][0] if self.confidence else self.label_smoothing
         return -(1 - smoothing) * logsigmoid(margin) - smoothing * logsigmoid(-margin)
+
+    def oracle(self) -> Twin | None:
+        return (
+            None
+            if self.label_smoothing or self.confidence
+            else Twin("trl", "alignzoo_trl.pairs:dpo", {"loss_types": ["sigmoid"], "beta": self.beta})
+        )

@@ -10,6 +10,7 @@ from annotated_types import Gt
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from alignzoo.twins import Twin
 from alignzoo_preference.pairs import Pairs, ReferencePairLoss
 
 
@@ -32,3 +33,6 @@ class LengthNormalisedDPO(ReferencePairLoss):
 
     def rewards(self, pairs: Pairs) -> Tensor:
         return self.beta * pairs.log_ratio / pairs.length
+
+    def oracle(self) -> Twin:
+        return Twin("trl", "alignzoo_trl.pairs:dpo", {"loss_types": ["sigmoid_norm"], "beta": self.beta})

@@ -11,6 +11,7 @@ from annotated_types import Gt, Lt
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from alignzoo.twins import Twin
 from alignzoo_preference.pairs import Pairs, ReferencePairLoss
 
 
@@ -35,3 +36,10 @@ class EXO(ReferencePairLoss):
         margin = better - worse
         win = margin.sigmoid() * (logsigmoid(margin) - math.log1p(-self.label_smoothing))
         return win + (-margin).sigmoid() * (logsigmoid(-margin) - math.log(self.label_smoothing))
+
+    def oracle(self) -> Twin:
+        return Twin(
+            "trl",
+            "alignzoo_trl.pairs:dpo",
+            {"loss_types": ["exo_pair"], "beta": self.beta, "label_smoothing": self.label_smoothing},
+        )

@@ -9,6 +9,7 @@ from annotated_types import Gt, Lt
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from alignzoo.twins import Twin
 from alignzoo_preference.pairs import Pairs, ReferencePairLoss
 
 
@@ -44,3 +45,8 @@ class FDPO(ReferencePairLoss):
 
     def rounding(self, pairs: Pairs) -> Tensor:
         return self.beta * pairs.size.sum(0)
+
+    def oracle(self) -> Twin:
+        kind = {"js": "js_divergence", "alpha": "alpha_divergence"}.get(self.divergence, self.divergence)
+        settings = {"f_divergence_type": kind, "f_alpha_divergence_coef": 1 - self.alpha, "beta": self.beta}
+        return Twin("trl", "alignzoo_trl.pairs:dpo", settings)

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from alignzoo.twins import Twin
 from alignzoo_preference.pairs import Pairs, ReferencePairLoss
 
 
@@ -31,3 +32,10 @@ class IPO(ReferencePairLoss):
 
     def rewards(self, pairs: Pairs) -> Tensor:
         return self.beta * (pairs.log_ratio / pairs.length if self.length_normalised else pairs.log_ratio)
+
+    def oracle(self) -> Twin | None:
+        return (
+            Twin("trl", "alignzoo_trl.pairs:dpo", {"loss_types": ["ipo"], "beta": self.beta})
+            if self.length_normalised
+            else None
+        )

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from alignzoo import Batch, Forward, Terms
+from alignzoo.twins import Twin
 from alignzoo_preference.pairs import Pairs, ReferencePairLoss, on_both_rows
 
 
@@ -39,3 +40,8 @@ class LDDPO(ReferencePairLoss):
         weight = torch.where(batch.mask.cumsum(1) <= shared[:, None], 1.0, self.alpha)
         weighed = replace(batch, ref_logprobs=weight * batch.ref_logprobs)
         return super().loss(weighed, replace(out, logprobs=weight * out.logprobs))
+
+    def oracle(self) -> Twin:
+        return Twin(
+            "trl", "alignzoo_trl.pairs:dpo", {"loss_types": ["sigmoid"], "beta": self.beta, "ld_alpha": self.alpha}
+        )

@@ -9,6 +9,7 @@ from annotated_types import Ge
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from alignzoo.twins import Twin
 from alignzoo_preference.pairs import Pairs, ShiftedPairLoss
 
 
@@ -35,3 +36,8 @@ class MPO(ShiftedPairLoss):
         quality = logsigmoid(better - self.shift) + logsigmoid(self.shift - worse)
         likelihood = pairs.logprob[0] / pairs.length[0]
         return -self.preference * logsigmoid(better - worse) - self.quality * quality - self.nll * likelihood
+
+    def oracle(self) -> Twin | None:
+        weights = [self.preference, self.quality, self.nll]
+        settings = {"loss_types": ["sigmoid", "bco_pair", "sft"], "loss_weights": weights, "beta": self.beta}
+        return None if self.shift else Twin("trl", "alignzoo_trl.pairs:dpo", settings, alike=True)

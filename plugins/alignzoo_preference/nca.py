@@ -10,6 +10,7 @@ from annotated_types import Gt
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from alignzoo.twins import Twin
 from alignzoo_preference.pairs import Pairs, ReferencePairLoss
 
 
@@ -30,3 +31,6 @@ class NCA(ReferencePairLoss):
     def cost(self, pairs: Pairs) -> Tensor:
         better, worse = self.rewards(pairs)
         return -logsigmoid(better) - 0.5 * (logsigmoid(-better) + logsigmoid(-worse))
+
+    def oracle(self) -> Twin:
+        return Twin("trl", "alignzoo_trl.pairs:dpo", {"loss_types": ["nca_pair"], "beta": self.beta})

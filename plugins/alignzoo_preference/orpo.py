@@ -11,6 +11,7 @@ from annotated_types import Gt
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from alignzoo.twins import Twin
 from alignzoo_preference.pairs import PairLoss, Pairs
 
 SURE = -1e-7
@@ -40,3 +41,6 @@ class ORPO(PairLoss):
         near = mean > -0.5  # there 1 - e^s̄ cancels: log(-expm1) keeps its digits, elsewhere log1p does
         small, large = torch.where(near, mean, -0.5), torch.where(near, -0.5, mean)
         return mean - torch.where(near, (-small.expm1()).log(), (-large.exp()).log1p())
+
+    def oracle(self) -> Twin:
+        return Twin("trl", "alignzoo_trl.pairs:orpo", {"beta": self.weight}, alike=True)

@@ -10,6 +10,7 @@ from annotated_types import Ge, Gt, Lt
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from alignzoo.twins import Twin
 from alignzoo_preference.pairs import Pairs, ReferencePairLoss
 
 
@@ -37,3 +38,10 @@ class RobustDPO(ReferencePairLoss):
         as_labelled, reversed_pair = -logsigmoid(better - worse), -logsigmoid(worse - better)
         kept = (1 - self.label_smoothing) * as_labelled - self.label_smoothing * reversed_pair
         return kept / (1 - 2 * self.label_smoothing)
+
+    def oracle(self) -> Twin:
+        return Twin(
+            "trl",
+            "alignzoo_trl.pairs:dpo",
+            {"loss_types": ["robust"], "beta": self.beta, "label_smoothing": self.label_smoothing},
+        )

@@ -9,6 +9,7 @@ from annotated_types import Ge
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from alignzoo.twins import Twin
 from alignzoo_preference.pairs import Pairs, ReferencePairLoss
 
 
@@ -29,3 +30,7 @@ class RPO(ReferencePairLoss):
     def cost(self, pairs: Pairs) -> Tensor:
         better, worse = self.rewards(pairs)
         return -logsigmoid(better - worse) - self.nll * pairs.logprob[0] / pairs.length[0]
+
+    def oracle(self) -> Twin:
+        settings = {"loss_types": ["sigmoid", "sft"], "loss_weights": [1.0, self.nll], "beta": self.beta}
+        return Twin("trl", "alignzoo_trl.pairs:dpo", settings, alike=True)

@@ -10,6 +10,7 @@ from annotated_types import Ge, Gt
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from alignzoo.twins import Twin
 from alignzoo_preference.pairs import PairLoss, Pairs
 
 
@@ -38,3 +39,7 @@ class SimPO(PairLoss):
 
     def rewards(self, pairs: Pairs) -> Tensor:
         return self.beta * pairs.logprob / pairs.length
+
+    def oracle(self) -> Twin:
+        settings = {"loss_type": "simpo", "mean": True, "beta": self.beta, "simpo_gamma": self.gamma, "nll": self.nll}
+        return Twin("trl", "alignzoo_trl.pairs:cpo", settings, alike=self.nll > 0)

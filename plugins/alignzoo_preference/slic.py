@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar
 from annotated_types import Gt
 from torch import Tensor
 
+from alignzoo.twins import Twin
 from alignzoo_preference.pairs import Pairs, ReferencePairLoss
 
 
@@ -34,3 +35,10 @@ class SLiC(ReferencePairLoss):
     def cost(self, pairs: Pairs) -> Tensor:
         better, worse = self.rewards(pairs)
         return (self.margin - (better - worse)).relu()
+
+    def oracle(self) -> Twin | None:
+        return (
+            None
+            if self.margin != 1
+            else Twin("trl", "alignzoo_trl.pairs:dpo", {"loss_types": ["hinge"], "beta": self.beta})
+        )

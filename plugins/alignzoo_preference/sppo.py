@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar
 from annotated_types import Gt
 from torch import Tensor
 
+from alignzoo.twins import Twin
 from alignzoo_preference.pairs import Pairs, ReferencePairLoss
 
 
@@ -29,3 +30,6 @@ class SPPO(ReferencePairLoss):
     def cost(self, pairs: Pairs) -> Tensor:
         better, worse = pairs.log_ratio
         return (better - 0.5 / self.beta) ** 2 + (worse + 0.5 / self.beta) ** 2
+
+    def oracle(self) -> Twin:
+        return Twin("trl", "alignzoo_trl.pairs:dpo", {"loss_types": ["sppo_hard"], "beta": self.beta})

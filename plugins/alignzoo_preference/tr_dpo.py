@@ -10,6 +10,7 @@ from annotated_types import Ge, Gt, Le
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from alignzoo.twins import Twin
 from alignzoo_preference.pairs import Pairs, ReferencePairLoss
 
 
@@ -35,3 +36,6 @@ class TRDPO(ReferencePairLoss):
 
     def follow(self, step: int) -> Mapping[str, float]:
         return {} if step % self.tau else {"ref": self.alpha}
+
+    def oracle(self) -> Twin:
+        return Twin("trl", "alignzoo_trl.pairs:dpo", {"loss_types": ["sigmoid"], "beta": self.beta})

@@ -12,6 +12,7 @@ from torch.nn.functional import logsigmoid
 
 from alignzoo import Batch, Forward, Terms
 from alignzoo import functional as fn
+from alignzoo.twins import Twin
 from alignzoo_preference.pairs import Pairs, ReferencePairLoss, on_both_rows
 
 
@@ -50,3 +51,7 @@ class WPO(ReferencePairLoss):
         log_weight = (torch.where(batch.mask, typical, 0.0) * fn.sequence_mean(batch.mask)).sum(1)
         weight = on_both_rows(log_weight.view(-1, 2).sum(1).exp())
         return Terms(weight * terms.loss, {**terms.metrics, "pair_weight": weight})
+
+    def oracle(self) -> Twin | None:
+        settings = {"loss_types": ["sigmoid"], "beta": self.beta, "use_weighting": True}
+        return Twin("trl", "alignzoo_trl.pairs:dpo", settings) if self.alignment == "sampled" else None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from alignzoo import Batch, Forward, Terms
+from alignzoo.twins import Twin
 from alignzoo_unpaired.shared import Labelled
 
 
@@ -23,3 +24,7 @@ class APOZeroUnpaired(Labelled):
     def loss(self, batch: Batch, out: Forward) -> Terms:
         margin = self.margin(batch, out)
         return Terms(torch.sigmoid(-margin), self.figures(batch, out, margin))
+
+    def oracle(self) -> Twin:
+        settings = {"loss_type": "apo_zero_unpaired", "beta": self.beta, "threshold": self.threshold}
+        return Twin("trl", "alignzoo_trl.labels:kto", settings, rows="labels")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from annotated_types import Gt
 
 from alignzoo import Batch, Forward, PluginError, Terms, rankings
 from alignzoo.interfaces import CheckContext
+from alignzoo.twins import Twin
 from alignzoo_unpaired.mismatched import COLUMN, Mismatched, is_mismatched
 from alignzoo_unpaired.shared import Labelled
 
@@ -54,3 +55,8 @@ class KTO(Labelled):
         margin = self.margin(batch, out, baseline)
         metrics = {**self.figures(batch, out, margin), "baseline": baseline.expand(len(batch))}
         return Terms(torch.sigmoid(-margin), metrics)
+
+    def oracle(self) -> Twin:
+        settings: dict[str, Any] = {"beta": self.beta, "threshold": self.threshold}
+        settings |= {"desirable_weight": self.desirable, "undesirable_weight": self.undesirable}
+        return Twin("trl", "alignzoo_trl.labels:kto", settings, rows="labels")

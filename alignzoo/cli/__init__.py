@@ -7,6 +7,7 @@ import typer
 from alignzoo.cli.checking import check
 from alignzoo.cli.comparing import compare
 from alignzoo.cli.doctoring import doctor
+from alignzoo.cli.evaluating import evaluate
 from alignzoo.cli.examining import judge_report
 from alignzoo.cli.exporting import export
 from alignzoo.cli.generating import generate
@@ -34,6 +35,7 @@ app.command("plan")(plan)
 app.command("run")(run)
 app.command("compare")(compare)
 app.command("watch")(watch)
+app.command("evaluate")(evaluate)
 app.command("generate")(generate)
 app.command("export")(export)
 app.command("judge-report")(judge_report)

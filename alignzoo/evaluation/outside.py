@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from alignzoo.decoding import Decoding
 from alignzoo.errors import DataError, RewardError
 from alignzoo.interfaces import Judge, Policy, RewardSource, Task
 from alignzoo.judging import prefer
@@ -15,6 +16,7 @@ from alignzoo.types import Group, Prompt, Question
 
 HARNESS = "lm-eval:"
 """What names a task of EleutherAI's LM Evaluation Harness: `lm-eval:gsm8k`."""
+GREEDY = Decoding(greedy=True)
 AT_ONCE = 32
 """Prompts that are answered, or scored, together."""
 
@@ -59,7 +61,7 @@ def by_task(name: str, task: Task, policy: Policy, *, limit: int | None = None) 
     items = []
     for start in range(0, len(prompts), AT_ONCE):
         asked = prompts[start : start + AT_ONCE]
-        for place, group in enumerate(policy.generate(asked, 1, seeds=[0] * len(asked), greedy=True), start):
+        for place, group in enumerate(policy.generate(asked, 1, seeds=[0] * len(asked), decoding=GREEDY), start):
             prompt, completion = prompts[place], group.completions[0]
             figures = {"gold": task.gold(prompt, completion), **(rates(prompt, completion) if rates else {})}
             items += [Item(str(place), metric, float(value)) for metric, value in figures.items()]
@@ -113,7 +115,8 @@ def _right(best: Any, others: Sequence[Any]) -> float:
 def by_judge(name: str, prompts: Sequence[Prompt], judge: Judge) -> Measured:
     """How often a judge prefers the chosen answer, shown in both orders: 1, 0, or ½ where the orders disagree."""
     items: list[Item] = []
-    questions, turned = [], []
+    questions: list[Question] = []
+    turned: list[bool] = []
     for prompt in prompts:
         order = sorted(range(len(prompt.completions)), key=lambda i: -prompt.labels[i])
         texts = [prompt.completions[i] for i in (order[0], order[-1])]

@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from alignzoo import functional as fn
+from alignzoo.decoding import AS_SET, Decoding
 from alignzoo.interfaces import Policy, Sampler
 from alignzoo.requirements import brings_scores
 from alignzoo.testing.laws import Attempt, Given
@@ -26,9 +27,9 @@ class _Remembered(ToyPolicy):
         self.said: dict[tuple[tuple[int, ...], tuple[int, ...]], Completion] = {}
 
     def go_on(
-        self, prefixes: Sequence[Sequence[int]], n: int, *, seeds: Sequence[int], greedy: bool = False
+        self, prefixes: Sequence[Sequence[int]], n: int, *, seeds: Sequence[int], decoding: Decoding = AS_SET
     ) -> list[list[Completion]]:
-        found = super().go_on(prefixes, n, seeds=seeds, greedy=greedy)
+        found = super().go_on(prefixes, n, seeds=seeds, decoding=decoding)
         found = [[replace(each, policy_version=VERSION) for each in some] for some in found]
         if self._answering is self.weights:
             for prefix, some in zip(prefixes, found, strict=True):

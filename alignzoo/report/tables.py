@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from alignzoo.files import read_lines
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 
     from alignzoo.api import Result, StageResult
 
@@ -68,11 +68,11 @@ def table(result: Result) -> RenderableType:
     if learned:
         shown += [_on_data(learned), Text(_data_legend(learned), style="dim")]
     if columns:
-        shown += [_writers("On held-out prompts", writers, columns), Text(_legend(list(columns)), style="dim")]
+        shown.append(_Fitting("On held-out prompts", writers, columns, legend=True))
     names = dict.fromkeys(name for stage in writers for name in stage.after if name.startswith(RATE))
     rates = {name: name.removeprefix(RATE).replace("_", " ") for name in names if not name.endswith(("_se", "_greedy"))}
     if rates:
-        shown.append(_writers("Event rates, over the held-out prompts where the event is possible", writers, rates))
+        shown.append(_Fitting("Event rates, over the held-out prompts where the event is possible", writers, rates))
     shown += [Text(_scorer_line(stage)) for stage in result.stages if stage.after and not _is_writer(stage.after)]
     return Group(*shown)
 
@@ -130,19 +130,69 @@ def _data_legend(stages: Sequence[StageResult]) -> str:
     return "; ".join(said) + "."
 
 
-def _writers(title: str, writers: Sequence[StageResult], columns: Mapping[str, str]) -> RenderableType:
-    """These figures of every stage."""
+class _Fitting:
+    """Figures of every stage, as many as the terminal has room for: standard errors give way first, then the last
+    columns, which are told of below; labels never do."""
+
+    def __init__(
+        self, title: str, writers: Sequence[StageResult], columns: Mapping[str, str], *, legend: bool = False
+    ) -> None:
+        self.title, self.writers, self.columns, self.legend = title, writers, columns, legend
+
+    @property
+    def _words(self) -> int:
+        """Labels of rows are broken at spaces, never within a word."""
+        return max(len(word) for stage in self.writers for what, _ in _rows(stage) for word in what.split())
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rich.text import Text
+
+        names = list(self.columns)
+        for errors, number in ((True, len(names)), *((False, n) for n in range(len(names), 0, -1))):
+            shown = {name: self.columns[name] for name in names[:number]}
+            figures = _widths(self.writers, shown, errors=errors)
+            # two of padding and a divider for each column, those of the labels, too
+            room = options.max_width - sum(width + 3 for width in (_stage_width(self.writers), *figures)) - 4
+            if room >= self._words:
+                break
+        yield _writers(self.title, self.writers, shown, max(room, self._words), errors=errors)
+        if self.legend and (errors or set(names[:number]) & {"kl", "entropy", "length"}):
+            yield Text(_legend(names[:number], errors=errors), style="dim")
+        missing = [*([] if errors else ["standard errors"]), *(self.columns[name] for name in names[number:])]
+        if missing:
+            yield Text(f"There is no room for {', '.join(missing)} here: result.json has them.", style="dim")
+
+
+def _widths(writers: Sequence[StageResult], columns: Mapping[str, str], *, errors: bool) -> list[int]:
+    """Letters of each column of figures: its longest cell, or the longest word of its heading."""
+    rows = [figures for stage in writers for _, figures in _rows(stage)]
+    return [
+        max(*map(len, heading.split()), *(len(_cell(row, name, error=errors)) for row in rows), 1)
+        for name, heading in columns.items()
+    ]
+
+
+def _stage_width(writers: Sequence[StageResult]) -> int:
+    return max(len("stage"), *(len(stage.name) for stage in writers))
+
+
+def _writers(
+    title: str, writers: Sequence[StageResult], columns: Mapping[str, str], room: int, *, errors: bool
+) -> RenderableType:
+    """These figures of every stage, with so much room for the labels of rows."""
     from rich import box
     from rich.table import Table
 
     rows = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold")
-    rows.add_column("stage", overflow="fold")
-    rows.add_column("")
-    for heading in columns.values():
-        rows.add_column(heading, justify="right", no_wrap=heading in COLUMNS.values())
+    longest = max(len(what) for stage in writers for what, _ in _rows(stage))
+    rows.add_column("stage", width=_stage_width(writers))
+    rows.add_column("", width=min(room, longest))
+    widths = _widths(writers, columns, errors=errors)
+    for heading, width in zip(columns.values(), widths, strict=True):
+        rows.add_column(heading, justify="right", width=width)
     for stage in writers:
         for number, (what, figures) in enumerate(_rows(stage)):
-            cells = [_cell(figures, name) for name in columns]
+            cells = [_cell(figures, name, error=errors) for name in columns]
             rows.add_row(stage.name if number == 0 else "", what, *cells, style="dim" if "greedy" in what else "")
         rows.add_section()
     return rows
@@ -180,18 +230,18 @@ def _rows(stage: StageResult) -> list[tuple[str, Figures]]:
     return rows
 
 
-def _cell(figures: Figures, name: str, digits: int = 2) -> str:
+def _cell(figures: Figures, name: str, digits: int = 2, *, error: bool = True) -> str:
     if name not in figures:
         return ""
     digits = 1 if name in ("length", "heldout/perplexity") else digits
     if name == "finished":
         return f"{figures[name]:.0%}"
-    error = f" ± {figures[f'{name}_se']:.{digits}f}" if f"{name}_se" in figures else ""
-    return f"{figures[name]:.{digits}f}{error}"
+    beside = f" ± {figures[f'{name}_se']:.{digits}f}" if error and f"{name}_se" in figures else ""
+    return f"{figures[name]:.{digits}f}{beside}"
 
 
-def _legend(columns: Sequence[str]) -> str:
-    said = ["± is the standard error over prompts"]
+def _legend(columns: Sequence[str], *, errors: bool) -> str:
+    said = ["± is the standard error over prompts"] if errors else []
     said += ["KL to the stage's start, nats per sequence"] if "kl" in columns else []
     said += ["entropy in nats per token"] if "entropy" in columns else []
     said += ["length in tokens"] if "length" in columns else []

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+import pytest
+from rich.console import Console
 
 from alignzoo.cli import progress
 
@@ -154,3 +159,25 @@ def test_the_example_that_is_shown_dims_what_is_not_trained_on() -> None:
     assert lines[0] == "sft: 3 rows to train on, 1 left out. The first, as the model sees it:"
     assert lines[1].startswith("\x1b[2m<|user|>[Hi]<|bot|>\x1b[0m") and "\x1b[1mYes\x1b[0m\x1b[1m<|end|>" in lines[1]
     assert "\x1b[2mYes" not in lines[1]
+
+
+@pytest.mark.parametrize("width", [40, 80, 100, 200])
+def test_no_label_is_cut_where_the_terminal_is_narrow(width: int) -> None:
+    from types import SimpleNamespace
+
+    from alignzoo.report.tables import table
+
+    names = ("reward", "gold", "accuracy", "kl", "length", "entropy")
+    before = {name: 1.25 + number for number, name in enumerate(names)}  # columns that are the same are shown once
+    before |= {f"{name}_se": 0.05 for name in names} | {f"{name}_greedy": 1.0 for name in names}
+    after = before | {name: 2.5 + number for number, name in enumerate(names)}
+    stage = SimpleNamespace(name="grpo", before=before, after=after, best_of={"n": 4, **before})
+    out = io.StringIO()
+    Console(width=width, file=out).print(table(SimpleNamespace(stages=[stage])))  # type: ignore[arg-type]
+    text = out.getvalue()
+    for word in ("grpo", "before", "greedy", "best", "after"):
+        assert re.search(rf"\b{word}\b", text)
+    assert "…" not in text and max(map(len, text.splitlines())) <= width
+    assert ("± 0.05" in text) is (width > 100)  # errors give way first, then the last columns
+    assert ("There is no room for standard errors" in " ".join(text.split())) is (width <= 100)
+    assert ("length" in text.splitlines()[2]) is (width >= 80)

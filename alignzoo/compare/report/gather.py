@@ -243,7 +243,7 @@ def _trained(folder: Path, cell: CellResult) -> Iterator[Line]:
 
 def _judged(line: Line) -> Line:
     """What was said of it: numbers by name, and the judge's note."""
-    said = {name: line[name] for name in ("gold", "accuracy", "reward") if line.get(name) is not None}
+    said = {name: line[name] for name in ("gold", "accuracy", "reward", "preference") if line.get(name) is not None}
     return {"said": {name: round(value, 3) for name, value in said.items()}, "note": line.get("note", "")}
 
 

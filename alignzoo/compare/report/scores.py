@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from alignzoo.compare.analysis import METRICS
 from alignzoo.compare.report.drawing import INK, QUIET, Looks, Picture, slug
 from alignzoo.compare.report.forest import ranked, shortened
 from alignzoo.compare.results import Results
@@ -54,7 +55,7 @@ def told(folder: Path, results: Results, task: str) -> Told:
         for line in read_lines(folder / cell.folder / "answers.jsonl"):
             if not line["greedy"]:
                 asked.setdefault(line["prompt"], line["asked"])
-                kept = {name: line.get(name) for name in ("prompt", "gold", "accuracy", "reward")}
+                kept = {name: line.get(name) for name in ("prompt", *METRICS)}
                 answers.setdefault(cell.algorithm, []).append(kept)
     return Told(answers, asked)
 

@@ -128,7 +128,12 @@ def _progress(out: Console, quiet: bool, folder: Path) -> Callable[[CellResult, 
 
     def tell(cell: CellResult, done: int, total: int) -> None:
         value = next(
-            (f"{name} {cell.after[name]:.3g}" for name in ("gold", "accuracy", "reward") if name in cell.after), ""
+            (
+                f"{name} {cell.after[name]:.3g}"
+                for name in ("gold", "accuracy", "reward", "preference")
+                if name in cell.after
+            ),
+            "",
         )
         ended = value if cell.status == "ok" else f"{cell.status}: {cell.error or cell.stopped}"
         left = read_progress(folder)["left"] if done < total else None

@@ -6,12 +6,14 @@
 
 Large families are split, so that each comparison can be read by itself when it has ended; every part of a family holds
 the same anchor, its best-known method. The same command goes on where it was stopped. What a comparison comes to is
-published in benchmarks/results/zoo/NAME: report.md without its pictures, and results.json without the win rates.
+published in benchmarks/results/zoo/NAME: report.md without its pictures, results.json without the win rates, and the
+scores of all answers, so that `python tests/compare/recompute.py benchmarks/results/zoo/NAME` computes it all again.
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import re
 import sys
@@ -161,13 +163,25 @@ def publish(part: Part, folder: Path) -> None:
     data = json.loads((folder / "results.json").read_text())
     data["win_rates"], data["improvements"], data["profiles"] = [], [], []
     data["timings"] = json.loads((folder / "timings.json").read_text())
+    lines = [line for cell in data["cells"] for line in scored(folder, cell["id"])]
+    with gzip.GzipFile(target / "answers.jsonl.gz", "wb", mtime=0) as file:
+        file.write("".join(json.dumps(line) + "\n" for line in lines).encode())
     (target / "results.json").write_text(anywhere(json.dumps(rounded(data), separators=(",", ":")), folder) + "\n")
 
 
+def scored(folder: Path, cell: str) -> Iterator[dict[str, object]]:
+    """The scores of a cell's sampled answers, from which every figure can be computed again."""
+    path = folder / "cells" / cell / "answers.jsonl"
+    for line in path.read_text().splitlines() if path.exists() else ():
+        answer = json.loads(line)
+        if not answer["greedy"]:
+            yield {"cell": cell, **{name: answer[name] for name in ("prompt", "greedy", "gold", "accuracy", "reward")}}
+
+
 def rounded(value: object) -> object:
-    """Figures with six digits: nothing that is printed has more."""
+    """Figures with ten digits: as many as the independent computation is held to."""
     if isinstance(value, float):
-        return float(f"{value:.6g}")
+        return float(f"{value:.10g}")
     if isinstance(value, dict):
         return {key: rounded(each) for key, each in value.items()}
     return [rounded(each) for each in value] if isinstance(value, list) else value

@@ -7,6 +7,7 @@ Formulas are written out for one pair of algorithms at a time, as docs/compare.m
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import json
 import math
@@ -30,7 +31,12 @@ class Raw:
         self.cells = cells
         self.tasks = list(dict.fromkeys(cell["task"] for cell in cells))
         self.roles = {cell["algorithm"]: cell["role"] for cell in cells}
-        self.answers: dict[str, list[dict[str, Any]]] = {}
+        self.answers: dict[str, list[dict[str, Any]]] = {cell["id"]: [] for cell in cells}
+        published = folder / "answers.jsonl.gz"
+        if published.exists():
+            for answer in map(json.loads, gzip.decompress(published.read_bytes()).decode().splitlines()):
+                self.answers[answer["cell"]].append(answer)
+            return
         for cell in cells:
             path = folder / "cells" / cell["id"] / "answers.jsonl"
             lines = path.read_text().splitlines() if path.exists() else []
@@ -70,7 +76,7 @@ class Raw:
     def _row(self, cell: dict[str, Any], metric: str) -> dict[int, float]:
         values: dict[int, list[float]] = {}
         for answer in self.answers[cell["id"]]:
-            if answer[metric] is not None:
+            if answer.get(metric) is not None:
                 values.setdefault(answer["prompt"], []).append(answer[metric])
         return {prompt: float(np.mean(mine)) for prompt, mine in values.items()}
 
@@ -255,13 +261,15 @@ def turned(a: str, b: str, pair: dict[str, Any]) -> tuple[str, str, dict[str, An
 
 
 def sentences(raw: Raw, task: str, every: dict[tuple[str, str, str], dict[str, Any]]) -> list[str]:
-    """What the report says of a task with several seeds and a budget in tokens."""
-    metric, (amount,) = raw.metric(task), raw.results["settings"]["budget"].values()
+    """What the report says of a task with several seeds, with a budget in tokens or operations, or without one."""
+    metric, ((currency, amount),) = raw.metric(task), (raw.results["settings"]["budget"] or {"": math.inf}).items()
     mine = {(a, b): pair for (t, a, b), pair in every.items() if t == task}
     spent = {}
     for label in raw.roles:
         costs = [
-            c["costs"]["tokens"] for c in raw.of(task, label) if c["status"] in ("ok", "over-budget") and c["steps"]
+            c["costs"][currency]
+            for c in raw.of(task, label)
+            if currency and c["status"] in ("ok", "over-budget") and c["steps"]
         ]
         spent[label] = np.mean(costs) / amount if costs else None
     algorithms = [label for label, role in raw.roles.items() if role == "algorithm"]
@@ -271,9 +279,9 @@ def sentences(raw: Raw, task: str, every: dict[tuple[str, str, str], dict[str, A
     for a, b, pair in among:
         if pair["shown"]:
             shares = [spent[a], spent[b]]
-            terms = " at equal tokens"
+            terms = f" at equal {currency}" if currency else " at their recipes' own steps"
             if None not in shares and max(shares) > 1.1 * min(shares):
-                terms = f", having spent {shares[0]:.2f} ({a}) and {shares[1]:.2f} ({b}) of the budget in tokens"
+                terms = f", having spent {shares[0]:.2f} ({a}) and {shares[1]:.2f} ({b}) of the budget in {currency}"
             told.append(f"{a} beats {b} on {task} by {number(pair, metric)}{terms}.")
     undecided = [each for each in among if not each[2]["shown"]]
     for a, b, pair in undecided:

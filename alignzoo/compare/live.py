@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,6 +21,9 @@ PROGRESS = "progress.json"
 SHARE = 0.1
 """At most so much of the time goes to writing reports on the way: cells of seconds do not each get one."""
 
+EARLIEST = 20.0
+"""Seconds before the first report on the way: a comparison that is over by then has its only one at the end."""
+
 Write = Callable[[Results, str], object]
 """Writes the report of results so far, with a sentence on how far the comparison is."""
 
@@ -34,7 +36,7 @@ class Live:
         self.ended: list[CellResult] = []
         self.run: list[CellResult] = []
         self.began = clock()
-        self.next_report = -math.inf
+        self.next_report = self.began + EARLIEST
 
     def tell(self, result: CellResult, planned: Sequence[Cell], total: int, *, new: bool) -> None:
         """A cell has ended, now or in an earlier session; `planned` are those of its part of the comparison."""

@@ -57,7 +57,7 @@ def test_how_long(seconds: float, said: str) -> None:
 def test_a_report_on_the_way_decides_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[Any] = []
     monkeypatch.setattr("alignzoo.compare.running.write_report", lambda folder, **told: written.append(told))
-    monkeypatch.setattr("alignzoo.compare.live.SHARE", 0.999)  # after every run
+    monkeypatch.setattr("alignzoo.compare.live.EARLIEST", 0.0)
     final = alignzoo.compare("climb", "climb[optimizer.rate=3.0]", **{**CLIMB, "seeds": 1, "out": tmp_path / "out"})
     assert final.pairs and set(written[-1]) == {"registry"}
     (so_far,) = written[:-1]  # the first algorithm has ended then, and the second not

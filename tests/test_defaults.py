@@ -42,6 +42,8 @@ def stages(zoo: Registry, name: str, *overrides: str) -> tuple[Stage, ...]:
         scored = any(
             each in str(stage.resolved["reward"]) for each in ("constitution", "stage:", "labels", "human", "judge")
         )
+        if scored and len(stage.resolved["reward"]) > 1 and stage.sampler.online:  # beside the reward of its task
+            given.append(f"{stage.name.partition('-1')[0]}.reward.0=length")
         if stage.sampler.online and not scored and not brings_scores(stage.sampler):
             given.append(f"{stage.name.partition('-1')[0] if stage.name.endswith('-1') else stage.name}.{REWARD}")
     given = [each for each in given if not re.search(r"-\d+\.reward", each)]

@@ -14,6 +14,7 @@ from alignzoo_unpaired.mismatched import Mismatched
 FAMILIES = (
     "alignzoo_distillation",
     "alignzoo_imitation",
+    "alignzoo_process",
     "alignzoo_reward_models",
     "alignzoo_self_play",
     "alignzoo_unpaired",
@@ -30,6 +31,8 @@ class Named:
         self.found[name] = target
 
     def sampler(self, name: str, target: str, **_: Any) -> None: ...
+
+    def reward(self, name: str, target: str, **_: Any) -> None: ...
 
 
 def registered() -> dict[str, str]:

@@ -246,7 +246,9 @@ class _Builder:
             given: list[Node] = self.tables["reward"].value
             if not given:
                 raise RecipeError(f"{self.tables['reward'].where}: {path}: found an empty list, allowed: one or more")
-            return [each for node in given for each in self.task_reward(node, named, path)]
+            replaced = {keys[0] for keys, _ in self.changed_rewards if len(keys) == 1}
+            whole = [[node] if str(i) in replaced else self.task_reward(node, named, path) for i, node in enumerate(given)]
+            return [each for nodes in whole for each in nodes]
         if task is not None:
             return _of_task(task)
         if sampler.online and not brings_scores(sampler):

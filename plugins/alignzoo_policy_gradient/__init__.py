@@ -314,3 +314,39 @@ def alignzoo_register(zoo: Registrar) -> None:
         variant_of="ppo",
     )
     zoo.sampler("and-demonstrations", "alignzoo_policy_gradient.demonstrations:AndDemonstrations")
+    zoo.optimizer(
+        "lagrangian-grpo",
+        "alignzoo_policy_gradient.lagrangian_grpo:LagrangianGRPO",
+        family="constraints",
+        summary="GRPO under limits on costs, with learnt multipliers",
+        aliases=("grpo-lag",),
+    )
+    zoo.optimizer(
+        "lagrangian-ppo",
+        "alignzoo_policy_gradient.lagrangian_ppo:LagrangianPPO",
+        family="constraints",
+        summary="PPO under limits on costs, with learnt multipliers",
+        aliases=("ppo-lag", "safe-rlhf"),
+    )
+    zoo.optimizer(
+        "repo",
+        "alignzoo_policy_gradient.repo:RePO",
+        family="constraints",
+        summary="PPO under limits that hold for each answer by itself",
+        aliases=("rectified-po",),
+        variant_of="lagrangian-ppo",
+    )
+    zoo.optimizer(
+        "max-min",
+        "alignzoo_policy_gradient.max_min:MaxMin",
+        family="constraints",
+        summary="The worst off of several rewards is raised",
+        aliases=("maxmin-rlhf",),
+    )
+    zoo.optimizer(
+        "ensemble-grpo",
+        "alignzoo_policy_gradient.ensemble_grpo:EnsembleGRPO",
+        family="constraints",
+        summary="GRPO on several reward models, less where they disagree",
+        aliases=("uwo", "wco"),
+    )

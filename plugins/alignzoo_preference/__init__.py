@@ -308,3 +308,9 @@ def alignzoo_register(zoo):
         summary="Trust-region DPO: the reference follows the policy",
         aliases=("trdpo",),
     )
+    zoo.optimizer(
+        "modpo",
+        "alignzoo_preference.modpo:MODPO",
+        family="constraints",
+        summary="DPO with a margin that other rewards ask for",
+    )

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from alignzoo import Batch, PluginError, StepReport
-from alignzoo_constraints.lagrangian_grpo import LagrangianGRPO
-from alignzoo_constraints.lagrangian_ppo import LagrangianPPO
-from alignzoo_constraints.max_min import MaxMin
-from alignzoo_constraints.modpo import MODPO
-from alignzoo_constraints.repo import RePO
 from alignzoo_policy_gradient.grpo import GRPO
+from alignzoo_policy_gradient.lagrangian_grpo import LagrangianGRPO
+from alignzoo_policy_gradient.lagrangian_ppo import LagrangianPPO
+from alignzoo_policy_gradient.max_min import MaxMin
 from alignzoo_policy_gradient.ppo import PPO
+from alignzoo_policy_gradient.repo import RePO
 from alignzoo_preference.dpo import DPO
+from alignzoo_preference.modpo import MODPO
 from objectives import answers, logistic, objective
 
 HELPFUL, HARM = [1.0, 3.0, 2.0, 0.0], [0.0, 1.0, 2.0, 0.5]

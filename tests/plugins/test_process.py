@@ -15,10 +15,10 @@ from alignzoo import functional as fn
 from alignzoo.interfaces import CheckContext, PolicyInfo
 from alignzoo.testing import check_optimizer, toy_batch
 from alignzoo.testing.world import ToyPolicy, toy_policy
-from alignzoo_constraints.ensemble_grpo import EnsembleGRPO
 from alignzoo_imitation.sft import SFT
 from alignzoo_policy_gradient.chord import CHORD
 from alignzoo_policy_gradient.demonstrations import AndDemonstrations
+from alignzoo_policy_gradient.ensemble_grpo import EnsembleGRPO
 from alignzoo_policy_gradient.grpo import GRPO
 from alignzoo_policy_gradient.ppo import PPO
 from alignzoo_policy_gradient.ppo_ptx import PPOptx

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from alignzoo.types import FloatN
-from alignzoo_constraints.lagrangian_ppo import LagrangianPPO
+from alignzoo_policy_gradient.lagrangian_ppo import LagrangianPPO
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,8 @@ from annotated_types import Ge
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from alignzoo import Batch
+from alignzoo import Batch, PluginError
 from alignzoo import functional as fn
-from alignzoo_constraints.limits import source
 from alignzoo_preference.pairs import Pairs, ReferencePairLoss
 
 
@@ -45,7 +44,10 @@ class MODPO(ReferencePairLoss):
     def prepare(self, batch: Batch) -> Batch:
         others = torch.zeros_like(batch.rewards)
         for name, weight in zip(self.others, self.shares(), strict=True):
-            others = others + weight * source(batch, name).nan_to_num(nan=0.0)
+            if name not in batch.sources:
+                known = ", ".join(sorted(batch.sources)) or "none"
+                raise PluginError(f"the run has no reward {name!r}, it has: {known}. Name one of them in others")
+            others = others + weight * batch.sources[name].nan_to_num(nan=0.0)
         return fn.best_and_worst(replace(batch, extra={**batch.extra, "others": others}))
 
     def cost(self, pairs: Pairs) -> Tensor:

@@ -8,8 +8,8 @@ from typing import Annotated
 from annotated_types import Ge
 
 from alignzoo import Batch, Forward, Terms
-from alignzoo_constraints.limits import Limited
 from alignzoo_policy_gradient.base import ClippedGroup
+from alignzoo_policy_gradient.limits import Limited
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from alignzoo import Batch, Forward, StepReport, Terms
-from alignzoo_constraints.limits import Limited
+from alignzoo_policy_gradient.limits import Limited
 from alignzoo_policy_gradient.ppo import PPO
 
 

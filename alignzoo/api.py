@@ -24,11 +24,13 @@ from alignzoo.interfaces import Context, Policy
 from alignzoo.journal import Journal
 from alignzoo.lifecycle import Opening
 from alignzoo.material import examination, generated_for, heldout_of, own_data
+from alignzoo.merging import merge
 from alignzoo.objects import flat, overrides_of
 from alignzoo.preflight import Checked
 from alignzoo.printable import printable
 from alignzoo.prompts.mixing import Mixed
 from alignzoo.recipe import Recipe, Stage, load
+from alignzoo.recipe.merge import Merge
 from alignzoo.recipe.outputs import leaves_data
 from alignzoo.registry import Registry
 from alignzoo.rewards import opened_rewards
@@ -151,6 +153,13 @@ def execute(
     return Result(folder, tuple(results), live)
 
 
+def _models(stage: Stage, optimizer: Merge) -> Iterator[Policy]:
+    """The models that a stage merges, each loaded as its policy is, one after the other."""
+    for model in optimizer.models:
+        spec: Any = stage.policy
+        yield roles.load(replace(spec, model=model), stage.optimizer)
+
+
 def _silent(*told: Any) -> None: ...
 
 
@@ -194,7 +203,10 @@ def _stage(stage: Stage, data: Checked, folder: Path, watch: _Watch, resume: boo
         about = RunInfo(stage.name, folder, live.steps, stage.resolved, watch.trackers, trained, *_kind(stage, policy))
         watch.registry.observe("alignzoo_run_start", run=about)
         left = folder / "data" / f"{stage.name}.jsonl" if generates else folder / "models" / stage.name
-        outcome = generate(live, left, resume=resume) if generates else runner.run(live, resume=resume)
+        if isinstance(stage.optimizer, Merge):
+            outcome = merge(live, stage.optimizer, _models(stage, stage.optimizer))
+        else:
+            outcome = generate(live, left, resume=resume) if generates else runner.run(live, resume=resume)
         number = stage.round.number if stage.round else 0
         done = StageResult(stage.name, _label(stage), **asdict(outcome), model=left, round=number)
         if not generates:

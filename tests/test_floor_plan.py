@@ -25,7 +25,7 @@ FLOORS = [
     {"tokens"},
     {"recording", "budget", "rollout"},
     {"runner", "objects", "inputs"},
-    {"generation"},
+    {"generation", "merging"},
     {"material"},
     {"runs"},
     {"preflight"},

@@ -11,6 +11,7 @@ from annotated_types import Ge
 from alignzoo.errors import PluginError, RecipeError, did_you_mean
 from alignzoo.recipe.fit import TASK_REWARD, UNNAMED, check_fit
 from alignzoo.recipe.layers import Layered, check_references
+from alignzoo.recipe.merge import Merge
 from alignzoo.recipe.nothing import Nothing
 from alignzoo.recipe.overrides import normal
 from alignzoo.recipe.parts import build, check_finite, check_settings, checked, hints_of, kind_of, settings, show
@@ -18,7 +19,7 @@ from alignzoo.recipe.rounds import ROUND, Round
 from alignzoo.recipe.tables import STAGE_REFERENCE, TASK_REFERENCE, Node, merge, named, tree
 from alignzoo.recipe.trust import Code, code_of
 from alignzoo.registry import Registry
-from alignzoo.registry.registrar import NOTHING, check_part
+from alignzoo.registry.registrar import MERGE, NOTHING, check_part
 from alignzoo.requirements import brings_scores
 
 if TYPE_CHECKING:
@@ -154,12 +155,27 @@ class _Builder:
         nothing."""
         node = self.tables.get("optimizer")
         given = node.value.get("name") if node is not None and node.is_table else None
+        if node is not None and given is not None and given.value == MERGE:
+            return self._merging(node)
         if node is None or given is None or given.value != NOTHING:
             return self._trained()
         for key, setting in node.without("name").value.items():
             raise RecipeError(f"{setting.where}: {self.name}.optimizer.{key}: {NOTHING!r} has no settings")
         self.resolved["optimizer"] = {"name": NOTHING}
         return Nothing()
+
+    def _merging(self, node: Node) -> Merge:
+        """The settings of a merge, of which no adapter is: merging needs whole models."""
+        built: Merge = build(Merge, node.without("name"), f"{self.name}.optimizer")
+        for model in built.models:
+            if model.startswith(STAGE_REFERENCE) and model.removeprefix(STAGE_REFERENCE) not in self.earlier:
+                hint = did_you_mean(model.removeprefix(STAGE_REFERENCE), self.earlier)
+                raise RecipeError(f"{node.where}: {self.name}.optimizer.models: {model!r} is no earlier stage. {hint}")
+        policy = self.resolved.get("policy")
+        if isinstance(policy, dict) and policy.get("lora_rank"):
+            raise RecipeError(f"{node.where}: {self.name}: whole models are merged: leave policy.lora_rank out")
+        self.resolved["optimizer"] = {"name": MERGE} | settings(built)
+        return built
 
     def _trained(self) -> Any:
         from alignzoo.roles import missing
@@ -247,8 +263,8 @@ class _Builder:
             if not given:
                 raise RecipeError(f"{self.tables['reward'].where}: {path}: found an empty list, allowed: one or more")
             replaced = {keys[0] for keys, _ in self.changed_rewards if len(keys) == 1}
-            whole = [[node] if str(i) in replaced else self.task_reward(node, named, path) for i, node in enumerate(given)]
-            return [each for nodes in whole for each in nodes]
+            nodes = ([n] if str(i) in replaced else self.task_reward(n, named, path) for i, n in enumerate(given))
+            return [each for some in nodes for each in some]
         if task is not None:
             return _of_task(task)
         if sampler.online and not brings_scores(sampler):
@@ -370,6 +386,8 @@ def _patched(rewards: list[Node], keys: Sequence[str], node: Node, path: str) ->
 
 def _filled(part: Any, models: Mapping[str, Any]) -> Any:
     """The part with references to models replaced."""
+    if isinstance(part, tuple) and any(isinstance(each, str) for each in part):
+        return tuple(models.get(each, each) for each in part)
     if not is_dataclass(part) or isinstance(part, type):
         return part
     changes = {}

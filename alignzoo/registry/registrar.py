@@ -35,6 +35,9 @@ KINDS = (*MEMBERS, "recipe")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 """A registered name: it must fit into `plugin/name` and into `key=value`."""
 
+MERGE = "merge"
+"""What stands for a stage that merges models, where a recipe names an optimizer."""
+
 NOTHING = "none"
 """The optimizer of a stage that trains nothing, which no plugin brings: optimizer = "none"."""
 
@@ -202,8 +205,8 @@ class Registrar:
             self.objects[kind, name] = target
 
     def _add(self, kind: str, name: str, target: str, about: About) -> None:
-        if kind == "optimizer" and NOTHING in (name, *about.aliases):
-            raise PluginError(f"optimizer {NOTHING!r} stands for a stage that trains nothing: choose another name")
+        if kind == "optimizer" and {NOTHING, MERGE} & {name, *about.aliases}:
+            raise PluginError(f"optimizer {name!r}: {NOTHING!r} and {MERGE!r} are stages that train nothing: rename it")
         taken = [each for (its, _), one in self.registrations.items() if its == kind for each in one.names]
         for each in (name, *about.aliases):
             what = f"{kind} {name!r}" if each == name else f"{kind} {name!r}, alias {each!r}"

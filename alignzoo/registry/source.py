@@ -21,6 +21,7 @@ from typing import TypeAlias
 from alignzoo.registry.registrar import (
     KEYWORDS,
     KINDS,
+    MERGE,
     NAME,
     NOTHING,
     TARGET,
@@ -122,7 +123,7 @@ class _Reader:
                 return None
         if about is None or kind not in KINDS:
             return None
-        if not all(NAME.fullmatch(each) and each != NOTHING for each in (name, *about.aliases)):
+        if not all(NAME.fullmatch(each) and each not in (NOTHING, MERGE) for each in (name, *about.aliases)):
             return None
         if kind == "recipe":
             return self._recipe(name, target, about.summary)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from alignzoo.traits import REWARD_MODEL
+from alignzoo.traits import REWARD_MODEL, Traits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,8 +31,8 @@ class Merge:
     """w of each model, in order; not given: equal ones that add up to 1."""
     method: Literal["linear", "slerp"] = "linear"
     """How they are merged."""
-    kind: Literal["policy", "reward-model"] = "policy"
-    """What the models are."""
+    scores: bool = False
+    """The models are reward models."""
     epochs: ClassVar[int] = 0
     online: ClassVar[bool] = False
 
@@ -46,11 +46,11 @@ class Merge:
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({"scores" if self.trains == REWARD_MODEL else "logprobs"})
+        return frozenset({"scores" if self.scores else "logprobs"})
 
     @property
     def trains(self) -> str:
-        return self.kind
+        return REWARD_MODEL if self.scores else Traits.trains
 
     def shares(self) -> tuple[float, ...]:
         """w of each model."""

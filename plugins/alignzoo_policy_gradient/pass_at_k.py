@@ -30,8 +30,8 @@ class PassAtK(ClippedGroup):
     R̄ = 1 - C(b, k)/C(n, k) is the chance that k of the group's n answers, b of them wrong, have a right one,
     σ = √(R̄·(1 - R̄)).
 
-    Chen et al. 2025 (arXiv:2508.10751), "analytical derivation": the mean over all sets of k that an answer
-    can be in. Averaged over all tokens. k = 1 is GRPO's z-score, but for ddof.
+    Chen et al. 2025 (arXiv:2508.10751), "analytical derivation", and their code, which was read: the mean over all
+    sets of k that an answer can be in. Averaged over all tokens. k = 1 is GRPO's z-score, but for ddof.
     """
 
     k: Annotated[int, Ge(1)] = 2

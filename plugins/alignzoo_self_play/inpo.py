@@ -19,7 +19,8 @@ class INPO:
     (h - 1/(2η))², h = d(π) - (τ/η)·d(π_ref) - (1 - τ/η)·d(π_t), d(π) = log π(y_w|x) - log π(y_l|x), over pairs.
 
     Zhang et al. 2024 (arXiv:2407.00617) algorithm 1: π_t, the policy at the start of the step, has generated the
-    answers, and each step is one of their iterations. The pair is the best and the worst of a group.
+    answers, and each step is one of their iterations. The pair is the best and the worst of a group. The code of COMAL
+    (arXiv:2410.23223), which was read, has this loss, with η = 0.1 and τ = η/3.
     """
 
     eta: Annotated[float, Gt(0)] = 0.1

@@ -18,7 +18,8 @@ class ULMA(Labelled):
     -z·log π(y|x) - (1-z)·log σ(-β·log π(y|x)/π_ref(y|x)), z = 1 where the answer is desirable.
 
     Cai et al. 2023 (arXiv:2312.02554), ULMA: demonstrations and point-wise preferences in one step, without a
-    reference for what is known to be good.
+    reference for what is known to be good. Their code, which was read, has the mean over an answer's tokens in the
+    place of log π(y|x), and adds the means over both kinds of answers.
     """
 
     def loss(self, batch: Batch, out: Forward) -> Terms:

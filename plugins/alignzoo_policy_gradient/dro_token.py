@@ -21,7 +21,8 @@ class DROToken(GroupRelative):
 
     Σ_t -A·log π + β/2·(log π - log π_old)², A = r - group mean, averaged over completions.
 
-    The form that Tinker offers as `dro`, by its documentation, which was read, with its β; after Richemond et al. 2024 (arXiv:2405.19107), whose own loss is
+    The form that Tinker offers as `dro`, by its documentation, which was read, with its β; after Richemond et al. 2024
+    (arXiv:2405.19107), whose own loss is
     ½(r - V - τ·log π(y|x)/π_ref(y|x))² of whole completions with a learned V: here V is the group's mean, the
     reference the old policy, and the square each token's.
     """

@@ -35,7 +35,9 @@ class EnsembleGRPO(ClippedGroup):
     """λ: 0 is the plain mean."""
     search: ClassVar[Mapping[str, tuple[float, float]]] = {"penalty_weight": (0.01, 5.0)}
     laws: ClassVar[Mapping[str, str]] = {
-        "prefers_better": "an answer that the members disagree about is worth less than another with a lower mean"
+        "prefers_better": "an answer that the members disagree about is worth less than another with a lower mean",
+        "ranking": "where the members disagree, the order is not that of their sum",
+        "sources": "all members count alike",
     }
 
     def prepare(self, batch: Batch) -> Batch:

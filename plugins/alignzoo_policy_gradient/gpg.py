@@ -16,7 +16,8 @@ class GPG(ScoreFunction):
 
     1/Σ|y|·Σ -α·(r - group mean)·log π, α = B/(B - M), M of the batch's B rows being in tied groups.
 
-    Chu et al. 2025 (arXiv:2504.02546), with F_norm = 1 and α as in their table of results, which was read: tied groups have no gradient and only thin out the
+    Chu et al. 2025 (arXiv:2504.02546), with F_norm = 1 and α as in their table of results, which was read: tied
+    groups have no gradient and only thin out the
     mean, which α undoes. verl counts rewards of 0 in the place of tied rows. No ratio, no clip, no KL.
     """
 

@@ -31,6 +31,8 @@ class MaxMin(ClippedGroup):
 
     laws: ClassVar[Mapping[str, str]] = {
         "prefers_better": "the reward that is lowest counts, which need not be the one that tells answers apart",
+        "ranking": "the order is that of the lowest reward alone",
+        "sources": "whichever reward is lowest counts, whatever its weight",
     }
 
     def prepare(self, batch: Batch) -> Batch:

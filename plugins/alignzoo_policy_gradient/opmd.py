@@ -21,7 +21,7 @@ class OPMD(GroupRelative):
     -(r - r̄)·log π(y|x) + τ/2·(log π(y|x) - log π_old(y|x))², r̄ the group's mean.
 
     Kimi k1.5 (arXiv:2501.12599) eq. 3, the gradient of (r - r̄ - τ·log π/π_old)²/(2τ): right off-policy without a ratio.
-    Trinity-RFT's `opmd`, whose code was read, has the square replaced by a factor 1/(1 + τ), which is right for the first update alone.
+    Trinity-RFT's `opmd`, whose code was read, has the square replaced by a factor 1/(1 + τ), right at first alone.
     """
 
     temperature: Annotated[float, Gt(0)] = 1.0

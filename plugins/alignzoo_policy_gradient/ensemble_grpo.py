@@ -38,6 +38,7 @@ class EnsembleGRPO(ClippedGroup):
         "prefers_better": "an answer that the members disagree about is worth less than another with a lower mean",
         "ranking": "where the members disagree, the order is not that of their sum",
         "sources": "all members count alike",
+        "baseline": "more from one member alone is a disagreement",
     }
 
     def prepare(self, batch: Batch) -> Batch:

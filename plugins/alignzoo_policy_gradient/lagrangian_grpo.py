@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from annotated_types import Ge
 
@@ -25,6 +26,8 @@ class LagrangianGRPO(Limited, ClippedGroup):
 
     kl: Annotated[float, Ge(0)] = 0.04
     """β, the weight of the KL to the reference in the loss, in nats per token."""
+
+    laws: ClassVar[Mapping[str, str]] = {"sources": "a cost counts by its multiplier, not by its weight in the run"}
 
     def prepare(self, batch: Batch) -> Batch:
         batch, rewards = self.constrained(batch)

@@ -24,6 +24,8 @@ class LagrangianPPO(Limited, PPO):
 
     laws: ClassVar[Mapping[str, str]] = {
         "every_token": "its critic says what the mixture is worth, not the reward",
+        "right_critic": "its critic says what the mixture is worth, not the reward",
+        "sources": "a cost counts by its multiplier, not by its weight in the run",
         "returns": "they are the mixture's, whose cost does not grow with the reward",
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from alignzoo.cli.checking import check
+from alignzoo.cli.choosing import choose
 from alignzoo.cli.comparing import compare
 from alignzoo.cli.doctoring import doctor
 from alignzoo.cli.evaluating import evaluate
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 app.command("list")(list_plugins)
 app.command("show")(show)
+app.command("choose")(choose)
 app.command("check")(check)
 app.command("doctor")(doctor)
 app.command("new")(new)

@@ -15,6 +15,9 @@ from alignzoo.files import read_json
 RESULTS = Path(alignzoo.__file__).parents[1] / "benchmarks" / "results"
 """Where a source tree has its benchmarks; an installed package has none."""
 
+ORACLES = Path(alignzoo.__file__).parents[1] / "tests" / "oracle"
+"""Where a source tree holds optimizers to other libraries."""
+
 PAPER = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
 
 SYMBOLS = (
@@ -87,6 +90,12 @@ def waived_of(part: Any) -> dict[str, str]:
     from alignzoo.traits import traits_of
 
     return dict(traits_of(part).laws) if hasattr(part, "loss") else dict(waived_laws(part))
+
+
+def oracle(name: str, target: str, folder: Path = ORACLES) -> list[str]:
+    """The tests that hold an optimizer to another library's numbers, in a source tree."""
+    words = re.compile(rf"""["']{re.escape(name)}["']|\b{re.escape(target.rpartition(":")[2])}\b""")
+    return [path.name for path in sorted(folder.glob("test_*.py")) if words.search(path.read_text("utf-8"))]
 
 
 def benchmarks(name: str, folder: Path = RESULTS) -> list[dict[str, Any]]:

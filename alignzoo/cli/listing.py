@@ -15,6 +15,7 @@ from alignzoo.errors import PluginError, did_you_mean
 from alignzoo.printable import printable
 
 if TYPE_CHECKING:
+    from alignzoo.registry import Registry
     from alignzoo.registry.registrar import Registration
 
 
@@ -23,6 +24,17 @@ def list_plugins(
     kind: Annotated[str | None, typer.Option("--kind", metavar="KIND", help="Only optimizers, rewards, ...")] = None,
     family: Annotated[
         str | None, typer.Option("--family", metavar="NAME", help="Only optimizers of a family, and their variants.")
+    ] = None,
+    needs: Annotated[
+        list[str] | None,
+        typer.Option("--needs", metavar="COLUMN", help="Only optimizers that need it: values, ref_logprobs, ref, ..."),
+    ] = None,
+    online: Annotated[
+        bool | None, typer.Option("--online/--offline", help="Only optimizers that sample, or that are given answers.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", metavar="SHAPE", help="Only optimizers made for pairs, rankings, labels, ..."),
     ] = None,
     as_json: AsJson = False,
     plugin: Plugins = None,
@@ -33,12 +45,17 @@ def list_plugins(
     listed = zoo.list(kind)
     if family is not None:
         listed = [each for each in _of_family(zoo.list(), family) if kind in (None, each.kind)]
+    if needs or online is not None or data is not None:
+        listed = [each for each in listed if each.kind == "optimizer"]
+        listed = _declaring(zoo, listed, needs or (), online, data)
     if as_json:
         failures = [asdict(each) for each in zoo.failures]
         sys.stdout.write(
             json.dumps({"plugins": [asdict(each) for each in listed], "failures": failures}, indent=2) + "\n"
         )
         return
+    if not listed:
+        sys.stdout.write("nothing is listed that is all of this\n")
     _print(listed)
     for each in listed:
         if each.conflicts:
@@ -49,6 +66,31 @@ def list_plugins(
             )
     for failure in zoo.failures:
         sys.stdout.write(printable(f"\nfailed: {failure.owner}: {failure.last_line}\n  {failure.cure}\n"))
+
+
+def _declaring(
+    zoo: Registry, listed: Sequence[Registration], needs: Sequence[str], online: bool | None, data: str | None
+) -> list[Registration]:
+    """The optimizers that declare all this; their classes are loaded for it."""
+    from alignzoo import columns
+    from alignzoo.cli import fitting
+    from alignzoo.registry.registrar import needs_of
+    from alignzoo.traits import traits_of
+
+    if data is not None:
+        fitting.check_shape(data)
+    found, known = [], set()
+    for each in listed:
+        part = zoo.get(each.kind, f"{each.plugin}/{each.name}")
+        own, traits = needs_of(part), traits_of(part)
+        words = {*own, *(name.partition(":")[0] for name in own), *columns.roles(own)}
+        known |= words
+        fits = {*needs} <= words and online in (None, traits.online)
+        if fits and (data is None or fitting.fits_shape(traits, own, data)):
+            found.append(each)
+    for word in {*needs} - known:
+        raise PluginError(f"--needs {word}: no optimizer needs it. {did_you_mean(word, known)}")
+    return found
 
 
 def _of_family(everything: Sequence[Registration], family: str) -> list[Registration]:

@@ -59,7 +59,7 @@ def find(zoo: Registry, name: str) -> Registration:
 
 def part_facts(zoo: Registry, found: Registration) -> dict[str, Any]:
     """Everything that is to be known about a part."""
-    from alignzoo.cli import card
+    from alignzoo.cli import card, relatives
     from alignzoo.recipe.fields import fields_of, paragraphs
 
     part = zoo.get(found.kind, f"{found.plugin}/{found.name}")
@@ -76,7 +76,7 @@ def part_facts(zoo: Registry, found: Registration) -> dict[str, Any]:
         built = part() if settable else part
         facts |= {"cost": card.cost(built.needs, built.epochs), "conformance": card.conformance(built)}
     if found.kind == "optimizer":
-        facts |= {"benchmarks": card.benchmarks(found.name)}
+        facts |= {"benchmarks": card.benchmarks(found.name), "nearest": relatives.nearest(zoo, found)}
     return facts | {"example": card.example(found.kind, found.name, required)}
 
 
@@ -108,6 +108,9 @@ def _print_part(title: str, about: dict[str, Any]) -> None:
     if "needs" in about:
         out.print(Text(f"needs: {', '.join(about['needs']) or 'nothing'}"))
         out.print(Text(f"a loss may not be split through a {about['couples']}\n"))
+    if about.get("nearest"):
+        its = about["nearest"]
+        out.print(Text(f"nearest relative: {its['name']}, {its['how']}. It differs: {'; '.join(its['differs'])}\n"))
     if "online" in about:
         out.print(Text("online: the policy writes\n" if about["online"] else "offline: the data are given\n"))
     _print_fields(about["fields"])

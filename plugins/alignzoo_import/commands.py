@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import alignzoo
 from alignzoo.cli.common import Debug, NoPlugins, Plugins, registry, told
 from alignzoo.errors import RecipeError
 from alignzoo.printable import printable
@@ -44,7 +45,6 @@ def import_config(
     debug: Debug = False,
 ) -> None:
     """Translate another tool's configuration into a recipe, and say what became of every key."""
-    from alignzoo import __version__
     from alignzoo.recipe.overrides import parse
     from alignzoo_import.methods import Asked
     from alignzoo_import.reading import read_config
@@ -70,7 +70,7 @@ def import_config(
         + (["-o", str(out)] if out else [])
     )
     _check_whole(found, file, [tool, str(file), *(overrides or ()), *again], dropped)
-    text = recipe_text(found, file.name, __version__)
+    text = recipe_text(found, file.name, alignzoo.__version__)
     checked(text, registry(plugin, no_plugin), (out or Path("recipe.toml")).name)
     if out is None:
         sys.stdout.write(text)

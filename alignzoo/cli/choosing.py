@@ -179,6 +179,9 @@ def _lines(have: Have, fits: Sequence[Fit], possible: Sequence[Fit], everything:
     if len(possible) < len(fits):
         count = len(fits) - len(possible)
         lines += ["", f"not within {have.memory / 1e9:g} GB, even with an adapter: {count}"]
+    if made and not have.model:
+        embedded = "These train the small embedded model: --model DIR, or policy.model=DIR, trains yours."
+        lines += ["", *_wrapped(embedded)]
     if not possible:
         lines += ["", *_wrapped(_nothing(have))]
     return lines

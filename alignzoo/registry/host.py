@@ -37,6 +37,9 @@ __all__ = ["KINDS", "Failure", "Registrar", "Registration", "Registry"]
 RECIPES = Path(__file__).parents[1] / "recipes"
 """The package's own recipes; those that begin with "_" are not listed."""
 
+MANY = 60
+"""Names above which a message does not list them all."""
+
 Failures: TypeAlias = list[Failure]
 Registrations: TypeAlias = list[Registration]
 Examinations: TypeAlias = list[Examination]
@@ -137,7 +140,11 @@ class Registry:
     def unknown(self, kinds: Sequence[str], name: str) -> str:
         """What to say of a name that is registered under none of these kinds."""
         everything = self._registrations()
-        hint = did_you_mean(name, {called for each in everything if each.kind in kinds for called in each.names})
+        known = {called for each in everything if each.kind in kinds for called in each.names}
+        hint = did_you_mean(name, known)
+        if len(known) > MANY:
+            near = hint.rpartition(" Known: ")[0] or hint.partition("Known: ")[0]
+            hint = f"{near} `alignzoo list` shows all {len(known)}; --plugin FILE adds a file of your own.".lstrip()
         lines = [f"there is no {' or '.join(kinds)} {name!r}. {hint}"]
         lines += [f"{name!r} is a {kind}." for kind in KINDS if self._find(kind, name)]
         lines += [f"It may come from {each.owner}, which failed to load: {each.last_line}" for each in self.failures]

@@ -15,7 +15,10 @@ from alignzoo_import.values import is_off, word
 Told = tuple[str, Any, str]
 """A key, its value, and what became of it."""
 
-SEVERAL = "data: several data sets are mixed; write them into one file, in these shares, and give data.path=FILE"
+SEVERAL = (
+    'data: the tool puts all their rows together, in shares that only the data tell: give data.mix=\'[{path="...", '
+    "weight=ROWS}, ...]' with each one's number of rows as its weight, or one file by data.path=FILE"
+)
 
 INFO = "dataset_info.json"
 

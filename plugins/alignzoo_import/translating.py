@@ -13,6 +13,9 @@ from alignzoo_import.methods import Asked, defaults_of, method_name
 from alignzoo_import.table import Computed, Method, Rule, Tool, Variant
 from alignzoo_import.values import COMBINATIONS, OPERATIONS, Refused, divided, fits, is_off, word
 
+SOURCES = ("data.path", "data.mix")
+"""Settings that say where data are."""
+
 OFFLINE_ROOM = 128
 """Tokens that are generated at most in an evaluation of a method that generates nothing itself."""
 
@@ -277,8 +280,9 @@ class _Translator:
         """Data sets and rewards, which are lists of tables."""
         if self.tool.datasets:
             for line, settings, refused in data_settings(self.tool.datasets, self.config, self.asked.path):
-                if refused and "data.path" in self.asked.overrides:
-                    self._ignore(line[0], line[1], "data.path on the command line says otherwise", False)
+                given = [path for path in SOURCES if path in self.asked.overrides]
+                if given:
+                    self._ignore(line[0], line[1], f"{given[0]} on the command line says otherwise", False)
                 elif refused and line[0] in self.asked.drop:
                     self.found.dropped.append(Line(*line))
                 elif refused:
@@ -306,7 +310,9 @@ class _Translator:
         settings, missing = self.found.settings, self.found.missing
         if not settings.get("policy.model"):
             missing["policy.model"] = "the file names no model: give policy.model=DIRECTORY or a hub id"
-        if not settings.get("data.path") and not any(line.text.startswith("data") for line in self.found.refused):
+        if not any(settings.get(path) for path in SOURCES) and not any(
+            line.text.startswith("data") for line in self.found.refused
+        ):
             missing["data.path"] = "the file names no data: give data.path=FILE or a hub dataset"
         scored = any(path.partition(".")[0] == "reward" for path in settings)
         refused = {line.key for line in self.found.refused}

@@ -102,7 +102,12 @@ def test_the_tables_defaults_are_trls(method: str, key: str) -> None:
 def test_a_recipe_has_three_lists_and_the_tools_defaults(tmp_path: Path) -> None:
     out = tmp_path / "dpo.toml"
     found = imports(
-        tmp_path, PAIRS + "ld_alpha: null\nlogging_steps: 5\nmin_p: 0.1\n", "--drop", "min_p", "-o", str(out)
+        tmp_path,
+        PAIRS + "ld_alpha: null\nlogging_steps: 5\nrepetition_penalty: 1.1\nmin_p: 0.1\n",
+        "--drop",
+        "repetition_penalty",
+        "-o",
+        str(out),
     )
     assert found.exit_code == 0, found.stderr
     text = out.read_text(encoding="utf-8")
@@ -110,6 +115,7 @@ def test_a_recipe_has_three_lists_and_the_tools_defaults(tmp_path: Path) -> None
         "#   beta = 0.2 -> optimizer.beta = 0.2",
         "# defaults of TRL 1.16, written out:",
         "#   learning_rate = 1e-06 -> schedule.lr = 1e-06",
+        "#   min_p = 0.1 -> policy.min_p = 0.1",
         "#   logging_steps: logs and progress change no result",
         "# dropped, as was asked, though the result will differ:",
     ):

@@ -48,9 +48,7 @@ ANSWERS: Mapping[str, Answer] = {
         Answer("entropy", "token", "entropy of π(· | tokens before t), in nats"),
         Answer("collision", "token", "Σ_v π(v | tokens before t)², the chance that two samples agree"),
         Answer("values", "token", "the critic's value of the state before token t", "critic"),
-        Answer(
-            "cost_values", "token", "the second critic's value of it: of costs, or progress", "critic"
-        ),
+        Answer("cost_values", "token", "the second critic's value of it: of costs, or progress", "critic"),
         Answer("scores", "row", "a scoring head's output at the last token of the row", "scorer"),
         Answer("token_scores", "token", "the scoring head's output at token t, of tokens 0..t", "scorer"),
         Answer("kl", "token", "forward KL(role ‖ π) over the vocabulary, in nats", compares=True),

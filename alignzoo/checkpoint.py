@@ -23,9 +23,8 @@ from pydantic import TypeAdapter
 from pydantic.errors import PydanticSchemaGenerationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
-from alignzoo import processes
+from alignzoo import processes, sharded
 from alignzoo.errors import RunError
 from alignzoo.files import read_object
 from alignzoo.interfaces import HasNext, Optimizer, Policy, RewardSource, Sampler
@@ -36,6 +35,9 @@ Part = TypeVar("Part")
 
 
 FILES = ("weights.safetensors", "adamw.pt")
+SHARDS = "shards"
+"""In their place, where the weights are sharded: the folder in which every process writes its parts."""
+
 NAME = re.compile(r"step-(\d{6,})")
 
 
@@ -53,8 +55,11 @@ class Checkpoint:
     ) -> tuple[Optimizer, Sampler, list[RewardSource]]:
         """Put weights and the torch optimizer back where they were; the successors of that step come back."""
         try:
-            policy.restore(load_file(self.path / "weights.safetensors"))
-            policy.restore_optimizer(torch.load(self.path / "adamw.pt", weights_only=True))
+            if (self.path / SHARDS).is_dir():
+                sharded.read(self.path / SHARDS, policy)
+            else:
+                policy.restore(load_file(self.path / "weights.safetensors"))
+                policy.restore_optimizer(torch.load(self.path / "adamw.pt", weights_only=True))
             pairs = zip(rewards, self.state["rewards"], strict=True)
             given = [restored(reward, fields) for reward, fields in pairs]
             return restored(optimizer, self.state["optimizer"]), restored(sampler, self.state["sampler"]), given
@@ -104,20 +109,28 @@ def save(
     if processes.index() and not policy.info().collective:
         return Checkpoint(step, final, state)
     tensors, moments = policy.state(), policy.optimizer_state()
-    if processes.index():
+    spread, partial = sharded.is_sharded(tensors.values()), final
+    if processes.index() and not spread:
         return Checkpoint(step, final, state)
-    weights: dict[str, Tensor] = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
     with writing(f"the checkpoint of step {step}", folder):
-        if folder.is_dir():
-            sweep(folder)
-        partial = partial_of(final, folder.parent.parent)
-        save_file(weights, partial / "weights.safetensors")
-        torch.save(moments, partial / "adamw.pt")
-        (partial / "adamw.pt").chmod(0o600)  # as safetensors makes the weights
-        state["files"] = {name: sha256(partial / name) for name in FILES}
-        write_json(partial / "state.json", state | {"sha256": _digest(state)})
-        install(partial, final)
-        _drop_old(folder, keep)
+        if not processes.index():
+            if folder.is_dir():
+                sweep(folder)
+            partial = partial_of(final, folder.parent.parent)
+        if spread:
+            partial = processes.of_first(partial)
+            digests = sharded.write(partial / SHARDS, tensors, moments)
+            state["files"] = {f"{SHARDS}/{name}": digest for name, digest in sorted(digests.items())}
+        else:
+            weights = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
+            save_file(weights, partial / "weights.safetensors")
+            torch.save(moments, partial / "adamw.pt")
+            (partial / "adamw.pt").chmod(0o600)  # as safetensors makes the weights
+            state["files"] = {name: sha256(partial / name) for name in FILES}
+        if not processes.index():
+            write_json(partial / "state.json", state | {"sha256": _digest(state)})
+            install(partial, final)
+            _drop_old(folder, keep)
     return Checkpoint(step, final, state)
 
 
@@ -191,8 +204,8 @@ def _whole(step: int, path: Path) -> Checkpoint:
         digest = state.pop("sha256")
         if digest != _digest(state) or state["step"] != step:
             raise Damaged("state.json is not as it was written (its SHA-256 differs)")
-        for name in FILES:
-            if sha256(path / name) != state["files"][name]:
+        for name, expected in state["files"].items():
+            if sha256(path / name) != expected:
                 raise Damaged(f"{name} is not as it was written (its SHA-256 differs)")
     except RunError as error:
         raise Damaged(str(error)) from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -159,6 +159,17 @@ class Policy(Protocol):
 
 
 @runtime_checkable
+class HasGathered(Protocol):
+    """A policy whose weights are sharded, and can be whole for a while: where each process generates, scores and
+    answers by itself, no two of them as often."""
+
+    def gathered(self, roles: Collection[str] = ()) -> AbstractContextManager[None]:
+        """Inside, `generate`, and `forward` without a gradient, need no other process; those of these roles, too.
+        Entered and left by all processes together."""
+        ...
+
+
+@runtime_checkable
 class PolicySpec(Protocol):
     """A policy's settings: what a recipe's `policy` table becomes, and what plugins register."""
 
@@ -209,6 +220,13 @@ class HasOutline(Protocol):
     """Settings, of a policy or of a reward with a model, that can be planned with before anything is loaded."""
 
     def outline(self, needs: frozenset[str]) -> Outline: ...
+
+
+@runtime_checkable
+class HasSizes(Protocol):
+    """A policy's settings that know the sizes of its model from its configuration alone: no tokenizer, no data."""
+
+    def sizes(self) -> ModelShape: ...
 
 
 @dataclass(frozen=True)
@@ -313,7 +331,9 @@ class Chooses(Protocol):
 class RewardSource(Protocol):
     """Scores whole groups, so that pairwise judges and pointwise rules have one signature.
 
-    Optional: `scores_generated: ClassVar[bool]`, True by default, says whether it can score what a policy generates.
+    Optional: `scores_generated: ClassVar[bool]`, True by default, says whether it can score what a policy generates;
+    `collective: bool`, False by default, that it is to be asked on all processes at the same time, about no groups on
+    those that have none, as one whose own model is sharded.
     """
 
     def score(self, groups: Sequence[Group], policy: Policy) -> list[tuple[Score, ...]]:

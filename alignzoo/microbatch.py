@@ -159,7 +159,8 @@ class MicroBatcher:
         shares = deal(batch, processes.count(), couples=couples)
         plans = [list(self.cut(share, couples=couples)) if len(share) else [] for share in shares]
         mine = [Round(micro) for micro in plans[processes.index()]]
-        shortest = int(batch.attend.sum(1).argmin())
+        nothing = ~batch.mask.any(1)  # to answer, so that a policy might make no pass
+        shortest = int((batch.attend.sum(1) + batch.tokens.shape[1] * nothing).argmin())
         company = Round(batch.select(slice(shortest, shortest + 1)), idle=True)
         return mine + [company] * (max(map(len, plans)) - len(mine))
 

@@ -149,6 +149,24 @@ def _listening() -> Iterator[None]:
         ) from error
 
 
+GONE = ("closed by peer", "reset by peer", "Broken pipe", "imed out", "gloo", "NCCL", "nccl", "rocessGroup")
+"""What torch says of an exchange that failed for another process's sake."""
+
+
+@contextmanager
+def exchanging() -> Iterator[None]:
+    """Inside, work in which weights are exchanged with the others. Raises Lost where one of them is no longer there;
+    any other error is what it is."""
+    try:
+        with _listening():
+            yield
+    except Lost as lost:
+        cause = lost.__cause__
+        if cause is not None and not any(sign in str(cause) for sign in GONE):
+            raise cause from None
+        raise
+
+
 # --- sharing ----------------------------------------------------------------------------------------------------------
 
 

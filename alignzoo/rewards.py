@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from alignzoo.errors import AlignzooError, RewardError
+from alignzoo.gathering import is_collective
 from alignzoo.interfaces import Policy, RewardSource
 from alignzoo.lifecycle import Opening
 from alignzoo.surroundings import staying
@@ -45,7 +46,7 @@ def score(groups: Sequence[Group], rewards: Sequence[WeightedReward], policy: Po
     anything but one finite number or None per completion.
     """
     new = [group for group in groups if group.scores is None]
-    answers = [_ask(reward, new, policy) for reward in rewards] if new else []
+    answers = [_ask(reward, new, policy) for reward in rewards if new or is_collective(reward.source)]
     scored = (_combined(group, rewards, [answer[i] for answer in answers]) for i, group in enumerate(new))
     return [next(scored) if group.scores is None else group for group in groups]
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from alignzoo import functional as fn
 from alignzoo import processes
+from alignzoo.gathering import apart
 from alignzoo.interfaces import Chooses, Selects
 from alignzoo.rewards import score
 from alignzoo.stage import Run, chosen_prompts, other_prompts, prompts_of
@@ -36,10 +37,11 @@ def rollout(stage: Run, step: int, clock: Clock) -> Rollout:
         else:
             prompts = other_prompts(stage, step, attempt, missing) if attempt else prompts_of(stage, step)
         seeds = processes.dealt(fn.seeds(len(prompts), stage.seed, step, "sample", *again))
-        with clock("sample"):
-            groups = sampler.sample(processes.dealt(prompts), stage.policy, seeds=seeds)
-        with clock("score"):
-            groups = processes.gather(score(groups, stage.rewards, stage.policy))
+        with apart(stage.policy, sampler, stage.rewards, generates=sampler.online):
+            with clock("sample"):
+                groups = sampler.sample(processes.dealt(prompts), stage.policy, seeds=seeds)
+            with clock("score"):
+                groups = processes.gather(score(groups, stage.rewards, stage.policy))
         groups = [_noted(group, step + 1) for group in groups]
         brought += groups
         chosen += sampler.select(groups) if isinstance(sampler, Selects) else groups

@@ -18,6 +18,7 @@ from alignzoo.interfaces import ParameterGroup
 
 if TYPE_CHECKING:
     from alignzoo.schedule import Schedule
+from alignzoo.sharded import is_sharded
 
 BLOCK = 256
 """Weights of bitsandbytes' 8-bit moments that share a float32 scale."""
@@ -30,7 +31,13 @@ EMBEDDING = "embedding"
 
 
 def torch_optimizer(schedule: Schedule, device: torch.device, groups: list[ParameterGroup]) -> torch.optim.Optimizer:
-    """The torch optimizer that a schedule names, over these parameters; the rate is set at every step."""
+    """The torch optimizer that a schedule names, over these parameters; the rate is set at every step. Raises RunError
+    for one that cannot step where weights are sharded."""
+    if schedule.optimizer not in SHARDED and is_sharded(each for group in groups for each in group["params"]):
+        raise RunError(
+            f"schedule.optimizer = {schedule.optimizer!r} needs whole matrices, and the weights are sharded over the "
+            f"processes: take {', '.join(SHARDED)}, or policy.shard=none"
+        )
     return MAKERS[schedule.optimizer](schedule, device, groups)
 
 
@@ -205,6 +212,9 @@ def _two_bytes(schedule: Schedule, shape: ModelShape) -> int:
     """Dettmers et al. 2022 (arXiv:2110.02861): a byte for each moment, and a scale for each block."""
     return 2 * shape.trained + 2 * FLOAT32 * shape.trained // BLOCK
 
+
+SHARDED = ("adamw", "sgd", "muon")
+"""Those that step on parameters which are spread over processes."""
 
 STATES: Mapping[str, Callable[[Schedule, ModelShape], int]] = {
     "adamw": _two_moments,

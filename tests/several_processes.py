@@ -37,13 +37,18 @@ def in_float64(folder: Path) -> None:
                 )
 
 
-def methods(folder: Path) -> None:
+def unsharded(folder: Path) -> None:
+    """The same with all weights on every process."""
+    methods(folder, shard="none")
+
+
+def methods(folder: Path, *, shard: str = "auto") -> None:
     """Two steps of five prompts of each kind of method, which no number of processes but one divides."""
     evaluate = {"prompts": 5, "best_of": 2}
     for name in SHOP + SORT:
         task = "shop" if name in SHOP else "sort"
         schedule = {"steps": 2, "prompts": 5, "samples_every": 1}
-        policy = {"max_new_tokens": 12, "device": "cpu"} if name == "grpo" else {"max_new_tokens": 12}
+        policy = {"max_new_tokens": 12, "shard": shard} | ({"device": "cpu"} if name == "grpo" else {})
         alignzoo.run(name, task=task, out=folder / name, schedule=schedule, evaluate=evaluate, **_policy(policy))
 
 
@@ -150,6 +155,7 @@ if __name__ == "__main__":
         chosen = {
             "float64": in_float64,
             "methods": methods,
+            "unsharded": unsharded,
             "counts": counts,
             "interrupted": interrupted,
             "failing": failing,

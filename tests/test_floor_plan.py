@@ -17,6 +17,7 @@ FLOORS = [
     | {"divergences"},
     {"files", "surroundings", "machine", "columns", "twins"},
     {"functional", "interfaces", "schedule", "processes", "cost", "agreement", "probe", "requirements"} | {"storage"},
+    {"sharded", "gathering"},
     {"rankings", "gradients", "torch_optimizers", "microbatch", "policies", "traits", "lifecycle"},
     {"batching", "importance", "prompts", "journal", "checkpoint", "judging", "rewards", "roles"},
     {"evaluation", "registry", "scaffold", "report", "reference", "survey"},
@@ -30,7 +31,7 @@ FLOORS = [
     {"runs"},
     {"preflight"},
     {"api", "testing"},
-    {"compare", "rehearsal", "watch"},
+    {"compare", "rehearsal", "watch", "cluster"},
     {"plan"},
     {"cli"},
 ]

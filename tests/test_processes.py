@@ -49,7 +49,7 @@ def launch(count: int, *arguments: str, cwd: Path, limit: float = 240) -> subpro
 
 def train(folder: Path, count: int, *what: str) -> Path:
     script = Path(__file__).with_name("several_processes.py")
-    done = launch(count, str(script), str(folder), *what, cwd=folder.parent, limit=240 + 20 * len(seeds()))
+    done = launch(count, str(script), str(folder), *what, cwd=folder.parent, limit=600 + 20 * len(seeds()))
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 

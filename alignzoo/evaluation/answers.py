@@ -21,6 +21,7 @@ from alignzoo import processes
 from alignzoo.batching import answer_jointly, collate
 from alignzoo.decoding import AS_SET, Decoding
 from alignzoo.files import line_of, read_lines
+from alignzoo.gathering import apart
 from alignzoo.interfaces import Policy
 from alignzoo.microbatch import MicroBatcher
 from alignzoo.rewards import WeightedReward, score
@@ -122,12 +123,12 @@ def answered(
     numbers = processes.dealt(range(first, first + len(prompts)))
     groups: list[Group] = []
     size = max(1, at_once(policy) // how.n)
-    for start in range(0, -(-len(prompts) // processes.count()), size):  # as often on every process
-        groups += policy.generate(
-            mine[start : start + size], how.n, seeds=seeds[start : start + size], decoding=how.decoding
-        )
-        seen(len(mine[start : start + size]) * how.n * processes.count())
-    groups = score(groups, by.rewards, policy) if groups else []
+    with apart(policy, by.rewards, generates=True):
+        for start in range(0, -(-len(prompts) // processes.count()), size):  # as often on every process
+            part, own = mine[start : start + size], seeds[start : start + size]
+            groups += policy.generate(part, how.n, seeds=own, decoding=how.decoding)
+            seen(len(part) * how.n * processes.count())
+        groups = score(groups, by.rewards, policy)
     if how.best:
         groups = [best(group) for group in groups]
     share = [(group, _records(group, number, how, by)) for number, group in zip(numbers, groups, strict=True)]

@@ -28,6 +28,7 @@ from alignzoo.evaluation.answers import (
     outcomes,
     with_distributions,
 )
+from alignzoo.gathering import apart
 from alignzoo.interfaces import Optimizer, Policy, Sampler
 from alignzoo.microbatch import MicroBatcher
 from alignzoo.rewards import WeightedReward, score, source_weights
@@ -153,8 +154,9 @@ def objective(
     if not prompts or sampler.online:
         return {}
     seeds = processes.dealt(fn.seeds(len(prompts), heldout.settings.seed))
-    mine = sampler.sample(processes.dealt(prompts), policy, seeds=seeds)
-    groups = processes.gather(score(mine, heldout.rewards, policy) if mine else [])
+    with apart(policy, sampler, heldout.rewards, generates=False):
+        mine = sampler.sample(processes.dealt(prompts), policy, seeds=seeds)
+        groups = processes.gather(score(mine, heldout.rewards, policy))
     needs = optimizer.needs
     batch = collate(groups, policy.device, source_weights=source_weights(heldout.rewards))
     batch = optimizer.prepare(only(fill(batch, policy, needs, batcher=batcher), needs))

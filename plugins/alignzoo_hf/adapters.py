@@ -170,6 +170,11 @@ def sharing(model: Any) -> Any:
 def save_adapter(model: Any, tokenizer: Any, path: Path) -> None:
     """The adapter alone, for peft and for engines that take adapters, with its tokenizer."""
     model.save_pretrained(path, save_embedding_layers=False)  # no vocabulary was changed
+    finish(tokenizer, path)
+
+
+def finish(tokenizer: Any, path: Path) -> None:
+    """What an adapter's directory has beside its weights."""
     tokenizer.save_pretrained(path)
     with contextlib.suppress(FileNotFoundError):
         (path / "README.md").unlink()  # peft's own card says nothing yet

@@ -11,6 +11,7 @@ from transformers import AutoModelForSequenceClassification
 
 from alignzoo.errors import ModelError
 from alignzoo_hf import adapters, checks, models
+from alignzoo_hf.blank import start_at_zero
 from alignzoo_hf.spec import HF
 
 
@@ -21,7 +22,7 @@ def shared(lm: Any) -> nn.Linear:
     return models.value_head(lm.config)
 
 
-def separate(spec: HF, lm: Any, tokenizer: Any, precision: torch.dtype) -> Any:
+def separate(spec: HF, lm: Any, tokenizer: Any, precision: torch.dtype, *, blank: bool = False) -> Any:
     """A critic with a trunk of its own, whose value starts at 0, whatever the trunk scored. Beside a policy with an
     adapter it is another adapter on the same frozen weights, of which no second copy is ever made."""
     if spec.critic_model:
@@ -29,8 +30,9 @@ def separate(spec: HF, lm: Any, tokenizer: Any, precision: torch.dtype) -> Any:
     if spec.lora_rank and not spec.critic_model and lm is not None:
         critic = adapters.adapted(_on_trunk_of(lm, spec), spec, "SEQ_CLS")
     else:
-        critic = models.scorer(spec, spec.critic_model or spec.model, precision)
+        critic = models.scorer(spec, spec.critic_model or spec.model, precision, blank=blank)
     nn.init.zeros_(models.score_head(critic).weight)
+    start_at_zero(critic, "score.")
     return critic
 
 

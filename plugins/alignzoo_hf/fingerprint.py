@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from alignzoo.sharded import whole
 from alignzoo_hf import models
 
 MOVES = ("_name_or_path", "transformers_version")
@@ -19,6 +20,7 @@ def fingerprint(model: Any, settings: tuple[Any, ...]) -> str:
     digest = hashlib.blake2b(repr((sorted(config.items()), settings)).encode(), digest_size=16)
     for name, tensor in sorted(model.state_dict().items()):
         if "lora_" not in name:
+            tensor = whole(tensor)
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

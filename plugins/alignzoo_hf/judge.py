@@ -13,7 +13,7 @@ from annotated_types import Ge, Gt
 
 from alignzoo import Context, Group, ModelError, Policy, Prompt, Question, Text, Verdict, live_of, processes
 from alignzoo.batching import answer, collate
-from alignzoo.columns import REFERENCE
+from alignzoo.columns import POLICY, REFERENCE
 from alignzoo.interfaces import CheckContext
 from alignzoo.judging import options_of, question_prompt
 from alignzoo.microbatch import MicroBatcher
@@ -53,6 +53,11 @@ class Local:
     """Where to compute; auto: a GPU when there is one."""
     dtype: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision, as in policy `hf`."""
+
+    @property
+    def asks_roles(self) -> tuple[str, ...]:
+        """Whom it asks of the policy in training: nobody where it has a model of its own."""
+        return () if self.model else (REFERENCE if self.state == "frozen" else POLICY,)
 
     def judge(self, questions: Sequence[Question], policy: Policy | None) -> list[Verdict]:
         """A verdict on each question."""

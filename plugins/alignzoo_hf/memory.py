@@ -37,12 +37,14 @@ SHARE = 0.6
 """Share of the free memory for activations; the rest is for logits, temporaries, and what allocators lose."""
 
 
-def per_pass(shape: ModelShape, place: torch.device, width: int, coming: int, *, recompute: bool) -> int:
+def per_pass(
+    shape: ModelShape, place: torch.device, width: int, coming: int, *, recompute: bool, shards: int = 1
+) -> int:
     """Tokens per pass: on the CPU so few that tensors stay small, on a GPU what its free memory holds once so many
     bytes that are still to come have theirs."""
     if place.type != "cuda":
         return on_cpu(shape)
-    return on_gpu(shape, free(place) - coming, width, recompute=recompute)
+    return on_gpu(shape, free(place) - coming, width, recompute=recompute, shards=shards)
 
 
 def on_cpu(shape: ModelShape) -> int:
@@ -55,10 +57,13 @@ def on_cpu(shape: ModelShape) -> int:
     return _within(min(SMALL // (cost.FLOAT32 * widest), held, head.CPU.kept // shape.vocab), least, most)
 
 
-def on_gpu(shape: ModelShape, free: int, width: int, *, recompute: bool = False) -> int:
+def on_gpu(shape: ModelShape, free: int, width: int, *, recompute: bool = False, shards: int = 1) -> int:
     """As many tokens as the free bytes hold the activations of, in `width` bytes, once gradients and AdamW's moments
-    have theirs; with `recompute` those of one layer, and the others' inputs."""
-    left = free - cost.gradient_bytes(shape) - cost.adamw_bytes(shape)
+    have theirs; with `recompute` those of one layer, and the others' inputs. Over several `shards` each GPU has its
+    part of these, and beside it what is gathered: two layers, and embeddings and head with their gradients."""
+    left = free - (cost.gradient_bytes(shape) + cost.adamw_bytes(shape)) // shards
+    if shards > 1:
+        left -= width * (2 * shape.trunk // shape.layers + 2 * (shape.parameters - shape.trunk))
     held = cost.recompute_bytes if recompute else cost.activation_bytes
     return _within(int(SHARE * left / held(shape, 1, width)), *ON_GPU)
 

@@ -22,6 +22,7 @@ from alignzoo import processes
 from alignzoo.columns import ANSWERS, OLD, POLICY, column, of_part
 from alignzoo.errors import ModelError
 from alignzoo_hf import adapters, layers, quantized, weights
+from alignzoo_hf import blank as blank_models
 from alignzoo_hf.adapters import adapted
 from alignzoo_hf.chat import read_template
 from alignzoo_hf.head import Head
@@ -51,7 +52,7 @@ def wants_bf16(spec: HF, place: torch.device) -> bool:
     return spec.dtype == "bf16" or (spec.dtype == "auto" and place.type == "cuda")
 
 
-def _check_writes(config: Any, source: str) -> None:
+def check_writes(config: Any, source: str) -> None:
     """A reward model would be given a random language-model head, silently."""
     scoring = [name for name in config.architectures or [] if "Classification" in name]
     if scoring:
@@ -119,27 +120,31 @@ def only_scores(needs: frozenset[str]) -> bool:
     return bool(of_part(needs, "scorer")) and not of_part(needs, "language")
 
 
-def causal_lm(spec: HF, frozen: torch.dtype) -> Any:
+def causal_lm(spec: HF, frozen: torch.dtype, *, blank: bool = False) -> Any:
     """The language model: every weight trained in float32, or a LoRA adapter on frozen weights: a new one, or that of
-    the directory which is the model."""
+    the directory which is the model. A `blank` one has no weights yet where these can be read as it is sharded."""
     quantized.check(spec)
     if isinstance(spec.model, str) and adapters.is_adapter(spec.model) and not spec.lora_rank:
         beneath = replace(spec, model=adapters.beneath(spec.model))
         return adapters.continued(_language_model(beneath, torch.float32), spec.model)
-    model = _language_model(spec, _dtype(spec, frozen))
+    model = _language_model(spec, _dtype(spec, frozen), blank=blank)
     return adapted(model, spec, "CAUSAL_LM") if spec.lora_rank else _trained(model)
 
 
-def frozen_lm(spec: HF, dtype: torch.dtype) -> Any:
+def frozen_lm(spec: HF, dtype: torch.dtype, *, blank: bool = False) -> Any:
     """A language model that is not trained."""
-    return _language_model(spec, dtype).requires_grad_(False)
+    return _language_model(spec, dtype, blank=blank).requires_grad_(False)
 
 
-def _language_model(spec: HF, dtype: torch.dtype) -> Any:
+def _language_model(spec: HF, dtype: torch.dtype, *, blank: bool = False) -> Any:
+    if blank and isinstance(spec.model, str) and (model := blank_models.language_model(spec, dtype)) is not None:
+        if spec.lora_rank:
+            blank_models.stand_in(model)
+        return model  # its head is checked once it has weights
     given = quantized.options(spec, device(spec), torch.bfloat16 if wants_bf16(spec, device(spec)) else torch.float32)
     model = loaded_lm(spec, spec.model, dtype=dtype, **given) if isinstance(spec.model, str) else _live(spec, dtype)
     ready(model, spec)
-    _check_head(model)
+    check_head(model)
     return model
 
 
@@ -148,15 +153,17 @@ def loaded_lm(spec: HF, source: str, **options: Any) -> Any:
     if adapters.is_adapter(source):
         return adapters.with_adapter(loaded_lm(spec, adapters.beneath(source), **options), source)
     config = _config(source, spec)
-    _check_writes(config, source)
-    options |= _attention(spec, config) | {"trust_remote_code": spec.trust_remote_code}
+    check_writes(config, source)
+    options |= attention(spec, config) | {"trust_remote_code": spec.trust_remote_code}
     return weights.loaded(AutoModelForCausalLM, source, **options)
 
 
-def scorer(spec: HF, source: Any, frozen: torch.dtype) -> Any:
+def scorer(spec: HF, source: Any, frozen: torch.dtype, *, blank: bool = False) -> Any:
     """A sequence-classification model: a reward model, or a critic's start. A causal model's trunk gets a head at 0."""
     quantized.check_scorer(spec)
     dtype = _dtype(spec, frozen)
+    if blank and isinstance(source, str) and (model := blank_models.scorer(spec, source, dtype)) is not None:
+        return adapted(model, spec, "SEQ_CLS") if spec.lora_rank else _trained(model)
     if isinstance(source, str) and adapters.is_adapter(source):
         model = _scorer_on(loaded_lm(spec, source, dtype=dtype), spec, dtype)
     elif isinstance(source, str):
@@ -216,6 +223,14 @@ def _scorer_on(source: Any, spec: HF, dtype: torch.dtype) -> Any:
 
 def loaded_scorer(spec: HF, source: str, **options: Any) -> Any:
     """The scorer of a directory or hub id; of a language model its trunk, with a head that is new."""
+    config, trained = scorer_config(spec, source)
+    options |= attention(spec, config) | {"trust_remote_code": spec.trust_remote_code, "config": config}
+    heads = {} if trained else {"new": "score.", "other": LANGUAGE_HEAD}
+    return weights.loaded(AutoModelForSequenceClassification, adapters.base_of(source), **heads, **options)
+
+
+def scorer_config(spec: HF, source: str) -> tuple[Any, bool]:
+    """A scorer's configuration, and whether its head is trained."""
     config = _config(source, spec)
     trained = is_scorer(config)
     if not trained:
@@ -224,9 +239,7 @@ def loaded_scorer(spec: HF, source: str, **options: Any) -> Any:
         raise ModelError(
             f"score_label is {spec.score_label}, but {source} has {config.num_labels} outputs, counted from 0"
         )
-    options |= _attention(spec, config) | {"trust_remote_code": spec.trust_remote_code, "config": config}
-    heads = {} if trained else {"new": "score.", "other": LANGUAGE_HEAD}
-    return weights.loaded(AutoModelForSequenceClassification, adapters.base_of(source), **heads, **options)
+    return config, trained
 
 
 def check_scorer(spec: HF, source: str) -> None:
@@ -284,7 +297,7 @@ def score_head(model: Any) -> Any:
     return bare(model).score
 
 
-def _attention(spec: HF, config: Any) -> dict[str, Any]:
+def attention(spec: HF, config: Any) -> dict[str, Any]:
     """How the padded path attends: as the recipe says, otherwise as transformers chooses; but some of its versions
     choose sdpa where it drops the cap on a model's scores."""
     if spec.attention != "auto":
@@ -325,7 +338,7 @@ def head(model: Any) -> Head:
     return Head(inner.get_output_embeddings(), float(scale), float(cap))
 
 
-def _check_head(model: Any) -> None:
+def check_head(model: Any) -> None:
     """Trunk and head, called apart, must answer as the whole model does."""
     tokens = torch.arange(4, device=model.device)[None] % model.config.get_text_config().vocab_size
     with torch.no_grad():
@@ -354,13 +367,11 @@ def stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
 
 def groups(model: Any, rate: float) -> list[dict[str, Any]]:
     """The trained weights, embeddings and heads apart from the others, which are maps."""
-    inner = bare(model)
-    ends = ("get_input_embeddings", "get_output_embeddings")
+    inner, ends = bare(model), ("get_input_embeddings", "get_output_embeddings")
     tables = {id(each.weight) for name in ends if hasattr(inner, name) and (each := getattr(inner, name)()) is not None}
     tables |= {id(inner.score.weight)} if reads_last_token(model) else set()
-    alone = isinstance(inner, nn.Linear)  # a value head
     trained = [each for each in model.parameters() if each.requires_grad]
-    apart = [each for each in trained if alone or id(each) in tables]
-    others = [each for each in trained if not alone and id(each) not in tables]
+    tables |= set(map(id, trained)) if isinstance(inner, nn.Linear) else set()  # a value head
+    apart, others = ([each for each in trained if (id(each) in tables) == table] for table in (True, False))
     parts = ({"params": apart, "lr_scale": rate, "embedding": True}, {"params": others, "lr_scale": rate})
     return [part for part in parts if part["params"]]

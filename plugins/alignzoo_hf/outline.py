@@ -96,6 +96,12 @@ def _is_assumed(place: torch.device) -> bool:
     return place.type == "cuda" and bool(assumed().memory)
 
 
+def sizes(spec: HF) -> ModelShape:
+    """The sizes of a language model, from its configuration alone."""
+    with torch.device("meta"):
+        return shape_of(_model(AutoModelForCausalLM, models.config(spec), spec))
+
+
 def _cheaper(spec: HF, needs: frozenset[str]) -> Mapping[str, Outline]:
     """An adapter, and the same with frozen weights in bf16."""
     others = {} if spec.recompute else {"policy.recompute=true": replace(spec, recompute=True)}

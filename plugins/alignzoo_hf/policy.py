@@ -9,38 +9,38 @@ import itertools
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from alignzoo import cost
-from alignzoo import functional as fn
-from alignzoo.columns import OLD, POLICY, REFERENCE, Column, answered_by, column
+from alignzoo import cost, processes
+from alignzoo.columns import OLD, POLICY, REFERENCE, answered_by
 from alignzoo.cost import ModelShape
 from alignzoo.decoding import AS_SET, CompleteDecoding, Decoding
 from alignzoo.engines import EngineModel, Generated
 from alignzoo.errors import ModelError, did_you_mean
+from alignzoo.gradients import TorchTraining
 from alignzoo.interfaces import NO_ROLES, PolicyInfo
+from alignzoo.sharded import assign
 from alignzoo.types import Batch, Completion, Forward, Group, Prompt, Text
-from alignzoo_hf import checks, critics, heads, memory, models, roles, saving
+from alignzoo_hf import checks, critics, memory, models, roles, saving, shards
 from alignzoo_hf.adapters import share_frozen
-from alignzoo_hf.divergences import Spoken, head_divergences
+from alignzoo_hf.answering import Answering
 from alignzoo_hf.encoding import encoder
 from alignzoo_hf.engines import ServedModel, engine_of
 from alignzoo_hf.fingerprint import fingerprint
 from alignzoo_hf.frozen import freeze
-from alignzoo_hf.head import Head, head_logprobs
 from alignzoo_hf.mixing import mixed
 from alignzoo_hf.quantized import placed
 from alignzoo_hf.roles import Beneath, Frozen, Voice, check_same
 from alignzoo_hf.shape import critics_of, shape_of
 from alignzoo_hf.spec import HF
 from alignzoo_hf.tables import TableTraining
-from alignzoo_hf.trunk import States, can_pack, packed, padded, predicting
 
 ROLE = "role."
 """What the name of a weight in a checkpoint begins with where it is a role's."""
@@ -49,7 +49,7 @@ RELOADING = 0.05
 """The share of the time in which a reference is not needed that loading it again may take; else it is kept."""
 
 
-class HFPolicy(TableTraining):
+class HFPolicy(Answering, TableTraining):
     """A causal language model, and beside it the critic or the scoring head that an optimizer needs.
 
     Models stay in evaluation mode throughout: dropout would break the ratios' exactness and the repeatability of a
@@ -71,30 +71,32 @@ class HFPolicy(TableTraining):
         self.tokenizer = models.tokenizer(spec)
         self._stored = models.stored_dtype(spec)
         precision = torch.bfloat16 if self.bf16 else torch.float32
-        writes = not models.only_scores(needs)
+        self._sharding = shards.sharding(spec, needs, self.device, bf16=self.bf16)
+        blank, writes = self._sharding is not None, not models.only_scores(needs)
         self.scorer: Any = None
         if answered_by(needs, "scorer"):
-            scorer = models.scorer(spec, spec.model, precision)
-            self.scorer = (freeze(scorer, bf16=self.bf16) if frozen else scorer).to(self.device)
+            scorer = models.scorer(spec, spec.model, precision, blank=blank)
+            self.scorer = self._placed(freeze(scorer, bf16=self.bf16) if frozen else scorer)
             self.tokenizer = models.with_padding(self.tokenizer)
             models.set_padding(self.scorer, self.tokenizer)
         valued = sorted(answered_by(needs, "critic"), key=lambda name: (name != "values", name))
         self.critics: dict[str, Any] = {}
-        if spec.critic == "separate" and not spec.lora_rank:  # a live model before it is another's
-            self.critics = {name: critics.separate(spec, None, self.tokenizer, precision) for name in valued}
-        self.lm = placed(models.causal_lm(spec, precision), self.device) if writes else None
+        if spec.critic == "separate" and (blank or not spec.lora_rank):
+            # a live model before it is another's; one that is sharded shares no weights
+            self.critics = {n: critics.separate(spec, None, self.tokenizer, precision, blank=blank) for n in valued}
+        self.lm = self._placed(models.causal_lm(spec, precision, blank=blank)) if writes else None
         for name in valued if not self.critics else ():
             own = spec.critic == "separate"
             made = critics.separate(spec, self.lm, self.tokenizer, precision) if own else critics.shared(self.lm)
             self.critics[name] = made
-        self.critics = {name: placed(critic, self.device) for name, critic in self.critics.items()}
+        self.critics = {name: self._placed(critic) for name, critic in self.critics.items()}
         self._trains = self.lm is not None and bool(needs)  # who needs nothing only writes
         if spec.reference:
             checks.check_same_tokens(self.tokenizer, spec.reference, spec, "reference")
         # Who learns from given texts alone asks it in evaluations, and where its answers are not remembered.
         stored = isinstance(spec.reference or spec.model, str)
-        self._reloads = self._trains and stored and "old_logprobs" not in needs
-        own_start = self._trains and stored and not spec.reference and not spec.lora_rank
+        self._reloads = self._trains and stored and "old_logprobs" not in needs and not blank
+        own_start = self._trains and stored and not spec.reference and not spec.lora_rank and not blank
         self._begun = roles.writes(self.lm) if own_start else None
         self._let_go = -math.inf
         self._at_once = spec.generate_batch
@@ -102,6 +104,7 @@ class HFPolicy(TableTraining):
         if self.lm is not None:
             self._voice = self._own = Voice("the policy", spec, lambda: self.lm, self.tokenizer)
             self.roles |= {name: self._role(name, other) for name, other in others.items()} | self._reference()
+        self._sharded = self._spread()
         self._packable: dict[type, bool] = {}
         self._main = self.lm if self.lm is not None else self.scorer
         checks.check_token_ids(self.tokenizer, self._main)
@@ -114,6 +117,21 @@ class HFPolicy(TableTraining):
 
     # --- building ------------------------------------------------------------------------------------------------
 
+    def _placed(self, model: Any) -> Any:
+        """On the device; of one that is to be sharded each layer goes there by itself."""
+        return model if self._sharding else placed(model, self.device)
+
+    def _spread(self) -> Any:
+        """The models, sharded, where the processes share them; afterwards each has its part."""
+        if self._sharding is None:
+            return None
+        sharded = self._sharding.shard(lm=self.lm, scorer=self.scorer, **self.critics)
+        if self.lm is not None:
+            beneath = [role for role in self.roles.values() if isinstance(role, Beneath)]
+            for voice in (self._own, *beneath):
+                voice.sharded = sharded
+        return sharded
+
     def _reference(self) -> dict[str, Frozen]:
         """The policy as before training: what lies beneath an adapter, or a copy that is loaded when it is first asked;
         in the trained weights' own precision, as one rounded to bf16 would not answer as the policy does at first."""
@@ -124,13 +142,15 @@ class HFPolicy(TableTraining):
             return {}
         live = not isinstance(spec.model, str) and not spec.reference
         first = freeze(copy.deepcopy(self.lm), bf16=self.bf16) if live else None  # its first weights lie nowhere else
-        return {REFERENCE: Frozen(REFERENCE, spec, self._load_reference, self.tokenizer, first)}
+        return {REFERENCE: Frozen(REFERENCE, spec, self._load_reference, self.tokenizer, first, self._sharding)}
 
     def _load_reference(self) -> Any:
         """The frozen copy; it answers to the bit as the policy does at first. Where it is asked so often that loading
         it takes more than a share of the time, it stays from then on."""
         start, own = time.monotonic(), self.spec.reference
         stored = replace(self.spec, model=own, lora_rank=0) if own else roles.stored(self.spec, REFERENCE)
+        if self._sharding:
+            return models.causal_lm(stored, torch.float32, blank=True)
         copied = freeze(models.causal_lm(stored, torch.float32), bf16=self.bf16).to(self.device)
         share_frozen(copied, self.lm)
         self._reloads &= time.monotonic() - start <= RELOADING * (start - self._let_go)
@@ -140,7 +160,8 @@ class HFPolicy(TableTraining):
         """Another model beside the policy."""
         if name in (POLICY, OLD, REFERENCE):
             raise ModelError(f"a role cannot be called {name!r}: that one is the policy's own")
-        return roles.load(name, spec, self.spec, self.device, self.bf16, self.tokenizer, self.lm)
+        place, how = self.device, self._sharding
+        return roles.load(name, spec, self.spec, place, self.bf16, self.tokenizer, self.lm, sharding=how)
 
     # --- writing -------------------------------------------------------------------------------------------------
 
@@ -176,7 +197,7 @@ class HFPolicy(TableTraining):
         """By the engine, with as many completions at once as memory has room for, which changes no text."""
 
         def generate(at_once: int) -> list[Generated]:
-            with self._autocast():
+            with self.gathered(), self._autocast():
                 engine = self._voice.engine(self.encoder.stop_ids)
                 if decoding.mix:
                     engine = mixed(self.engine_model, decoding.mix, self._own, self._voice, self.roles)
@@ -188,6 +209,23 @@ class HFPolicy(TableTraining):
         found, self._at_once = memory.fitting(generate, self._at_once, of, most, self.device)
         return found
 
+    @contextlib.contextmanager
+    def gathered(self, roles: Collection[str] = ()) -> Iterator[None]:
+        """Inside, sharded weights are whole on every process, so that each may generate and answer without a gradient
+        as often as it likes: the policy's, those of who speaks now, and those of these roles."""
+        voices = [self._voice, *(self.roles[name] for name in roles)] if self.lm is not None else []
+        found = {id(each): each for each in (self._sharded, *(voice.spread() for voice in voices)) if each is not None}
+        with contextlib.ExitStack() as stack:
+            for each in found.values():
+                stack.enter_context(each.gathered())
+            yield
+
+    def _release(self) -> None:
+        """Between two passes all weights are sharded."""
+        for each in (self._sharded, *(role.sharded for role in self.roles.values())):
+            if each is not None:
+                each.release()
+
     def info(self) -> PolicyInfo:
         """What the runner may know: sizes, tokens at once, whether samples are exact, how the reference is known."""
         return PolicyInfo(
@@ -195,6 +233,7 @@ class HFPolicy(TableTraining):
             roles={name: role.shape for name, role in self.roles.items() if name != REFERENCE},
             tokens_per_pass=self._tokens_per_pass(),
             exact_samples=self.spec.samples_exactly(self.bf16),
+            collective=self._sharded is not None,
             fingerprint=self._fingerprint,
             token_strings=self.encoder.pieces,
             fits=self.encoder.fits,
@@ -219,88 +258,11 @@ class HFPolicy(TableTraining):
         if self._reloads and torch.is_grad_enabled() and self._voice is self._own and self.roles[REFERENCE].release():
             self._let_go = time.monotonic()  # the next evaluation loads it again
         batch = batch.to(self.device)
-        told = [column(name) for name in sorted(columns)]
-        language = [each for each in told if each.answer.of == "language"]
-        valued = [each.name for each in told if each.answer.of == "critic"]
-        answers: dict[str, Tensor] = {}
-        with self._autocast():
-            if language or (valued and self.spec.critic == "shared"):
-                answers |= self._language(batch, columns, language)
-            for name in valued if self.spec.critic == "separate" else ():
-                states = self._states(self.spec, self.critics[name], batch, *predicting(batch))
-                answers[name] = heads.values(models.score_head(self.critics[name]), states, batch)
-            if "scores" in columns:
-                answers["scores"] = heads.scores(self.scorer, self.spec.score_label, batch, self._states_of)
-            if "token_scores" in columns:
-                answers["token_scores"] = heads.token_scores(self.scorer, self.spec.score_label, batch, self._states_of)
+        sharded = self._voice.sharded if self.lm is not None else self._sharded
+        answers = (self._answers if sharded is None else partial(sharded, self._answers))(batch, columns)
+        if not torch.is_grad_enabled():
+            self._release()
         return Forward.of(answers)
-
-    def _states(self, spec: HF, model: Any, batch: Batch, used: Tensor, read: Tensor) -> States:
-        """A model's states where they are read: of the used tokens packed, or padded where its attention is its own."""
-        if self._packs(spec, model):
-            return packed(model, batch, used, read, recompute=spec.recompute)
-        return padded(model, batch.tokens, recompute=spec.recompute)
-
-    def _states_of(self, model: Any, batch: Batch, used: Tensor, read: Tensor) -> States:
-        return self._states(self.spec, model, batch, used, read)
-
-    def _packs(self, spec: HF, model: Any) -> bool:
-        """Whether a model can be packed, found out when it is first asked."""
-        if spec.attention != "auto":
-            return False
-        if type(models.bare(model)) not in self._packable:
-            self._packable[type(models.bare(model))] = can_pack(model)
-        return self._packable[type(models.bare(model))]
-
-    def _language(self, batch: Batch, columns: frozenset[str], language: Sequence[Column]) -> dict[str, Tensor]:
-        if self.lm is None:
-            raise ModelError("this policy only scores: it has no language-model head to answer log-probabilities")
-        states = self._spoken_states(batch)
-        answers = {}
-        whole = [each for each in language if each.name not in ("logprobs", "entropy")]
-        if "logprobs" in columns or (language and not whole):
-            where = fn.predicted(batch.mask)
-            logprobs, entropy = head_logprobs(
-                models.head(self._voice.model),
-                states.hidden,
-                fn.before(states.place)[where],
-                batch.tokens[:, 1:][where],
-                self._voice.spec.temperature,
-                with_entropy="entropy" in columns,
-            )
-            answers["logprobs"] = fn.scatter(logprobs, batch.mask)
-            if entropy is not None:
-                answers["entropy"] = fn.scatter(entropy, batch.mask)
-        if whole:
-            answers |= self._divergences(batch, states, [each for each in language if each.name not in answers])
-        if self.spec.critic == "shared":
-            answers |= {name: heads.values(self.critics[name], states, batch) for name in columns & self.critics.keys()}
-        return {name: column for name, column in answers.items() if name in columns}
-
-    def _spoken_states(self, batch: Batch) -> States:
-        """Those of whoever speaks: the policy, or a role."""
-        voice = self._voice
-        context = models.context(voice.model)
-        if voice is not self._own and batch.tokens.shape[1] > context < int(batch.attend.sum(1).max()):
-            raise ModelError(
-                f"the role {voice.name!r} reads {context} tokens at most, and there is a prompt that has more with its "
-                f"completion: set policy.max_length={context}"
-            )
-        return self._states(voice.spec, voice.model, batch, *predicting(batch))
-
-    def _divergences(self, batch: Batch, states: States, asked: Sequence[Column]) -> dict[str, Tensor]:
-        """What is said of whole distributions, the policy's beside the roles'."""
-        others = {}
-        for name in sorted({each.role for each in asked} - {POLICY}):
-            with torch.no_grad(), self.answering(name):
-                others[name] = self._spoken(batch, self._spoken_states(batch), self._voice.head())
-        own = self._spoken(batch, states, models.head(self._voice.model))
-        found = head_divergences(own, others, asked)
-        return {name: fn.scatter(column, batch.mask) for name, column in found.items()}
-
-    def _spoken(self, batch: Batch, states: States, head: Head) -> Spoken:
-        where = fn.before(states.place)[fn.predicted(batch.mask)]
-        return Spoken(head, states.hidden, where, self._voice.spec.temperature)
 
     @contextlib.contextmanager
     def answering(self, role: str) -> Iterator[None]:
@@ -335,10 +297,20 @@ class HFPolicy(TableTraining):
         """Whether the policy still is its own reference, of which no copy is needed then."""
         return self._begun is not None and self._begun == roles.writes(self.lm)
 
+    def backward(self, loss: Tensor) -> None:
+        """As `TorchTraining.backward`."""
+        if self._sharded is None:
+            super().backward(loss)
+            return
+        with processes.exchanging():
+            TorchTraining.backward(self, loss)  # a table's gradient is summed over the processes, as every other
+
     def step(self, lr: float, clip: float) -> float:
         """As `TorchTraining.step`; the policy is its own reference no longer."""
         self._begun = None
-        return super().step(lr, clip)
+        self._release()
+        with processes.exchanging() if self._sharded else contextlib.nullcontext():
+            return super().step(lr, clip)
 
     def parameters(self) -> list[dict[str, Any]]:
         """The trained weights; a critic learns at its own multiple of the rate."""
@@ -357,11 +329,12 @@ class HFPolicy(TableTraining):
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Take back what `state` gave."""
         self._begun = None
+        self._release()
         trained = dict(self._trained())
         check_same(trained, {name: tensor for name, tensor in state.items() if not name.startswith(ROLE)})
         with torch.no_grad():
             for name, parameter in trained.items():
-                parameter.copy_(state[name])
+                assign(parameter, state[name])
         for name, role in self.roles.items():
             own = f"{ROLE}{name}."
             role.restore({key.removeprefix(own): each for key, each in state.items() if key.startswith(own)})
@@ -375,14 +348,17 @@ class HFPolicy(TableTraining):
     def _tokens_per_pass(self) -> int:
         width = 2 if self.bf16 else 4
         comes = self._trains and not self.roles[REFERENCE].is_loaded
-        coming = cost.reference_bytes(self._shape, width) if comes else 0
-        return memory.per_pass(self._shape, self.device, width, coming, recompute=self.spec.recompute)
+        shares = 1 if self._sharded is None else self.spec.shard_within or processes.count()
+        coming = cost.reference_bytes(self._shape, width) // shares if comes else 0
+        recompute = self.spec.recompute
+        return memory.per_pass(self._shape, self.device, width, coming, recompute=recompute, shards=shares)
 
     def _fingerprint(self) -> str:
         """A digest of the reference's weights and configuration, the temperature, precision and kind of device."""
         own = REFERENCE not in self.roles or (self._is_start() and not self.bf16)  # a frozen copy has bf16 matrices
         model = self.lm if own else self.roles[REFERENCE].model
-        return fingerprint(model, (self.spec.temperature, self.bf16, self.device.type))
+        settings = (self.spec.temperature, self.bf16, self.device.type)
+        return fingerprint(model, (*settings, "sharded") if self._sharded and self.bf16 else settings)
 
     @functools.cached_property
     def _shape(self) -> ModelShape:
@@ -392,7 +368,8 @@ class HFPolicy(TableTraining):
 
     def save(self, path: Path) -> None:
         """An ordinary transformers directory: the language model, or the scorer of a policy that only scores."""
-        saving.save(self._main, self.tokenizer, path, self._stored)
+        write = saving.save if self._sharded is None else shards.save
+        write(self._main, self.tokenizer, path, self._stored)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if not self.bf16:

@@ -8,15 +8,21 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge
 
-from alignzoo import Context, Group, Policy, Score, live_of
+from alignzoo import Batch, Completion, Context, Group, Policy, Prompt, Score, live_of, processes
 from alignzoo.batching import answer, collate
 from alignzoo.interfaces import CheckContext, Outline
 from alignzoo.microbatch import MicroBatcher
+from alignzoo_hf import shards
 from alignzoo_hf.checks import check_reward
 from alignzoo_hf.models import check_scorer
 from alignzoo_hf.outline import outline
 from alignzoo_hf.policy import HFPolicy
 from alignzoo_hf.spec import HF
+
+SCORES = frozenset({"scores"})
+
+COMPANY = Group(Prompt(""), (), (Completion((0,), "", False),))
+"""What a process scores where it has nothing left to score, and the others' passes need it."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +41,18 @@ class ModelReward:
     """Where to compute; auto: a GPU when there is one."""
     dtype: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision, as in policy `hf`."""
+    shard: Literal["auto", "none", "fsdp"] = "auto"
+    """Who holds its weights where there are several processes, as in policy `hf`."""
+
+    @property
+    def collective(self) -> bool:
+        """Whether its weights are sharded, so that all processes score at the same time."""
+        return shards.is_sharded(self._settings(), SCORES)
 
     def open(self, context: Context) -> Policy:
         """Load the model, which is not to be trained."""
         check_scorer(self._settings(), self.model)
-        return HFPolicy(self._settings(), frozenset({"scores"}), frozen=True)
+        return HFPolicy(self._settings(), SCORES, frozen=True)
 
     def check(self, context: CheckContext) -> None:
         """Raise ModelError where the model is no scorer, or its template cannot render the first step's prompts."""
@@ -47,7 +60,7 @@ class ModelReward:
 
     def outline(self, needs: frozenset[str]) -> Outline:
         """The model as it will be, without its weights."""
-        return outline(self._settings(), frozenset({"scores"}), frozen=True)
+        return outline(self._settings(), SCORES, frozen=True)
 
     def _settings(self) -> HF:
         return HF(
@@ -57,17 +70,24 @@ class ModelReward:
             device=self.device,
             dtype=self.dtype,
             score_label=self.label,
+            shard=self.shard,
         )
 
     def score(self, groups: Sequence[Group], policy: Policy) -> list[tuple[Score, ...]]:
         scorer: Policy = live_of(self)
         rows = [row for group in groups for row in _encoded(scorer, group)]
-        if not rows:
-            return [() for _ in groups]
-        batch = collate(rows, scored=False)
-        answers = answer(scorer, batch, frozenset({"scores"}), batcher=MicroBatcher(scorer, rows=self.batch))
-        scores = iter(answers["scores"].tolist())
+        batcher = MicroBatcher(scorer, rows=self.batch)
+        parts = list(batcher.cut(collate(rows, scored=False))) if rows else []
+        more = max(processes.everyones(len(parts))) - len(parts) if scorer.info().collective else 0
+        scores = iter([score for part in parts for score in _answered(scorer, part, batcher)])
+        for _ in range(more):
+            _answered(scorer, collate([COMPANY], scored=False), batcher)  # the others have a pass more
         return [tuple(Score(next(scores)) for _ in group.completions) for group in groups]
+
+
+def _answered(scorer: Policy, batch: Batch, batcher: MicroBatcher) -> list[float]:
+    found: list[float] = answer(scorer, batch, SCORES, batcher=batcher)["scores"].tolist()
+    return found
 
 
 def _encoded(scorer: Policy, group: Group) -> list[Group]:

@@ -16,6 +16,7 @@ from alignzoo.cost import ModelShape
 from alignzoo.decoding import CompleteDecoding
 from alignzoo.engines import OpenEngine
 from alignzoo.errors import ModelError
+from alignzoo.sharded import assign
 from alignzoo_hf import engines, models
 from alignzoo_hf.head import Head
 from alignzoo_hf.shape import shape_of
@@ -31,12 +32,24 @@ class Voice:
     many are generated at once; temperature, top_k and top_p are each model's own.
     """
 
-    def __init__(self, name: str, spec: HF, load: Callable[[], Any], tokenizer: Any, model: Any = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        spec: HF,
+        load: Callable[[], Any],
+        tokenizer: Any,
+        model: Any = None,
+        sharding: Any = None,
+    ) -> None:
         self.name, self.spec, self.tokenizer = name, spec, tokenizer
         self.moved = False
         """Whether it has followed the policy."""
-        self._load = load
-        self._model = model
+        self.sharded: Any = None
+        """Its weights, where they are spread over the processes."""
+        self._load, self._sharding = load, sharding
+        self._model: Any = None
+        if model is not None:
+            self._take(model)
         self._engine: OpenEngine | None = None
 
     @property
@@ -47,8 +60,17 @@ class Voice:
     def model(self) -> Any:
         """The model, loaded when it is first asked."""
         if self._model is None:
-            self._model = self._load()
+            self._take(self._load())
         return self._model
+
+    def _take(self, model: Any) -> None:
+        self._model = model
+        if self._sharding is not None:
+            self.sharded = self._sharding.frozen(model)
+
+    def spread(self) -> Any:
+        """Its weights, loaded, where they are spread over the processes."""
+        return self.sharded if self.model is not None else None
 
     @contextlib.contextmanager
     def speaking(self) -> Iterator[Any]:
@@ -120,7 +142,10 @@ class Frozen(Voice):
             )
         with torch.no_grad():
             for name, weight in own.items():
-                weight.copy_(others[name]) if mix == 1 else weight.lerp_(others[name].to(weight), mix)
+                if mix == 1:
+                    assign(weight, others[name].detach())
+                else:
+                    weight.lerp_(others[name].detach().to(weight), mix)
         self.moved = True
 
     def state(self) -> dict[str, Tensor]:
@@ -132,26 +157,29 @@ class Frozen(Voice):
         if not state:
             if self.moved:
                 self.close()
-                self._model, self.moved = None, False
+                self._model, self.sharded, self.moved = None, None, False
             return
         self._to_float32()
         own = dict(self.model.named_parameters())
         check_same(own, state, f"'s role {self.name!r}")
         with torch.no_grad():
             for name, weight in own.items():
-                weight.copy_(state[name])
+                assign(weight, state[name])
         self.moved = True
 
     def _to_float32(self) -> None:
         """Small steps would be lost in bf16."""
-        self.model.float()
+        if self.model is not None and self.sharded is not None:
+            self.sharded.to_float32()
+        else:
+            self.model.float()
 
 
 class Beneath(Frozen):
     """The reference of an adapter: the frozen weights beneath it; where it has moved, with a copy of the adapter."""
 
-    def __init__(self, name: str, spec: HF, load: Callable[[], Any], tokenizer: Any, model: Any = None) -> None:
-        super().__init__(name, spec, load, tokenizer, model)
+    def __init__(self, name: str, spec: HF, load: Callable[[], Any], tokenizer: Any) -> None:
+        super().__init__(name, spec, load, tokenizer)
         self.adapter: dict[str, Tensor] = {}
         """The adapter's weights of when it was last copied."""
         self._inside = False
@@ -172,9 +200,21 @@ class Beneath(Frozen):
             self._exchange()
 
     def _exchange(self) -> None:
-        """The adapter's weights and their copy change places, and no tensor is touched."""
+        """The adapter's weights and their copy change places, and no tensor is touched; of sharded ones, from which
+        whole ones are gathered for every pass, the numbers do."""
+        if self.sharded is not None and self.sharded.depth:
+            raise ModelError(
+                f"the role {self.name!r} has moved, and cannot answer while the policy generates or is scored: its "
+                "adapter is sharded, and gathered before. Set policy.shard=none, or let another model judge"
+            )
         for name, weight in _adapter(self.model).items():
-            weight.data, self.adapter[name] = self.adapter[name], weight.data
+            if self.sharded is None:
+                weight.data, self.adapter[name] = self.adapter[name], weight.data
+                continue
+            with torch.no_grad():
+                former = weight.detach().clone()
+                weight.copy_(self.adapter[name])
+            self.adapter[name] = former
         self._inside = not self._inside
 
     def head(self) -> Head:
@@ -211,7 +251,9 @@ class Beneath(Frozen):
         own = _adapter(self.model)
         if state:
             check_same(own, state, f"'s role {self.name!r}")
-        self.adapter = {name: state[name].to(own[name]).clone() for name in state}
+        self.adapter = {name: torch.empty_like(own[name]).detach() for name in state}
+        for name, copy_of in self.adapter.items():
+            assign(copy_of, state[name])
         self.moved = bool(state)
 
 
@@ -239,22 +281,36 @@ READ = ("model", "tokenizer", "temperature", "top_k", "top_p", "min_p", "device"
 """The settings of a role that are its own, beside `trust_remote_code`; the others are the policy's."""
 
 
-def load(name: str, spec: Any, policy: HF, place: torch.device, bf16: bool, tokenizer: Any, live: Any) -> Frozen:
+def load(
+    name: str,
+    spec: Any,
+    policy: HF,
+    place: torch.device,
+    bf16: bool,
+    tokenizer: Any,
+    live: Any,
+    *,
+    sharding: Any = None,
+) -> Frozen:
     """The role of these settings beside a policy, frozen; `live` is the policy's model, which a role must not share."""
     _check_settings(name, spec, policy, place)
     dtype = torch.bfloat16 if (bf16 if spec.dtype == "auto" else spec.dtype == "bf16") else torch.float32
 
+    def loaded(spec: HF) -> Any:
+        model = models.frozen_lm(spec, dtype, blank=sharding is not None)
+        return model if sharding else model.to(place)
+
     def again() -> Any:
-        return models.frozen_lm(stored(spec, name), dtype).to(place)
+        return loaded(stored(spec, name))
 
     try:
         if isinstance(spec.model, str) or spec.tokenizer:
             check_tokens(tokenizer, models.tokenizer(spec))
         own = replace(spec, model=copy.deepcopy(live)) if spec.model is live else spec
-        model = models.frozen_lm(own, dtype).to(place)
+        model = loaded(own)
     except ModelError as error:
         raise ModelError(f"{name}: {error}") from error
-    return Frozen(name, spec, again, tokenizer, model)
+    return Frozen(name, spec, again, tokenizer, model, sharding)
 
 
 def stored(spec: HF, name: str) -> HF:

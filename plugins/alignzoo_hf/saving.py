@@ -23,15 +23,22 @@ def save(model: Any, tokenizer: Any, path: Path, dtype: torch.dtype) -> None:
         return
     whole = models.bare(stored(model, dtype))
     if isinstance(getattr(whole, "generation_config", None), GenerationConfig):
-        whole.generation_config.eos_token_id = sorted(models.stop_ids(whole, tokenizer))
-        if tokenizer.pad_token_id is not None:
-            whole.generation_config.pad_token_id = tokenizer.pad_token_id
+        ended(whole, tokenizer)
     models.set_padding(whole, tokenizer)
     with weights.quietly():
         whole.save_pretrained(path)
         if adapters.has_adapter(model):
             adapters.save_adapter(model, tokenizer, path / adapters.ADAPTER)
     tokenizer.save_pretrained(path)
+
+
+def ended(model: Any, tokenizer: Any) -> GenerationConfig:
+    """A model's generation config, with the tokens at which its texts end, and its padding."""
+    generation: GenerationConfig = model.generation_config
+    generation.eos_token_id = sorted(models.stop_ids(model, tokenizer))
+    if tokenizer.pad_token_id is not None:
+        generation.pad_token_id = tokenizer.pad_token_id
+    return generation
 
 
 def stored(model: Any, dtype: torch.dtype) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le
 
@@ -13,6 +13,9 @@ from alignzoo.columns import answered_by
 from alignzoo.engines import Engine
 from alignzoo.errors import ModelError
 from alignzoo.interfaces import NO_ROLES, CheckContext, DiskUse, Outline, Policy, PolicySpec
+
+if TYPE_CHECKING:
+    from alignzoo.cost import ModelShape
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,13 @@ class HF:
     """What generates: a name of `alignzoo list --kind engine`, or a table with a name and its settings."""
     generate_batch: Annotated[int, Ge(1)] = 512
     """Completions written at once: the slots of the engine. It changes speed and memory, never the text."""
+    shard: Literal["auto", "none", "fsdp"] = "auto"
+    """Who holds weights, gradients and the torch optimizer's state where there are several processes: each of them its
+    part (fsdp: torch's fully_shard), or all of them everything (none). auto: fsdp, but for a live model, for a policy
+    that only generates, and with an engine that holds a copy of its own, which need them whole."""
+    shard_within: Annotated[int, Ge(0)] = 0
+    """Processes over which one copy of the weights is spread: on several machines the GPUs of one, so that only
+    gradients travel between machines (hybrid sharding, HSDP); 0: all of them."""
     trust_remote_code: bool = False
     """Run the model repository's own code."""
     runs_code: ClassVar[tuple[str, ...]] = ("trust_remote_code",)
@@ -124,6 +134,12 @@ class HF:
         from alignzoo_hf.outline import outline
 
         return outline(self, needs)
+
+    def sizes(self) -> ModelShape:
+        """The model's sizes, of which config.json is enough."""
+        from alignzoo_hf.outline import sizes
+
+        return sizes(self)
 
     def check(self, context: CheckContext) -> None:
         """Raise ModelError where `load` could not, or the tokenizer could not render the first step's prompts."""

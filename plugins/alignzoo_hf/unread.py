@@ -62,7 +62,7 @@ def stack(base: Any) -> list[Any]:
 @torch.no_grad()
 def _of_a_token_alone(part: nn.Module, base: Any) -> bool:
     """Whether a module takes states and nothing else, and answers each token by itself."""
-    weight = next(base.parameters())
+    weight = next(part.parameters(), next(base.parameters()))
     states = torch.linspace(-1.0, 1.0, 3 * base.config.get_text_config().hidden_size).view(1, 3, -1).to(weight)
     try:
         whole, alone = part(states), part(states[:, 1:2])

@@ -9,7 +9,7 @@ import contextlib
 import difflib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -186,9 +186,14 @@ def _extra(model: Any, extra: list[str]) -> str:
 @torch.no_grad()
 def check_finite(model: Any, source: str) -> None:
     """Raise where a weight is NaN or infinite, by its name."""
-    bad = [name for name, each in model.named_parameters() if not _is_finite(each)]
+    check_all_finite(dict(model.named_parameters()), source)
+
+
+def check_all_finite(named: Mapping[str, torch.Tensor], source: str) -> None:
+    """The same of weights by their names."""
+    bad = [name for name, each in named.items() if not _is_finite(each)]
     if bad:
-        weight = dict(model.named_parameters())[bad[0]]
+        weight = named[bad[0]]
         what = "NaN" if bool(weight.isnan().any()) else "infinity"
         more = f" and in {len(bad) - 1} other weights" if len(bad) > 1 else ""
         raise ModelError(f"{source} holds {what} in {bad[0]}{more}: its training diverged, or the file is damaged")

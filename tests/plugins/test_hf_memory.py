@@ -61,6 +61,11 @@ def test_on_a_gpu_free_memory_is_for_gradients_moments_and_then_activations() ->
 
 def test_a_gpu_that_is_nearly_full_is_tried_with_a_few() -> None:
     assert memory.on_gpu(SHAPE, 0, width=2) == 1024
+    # 12 bytes of 40 million weights, an eighth of them on each of eight; two layers of 3 million and twice the 4
+    # million of the embeddings are gathered, in 2 bytes.
+    spared = 480_000_000 - 60_000_000 - 2 * (2 * 3_000_000 + 2 * 4_000_000)
+    for free in range(GIB, 20 * GIB, GIB // 2):
+        assert memory.on_gpu(SHAPE, free, width=2, shards=8) == memory.on_gpu(SHAPE, free + spared, width=2)
 
 
 def test_a_policy_says_what_suits_it(plain_model: Path) -> None:

@@ -3,8 +3,10 @@
 Random weights of Qwen2.5-0.5B's sizes, computing in bf16: how many tokens a second each engine decodes at 256 at once,
 beside what the machine's memory and matrix products allow; whole steps of SFT, DPO and GRPO beside TRL's, with its
 default generation and with transformers' continuous batching, where TRL is installed; the share of the matrix products'
-rate that our update reaches (MFU), and peak memory. Then `alignzoo run rlhf`, while time is left. The model is a Llama,
-so without Qwen's biases: a Qwen2 directory gets its own tokenizer from transformers, not that of one token a word.
+rate that our update reaches (MFU), and peak memory; what three mends of the GPU's path have brought, the trainer beside
+published figures, and weights sharded over the GPUs there are (`gpu_parts.py`). Then `alignzoo run rlhf`, while time is
+left. The model is a Llama, so without Qwen's biases: a Qwen2 directory gets its own tokenizer from transformers, not
+that of one token a word.
 
 Writes benchmarks/results/gpu.json and gpu.md. With `--small` all of it runs on a laptop, and nothing is written.
 """
@@ -23,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import floor
+import gpu_parts
 import peers
 import torch
 import workload
@@ -72,7 +75,9 @@ SMALL = Setting(
     continuous=False,
     product=512,
 )
-DECODERS = ("alignzoo", "generate", "continuous")
+DECODERS = ("alignzoo", "generate", "continuous", "vllm")
+"""vLLM beside the weights in training, where it is installed."""
+
 TRL = "trl_now.py"
 STEPS = {
     "sft": (peers.System("TRL", TRL),),
@@ -201,6 +206,13 @@ def measured(setting: Setting, device: str, clock: Time, *, pipeline: bool) -> F
             else:
                 found["steps"][method] = {"left out": "no time"}
             print(f"{method}: {found['steps'][method]}", flush=True)
+        job = json.loads((folder / "job.json").read_text())
+        (folder / "job.json").write_text(json.dumps(job | {"tflops": rates["tflops"]}))
+        found["parts"] = {}
+        for part in gpu_parts.PARTS:
+            enough = clock.enough()
+            found["parts"][part] = gpu_parts.run(part, folder, clock.left()) if enough else {"left out": "no time"}
+            print(f"{part}: {found['parts'][part]}", flush=True)
         if pipeline and clock.enough():
             start = time.perf_counter()
             result = alignzoo.run("rlhf", out=folder / "rlhf")
@@ -240,6 +252,7 @@ def render(facts: dict[str, str], found: Figures) -> str:
             mfu = f"{told['mfu']:.0%}" if "mfu" in told else ""
             cells = [method, name, f"{told['seconds']:.2f}", f"{told['tokens_per_second']:,.0f}", times, mfu]
             lines.append("| " + " | ".join([*cells, f"{told['peak_bytes'] / 1e9:.1f}"]) + " |")
+    lines += gpu_parts.render(found["parts"])
     if "rlhf" in found:
         lines += ["", "`rlhf`: " + ", ".join(f"{name} {value:.2f}" for name, value in found["rlhf"].items()) + "."]
     return "\n".join(lines) + "\n"

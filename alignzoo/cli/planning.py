@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -32,15 +33,33 @@ def plan(
         str, typer.Option(metavar="SIZE", help="Plan for a device of so much memory, as 80GB; it need not be here.")
     ] = "",
     device: Annotated[str, typer.Option(metavar="cpu|cuda", help="Plan for this kind of device.")] = "",
+    gpus: Annotated[int, typer.Option(min=1, help="Of a model directory: GPUs that its weights are sharded over.")] = 1,
+    micro_tokens: Annotated[int, typer.Option(min=1, help="Of a model directory: tokens of a micro-batch.")] = 16_384,
     as_json: AsJson = False,
     plugin: Plugins = None,
     trust: Trust = False,
     debug: Debug = False,
 ) -> None:
-    """Estimate memory and time of a run: bytes by part, whether they fit, operations, and seconds per step."""
+    """Estimate memory and time of a run: bytes by part, whether they fit, operations, and seconds per step.
+
+    Where RECIPE is a model's directory, of which config.json is enough: the bytes of each of --gpus GPUs by what is
+    trained of it, and what to change where they do not suffice."""
     zoo = registry(plugin)
     zoo.load_all()
     from alignzoo.machine import Machine, bytes_of
+
+    if (Path(recipe) / "config.json").is_file():
+        from alignzoo.cli.sizing import tell
+
+        tell(
+            zoo,
+            recipe,
+            gpus=gpus,
+            gigabytes=bytes_of(memory) / 1e9 if memory else 80.0,
+            tokens=micro_tokens,
+            as_json=as_json,
+        )
+        return
     from alignzoo.plan import plan as plan_recipe
     from alignzoo.recipe import load
 

@@ -87,17 +87,38 @@ def off(ours: list[dict[str, float]], theirs: list[dict[str, float]]) -> float:
     return max(abs(x - y) / max(1.0, abs(y)) for x, y in pairs)
 
 
+def until(out: Path, steps: int, children: list[int], limit: float = 300) -> None:
+    """Wait until so many steps are written down, or nobody writes any more."""
+    begin, lines = time.monotonic(), out / "metrics.jsonl"
+    while time.monotonic() - begin < limit and all(_runs(child) for child in children):
+        if not steps or (lines.exists() and len(lines.read_text().splitlines()) >= steps):
+            return
+        time.sleep(0.02)
+
+
+def _runs(child: int) -> bool:
+    return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+
+
 def trial(folder: Path, number: int, expected: list[dict[str, float]], seconds: float) -> dict[str, Any]:
-    """One kill, and what came of it."""
+    """One kill, and what came of it: some moments after a step, or before the first."""
     rng = random.Random(number)
-    out, victim, moment = folder / f"kill-{number}", rng.randrange(2), rng.uniform(0.1, 1.0) * seconds
+    out, victim, after = folder / f"kill-{number}", rng.randrange(2), rng.randrange(len(expected))
+    moment = rng.uniform(0.0, 1.0) * seconds / (2 * len(expected))
     children = run(out, 2)
+    until(out, after, children)
     time.sleep(moment)
     os.kill(children[victim], signal.SIGKILL)
     killed = time.monotonic()
     codes = ended(children)
     steps = len(figures(out)) if (out / "metrics.jsonl").exists() else 0
-    told: dict[str, Any] = {"killed": victim, "after": round(moment, 2), "codes": codes, "steps": steps}
+    told: dict[str, Any] = {
+        "killed": victim,
+        "after step": after,
+        "and seconds": round(moment, 2),
+        "codes": codes,
+        "steps": steps,
+    }
     told["others ended within"] = round(time.monotonic() - killed, 2)
     told["goes on with"] = 1 + number % 3
     again = (out / "manifest.json").exists()

@@ -66,7 +66,10 @@ class JBOND:
     couples: ClassVar[str] = "row"
     online: ClassVar[bool] = True
     search: ClassVar[Mapping[str, tuple[float, float]]] = {"gamma": (0.1, 3.0)}
-    laws: ClassVar[Mapping[str, str]] = {"baseline": "its baseline is the whole batch's mean (arXiv:2407.14622)"}
+    laws: ClassVar[Mapping[str, str]] = {
+        "baseline": "its baseline is the whole batch's mean (arXiv:2407.14622)",
+        "discount": "its γ weighs the KL to the anchor",
+    }
 
     def check(self, context: CheckContext) -> None:
         """Raise where nobody brings the anchor's answers."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from annotated_types import Ge
@@ -28,6 +29,8 @@ class PRIME(ClippedGroup):
 
     process: Annotated[float, Ge(0)] = 1.0
     """w, the weight of the dense rewards' part."""
+
+    laws: ClassVar[Mapping[str, str]] = {"dense_rewards": "with a sequence's ratio no token is credited by itself"}
 
     def credit(self, batch: Batch) -> FloatNT:
         outcome = fn.token_column(batch.rewards - fn.leave_one_out(batch.rewards, batch.group), batch.mask)

@@ -25,6 +25,7 @@ SETTINGS: dict[str, Any] = {
     "schedule": {"steps": 5, "prompts": 5, "save_every": 1, "keep": 2},
     "evaluate": {"prompts": 4, "best_of": 0},
     "policy.max_new_tokens": 8,
+    "policy.shard": "fsdp",
 }
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,18 +38,20 @@ def in_float64(folder: Path) -> None:
                 )
 
 
-def unsharded(folder: Path) -> None:
-    """The same with all weights on every process."""
-    methods(folder, shard="none")
+def sharded(folder: Path) -> None:
+    """The same, all of them with weights that are spread over the processes."""
+    methods(folder, sharded=(*SHOP, *SORT))
 
 
-def methods(folder: Path, *, shard: str = "auto") -> None:
+def methods(folder: Path, *, sharded: Sequence[str] = ("dpo", "ppo")) -> None:
     """Two steps of five prompts of each kind of method, which no number of processes but one divides."""
     evaluate = {"prompts": 5, "best_of": 2}
     for name in SHOP + SORT:
         task = "shop" if name in SHOP else "sort"
         schedule = {"steps": 2, "prompts": 5, "samples_every": 1}
-        policy = {"max_new_tokens": 12, "shard": shard} | ({"device": "cpu"} if name == "grpo" else {})
+        policy = {"max_new_tokens": 12, "shard": "fsdp" if name in sharded else "none"} | (
+            {"device": "cpu"} if name == "grpo" else {}
+        )
         alignzoo.run(name, task=task, out=folder / name, schedule=schedule, evaluate=evaluate, **_policy(policy))
 
 
@@ -155,7 +158,7 @@ if __name__ == "__main__":
         chosen = {
             "float64": in_float64,
             "methods": methods,
-            "unsharded": unsharded,
+            "sharded": sharded,
             "counts": counts,
             "interrupted": interrupted,
             "failing": failing,

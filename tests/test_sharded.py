@@ -1,6 +1,6 @@
 """Weights that are spread over processes say, learn, generate and are saved as whole ones; each process holds its part.
 
-The short half is tests/test_processes.py, whose runs on several processes are sharded by default.
+The short half is tests/test_processes.py, of whose runs two are sharded.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def test_each_process_holds_its_part(folder: Path) -> None:
             assert share == 1 if "one copy" in name else 0.45 < share < 0.55, f"{name}: {share:.2f} of it"
 
 
-def test_processes_with_whole_weights_are_one(tmp_path: Path) -> None:
-    folders = {count: train(tmp_path / str(count), count, "unsharded") for count in (1, 2)}
+def test_processes_with_sharded_weights_are_one(tmp_path: Path) -> None:
+    folders = {count: train(tmp_path / str(count), count, "sharded") for count in (1, 2)}
     for name in ("sft", "dpo", "reward-model", "grpo", "ppo"):
         for file in ("metrics.jsonl", "evaluations.jsonl"):
             alone, together = (read(folders[count] / name / file) for count in (1, 2))

@@ -29,7 +29,10 @@ def is_sharded(spec: HF, needs: frozenset[str]) -> bool:
     """Whether a policy's weights are spread over the processes."""
     if processes.count() == 1 or spec.shard == "none":
         return False
-    return spec.shard == "fsdp" or (bool(needs) and isinstance(spec.model, str) and not engine_of(spec).separate)
+    if spec.shard == "fsdp":
+        return True
+    stored = isinstance(spec.model, str) and not engine_of(spec).separate
+    return bool(needs) and stored and models.device(spec).type != "cpu"
 
 
 def sharding(spec: HF, needs: frozenset[str], place: torch.device, *, bf16: bool) -> Any:

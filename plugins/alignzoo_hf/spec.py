@@ -88,8 +88,9 @@ class HF:
     """Completions written at once: the slots of the engine. It changes speed and memory, never the text."""
     shard: Literal["auto", "none", "fsdp"] = "auto"
     """Who holds weights, gradients and the torch optimizer's state where there are several processes: each of them its
-    part (fsdp: torch's fully_shard), or all of them everything (none). auto: fsdp, but for a live model, for a policy
-    that only generates, and with an engine that holds a copy of its own, which need them whole."""
+    part (fsdp: torch's fully_shard), or all of them everything (none). auto: fsdp on GPUs, but for a live model, for a
+    policy that only generates, and with an engine that holds a copy of its own, which need them whole. On a CPU it is
+    none, since processes of one machine share its memory, and fsdp was measured to hold no less there."""
     shard_within: Annotated[int, Ge(0)] = 0
     """Processes over which one copy of the weights is spread: on several machines the GPUs of one, so that only
     gradients travel between machines (hybrid sharding, HSDP); 0: all of them."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from alignzoo import columns
 from alignzoo.errors import RecipeError, did_you_mean
+from alignzoo.recipe.fit import TASK_REWARD
 from alignzoo.registry.registrar import NOTHING
 from alignzoo.traits import REWARD_MODEL, Traits, traits_of
 
@@ -109,6 +110,8 @@ class Own:
 
     samples: str
     """The stage that generates what another one is trained on; empty where there is none."""
+    stands: tuple[str, ...] = ()
+    """The overrides of rewards that stand for the task's own among several, for which data of one's own have none."""
 
 
 def fitting(zoo: Registry, have: Have) -> list[Fit]:
@@ -141,12 +144,15 @@ def _own(zoo: Registry, name: str) -> Own | None:
     table = tomllib.loads(Path(zoo.get("recipe", name)).read_text("utf-8"))
     stages = [inner for each in table.get("stage", ()) for inner in each.get("stage", [each])]
     samples = [each["name"] for each in stages if each.get("optimizer") == NOTHING]
-    return Own(samples[0] if samples else "")
+    several = [(each["name"], each["reward"]) for each in stages if isinstance(each.get("reward"), list)]
+    stands = [f"{name}.reward.{place}" for name, given in several for place, r in enumerate(given) if r == TASK_REWARD]
+    return Own(samples[0] if samples else "", tuple(stands))
 
 
 def _rounds(have: Have, own: Own) -> tuple[Grade, str, tuple[str, ...]]:
     """How it is run that samples first, and is trained on that."""
-    return "made", "", (f"{own.samples}.{_reward(have)}",)
+    reward = _reward(have)
+    return "made", "", (f"{own.samples}.{reward}", *(f"{each}={reward.partition('=')[2]}" for each in own.stands))
 
 
 def _needs(part: Any) -> frozenset[str]:

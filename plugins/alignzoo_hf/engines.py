@@ -96,7 +96,8 @@ class ServedModel:
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """The weights by the names that a saved model has; adapters are merged into a copy."""
-        yield from models.bare(adapters.merged(self.module)).state_dict().items()
+        whole = saving.stored(self.module, self.dtype) if adapters.has_adapter(self.module) else self.module
+        yield from models.bare(whole).state_dict().items()
 
     def save(self, path: Path) -> None:
         """As transformers saves it, in the precision of the computation."""

@@ -384,7 +384,7 @@ def test_the_reference_stays_where_training_began(load: Any, rank: int) -> None:
 
 def test_the_reference_is_loaded_when_it_is_first_asked(plain_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded, own = [], models.causal_lm
-    monkeypatch.setattr(models, "causal_lm", lambda *given: loaded.append(1) or own(*given))
+    monkeypatch.setattr(models, "causal_lm", lambda *given, **more: loaded.append(1) or own(*given, **more))
     policy: Any = HF(model=str(plain_model), device="cpu").load(WRITES)
     step(policy, batch_of(policy))
     assert len(loaded) == 1

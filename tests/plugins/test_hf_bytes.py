@@ -83,7 +83,7 @@ def test_a_critic_s_adapter_never_loads_a_second_trunk(plain_model: Path, monkey
 
 def test_a_policy_is_its_own_reference_until_it_learns(plain_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls, own = [], models.causal_lm
-    monkeypatch.setattr(models, "causal_lm", lambda *given: calls.append(given) or own(*given))
+    monkeypatch.setattr(models, "causal_lm", lambda *given, **more: calls.append(given) or own(*given, **more))
     policy, again = loaded(plain_model, "ref_logprobs"), loaded(plain_model, "ref_logprobs")
     batch, asked = batch_of(policy), frozenset({"logprobs"})
     assert policy._fingerprint() == again._fingerprint()

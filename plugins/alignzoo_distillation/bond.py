@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
@@ -33,6 +34,7 @@ class BOND:
     """The ratio is clipped to 1 ± clip."""
     epochs: Annotated[int, Ge(1)] = 1
     """Passes over each batch of groups."""
+    search: ClassVar[Mapping[str, tuple[float, float]]] = {"clip": (0.1, 0.4)}
     kl_weight: ClassVar[str] = "kl"
     couples: ClassVar[str] = "row"
     online: ClassVar[bool] = True

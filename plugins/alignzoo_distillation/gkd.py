@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
@@ -25,6 +26,7 @@ class GKD:
     """β: 0 is the forward KL, 1 the reverse KL."""
     epochs: Annotated[int, Ge(1)] = 1
     """Passes over each batch."""
+    search: ClassVar[Mapping[str, tuple[float, float]]] = {"beta": (0.1, 0.9)}
     online: ClassVar[bool] = True
     couples: ClassVar[str] = "row"
 

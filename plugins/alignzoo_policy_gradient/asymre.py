@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from alignzoo import Batch
 from alignzoo import functional as fn
@@ -23,6 +25,7 @@ class AsymRE(ScoreFunction):
 
     shift: float = -0.1
     """δ, added to the group's mean: below 0, good answers count more."""
+    search: ClassVar[Mapping[str, tuple[float, float]]] = {"kl": (0.0001, 0.1)}
 
     def credit(self, batch: Batch) -> FloatN:
         return batch.rewards - fn.group_mean(batch.rewards, batch.group) - self.shift

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from annotated_types import Gt
@@ -26,6 +27,7 @@ class GMPO(GroupRelative):
 
     clip: Annotated[float, Gt(0)] = 0.4
     """ε, of each token's log-ratio: e^±0.4 is a ratio from 0.67 to 1.49."""
+    search: ClassVar[Mapping[str, tuple[float, float]]] = {"clip": (0.1, 0.8)}
 
     def prepare(self, batch: Batch) -> Batch:
         return replace(batch, advantages=self.credit(batch))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from alignzoo import Batch
 from alignzoo import functional as fn
@@ -20,6 +22,8 @@ class GPG(ScoreFunction):
     groups have no gradient and only thin out the
     mean, which α undoes. verl counts rewards of 0 in the place of tied rows. No ratio, no clip, no KL.
     """
+
+    search: ClassVar[Mapping[str, tuple[float, float]]] = {"kl": (0.0001, 0.1)}
 
     def weigh(self, mask: BoolNT) -> FloatNT:
         return fn.token_mean(mask)

@@ -24,6 +24,7 @@ class MaxRL(ScoreFunction):
     hard prompts the weight that likelihood gives them. A group of one success in n has the success raised by n - 1.
     """
 
+    search: ClassVar[Mapping[str, tuple[float, float]]] = {"kl": (0.0001, 0.1)}
     laws: ClassVar[Mapping[str, str]] = {"baseline": "it divides by the mean reward, which is a chance of success"}
 
     def credit(self, batch: Batch) -> FloatN:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from alignzoo import Batch
 from alignzoo import functional as fn
@@ -19,6 +21,8 @@ class OPO(ScoreFunction):
     Hao et al. 2025 (arXiv:2505.23585): of all baselines b has the least variance of the gradient,
     where the squared gradient of log π grows with the length. Exactly on-policy: one update per batch, no KL, no ratio.
     """
+
+    search: ClassVar[Mapping[str, tuple[float, float]]] = {"kl": (0.0001, 0.1)}
 
     def credit(self, batch: Batch) -> FloatN:
         length = batch.mask.sum(1).float()  # (N,)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from annotated_types import Ge, Gt
@@ -38,6 +39,7 @@ class VESPO(GroupRelative):
     """k of bad answers."""
     decay_bad: Annotated[float, Gt(0)] = 2.0
     """λ of bad answers."""
+    search: ClassVar[Mapping[str, tuple[float, float]]] = {"kl": (0.0001, 0.1)}
 
     def surrogate(self, batch: Batch, out: Forward) -> Terms:
         log_ratio = fn.log_ratio(out.logprobs.detach(), batch.old_logprobs, batch.mask).clamp(-MOST, MOST)

@@ -51,6 +51,7 @@ class XPO:
     prepare_reads: ClassVar[frozenset[str]] = frozenset()
     kl_weight: ClassVar[str] = "beta"
     completions: ClassVar[int] = 2
+    search: ClassVar[Mapping[str, tuple[float, float]]] = {"beta": (0.01, 1), "alpha": (1e-05, 0.01)}
     columns: ClassVar[Mapping[str, tuple[float, ...]]] = {"by_reference": (0.0, 1.0)}
 
     def prepare(self, batch: Batch) -> Batch:

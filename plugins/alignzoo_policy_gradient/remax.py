@@ -11,6 +11,7 @@ from annotated_types import Ge
 
 from alignzoo import Batch, Forward, Group, PluginError, Policy, Prompt, Terms
 from alignzoo import functional as fn
+from alignzoo.decoding import Decoding
 from alignzoo.interfaces import CheckContext
 from alignzoo_policy_gradient.base import PenalizedReward
 
@@ -28,7 +29,7 @@ class AndGreedy:
 
     def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seeds: Sequence[int]) -> list[Group]:
         sampled = policy.generate(prompts, self.n, seeds=seeds)
-        greedy = policy.generate(prompts, 1, seeds=seeds, greedy=True)
+        greedy = policy.generate(prompts, 1, seeds=seeds, decoding=Decoding(greedy=True))
         return [_beside(some, one) for some, one in zip(sampled, greedy, strict=True)]
 
 

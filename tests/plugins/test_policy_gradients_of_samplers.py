@@ -12,6 +12,7 @@ import torch
 
 from alignzoo import DataError, Group, PluginError, Prompt, Score, StepReport
 from alignzoo import functional as fn
+from alignzoo.decoding import Decoding
 from alignzoo.interfaces import CheckContext
 from alignzoo.testing import toy_batch
 from alignzoo.testing.world import toy_policy
@@ -57,7 +58,7 @@ def test_remax_is_reinforce_with_the_mean_where_the_greedy_answer_is_as_good() -
 def test_and_greedy_brings_samples_and_the_greedy_answer() -> None:
     policy = toy_policy(0)
     groups = AndGreedy(n=2).sample(PROMPTS, policy, seeds=SEEDS)
-    greedy = policy.generate(PROMPTS, 1, seeds=[9, 9], greedy=True)
+    greedy = policy.generate(PROMPTS, 1, seeds=[9, 9], decoding=Decoding(greedy=True))
     for group, one in zip(groups, greedy, strict=True):
         assert group.extra["greedy"] == (0.0, 0.0, 1.0)
         assert group.completions[2].tokens == one.completions[0].tokens and group.completions[2].logprobs is None

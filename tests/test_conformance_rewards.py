@@ -74,6 +74,9 @@ REWARDS: dict[str, list[tuple[RewardSource, Sequence[Prompt]]]] = {
 }
 """Every reward of the zoo, with prompts that it knows."""
 
+OF_THEIR_OWN = {"human", "process", "implicit-prm"}
+"""Tested elsewhere: `human` takes people, and the others take models with the policy's own tokens."""
+
 CASES = [
     (name, number, check) for name, given in REWARDS.items() for number in range(len(given)) for check in REWARD_CHECKS
 ]
@@ -88,7 +91,7 @@ def test_every_reward_conforms(name: str, number: int, check: str) -> None:
 def test_no_reward_and_no_judge_of_the_zoo_is_left_out() -> None:
     zoo = Registry()
     own = {each.name for each in zoo.list("reward") if each.distribution == "alignzoo"}
-    assert own - {"human"} == REWARDS.keys()  # human: whose answers take people, in tests of its own
+    assert own - OF_THEIR_OWN == REWARDS.keys()
     judges = {each.name for each in zoo.list("judge") if each.distribution == "alignzoo"}
     assert (
         judges - {"openai", "local", "recorded", "human"} == JUDGES.keys()

@@ -151,7 +151,7 @@ def test_every_first_party_optimizer_has_a_family_and_every_variant_its_optimize
 
 def test_the_list_shows_families_and_variants_beneath_their_optimizer(alignzoo, plugin: Callable[..., Path]) -> None:
     said = alignzoo("list", "--plugin", plugin("listed", FAMILY)).out
-    optimizers = said[said.index("optimizers") : said.index("policies")]
+    optimizers = said[said.index("optimizers") : said.index("\npolicies")]
     names = [line[:18].rstrip() for line in optimizers.splitlines()[1:]]
     at = names.index("    grpo")
     assert names[at : at + 3] == ["    grpo", "      dapo", "      dr-grpo"] and "      replay" in names

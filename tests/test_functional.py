@@ -384,6 +384,16 @@ def test_every_place_has_a_seed_of_its_own() -> None:
     assert fn.seeds(2, 7) == fn.seeds(3, 7)[:2] and len({*fn.seeds(9, 7), *fn.seeds(9, 8)}) == 18
 
 
+def test_the_skew_kl_is_the_kl_to_a_mixture_and_is_bounded() -> None:
+    """P = (1/2, 1/2), Q = (1/4, 3/4): KL(P ‖ P/2 + Q/2) = ½·ln(4/3) + ½·ln(4/5)."""
+    p, q = torch.tensor([0.5, 0.5]).log(), torch.tensor([0.25, 0.75]).log()
+    assert fn.skew_kl(p, q, 0.5).item() == pytest.approx(0.5 * math.log(4 / 3) + 0.5 * math.log(4 / 5))
+    assert fn.skew_kl(p, q, 0.0).item() == pytest.approx(0.5 * math.log(2) + 0.5 * math.log(2 / 3))
+    certain = torch.tensor([1 - 1e-9, 1e-9], dtype=torch.float64).log()
+    never = certain.flip(0)
+    assert fn.skew_kl(certain, never, 0.1).item() == pytest.approx(math.log(10), rel=1e-6)
+
+
 def test_every_public_function_is_tested_here() -> None:
     homes = ("alignzoo.functional", "alignzoo.divergences")
     public = [name for name, f in inspect.getmembers(fn, inspect.isfunction) if f.__module__ in homes]

@@ -90,13 +90,15 @@ def seeds_apart(sampler: Sampler, given: Given) -> None:
 
 
 def own_scores(sampler: Sampler, given: Given) -> None:
-    """Groups come with scores where the sampler says so, and only there: those that come with some are not scored."""
+    """What is generated comes with scores where the sampler says so, and only there, since it is not scored again.
+    Given answers beside it may have some."""
     cause = "scores made up in sample(), or brings_scores: ClassVar[bool] = True left out"
     attempt = Attempt(11, "a few prompts", cause)
     policy = given.policy or toy_policy(drift=0.1)
     scored = [g for g in _sampled(attempt, sampler, list(given.prompts) or toy_prompts(), policy, 0) if g.scores]
+    made = [group for group in scored if any(each.logprobs is not None for each in group.completions)]
     if not brings_scores(sampler):
-        attempt.require(not scored, "groups without scores, for brings_scores is not True", f"{len(scored)} with some")
+        attempt.require(not made, "groups without scores, for brings_scores is not True", f"{len(made)} with some")
     for group in scored:
         n, m = len(group.completions), len(group.scores or ())
         attempt.require(n == m, f"{n} scores, one a completion", str(m))

@@ -49,7 +49,7 @@ def alignzoo_register(zoo):
         "alignzoo_distillation.distillm:DistiLLM",
         family="distillation",
         aliases=("skew-kl",),
-        summary="The skew KL to a teacher: bounded, wherever the text is from",
+        summary="The skew KL to a teacher, bounded wherever the text is from",
     )
     zoo.optimizer(
         "distillm-reverse",

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from alignzoo import Batch, DataError, Forward, Group, PluginError, Policy, Prompt, Score, StepReport
+from alignzoo import Batch, DataError, Forward, Group, PluginError, Policy, Prompt, Score, StepReport, opened
 from alignzoo import functional as fn
+from alignzoo.batching import collate
 from alignzoo.interfaces import CheckContext, PolicyInfo
 from alignzoo.testing import check_optimizer, toy_batch
 from alignzoo.testing.world import ToyPolicy, toy_policy
@@ -23,6 +24,7 @@ from alignzoo_policy_gradient.grpo import GRPO
 from alignzoo_policy_gradient.ppo import PPO
 from alignzoo_policy_gradient.ppo_ptx import PPOptx
 from alignzoo_process.generative import GenerativeRewardModel, Verdicts
+from alignzoo_process.implicit import ImplicitReward
 from alignzoo_process.math_shepherd import MathShepherd
 from alignzoo_process.model import ProcessRewardModel
 from alignzoo_process.reward import ProcessReward
@@ -223,3 +225,32 @@ def test_ppo_ptx_is_ppo_and_the_likelihood_of_given_text() -> None:
     ppo = loss_of(PPO(kl=0.0), own, **{name: values[:3] for name, values in both.items()})
     assert loss_of(PPOptx(kl=0.0, ptx=0.5), mixed(), **both) == pytest.approx(ppo + 0.5 * 3.5 / 3)
     check_optimizer(PPOptx(), only=["critic"])
+
+
+@dataclass(frozen=True)
+class Toy:
+    """The settings of a toy policy."""
+
+    drift: float
+
+    def load(self, needs: frozenset[str]) -> ToyPolicy:
+        return toy_policy(drift=self.drift)
+
+
+def test_an_implicit_reward_is_the_models_log_ratio_at_each_token() -> None:
+    model, reference = toy_policy(drift=0.3), toy_policy()
+    groups = model.generate([Prompt("a b"), Prompt("c")], 2, seeds=[1, 2])
+    batch = collate(groups, scored=False)
+    columns = frozenset({"logprobs"})
+    with torch.no_grad():
+        ratio = model.forward(batch, columns)["logprobs"] - reference.forward(batch, columns)["logprobs"]
+    expected = [row[mask].tolist() for row, mask in zip(0.05 * ratio, batch.mask, strict=True)]
+    with opened(ImplicitReward(Toy(0.3), Toy(0.0))) as reward:
+        scores = [each for group in reward.score(groups, model) for each in group]
+        assert reward.score([], model) == []
+    assert any(abs(each) > 1e-3 for row in expected for each in row)
+    for score, row in zip(scores, expected, strict=True):
+        assert score.value is None and list(score.tokens or ()) == pytest.approx(row)
+    with opened(ImplicitReward(Toy(0.3), Toy(0.0), outcome=True)) as reward:
+        whole = [each.value for group in reward.score(groups, model) for each in group]
+    assert whole == pytest.approx([sum(row) for row in expected])

@@ -23,6 +23,9 @@ from alignzoo.policies import loaded
 from alignzoo_hf.spec import HF
 from alignzoo_vllm_server import VLLMServer
 
+LOADING = threading.Lock()
+"""transformers changes its own classes for as long as it loads a model, and so one is loaded at a time."""
+
 PROMPTS = [Prompt(text, chat="plain") for text in ("one", "two three", "four")]
 
 
@@ -30,7 +33,7 @@ class FakeVLLM:
     """vLLM's routes: a policy that generates, and takes weights from a folder. `fault` says what goes wrong."""
 
     def __init__(self, model: Path) -> None:
-        self.lock, self.fault, self.version = threading.Lock(), "", None
+        self.fault, self.version = "", None
         self.routes: list[str] = []
         self._load(model)
         fake = self
@@ -57,7 +60,7 @@ class FakeVLLM:
         self.policy = loaded(HF(model=str(model), max_new_tokens=5, device="cpu"), frozenset())
 
     def answer(self, route: str, body: Any) -> tuple[int, Any]:
-        with self.lock:
+        with LOADING:
             self.routes.append(route)
             if self.fault == "slow":
                 time.sleep(1.5)

@@ -13,7 +13,6 @@ import pluggy
 
 if TYPE_CHECKING:
     from alignzoo import functional
-    from alignzoo.api import run
     from alignzoo.compare import compare
     from alignzoo.decoding import Decoding
     from alignzoo.engines import Engine
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     )
     from alignzoo.interfaces import Context, Judge, Optimizer, Policy, PolicySpec, RewardSource, Sampler, Task, Writer
     from alignzoo.lifecycle import live_of, opened
+    from alignzoo.runs.api import run
     from alignzoo.types import (
         Alert,
         Batch,
@@ -99,7 +99,7 @@ hookimpl = pluggy.HookimplMarker("alignzoo")
 """Marks a plugin's functions as hooks: `@alignzoo.hookimpl` above `def alignzoo_register(zoo)`."""
 
 _HOMES = {
-    "alignzoo.api": "run",
+    "alignzoo.runs.api": "run",
     "alignzoo.compare": "compare",
     "alignzoo.decoding": "Decoding",
     "alignzoo.engines": "Engine",

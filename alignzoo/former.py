@@ -12,7 +12,7 @@ R = TypeVar("R")
 
 MODULES: Mapping[str, str] = {
     "alignzoo.collate": "alignzoo.batching (collate, answer, fill, only, trim) and alignzoo.rewards (WeightedReward)",
-    "alignzoo.filling": "alignzoo.passes",
+    "alignzoo.filling": "alignzoo.training.passes",
     "alignzoo.room": "alignzoo.microbatch (Room is MicroBatcher, NoRoomError is MicroBatchTooLarge)",
 }
 """A module, and where its contents are."""

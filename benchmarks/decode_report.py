@@ -20,7 +20,7 @@ from machine import RESULTS, heading, machine
 from transformers import AutoModelForCausalLM
 
 from alignzoo import Prompt, allocator, cost
-from alignzoo_hf.spec import HF
+from alignzoo_hf.model.spec import HF
 
 SIZE = workload.SIZES["M"]
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128)

@@ -23,7 +23,7 @@ from machine import RESULTS, heading, machine
 
 import alignzoo
 from alignzoo.files import read_json, read_lines
-from alignzoo.plan import plan
+from alignzoo.planning.estimate import plan
 from alignzoo.recipe import load
 from alignzoo.registry import Registry
 

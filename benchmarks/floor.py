@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from alignzoo import cost
 from alignzoo.cost import ModelShape, Work
-from alignzoo_hf.shape import shape_of
+from alignzoo_hf.forward.shape import shape_of
 
 TOKENS, WHILE = 1024, 0.5
 """Rows of the product that is timed, and for how many seconds."""

@@ -32,8 +32,9 @@ import workload
 from machine import RESULTS, heading, machine
 
 import alignzoo
-from alignzoo import Prompt, cost, probe
-from alignzoo_hf.spec import HF
+from alignzoo import Prompt, cost
+from alignzoo.planning import speed
+from alignzoo_hf.model.spec import HF
 
 Figures = dict[str, Any]
 LAST_START = 0.85
@@ -110,8 +111,8 @@ def ceilings(setting: Setting, device: str) -> Figures:
     """The rates of this machine: a large matrix product, and one pass over memory."""
     dtype, size = torch.bfloat16 if setting.bf16 else torch.float32, setting.product
     return {
-        "tflops": probe.matmul_rate(size, size, size, device=device, dtype=dtype) / 1e12,
-        "gb_per_second": probe.read_rate(device=device) / 1e9,
+        "tflops": speed.matmul_rate(size, size, size, device=device, dtype=dtype) / 1e12,
+        "gb_per_second": speed.read_rate(device=device) / 1e9,
     }
 
 

@@ -28,9 +28,9 @@ from alignzoo.schedule import Schedule
 from alignzoo.sharded import local_bytes
 from alignzoo.torch_optimizers import torch_optimizer
 from alignzoo.types import Batch
-from alignzoo_hf import head, packed
-from alignzoo_hf.policy import HFPolicy
-from alignzoo_hf.spec import HF
+from alignzoo_hf.forward import head, packed
+from alignzoo_hf.model.policy import HFPolicy
+from alignzoo_hf.model.spec import HF
 
 Figures = dict[str, Any]
 NEEDS = frozenset({"logprobs"})

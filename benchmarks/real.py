@@ -21,7 +21,7 @@ import peers
 from machine import RESULTS, heading, machine
 from transformers import AutoTokenizer
 
-from alignzoo.prompts import Data, read
+from alignzoo.data import Data, read
 
 METHODS = ("sft", "dpo", "grpo")
 ROWS, PROMPTS, N, CAP = 8, 4, 8, 64

@@ -28,7 +28,7 @@ from transformers import AutoModelForCausalLM
 from alignzoo import Completion, Group, Prompt, Score
 from alignzoo.batching import collate, trim
 from alignzoo.microbatch import cut
-from alignzoo_hf.spec import HF
+from alignzoo_hf.model.spec import HF
 
 LOGPROBS = frozenset({"logprobs"})
 REPEATS = 2

@@ -1,14 +1,14 @@
 """What each GPU holds, from 0.5 to 70 billion parameters on 1 to 512 GPUs: `python benchmarks/sharding_report.py`.
 
-Arithmetic of `alignzoo.cluster` on published sizes; nothing is measured. Writes benchmarks/results/sharding.md.
+Arithmetic of `alignzoo.planning.cluster` on published sizes, nothing measured. Writes benchmarks/results/sharding.md.
 """
 
 from __future__ import annotations
 
 from machine import RESULTS
 
-from alignzoo.cluster import SIZES, Training, plan_gpu
 from alignzoo.cost import ModelShape, dense_trunk
+from alignzoo.planning.cluster import SIZES, Training, plan_gpu
 
 MEMORY, TOKENS = 80.0, 16_384
 

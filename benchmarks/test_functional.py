@@ -18,8 +18,8 @@ from transformers import AutoModelForCausalLM
 
 from alignzoo import Batch
 from alignzoo import functional as fn
-from alignzoo_hf import models
-from alignzoo_hf.head import head_logprobs
+from alignzoo_hf.forward.head import head_logprobs
+from alignzoo_hf.model import models
 
 utils = pytest.importorskip("trl.trainer.utils", reason="TRL is not installed: pip install trl==1.16.0")
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import alignzoo
 from alignzoo import Alert, StepReport
-from alignzoo.journal import Journal
+from alignzoo.training.journal import Journal
 
 KINDS = {
     "divergence": "the reward rises while the hidden gold, or another of an ensemble of rewards, falls",

@@ -12,7 +12,7 @@ from typing import Any
 
 import alignzoo
 from alignzoo import StepReport
-from alignzoo.journal import Journal
+from alignzoo.training.journal import Journal
 
 PACKAGES = {"comet_ml": "comet-ml"}
 """Where the package is not called as the tracker is."""

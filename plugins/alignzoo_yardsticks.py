@@ -13,8 +13,8 @@ from annotated_types import Ge
 import alignzoo
 from alignzoo import DataError, Policy, Prompt, Question, Text, Verdict
 from alignzoo import functional as fn
+from alignzoo.data import Data, read
 from alignzoo.errors import did_you_mean
-from alignzoo.prompts import Data, read
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,7 @@ def main(folder: Path, kills: int) -> list[dict[str, Any]]:
     import transformers.models.llama.modeling_llama
 
     import alignzoo.report
-    import alignzoo_hf.policy  # noqa: F401
+    import alignzoo_hf.model.policy  # noqa: F401
 
     assert torch.distributed.fsdp and transformers.models.llama and alignzoo.report
     shutil.rmtree(folder, ignore_errors=True)

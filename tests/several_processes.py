@@ -15,7 +15,7 @@ import torch
 
 import alignzoo
 from alignzoo import Batch, Forward, Prompt
-from alignzoo.api import Interrupted
+from alignzoo.runs.api import Interrupted
 from alignzoo.testing import ToyPolicy
 from rounding import computing, seeds
 

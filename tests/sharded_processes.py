@@ -30,9 +30,9 @@ from alignzoo.microbatch import MicroBatcher
 from alignzoo.schedule import Schedule
 from alignzoo.sharded import local_bytes, whole
 from alignzoo.torch_optimizers import SHARDED, torch_optimizer
-from alignzoo_hf.policy import HFPolicy
+from alignzoo_hf.model.policy import HFPolicy
+from alignzoo_hf.model.spec import HF
 from alignzoo_hf.reward import ModelReward
-from alignzoo_hf.spec import HF
 
 ASSETS = Path(alignzoo_tiny.__file__).parent / "assets"
 ONLY = [name for name in os.environ.get("CASES", "").split(",") if name]
@@ -200,7 +200,7 @@ def rewards(folder: Path) -> None:
 
 def saves(folder: Path) -> None:
     """A directory that transformers reads as it reads one of whole weights, a file at a time; and its adapter."""
-    from alignzoo_hf import shards
+    from alignzoo_hf.model import shards
 
     former, shards.FILE = shards.FILE, 200_000
     for name, spec, needs in (

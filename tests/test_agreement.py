@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from alignzoo.agreement import (
+from alignzoo.judging.agreement import (
     Estimate,
     Level,
     agreement,

@@ -22,12 +22,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import alignzoo
 from alignzoo import Batch, Decoding, Forward, Group, Prompt, RecipeError, RunError, Score, Terms
-from alignzoo.api import Interrupted, Result
+from alignzoo.data import split
 from alignzoo.decoding import AS_SET
-from alignzoo.prompts import split
-from alignzoo.reference import Remembered
-from alignzoo_hf.policy import HFPolicy
-from alignzoo_hf.spec import HF
+from alignzoo.runs.api import Interrupted, Result
+from alignzoo.training.reference_cache import Remembered
+from alignzoo_hf.model.policy import HFPolicy
+from alignzoo_hf.model.spec import HF
 from alignzoo_imitation.sft import SFT
 
 ROWS = [{"prompt": f"Count to {number}: ", "answer": str(number)} for number in range(12)]
@@ -242,7 +242,7 @@ def test_a_folder_is_never_written_over(policy: Any, tmp_path: Path) -> None:
 CHILD = """
 import sys, time
 import alignzoo
-from alignzoo.api import Interrupted
+from alignzoo.runs.api import Interrupted
 
 def told(label, done, total, figures):
     if done == 3 and label == "rl":
@@ -401,7 +401,7 @@ def test_precomputed_references_are_those_of_each_step(policy: Any, tmp_path: Pa
         return lines(offline(tmp_path / name, policy, schedule=schedule, evaluate={"prompts": 0}).out)
 
     precomputed = run("precomputed")
-    monkeypatch.setattr("alignzoo.runner.remember", lambda *given, **told: Remembered())
+    monkeypatch.setattr("alignzoo.training.loop.remember", lambda *given, **told: Remembered())
     each = run("each step")
     assert len(precomputed) == len(each) > 5
     assert 0 < calls["precomputed"] < calls["each step"] == len(each)

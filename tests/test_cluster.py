@@ -10,8 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from alignzoo.cli import app
-from alignzoo.cluster import Training, advice, plan_gpu
 from alignzoo.cost import ModelShape, dense_trunk
+from alignzoo.planning.cluster import Training, advice, plan_gpu
 
 
 def shape(layers: int, hidden: int, heads: int, kv_heads: int, inner: int, vocab: int, *, tied: bool) -> ModelShape:

@@ -31,7 +31,7 @@ from alignzoo.testing import (
     parametrize_with_checks,
 )
 from alignzoo_dynamic import DynamicSampler
-from alignzoo_hf.spec import HF
+from alignzoo_hf.model.spec import HF
 from alignzoo_replay import ReplaySampler
 from alignzoo_samplers import DatasetSampler, PolicySampler
 from alignzoo_tiny.tasks import Safe, Shop, Sort

@@ -45,11 +45,11 @@ def test_python_blocks_run(code: str, tmp_path: Path) -> None:
 
 def test_the_tree_names_what_is_there() -> None:
     (tree,) = blocks("text", TREE)
-    folder = Path()
+    within: list[Path] = []
     for line in tree.splitlines():
-        name = line.split()[0]
-        folder = Path(name) if not line.startswith(" ") else folder
-        path = ROOT / (name if not line.startswith(" ") else folder / name)
+        depth = (len(line) - len(line.lstrip())) // 2
+        within = [*within[:depth], Path(line.split()[0])]
+        path = ROOT.joinpath(*within)
         assert path.exists(), f"docs/tree.md names {path.relative_to(ROOT)}"
 
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from alignzoo import Batch, report
-from alignzoo.api import Result, StageResult
 from alignzoo.cli.progress import told, wrapped
 from alignzoo.evaluation import heldout
 from alignzoo.recipe import Stage, load
 from alignzoo.registry import Registry
-from alignzoo.sizing import amount
+from alignzoo.runs.api import Result, StageResult
+from alignzoo.runs.sizing import amount
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,12 @@ from alignzoo import Batch, Decoding, Forward, ModelError, Prompt, Score, StepRe
 from alignzoo import functional as fn
 from alignzoo.batching import collate, fill, only
 from alignzoo.cli import card
-from alignzoo.passes import Facts, passes
 from alignzoo.registry import Registry
 from alignzoo.registry.registrar import check_part
 from alignzoo.schedule import Schedule
 from alignzoo.testing import ToyPolicy, check_optimizer, check_sampler, toy_batch, toy_groups, toy_policy, toy_prompts
-from alignzoo_hf.spec import HF
+from alignzoo.training.passes import Facts, passes
+from alignzoo_hf.model.spec import HF
 from alignzoo_samplers import PolicySampler
 
 FILES = ("lagrange", "ptx", "verifier")

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from alignzoo.data import Data, from_rows
+from alignzoo.data.formats import FORMATS, accepted
 from alignzoo.errors import DataError
-from alignzoo.prompts import Data, from_rows
-from alignzoo.prompts.formats import FORMATS, accepted
 from alignzoo.types import Prompt
 
 

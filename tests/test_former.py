@@ -80,7 +80,7 @@ def test_other_errors_are_left_as_they_are() -> None:
     [
         ("from alignzoo.collate import collate", "alignzoo.batching"),
         ("import alignzoo.room", "alignzoo.microbatch"),
-        ("from alignzoo import filling", "alignzoo.passes"),
+        ("from alignzoo import filling", "alignzoo.training.passes"),
         ("from alignzoo.interfaces import HasRoom", "PolicyInfo.tokens_per_pass"),
         ("from alignzoo import interfaces\ninterfaces.HasPieces", "PolicyInfo.token_strings"),
         ("from alignzoo.interfaces import Outline\nOutline(room=1)", "tokens_per_pass"),

@@ -16,8 +16,8 @@ import alignzoo
 from alignzoo import Completion, Decoding, Forward, Group, Prompt, RunError, Score, Terms
 from alignzoo.batching import collate
 from alignzoo.decoding import AS_SET
-from alignzoo.importance import importance
 from alignzoo.testing import ToyPolicy
+from alignzoo.training.importance import importance
 
 PROMPTS = [{"prompt": f"{number}"} for number in range(12)]
 

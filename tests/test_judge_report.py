@@ -12,10 +12,10 @@ import pytest
 from rich.console import Console
 
 from alignzoo import DataError, Prompt, Question, Verdict, report
+from alignzoo.data import Data, from_rows, read
 from alignzoo.judging.examine import Examination, Examiner, padded
 from alignzoo.judging.fitness import Bars, fitness
 from alignzoo.judging.pairs import Pair, pairs_of
-from alignzoo.prompts import Data, from_rows, read
 from alignzoo_yardsticks import First, Longer, Random, Recorded
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"

@@ -12,10 +12,10 @@ import pytest
 
 import alignzoo
 from alignzoo import DataError, Prompt
-from alignzoo.prompts import Data, read, train_and_heldout
-from alignzoo.prompts.indexed import Indexed, changed, chosen, fact, has_column
-from alignzoo.prompts.sources import Lines
-from alignzoo.prompts.turns import heard, settled
+from alignzoo.data import Data, read, train_and_heldout
+from alignzoo.data.indexed import Indexed, changed, chosen, fact, has_column
+from alignzoo.data.sources import Lines
+from alignzoo.data.turns import heard, settled
 
 ROWS = [
     {"prompt": f"what is {i % 9} and {i}?", "chosen": f"ähm, {i} 🙂", "rejected": "no" * (i % 4 + 1), "weight": i / 4}
@@ -38,7 +38,7 @@ def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "hf"))
     datasets.disable_progress_bars()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("alignzoo.prompts.sources.LARGE", 0)
+    monkeypatch.setattr("alignzoo.data.sources.LARGE", 0)
     return monkeypatch
 
 
@@ -71,7 +71,7 @@ def test_large_data_are_the_same_prompts(kind: str, tmp_path: Path, large: pytes
     path = written(kind, tmp_path)
     kept = read(Data(path))
     train, heldout = train_and_heldout(Data(path, heldout=0.3))
-    large.setattr("alignzoo.prompts.sources.LARGE", 2**40)
+    large.setattr("alignzoo.data.sources.LARGE", 2**40)
     plain = read(Data(path))
     assert isinstance(kept, Indexed) and isinstance(plain, list)
     assert list(kept) == plain and len(plain) == 40
@@ -140,7 +140,7 @@ def test_errors_name_shard_and_row_and_leave_no_index(tmp_path: Path, large: pyt
 def test_limits_and_echoes(tmp_path: Path, large: pytest.MonkeyPatch) -> None:
     path = tmp_path / "data.jsonl"
     json_lines(path, [{"prompt": "a", "completion": "ab"}] * 3)
-    large.setattr("alignzoo.prompts.reading.FEW", 1)
+    large.setattr("alignzoo.data.reading.FEW", 1)
     assert isinstance(read(Data(str(path), limit=1)), list)
     with pytest.warns(UserWarning, match="each of the 2 answers begins with its whole prompt"):
         assert len(read(Data(str(path), limit=2))) == 2
@@ -168,7 +168,7 @@ def test_a_run_on_large_data_is_the_run_on_small_ones(
         return [json.loads(line)["loss"] for line in (result.out / "metrics.jsonl").read_text().splitlines()]
 
     stayed = losses("large")
-    large.setattr("alignzoo.prompts.sources.LARGE", 2**40)
+    large.setattr("alignzoo.data.sources.LARGE", 2**40)
     assert stayed == losses("small") and len(stayed) == 3
 
 

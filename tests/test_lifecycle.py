@@ -13,10 +13,10 @@ import pytest
 
 import alignzoo
 from alignzoo import Context, Group, Judge, PluginError, Policy, Prompt, Question, Score, StepReport, Verdict
-from alignzoo.checkpoint import restored, state_of
 from alignzoo.lifecycle import Opening, closed, live_of, opened, parts_in, successor
 from alignzoo.testing import check_judge, check_reward, check_sampler
 from alignzoo.testing.laws import ConformanceError
+from alignzoo.training.checkpoint import restored, state_of
 
 EVENTS: list[str] = []
 """What was opened and closed, in order."""
@@ -303,7 +303,7 @@ def test_a_choice_of_prompts_is_checked() -> None:
     with pytest.raises(ConformanceError, match="10 places from 0 to 4"):
         check_sampler(TooFew(), only=["chooses"])
     with pytest.raises(PluginError, match=r"TooFew.choose\(\) gave .*, expected 4 whole numbers from 0 to 2"):
-        from alignzoo.stage import chosen_prompts
+        from alignzoo.training.stage import chosen_prompts
 
         chosen_prompts(_stage([Prompt("a"), Prompt("b"), Prompt("c")]), TooFew(), 0, 0, 4)
     chosen = chosen_prompts(_stage([Prompt("a"), Prompt("b"), Prompt("c")]), TooFew(), 0, 0, 2)

@@ -103,7 +103,7 @@ def test_a_merge_that_makes_no_sense_is_refused(tmp_path: Path, optimizer: str, 
 
 
 def test_models_of_other_shapes_are_refused() -> None:
-    from alignzoo.merging import _same
+    from alignzoo.training.merging import _same
 
     with pytest.raises(ModelError, match=r"other cannot be merged .* first 'w', of shape \(3,\) there and \(2,\) here"):
         _same(BASE, {**BASE, "w": torch.zeros(3)}, "other")

@@ -17,7 +17,7 @@ from alignzoo.schedule import Schedule
 from alignzoo.testing import toy_batch, toy_groups, toy_policy
 from alignzoo.testing.world import ToyPolicy
 from alignzoo.torch_optimizers import torch_optimizer
-from alignzoo.update import Deferred, update
+from alignzoo.training.update import Deferred, update
 from alignzoo_policy_gradient.grpo import GRPO
 from alignzoo_policy_gradient.ppo import PPO
 from alignzoo_preference.dpo import DPO

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from alignzoo import Prompt
+from alignzoo.data import Data, Part, train_and_heldout
+from alignzoo.data.indexed import changed, chosen, fact
+from alignzoo.data.mixing import in_turn, mixed
 from alignzoo.errors import RecipeError
-from alignzoo.material import data_of
-from alignzoo.prompts import Data, Part, train_and_heldout
-from alignzoo.prompts.indexed import changed, chosen, fact
-from alignzoo.prompts.mixing import in_turn, mixed
 from alignzoo.recipe import Stage, load
 from alignzoo.registry import Registry
+from alignzoo.runs.stage_data import data_of
 
 
 def rows(name: str, n: int) -> list[Prompt]:

@@ -10,10 +10,10 @@ import pytest
 
 from alignzoo import Batch, Forward, RunError, Terms
 from alignzoo import functional as fn
-from alignzoo.no_gradient import CAUSES, Step, Watch, cause, counted, step_of
+from alignzoo.metrics import comparisons
 from alignzoo.testing import toy_batch
 from alignzoo.testing.world import ToyPolicy
-from alignzoo.vocabulary import comparisons
+from alignzoo.training.no_gradient import CAUSES, Step, Watch, cause, counted, step_of
 from alignzoo_imitation.sft import SFT
 from alignzoo_policy_gradient.grpo import GRPO
 from alignzoo_policy_gradient.ppo import PPO

@@ -12,14 +12,14 @@ import torch
 
 from alignzoo import Batch, Forward, Group, Score, Terms
 from alignzoo import functional as fn
-from alignzoo import passes as step_passes
 from alignzoo.batching import collate
 from alignzoo.interfaces import Optimizer, PolicyInfo
 from alignzoo.microbatch import MicroBatcher
-from alignzoo.passes import Pass, Passes, Ready
 from alignzoo.schedule import Schedule
 from alignzoo.testing import toy_groups, toy_prompts
 from alignzoo.testing.world import ToyPolicy
+from alignzoo.training import passes as step_passes
+from alignzoo.training.passes import Pass, Passes, Ready
 from alignzoo_distillation.bond import BOND
 from alignzoo_policy_gradient.gmpo import GMPO
 from alignzoo_policy_gradient.grpo import GRPO

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from transformers import AutoConfig
 
-import alignzoo.plan
-import alignzoo.rehearsal
+import alignzoo.planning.dry_run
+import alignzoo.planning.estimate
 from alignzoo.errors import RunError
 from alignzoo.machine import HERE, Machine, assumed, bytes_of
-from alignzoo.plan import COPIES, IN_EVALUATIONS, StagePlan, plan
+from alignzoo.planning.estimate import COPIES, IN_EVALUATIONS, StagePlan, plan
 from alignzoo.recipe import load
 from alignzoo.registry import Registry
 
@@ -118,7 +118,7 @@ def test_a_large_model_needs_no_weights_to_be_planned(plain_model: Path, tmp_pat
     config.save_pretrained(large)
     data = rows_of(tmp_path, [{"prompt": "ab " * 40, "completion": "cd " * 40}])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(alignzoo.plan, "_available", lambda device: 60 * 10**9)
+        patch.setattr(alignzoo.planning.estimate, "_available", lambda device: 60 * 10**9)
         said = planned("sft", large, data, schedule__prompts=1, timed=True)
     assert said.shape.parameters == 8_030_261_248  # Llama 3 8B's
     assert said.bytes["weights"] == 4 * said.shape.parameters
@@ -145,7 +145,7 @@ def test_seconds_are_drawn_out_over_layers(plain_model: Path, tmp_path: Path, mo
         timed.append(layers)
         return {"update": 1.0 + 0.5 * layers}
 
-    monkeypatch.setattr(alignzoo.rehearsal._Trial, "seconds", seconds)
+    monkeypatch.setattr(alignzoo.planning.dry_run._Trial, "seconds", seconds)
     said = planned("sft", deep, data, schedule__prompts=1, timed=True)
     assert timed == [2, 4]
     assert said.seconds == {"update": pytest.approx(1.0 + 0.5 * 12)}

@@ -12,11 +12,12 @@ import pytest
 from transformers import AutoTokenizer
 
 import alignzoo
-from alignzoo import AlignzooError, DataError, Group, ModelError, Policy, RewardError, RunError, Score, preflight
+from alignzoo import AlignzooError, DataError, Group, ModelError, Policy, RewardError, RunError, Score
 from alignzoo.interfaces import CheckContext, DiskUse
 from alignzoo.recipe import load
 from alignzoo.recipe.changes import changes
 from alignzoo.registry import Registry
+from alignzoo.runs import preflight
 
 ROWS = [{"prompt": f"Count to {number}: ", "answer": str(number)} for number in range(8)]
 CHATS = [
@@ -201,7 +202,7 @@ def test_a_check_that_raises_is_told_with_the_key_of_the_part(tmp_path: Path, pl
 def test_a_disk_that_is_too_small_is_found_before_the_first_step(
     tmp_path: Path, plain_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from alignzoo_hf.spec import HF
+    from alignzoo_hf.model.spec import HF
 
     monkeypatch.setattr(HF, "disk_use", lambda spec, context: DiskUse(model=10**15, checkpoint=10**15))
     schedule = {"steps": 4, "prompts": 2, "save_every": 1, "keep": 2}

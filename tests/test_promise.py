@@ -20,7 +20,7 @@ import typer
 
 import alignzoo
 from alignzoo.cli import app
-from alignzoo.prompts import Data
+from alignzoo.data import Data
 from alignzoo.schedule import Evaluation, Schedule
 
 PINNED = Path(__file__).with_name("promise.txt")

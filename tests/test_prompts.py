@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
+from alignzoo.data import READERS, Data, from_rows, read, split, train_and_heldout
 from alignzoo.errors import DataError
-from alignzoo.prompts import READERS, Data, from_rows, read, split, train_and_heldout
 from alignzoo.types import Prompt
 
 ROOT = Path(__file__).parents[1]
@@ -146,7 +146,7 @@ def test_limit(tmp_path: Path) -> None:
 def test_json_is_read_without_datasets_or_pandas(tmp_path: Path) -> None:
     path = write(tmp_path / "few.jsonl", lines(ROWS))
     code = (
-        "import sys; from alignzoo.prompts import Data, read; "
+        "import sys; from alignzoo.data import Data, read; "
         f"assert len(read(Data({path!r}))) == 2; print({{'datasets', 'pandas', 'pyarrow', 'trl'}} & sys.modules.keys())"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 import alignzoo
 from alignzoo import Completion, Group, RunError
-from alignzoo.prompts import Data, read
+from alignzoo.data import Data, read
 from alignzoo.rewards import WeightedReward, score
 from alignzoo_rules import Match
 

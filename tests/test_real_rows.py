@@ -12,12 +12,12 @@ import pytest
 
 import alignzoo
 from alignzoo import DataError, Prompt
+from alignzoo.data import Data, Rows, from_rows, read, train_and_heldout
+from alignzoo.data.turns import heard
 from alignzoo.errors import RecipeError
-from alignzoo.objects import flat, overrides_of
-from alignzoo.prompts import Data, Rows, from_rows, read, train_and_heldout
-from alignzoo.prompts.turns import heard
 from alignzoo.recipe import load
 from alignzoo.registry import Registry
+from alignzoo.runs.arguments import flat, overrides_of
 
 
 def user(text: str) -> dict[str, str]:

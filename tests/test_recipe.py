@@ -13,8 +13,8 @@ from annotated_types import Ge, Gt, Le
 from pydantic import Field
 
 import alignzoo
+from alignzoo.data import Data
 from alignzoo.errors import AlignzooError, PluginError, RecipeError
-from alignzoo.prompts import Data
 from alignzoo.recipe import load
 from alignzoo.recipe.toml_lines import key_lines
 from alignzoo.registry import Registry

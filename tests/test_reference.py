@@ -19,11 +19,11 @@ from alignzoo import Alert, Group
 from alignzoo.batching import collate, fill
 from alignzoo.interfaces import PolicyInfo
 from alignzoo.microbatch import MicroBatcher
-from alignzoo.reference import SWITCH, Remembered, remember
 from alignzoo.testing import toy_groups
 from alignzoo.testing.world import ToyPolicy
-from alignzoo_hf.policy import HFPolicy
-from alignzoo_hf.spec import HF
+from alignzoo.training.reference_cache import SWITCH, Remembered, remember
+from alignzoo_hf.model.policy import HFPolicy
+from alignzoo_hf.model.spec import HF
 
 PAIRS = [{"prompt": f"Count to {n}: ", "chosen": f"{n} it is", "rejected": "no"} for n in range(10)]
 

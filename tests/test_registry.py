@@ -245,7 +245,7 @@ def test_importing_the_package_is_light() -> None:
 
 
 def test_the_package_has_the_names_that_it_lists() -> None:
-    there = [name for name in alignzoo.__all__ if name != "run" or importlib.util.find_spec("alignzoo.api")]
+    there = [name for name in alignzoo.__all__ if name != "run" or importlib.util.find_spec("alignzoo.runs.api")]
     assert all(getattr(alignzoo, name) for name in there)
     assert dir(alignzoo) == sorted(alignzoo.__all__)
     with pytest.raises(AttributeError, match="no attribute 'Trainer'"):

@@ -11,8 +11,8 @@ from huggingface_hub import ModelCard
 from rich.console import Console
 
 from alignzoo import report
-from alignzoo.api import Result, StageResult
 from alignzoo.report.toml_text import toml_text
+from alignzoo.runs.api import Result, StageResult
 
 WRITER_BEFORE = {
     "reward": 0.5,

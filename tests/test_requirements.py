@@ -11,7 +11,7 @@ import pytest
 
 import alignzoo
 from alignzoo import Completion, DataError, Group, PluginError, Prompt, RecipeError, RewardError
-from alignzoo.prompts import Data
+from alignzoo.data import Data
 from alignzoo.recipe import load
 from alignzoo.registry import Registry
 from alignzoo.requirements import brings_scores, from_data, generated_per_prompt, scores_generated

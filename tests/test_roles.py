@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from alignzoo import ModelError, PluginError, Policy, PolicySpec, RecipeError, Terms, columns, roles, runner
+from alignzoo import ModelError, PluginError, Policy, PolicySpec, RecipeError, Terms, columns, roles
 from alignzoo import functional as fn
 from alignzoo.batching import collate
 from alignzoo.recipe import load
@@ -21,7 +21,8 @@ from alignzoo.testing import toy_groups, toy_policy
 from alignzoo.testing.optimizers.resume import ToySampler
 from alignzoo.testing.stopping import resumes
 from alignzoo.testing.world import ToyPolicy, toy_prompts
-from alignzoo_hf.spec import HF
+from alignzoo.training import loop
+from alignzoo_hf.model.spec import HF
 from toy_run import train
 
 PUBLIC = Path(__file__).parent / "public_api"
@@ -185,7 +186,7 @@ class GivenGroups:
 
 def test_a_reference_that_moves_is_not_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(runner, "remember", lambda *given, **more: asked.append("remembered") or runner.Passes)
+    monkeypatch.setattr(loop, "remember", lambda *given, **more: asked.append("remembered") or loop.Passes)
     moved = train(toy_policy(), Moves(), tmp_path / "moves", sampler=GivenGroups(), prompts=6)
     assert not asked
     monkeypatch.undo()

@@ -12,10 +12,10 @@ import pytest
 
 import alignzoo
 from alignzoo import Completion, Group, ModelError, Policy, Prompt, RecipeError, RunError, Score
-from alignzoo.material import data_of
-from alignzoo.plan import plan
+from alignzoo.planning.estimate import plan
 from alignzoo.recipe import Recipe, load
 from alignzoo.registry import Registry
+from alignzoo.runs.stage_data import data_of
 
 ITERATIVE = """
 task = "shop"
@@ -304,7 +304,7 @@ def test_a_finished_run_is_given_more_rounds(small: Path, tmp_path: Path) -> Non
 
 
 def test_generated_data_keep_the_prompts_columns_and_where_an_answer_was_cut_off(small: Path, tmp_path: Path) -> None:
-    from alignzoo.generation import generated
+    from alignzoo.training.generation import generated
 
     out = tmp_path / "cut"
     alignzoo.run(small, out=out, overrides=["iterate.rounds=1", "dpo.schedule.steps=1"])
@@ -319,7 +319,7 @@ def test_generated_data_keep_the_prompts_columns_and_where_an_answer_was_cut_off
 
 
 def test_what_data_of_text_cannot_keep_is_refused() -> None:
-    from alignzoo.generation import _row
+    from alignzoo.training.generation import _row
 
     spoken = Completion((1, 2), "ab", True, own=(True, False))
     for group in (

@@ -13,7 +13,7 @@ import torch
 import alignzoo
 from alignzoo.batching import collate
 from alignzoo.interfaces import PolicyInfo
-from alignzoo.tokens import SHOWN, token_columns
+from alignzoo.training.token_log import SHOWN, token_columns
 from alignzoo.types import Batch, Completion, Group, Prompt, Score
 
 
@@ -96,8 +96,8 @@ def test_a_runs_samples_have_them(recipe: Path, tmp_path: Path) -> None:
 
 
 def test_a_letter_of_several_tokens_stays_whole(plain_model: Path) -> None:
-    from alignzoo_hf.policy import HFPolicy
-    from alignzoo_hf.spec import HF
+    from alignzoo_hf.model.policy import HFPolicy
+    from alignzoo_hf.model.spec import HF
 
     policy = HFPolicy(HF(model=str(plain_model), max_new_tokens=4, device="cpu"), frozenset())
     text = "é 漢🙂!"

@@ -12,11 +12,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from alignzoo import preflight, torch_optimizers
+from alignzoo import torch_optimizers
 from alignzoo.cost import ModelShape, dense_trunk
 from alignzoo.errors import RunError
 from alignzoo.gradients import TorchTraining
 from alignzoo.interfaces import ParameterGroup
+from alignzoo.runs import preflight
 from alignzoo.schedule import Schedule
 from alignzoo.torch_optimizers import BLOCK, state_bytes, torch_optimizer
 

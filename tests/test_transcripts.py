@@ -13,16 +13,16 @@ from alignzoo import Batch, Completion, DataError, Forward, Group, Prompt, Rewar
 from alignzoo import functional as fn
 from alignzoo.batching import collate, fill, trim
 from alignzoo.cost import Work
-from alignzoo.importance import importance
 from alignzoo.interfaces import PolicyInfo
-from alignzoo.journal import samples
+from alignzoo.metrics import generated, shared
 from alignzoo.microbatch import MicroBatcher, cut
-from alignzoo.passes import Passes
-from alignzoo.reference import Remembered
 from alignzoo.schedule import Schedule
 from alignzoo.testing import toy_policy
-from alignzoo.tokens import token_columns
-from alignzoo.vocabulary import generated, shared
+from alignzoo.training.importance import importance
+from alignzoo.training.journal import samples
+from alignzoo.training.passes import Passes
+from alignzoo.training.reference_cache import Remembered
+from alignzoo.training.token_log import token_columns
 from alignzoo_policy_gradient.rloo import RLOO
 
 QUESTION = Completion((1, 2), "ask", True, (-1.0, -2.0))

@@ -12,7 +12,7 @@ import torch
 
 from alignzoo import Completion, Group, Prompt, Score
 from alignzoo.batching import collate
-from alignzoo.vocabulary import Clock, memory, shared
+from alignzoo.metrics import Clock, memory, shared
 
 
 def test_the_mismatch_of_an_engine_is_told_where_both_have_spoken() -> None:
@@ -36,7 +36,7 @@ def test_a_phase_ends_when_the_gpus_kernels_have(monkeypatch: pytest.MonkeyPatch
         waited.append(now[0])
         now[0] += 5.0
 
-    monkeypatch.setattr("alignzoo.vocabulary.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr("alignzoo.metrics.time", SimpleNamespace(perf_counter=lambda: now[0]))
     monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
     for started, expected in ((False, 1.0), (True, 6.0)):
         monkeypatch.setattr(torch.cuda, "is_initialized", lambda started=started: started)

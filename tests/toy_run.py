@@ -9,16 +9,17 @@ from typing import Any
 
 import torch
 
-from alignzoo import Alert, Prompt, runner
+from alignzoo import Alert, Prompt
 from alignzoo.evaluation.heldout import Heldout
 from alignzoo.interfaces import Optimizer, Sampler
-from alignzoo.journal import Journal
 from alignzoo.rewards import WeightedReward
 from alignzoo.schedule import Evaluation, Schedule
-from alignzoo.stage import Run
 from alignzoo.testing.optimizers.resume import ToySampler
 from alignzoo.testing.stopping import ToyReward
 from alignzoo.testing.world import ToyPolicy
+from alignzoo.training import loop
+from alignzoo.training.journal import Journal
+from alignzoo.training.stage import Run
 from rounding import EXACT
 
 
@@ -45,7 +46,7 @@ def train(policy: ToyPolicy, optimizer: Optimizer, out: Path, **changes: Any) ->
         observe=observe,
         warn=lambda stage, step, alert: told.append((step, alert)),
     )
-    outcome = runner.run(stage)
+    outcome = loop.run(stage)
     return {"metrics": lines(out / "metrics.jsonl"), "warnings": lines(out / "warnings.jsonl"), "told": told} | {
         "samples": lines(out / "samples.jsonl"),
         "outcome": outcome,

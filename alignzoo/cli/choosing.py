@@ -49,11 +49,12 @@ def choose(
 ) -> None:
     """Choose a method: by what the data are, who can score answers, and the memory there is."""
     from alignzoo.cli import fitting
+    from alignzoo.traits import REWARD_MODEL
 
     if memory and not model:
         raise RecipeError("--memory says what a model has to fit into: give --model, a directory or a size as in 1.5B")
     zoo = registry(plugin, no_plugin)
-    asked = {"checker": checker, "judge": judge, "reward-model": reward_model, "people": people}
+    asked = {"checker": checker, "judge": judge, REWARD_MODEL: reward_model, "people": people}
     scorers, answer, path = [name for name, given in asked.items() if given], "", ""
     if not data and not scorers and not teacher:
         shapes = "".join(f"\n  --data {name}: {what}" for name, what in fitting.SHAPES.items())

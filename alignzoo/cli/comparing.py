@@ -68,9 +68,9 @@ def compare(
     debug: Debug = False,
 ) -> None:
     """Compare algorithms: the same start, prompts, reward, decoding, evaluation and budget for all."""
-    from alignzoo import api
     from alignzoo.compare import compare as run
     from alignzoo.compare.executors import executor_of
+    from alignzoo.runs import api
 
     algorithms = [name for name in names if "=" not in name.partition("[")[0]]
     overrides = [name for name in names if "=" in name.partition("[")[0]]

@@ -97,7 +97,7 @@ def _measured(zoo: Registry, model: str, name: str, kind: str, limit: int | None
         if kind == "task":
             policy = load(zoo, model, settings)
             return outside.by_task(name, recipe.named_part(zoo, "task", name, None), policy, limit=limit)
-        from alignzoo.prompts import Data, read
+        from alignzoo.data import Data, read
 
         prompts = list(read(Data(path=name, limit=limit or 0)))
         outside.check_pairs(prompts, name)

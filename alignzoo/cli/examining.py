@@ -40,10 +40,11 @@ def judge_report(
     """Evaluate a judge on labelled pairs: consistency, length bias, agreement with people; is it fit to train?"""
     zoo = registry(plugin)
     zoo.load_all()
-    from alignzoo import Context, api, recipe, report
+    from alignzoo import Context, recipe, report
     from alignzoo.judging.examine import Examiner
     from alignzoo.judging.fitness import Bars, fitness
     from alignzoo.lifecycle import opened
+    from alignzoo.runs import api
     from alignzoo.storage import write_json
 
     tables = recipe.tables(settings or (), KEYS)
@@ -72,8 +73,8 @@ def judge_report(
 def _pairs(zoo: Registry, tables: dict[str, Node]) -> list[Pair]:
     """The labelled pairs of a file, or of a task's held-out comparisons."""
     from alignzoo import recipe
+    from alignzoo.data import Data, read
     from alignzoo.judging.pairs import pairs_of
-    from alignzoo.prompts import Data, read
     from alignzoo.recipe.parts import checked
 
     annotators: Any = checked(list[str], tables["annotators"], "annotators") if "annotators" in tables else ()

@@ -34,7 +34,7 @@ SHAPES: Mapping[str, str] = {
 SCORERS: Mapping[str, str] = {
     "checker": "a right answer or a function that checks one",
     "judge": "a model that is asked which answer is better",
-    "reward-model": "a model that scores answers",
+    REWARD_MODEL: "a model that scores answers",
     "people": "people who are asked",
 }
 """Who can score what a policy generates."""
@@ -42,7 +42,7 @@ SCORERS: Mapping[str, str] = {
 REWARDS: Mapping[str, str] = {
     "checker": "reward='{name=\"match\"}'",
     "judge": 'reward=\'{name="judge", judge="local"}\'',
-    "reward-model": 'reward=\'{name="model", model="DIR"}\'',
+    REWARD_MODEL: 'reward=\'{name="model", model="DIR"}\'',
     "people": "reward=human",
 }
 """The setting by which each becomes a stage's reward."""
@@ -277,7 +277,7 @@ def bytes_of(text: str) -> float:
 
 def looked_at(path: str, format: str, renamed: Mapping[str, str]) -> tuple[str, str]:
     """The shape of a file by its first rows, and the column that looks like a right answer."""
-    from alignzoo.prompts import Data, read
+    from alignzoo.data import Data, read
 
     rows = list(read(Data(path, format=format, columns=dict(renamed), limit=LOOKED_AT)))
     shapes = [_shape_of(each) for each in rows]

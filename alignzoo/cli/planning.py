@@ -14,7 +14,7 @@ from alignzoo.cli.common import AsJson, Debug, Plugins, Trust, check_trust, cons
 from alignzoo.errors import RunError
 
 if TYPE_CHECKING:
-    from alignzoo.plan import StagePlan
+    from alignzoo.planning.estimate import StagePlan
 
 
 @told
@@ -60,7 +60,7 @@ def plan(
             as_json=as_json,
         )
         return
-    from alignzoo.plan import plan as plan_recipe
+    from alignzoo.planning.estimate import plan as plan_recipe
     from alignzoo.recipe import load
 
     if device not in ("", "cpu", "cuda"):

@@ -14,9 +14,9 @@ from alignzoo.errors import RunError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from alignzoo.api import Result, Show
-    from alignzoo.stage import Warn
-    from alignzoo.survey import Survey
+    from alignzoo.data.survey import Survey
+    from alignzoo.runs.api import Result, Show
+    from alignzoo.training.stage import Warn
     from alignzoo.types import Alert
 
 
@@ -49,9 +49,10 @@ def run(
     """Run a recipe, or an algorithm by its name on its default task."""
     zoo = registry(plugin, no_plugin)
     zoo.load_all()
-    from alignzoo import allocator, api, processes
+    from alignzoo import allocator, processes
     from alignzoo.cli.progress import shown_on
     from alignzoo.recipe import load
+    from alignzoo.runs import api
 
     allocator.keep_freed_memory()
     if resume and out is not None and not out.exists():

@@ -10,7 +10,7 @@ from alignzoo.cli.common import console
 from alignzoo.errors import RunError
 
 if TYPE_CHECKING:
-    from alignzoo.cluster import GPUPlan, Training
+    from alignzoo.planning.cluster import GPUPlan, Training
     from alignzoo.registry import Registry
 
 POLICY = "hf"
@@ -19,8 +19,8 @@ POLICY = "hf"
 
 def tell(zoo: Registry, directory: str, *, gpus: int, gigabytes: float, tokens: int, as_json: bool) -> None:
     """Print a row for each way to train the model, and what would make those fit that do not."""
-    from alignzoo.cluster import Training, plan_gpu
     from alignzoo.interfaces import HasSizes
+    from alignzoo.planning.cluster import Training, plan_gpu
 
     spec = zoo.get("policy", POLICY)(model=directory)
     if not isinstance(spec, HasSizes):
@@ -45,7 +45,7 @@ def tell(zoo: Registry, directory: str, *, gpus: int, gigabytes: float, tokens: 
 def _print(plans: dict[str, GPUPlan], gigabytes: float) -> None:
     from rich.table import Table
 
-    from alignzoo.cluster import advice
+    from alignzoo.planning.cluster import advice
 
     out = console()
     first = next(iter(plans.values())).training

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from alignzoo import api
 from alignzoo.compare import headlines, inference, overall
 from alignzoo.compare import statistics as st
 from alignzoo.compare.data_of import told_data
@@ -25,6 +24,7 @@ from alignzoo.compare.results import (
 )
 from alignzoo.compare.winrates import Bout, Verdicts, by_gold, reversed_rate, win_rate
 from alignzoo.evaluation.answers import Answer, by_prompt, read_answers
+from alignzoo.runs import api
 
 METRICS = ("gold", "accuracy", "reward", "preference")
 """What is compared: the first of these that the task has."""

@@ -57,7 +57,7 @@ def run_cell(folder: Path) -> CellResult:
         done = finished(folder)
         if done is not None:
             return done
-        from alignzoo.runner import Interrupted
+        from alignzoo.training.loop import Interrupted
 
         cell = read_cell(folder)
         begun = time.perf_counter()
@@ -97,8 +97,8 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _run(cell: Cell, folder: Path) -> CellResult:
-    from alignzoo import api
     from alignzoo.recipe import load
+    from alignzoo.runs import api
 
     registry = registry_of(cell.plugins)
     *others, stage = load(cell.evaluator, cell.evaluator_overrides, registry=registry).stages

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from alignzoo.compare.grid import Grid
 from alignzoo.compare.plan import Entry
-from alignzoo.material import data_of
 from alignzoo.recipe import Stage
+from alignzoo.runs.stage_data import data_of
 
 
 def told_data(grid: Grid, algorithm: Entry) -> str:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from alignzoo import api
 from alignzoo import functional as fn
 from alignzoo.compare import tuning
 from alignzoo.compare.answers import best_and_worst
@@ -17,6 +16,7 @@ from alignzoo.errors import RecipeError
 from alignzoo.interfaces import HasBest
 from alignzoo.recipe import Recipe, Stage, load, part
 from alignzoo.registry import Registry
+from alignzoo.runs import api
 
 START, RANDOM = "start", "random reward"
 """Labels of controls."""

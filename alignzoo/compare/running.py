@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from alignzoo import api
 from alignzoo.compare import tuning
 from alignzoo.compare.analysis import analyse
 from alignzoo.compare.cell import died, finished
@@ -27,6 +26,7 @@ from alignzoo.compare.winrates import verdicts_of
 from alignzoo.errors import RunError
 from alignzoo.files import read_json
 from alignzoo.registry import Registry
+from alignzoo.runs import api
 from alignzoo.storage import LOCK, in_words, only_writer, write_json
 
 Progress = Callable[[CellResult, int, int], None]

@@ -28,8 +28,8 @@ def main() -> None:
     plugins = tuple(json.loads(sys.argv[1]))
     import torch
 
-    from alignzoo import api  # noqa: F401  what a cell will need, imported once
     from alignzoo.compare.cell import registry_of
+    from alignzoo.runs import api  # noqa: F401  what a cell will need, imported once
 
     torch.set_num_threads(1)  # a process that has started threads cannot be forked
     registry_of(plugins)
@@ -74,7 +74,7 @@ def _fork(folder: str, environment: dict[str, str], woken: int, notes: Path) -> 
         import torch
 
         from alignzoo.compare.cell import INTERRUPTED, run_cell
-        from alignzoo.runner import Interrupted
+        from alignzoo.training.loop import Interrupted
 
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
         before = set(sys.modules)

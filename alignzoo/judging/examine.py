@@ -11,8 +11,8 @@ import numpy as np
 from annotated_types import Ge
 
 from alignzoo import functional as fn
-from alignzoo.agreement import Estimate, Verdicts, agreement, estimate, kappa, spearman
 from alignzoo.interfaces import Judge
+from alignzoo.judging.agreement import Estimate, Verdicts, agreement, estimate, kappa, spearman
 from alignzoo.judging.asking import ask, swapped
 from alignzoo.judging.pairs import Pair
 from alignzoo.lifecycle import taking_over

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from alignzoo.agreement import majority
 from alignzoo.errors import DataError, did_you_mean
+from alignzoo.judging.agreement import majority
 from alignzoo.types import Prompt, Question, Text
 
 LABELS = "labels"

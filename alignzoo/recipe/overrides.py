@@ -85,7 +85,7 @@ def _data(node: Node) -> Node:
         return Node({"path": Node(str(node.value), node.where)}, node.where)
     if node.value is None or isinstance(node.value, bool | int | float):
         return node  # refused where it is read
-    from alignzoo.prompts import Data, Rows
+    from alignzoo.data import Data, Rows
 
     if isinstance(node.value, Data):
         given = {each.name: getattr(node.value, each.name) for each in fields(Data)}
@@ -106,7 +106,7 @@ def _data(node: Node) -> Node:
 def _is_mixture(given: Any) -> bool:
     """Whether a list is one of sources, which have a place and settings, perhaps misspelt, and no columns as rows
     have."""
-    from alignzoo.prompts import Part
+    from alignzoo.data import Part
 
     known = [each.name for each in fields(Part)]
     if not isinstance(given, list | tuple) or not given:
@@ -124,7 +124,7 @@ def _is_mixture(given: Any) -> bool:
 
 def _sources(node: Node) -> Node:
     """The sources of a mixture; live rows as objects, which a recipe carries and shows as what they are."""
-    from alignzoo.prompts import Part, Rows
+    from alignzoo.data import Part, Rows
 
     found = []
     for number, each in enumerate(node.plain()):

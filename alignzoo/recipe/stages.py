@@ -213,7 +213,7 @@ class _Builder:
 
     def data(self) -> tuple[DataKind, Any]:
         """The kind of data wanted, and the user's own data."""
-        from alignzoo.prompts import Data
+        from alignzoo.data import Data
 
         node = self.tables.get("data", Node({}, self.where))
         path = f"{self.name}.data"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignzoo.agreement import Estimate
+from alignzoo.judging.agreement import Estimate
 from alignzoo.judging.examine import AS_P, FIGURES, Examination
 from alignzoo.judging.fitness import Bars, Fitness
 from alignzoo.report.curves import COLOURS, whole

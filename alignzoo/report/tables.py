@@ -12,7 +12,7 @@ from alignzoo.files import read_lines
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 
-    from alignzoo.api import Result, StageResult
+    from alignzoo.runs.api import Result, StageResult
 
 
 Figures = Mapping[str, float]

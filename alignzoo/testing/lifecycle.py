@@ -6,11 +6,11 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from alignzoo import checkpoint
 from alignzoo.interfaces import Context, HasNext, Opens
 from alignzoo.lifecycle import Opening, closed, live_of, made_anew, parts_in
 from alignzoo.lifecycle import successor as following
 from alignzoo.testing.laws import Attempt, Given
+from alignzoo.training import checkpoint
 from alignzoo.types import Group, StepReport
 
 STATE = "state kept outside of the fields, or in a field that is not what it is annotated as"

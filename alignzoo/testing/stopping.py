@@ -10,16 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alignzoo import columns, runner
+from alignzoo import columns
 from alignzoo.evaluation.heldout import Heldout
 from alignzoo.interfaces import Optimizer, Policy, Sampler
-from alignzoo.journal import Journal
 from alignzoo.rewards import WeightedReward
 from alignzoo.roles import specs_of
 from alignzoo.schedule import Evaluation, Schedule
-from alignzoo.stage import Run
 from alignzoo.testing.laws import Attempt
 from alignzoo.testing.world import ToyPolicy, toy_policy
+from alignzoo.training import loop
+from alignzoo.training.journal import Journal
+from alignzoo.training.stage import Run
 from alignzoo.types import Group, Prompt, Score
 
 STEPS, STOPPED = 4, 2
@@ -46,7 +47,7 @@ def resumes(cause: str, optimizer: Optimizer, sampler: Sampler, prompts: Sequenc
         whole, broken = Path(folder) / "whole", Path(folder) / "broken"
         with attempt.runs("a run of four steps"):
             expected = run(whole)
-        with attempt.runs("a run that is stopped"), contextlib.suppress(runner.Interrupted):
+        with attempt.runs("a run that is stopped"), contextlib.suppress(loop.Interrupted):
             run(broken, stop=STOPPED)
         with attempt.runs("a resumed run"):
             found = run(broken, resume=True)
@@ -78,7 +79,7 @@ def _run(
         observe=done,
         interrupted=done.reaches(stop),
     )
-    runner.run(stage, resume=resume)
+    loop.run(stage, resume=resume)
     return policy
 
 

@@ -14,7 +14,7 @@ from turns import Turns, distinct, job
 import alignzoo
 from alignzoo import Batch, Completion, Group, Prompt, Score, allocator
 from alignzoo.batching import answer, collate
-from alignzoo.plan import plan
+from alignzoo.planning.estimate import plan
 from alignzoo.recipe import load
 from alignzoo.registry import Registry
 
@@ -101,7 +101,7 @@ def planned(method: str, folder: Path, length: int) -> dict[str, Any]:
 
 def logprobs(folder: Path) -> list[float]:
     """The log-probability of each demonstration's completion, summed: both sides must agree before they are timed."""
-    from alignzoo_hf.spec import HF
+    from alignzoo_hf.model.spec import HF
 
     rows = [json.loads(line) for line in (folder / "sft.jsonl").read_text().splitlines()]
     policy = HF(model=str(folder / "writer"), max_new_tokens=128, device="cpu", dtype="fp32").load(frozenset())

@@ -5,9 +5,9 @@ import alignzoo
 
 @alignzoo.hookimpl
 def alignzoo_register(zoo):
-    zoo.policy("hf", "alignzoo_hf.spec:HF")
+    zoo.policy("hf", "alignzoo_hf.model.spec:HF")
     zoo.reward("model", "alignzoo_hf.reward:ModelReward")
     zoo.judge("local", "alignzoo_hf.judge:Local")
-    zoo.engine("alignzoo", "alignzoo_hf.engines:Slots")
-    zoo.engine("generate", "alignzoo_hf.engines:Generate")
-    zoo.engine("continuous", "alignzoo_hf.engines:Continuous")
+    zoo.engine("alignzoo", "alignzoo_hf.decode.engines:Slots")
+    zoo.engine("generate", "alignzoo_hf.decode.engines:Generate")
+    zoo.engine("continuous", "alignzoo_hf.decode.engines:Continuous")

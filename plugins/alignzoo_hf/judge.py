@@ -17,8 +17,8 @@ from alignzoo.columns import POLICY, REFERENCE
 from alignzoo.interfaces import CheckContext
 from alignzoo.judging import options_of, question_prompt
 from alignzoo.microbatch import MicroBatcher
-from alignzoo_hf.checks import check_judge
-from alignzoo_hf.spec import HF
+from alignzoo_hf.model.checks import check_judge
+from alignzoo_hf.model.spec import HF
 
 log = logging.getLogger("alignzoo")
 

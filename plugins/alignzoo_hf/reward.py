@@ -12,12 +12,12 @@ from alignzoo import Batch, Completion, Context, Group, Policy, Prompt, Score, l
 from alignzoo.batching import answer, collate
 from alignzoo.interfaces import CheckContext, Outline
 from alignzoo.microbatch import MicroBatcher
-from alignzoo_hf import shards
-from alignzoo_hf.checks import check_reward
-from alignzoo_hf.models import check_scorer
-from alignzoo_hf.outline import outline
-from alignzoo_hf.policy import HFPolicy
-from alignzoo_hf.spec import HF
+from alignzoo_hf.model import shards
+from alignzoo_hf.model.checks import check_reward
+from alignzoo_hf.model.models import check_scorer
+from alignzoo_hf.model.outline import outline
+from alignzoo_hf.model.policy import HFPolicy
+from alignzoo_hf.model.spec import HF
 
 SCORES = frozenset({"scores"})
 

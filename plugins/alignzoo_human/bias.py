@@ -11,7 +11,7 @@ from typing import TypeAlias
 import numpy as np
 
 from alignzoo import functional as fn
-from alignzoo.agreement import Estimate, binomial, estimate, spearman
+from alignzoo.judging.agreement import Estimate, binomial, estimate, spearman
 from alignzoo_human.quality import likeness, outcome
 from alignzoo_human.votes import Kind, Value, Vote
 

@@ -157,8 +157,8 @@ def _row(prompt: Prompt, i: int, by: Sequence[Way], kept: Mapping[tuple[int, int
 
 def prompts_of(path: Path, *, plain: bool) -> list[Prompt]:
     """The prompts of a file: a line each of a text file, or the questions of data in any format."""
+    from alignzoo.data import READERS, Data, read
     from alignzoo.files import check_kind
-    from alignzoo.prompts import READERS, Data, read
 
     check_kind(path)
     if path.is_file() and not any(path.name.endswith(ending) for ending in READERS):

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from alignzoo.data import from_rows
+from alignzoo.data.formats import FORMATS
 from alignzoo.errors import DataError, did_you_mean
 from alignzoo.files import line_of
-from alignzoo.prompts import from_rows
-from alignzoo.prompts.formats import FORMATS
 from alignzoo.storage import write_text
 from alignzoo.types import Text
 from alignzoo_human.resolve import How, Labelled, labelled
@@ -237,7 +237,7 @@ SPEAKERS = {"user": "Human", "assistant": "Assistant"}
 
 
 def _turns(prompt: Text, answer: Text) -> Sequence[Mapping[str, str]]:
-    from alignzoo.prompts.turns import as_messages
+    from alignzoo.data.turns import as_messages
 
     return (*(as_messages(prompt) if prompt else ()), *as_messages(answer, "assistant"))
 

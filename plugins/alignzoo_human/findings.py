@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from alignzoo.agreement import Estimate, binomial
+from alignzoo.judging.agreement import Estimate, binomial
 from alignzoo_human.quality import Alpha
 
 CONCLUSIVE, TENTATIVE = 0.8, 0.667

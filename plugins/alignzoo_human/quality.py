@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignzoo import functional as fn
-from alignzoo.agreement import Estimate, Level, estimate, kappa, krippendorff
+from alignzoo.judging.agreement import Estimate, Level, estimate, kappa, krippendorff
 from alignzoo_human.votes import Kind, Value, Vote
 
 KINDS: tuple[Kind, ...] = ("pair", "ranking", "grade")

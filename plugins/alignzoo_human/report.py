@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import TYPE_CHECKING
 
-from alignzoo.agreement import Estimate
+from alignzoo.judging.agreement import Estimate
 from alignzoo.printable import escaped, printable
 from alignzoo_human import bias, quality
 from alignzoo_human.bias import Lengths

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from alignzoo.agreement import Estimate
+from alignzoo.judging.agreement import Estimate
 from alignzoo.printable import printable
 
 if TYPE_CHECKING:

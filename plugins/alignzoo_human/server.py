@@ -12,8 +12,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from alignzoo.data.turns import as_messages
 from alignzoo.errors import AlignzooError
-from alignzoo.prompts.turns import as_messages
 from alignzoo_human.guard import HEADERS, LARGEST, Guard, Refused
 from alignzoo_human.state import Asked
 from alignzoo_human.store import Conflict, Given, Store

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from alignzoo.data import Data, from_rows, read
 from alignzoo.errors import DataError
 from alignzoo.files import read_lines
-from alignzoo.prompts import Data, from_rows, read
 from alignzoo.types import Prompt, Text
 from alignzoo_human.items import Item, dense, shuffled, text_of, written
 from alignzoo_human.votes import Kind, Value

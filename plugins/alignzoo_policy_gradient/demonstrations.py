@@ -13,8 +13,8 @@ from torch import Tensor
 
 from alignzoo import Batch, Context, DataError, Group, PluginError, Policy, Prompt
 from alignzoo import functional as fn
+from alignzoo.data import Data, read
 from alignzoo.interfaces import CheckContext
-from alignzoo.prompts import Data, read
 
 COLUMN = "demonstration"
 """1 for an answer that is to be imitated, 0 for those that the policy generated."""

@@ -53,7 +53,7 @@ def test_a_file_of_lines_and_one_of_rows(alignzoo, tiny_model: Path, tmp_path: P
 
 
 def test_a_chat_remembers_and_ends(alignzoo, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from alignzoo_hf.policy import HFPolicy
+    from alignzoo_hf.model.policy import HFPolicy
 
     seen = []
     generate = HFPolicy.generate

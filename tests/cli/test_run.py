@@ -150,7 +150,7 @@ def test_the_example_that_is_shown_dims_what_is_not_trained_on() -> None:
     from rich.console import Console
 
     from alignzoo.cli.running import example_on
-    from alignzoo.survey import Survey
+    from alignzoo.data.survey import Survey
 
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, color_system="standard", highlight=False, width=80)

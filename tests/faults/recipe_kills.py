@@ -27,9 +27,9 @@ os.environ.setdefault("ALIGNZOO_REFERENCES", "off")
 
 import torch
 
-from alignzoo import api
 from alignzoo.recipe import Recipe, load
 from alignzoo.registry import Registry
+from alignzoo.runs import api
 from faults.toy import CHANGES, EXIT, WRITES, bytes_of
 
 MOVES = '''"""DPO whose reference follows the policy."""

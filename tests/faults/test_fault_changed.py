@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import alignzoo
-from alignzoo import inputs
 from alignzoo.errors import RunError
+from alignzoo.runs import inputs
 
 PLUGIN = """
 import alignzoo

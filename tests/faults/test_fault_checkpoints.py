@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from alignzoo import checkpoint
 from alignzoo.errors import RunError
+from alignzoo.training import checkpoint
 from faults import toy
 
 Damage = Callable[[Path], object]

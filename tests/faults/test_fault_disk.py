@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from alignzoo import api
 from alignzoo.errors import RunError
-from alignzoo.journal import Journal
+from alignzoo.runs import api
 from alignzoo.scaffold import make
 from alignzoo.storage import LOCK, Unwritten, in_words, only_writer, writing
+from alignzoo.training.journal import Journal
 from faults import toy
 
 WORDS = {

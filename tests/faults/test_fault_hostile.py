@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
+from alignzoo.data import Data, read
 from alignzoo.errors import AlignzooError, ModelError
 from alignzoo.interfaces import CheckContext
-from alignzoo.prompts import Data, read
 from alignzoo.types import Prompt
-from alignzoo_hf.checks import check_policy, check_reward
-from alignzoo_hf.spec import HF
+from alignzoo_hf.model.checks import check_policy, check_reward
+from alignzoo_hf.model.spec import HF
 
 
 @pytest.fixture
@@ -135,8 +135,8 @@ def test_a_dataset(tmp_path: Path, marker: Path) -> None:
 def test_a_prompt_is_text(text: str, tiny_model: Path) -> None:
     from alignzoo.judging import instructed
     from alignzoo.types import Question
-    from alignzoo_hf import models
-    from alignzoo_hf.template import Template
+    from alignzoo_hf.model import models
+    from alignzoo_hf.model.template import Template
 
     template = Template(models.tokenizer(HF(str(tiny_model))), None, print)
     assert text in template.render(({"role": "user", "content": text}, {"role": "assistant", "content": "a"}))

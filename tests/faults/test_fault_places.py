@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
+from alignzoo.data.reading import Data, read
 from alignzoo.errors import DataError, ModelError, PluginError, RecipeError, RewardError
 from alignzoo.files import read_json
-from alignzoo.prompts.reading import Data, read
 from alignzoo.recipe import load
 from alignzoo.registry import Registry
-from alignzoo_hf.template import read_template
-from alignzoo_hf.weights import check_directory
+from alignzoo_hf.model.template import read_template
+from alignzoo_hf.model.weights import check_directory
 from alignzoo_rules import find
 
 POLICY = '{ name = "hf", model = "task:policy" }'

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 import alignzoo
+from alignzoo.data.reading import Data, read
 from alignzoo.errors import DataError, RecipeError, RunError
 from alignzoo.evaluation.answers import Answer, read_answers, write_answers
 from alignzoo.files import DEPTH, DIGITS, decoded, line_of, read_lines
-from alignzoo.journal import Journal
-from alignzoo.prompts.reading import Data, read
 from alignzoo.recipe.tables import read_manifest, read_toml
+from alignzoo.training.journal import Journal
 
 CUTS = "\u2028\u2029\x85\x1c\x1d\x1e\x0b\x0c"
 """Where `str.splitlines` cuts, beside the ends of lines."""
@@ -145,8 +145,8 @@ def test_a_run_whose_texts_hold_them_ends_and_is_resumed(tiny_model: Path, tmp_p
 def test_a_template_that_never_ends_or_swells_is_refused_with_its_row(
     source: str, words: str, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from alignzoo_hf import models, template
-    from alignzoo_hf.spec import HF
+    from alignzoo_hf.model import models, template
+    from alignzoo_hf.model.spec import HF
 
     monkeypatch.setattr(template, "SECONDS", 0.3)
     monkeypatch.setattr(template, "MOST", 4_000)

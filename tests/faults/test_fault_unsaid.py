@@ -12,7 +12,7 @@ from alignzoo.errors import ModelError, RecipeError
 from alignzoo.interfaces import CheckContext
 from alignzoo.recipe import load
 from alignzoo.registry import Registry
-from alignzoo_hf.spec import HF
+from alignzoo_hf.model.spec import HF
 
 OPEN = """task = "sort"
 policy = {{ name = "hf", model = "task:policy" }}

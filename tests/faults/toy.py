@@ -11,10 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from alignzoo import api
-from alignzoo.api import Result
 from alignzoo.recipe import Recipe, load
 from alignzoo.registry import Registry
+from alignzoo.runs import api
+from alignzoo.runs.api import Result
 
 PLUGIN = Path(__file__).parents[1] / "compare" / "toy_plugin.py"
 SMALL = {

@@ -28,7 +28,7 @@ from test_trl_parity import (
 from alignzoo import Completion, Group, Prompt, Score
 from alignzoo.batching import collate, fill, only
 from alignzoo.interfaces import Optimizer
-from alignzoo_hf.spec import HF
+from alignzoo_hf.model.spec import HF
 from alignzoo_policy_gradient.gmpo import GMPO
 from alignzoo_policy_gradient.rloo import RLOO
 from rounding import close, depth

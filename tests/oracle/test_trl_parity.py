@@ -19,7 +19,7 @@ from alignzoo import Batch, Completion, Forward, Group, Prompt, Score
 from alignzoo import functional as fn
 from alignzoo.batching import collate, fill, only
 from alignzoo.interfaces import Optimizer
-from alignzoo_hf.spec import HF
+from alignzoo_hf.model.spec import HF
 from alignzoo_imitation.dft import DFT
 from alignzoo_imitation.sft import SFT
 from alignzoo_policy_gradient.grpo import GRPO

@@ -18,8 +18,8 @@ from alignzoo import Completion, DataError, Group, Message, Prompt, RecipeError,
 from alignzoo import functional as fn
 from alignzoo.decoding import AS_SET, Decoding
 from alignzoo.interfaces import PolicyInfo
-from alignzoo.journal import samples
 from alignzoo.rewards import WeightedReward, score
+from alignzoo.training.journal import samples
 from alignzoo_constitution import dialogue
 from alignzoo_constitution.files import Example, Principle, chosen, load
 from alignzoo_constitution.revise import Revise

@@ -17,16 +17,16 @@ from alignzoo import functional as fn
 from alignzoo.batching import collate
 from alignzoo.decoding import AS_SET, CompleteDecoding
 from alignzoo.engines import EngineModel, Generated, OpenEngine, stopped_at, until_stop
-from alignzoo.importance import importance
 from alignzoo.policies import lacking
 from alignzoo.recipe import part
 from alignzoo.registry import Registry
 from alignzoo.testing import ConformanceError, check_engine, toy_policy
+from alignzoo.training.importance import importance
 from alignzoo.types import Completion, Forward, Group, Terms
-from alignzoo_hf.engines import Continuous, Generate, ServedModel, Slots
-from alignzoo_hf.policy import HFPolicy
-from alignzoo_hf.sampling import draw
-from alignzoo_hf.spec import HF
+from alignzoo_hf.decode.engines import Continuous, Generate, ServedModel, Slots
+from alignzoo_hf.decode.sampling import draw
+from alignzoo_hf.model.policy import HFPolicy
+from alignzoo_hf.model.spec import HF
 
 PROMPTS = [Prompt("Count to 3: "), Prompt("Say hi")]
 

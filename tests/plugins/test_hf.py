@@ -23,9 +23,11 @@ from alignzoo import functional as fn
 from alignzoo.batching import collate
 from alignzoo.decoding import CompleteDecoding
 from alignzoo.interfaces import CheckContext
-from alignzoo_hf import chat, head, models, sampling
-from alignzoo_hf.policy import HFPolicy
-from alignzoo_hf.spec import HF
+from alignzoo_hf.decode import sampling
+from alignzoo_hf.forward import head
+from alignzoo_hf.model import chat, models
+from alignzoo_hf.model.policy import HFPolicy
+from alignzoo_hf.model.spec import HF
 from rounding import close, depth
 
 WRITES = frozenset({"logprobs", "old_logprobs", "ref_logprobs"})

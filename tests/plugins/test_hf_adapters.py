@@ -18,8 +18,8 @@ from alignzoo.cli import exporting
 from alignzoo.cost import weight_bytes
 from alignzoo.errors import ModelError, RunError
 from alignzoo.types import Prompt
-from alignzoo_hf.policy import HFPolicy
-from alignzoo_hf.spec import HF
+from alignzoo_hf.model.policy import HFPolicy
+from alignzoo_hf.model.spec import HF
 
 LOGPROBS = frozenset({"logprobs"})
 

@@ -14,10 +14,10 @@ from alignzoo.batching import collate
 from alignzoo.schedule import Schedule
 from alignzoo.torch_optimizers import torch_optimizer
 from alignzoo.types import Batch, Group, Prompt, Score
-from alignzoo_hf import models, saving, weights
-from alignzoo_hf.engine import column_major
-from alignzoo_hf.policy import HFPolicy
-from alignzoo_hf.spec import HF
+from alignzoo_hf.decode.engine import column_major
+from alignzoo_hf.model import models, saving, weights
+from alignzoo_hf.model.policy import HFPolicy
+from alignzoo_hf.model.spec import HF
 
 
 def loaded(folder: Path, *needs: str, **settings: Any) -> HFPolicy:

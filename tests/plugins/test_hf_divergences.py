@@ -13,9 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from alignzoo import ModelError, columns
 from alignzoo import functional as fn
-from alignzoo_hf import divergences, head
-from alignzoo_hf.divergences import Spoken, head_divergences
-from alignzoo_hf.head import Head, head_logprobs
+from alignzoo_hf.forward import divergences, head
+from alignzoo_hf.forward.divergences import Spoken, head_divergences
+from alignzoo_hf.forward.head import Head, head_logprobs
 
 VOCABULARY = 37
 NAMES = (

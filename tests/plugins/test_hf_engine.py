@@ -21,13 +21,13 @@ from alignzoo import ModelError
 from alignzoo import functional as fn
 from alignzoo.decoding import CompleteDecoding
 from alignzoo.engines import Generated
-from alignzoo_hf import engine, slots
-from alignzoo_hf.engine import Pace, SlotEngine
-from alignzoo_hf.engines import ServedModel, opened
-from alignzoo_hf.graphs import Graphs
-from alignzoo_hf.sampling import draw, inverse_cdf, uniforms
-from alignzoo_hf.spec import HF
-from alignzoo_hf.writers import PagedEngine, TransformersEngine, unfit
+from alignzoo_hf.decode import engine, slots
+from alignzoo_hf.decode.engine import Pace, SlotEngine
+from alignzoo_hf.decode.engines import ServedModel, opened
+from alignzoo_hf.decode.graphs import Graphs
+from alignzoo_hf.decode.sampling import draw, inverse_cdf, uniforms
+from alignzoo_hf.decode.transformers_engines import PagedEngine, TransformersEngine, unfit
+from alignzoo_hf.model.spec import HF
 from alignzoo_vllm import OpenVLLM
 from rounding import close, depth
 

@@ -22,14 +22,15 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Gene
 
 from alignzoo import Context, ModelError, Prompt, cost
 from alignzoo.decoding import CompleteDecoding
-from alignzoo_hf import engine, head, packed, slots, trunk
-from alignzoo_hf.engine import Pace, SlotEngine
-from alignzoo_hf.engines import ServedModel
-from alignzoo_hf.head import Head, Tiling, head_logprobs
-from alignzoo_hf.policy import HFPolicy
+from alignzoo_hf.decode import engine, slots
+from alignzoo_hf.decode.engine import Pace, SlotEngine
+from alignzoo_hf.decode.engines import ServedModel
+from alignzoo_hf.decode.transformers_engines import PagedEngine, TransformersEngine, unfit
+from alignzoo_hf.forward import head, packed, trunk
+from alignzoo_hf.forward.head import Head, Tiling, head_logprobs
+from alignzoo_hf.model.policy import HFPolicy
+from alignzoo_hf.model.spec import HF
 from alignzoo_hf.reward import ModelReward
-from alignzoo_hf.spec import HF
-from alignzoo_hf.writers import PagedEngine, TransformersEngine, unfit
 
 VIEWS = {"view", "t", "slice", "select", "expand", "transpose", "unsqueeze", "squeeze", "detach", "alias", "split"}
 NO_KERNEL = VIEWS | {"empty", "empty_like", "as_strided", "_unsafe_view", "lift_fresh", "reshape"}
@@ -342,7 +343,7 @@ def test_who_learns_from_given_texts_holds_no_reference_while_it_does(
     plain_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr("alignzoo_hf.policy.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("alignzoo_hf.model.policy.time", SimpleNamespace(monotonic=lambda: now[0]))
     batch, columns = ragged(0), frozenset({"logprobs"})
 
     def reference_of(needs: set[str], **changes: Any) -> list[Any]:
@@ -365,7 +366,7 @@ def test_who_learns_from_given_texts_holds_no_reference_while_it_does(
     assert reference_of({"logprobs"}) == [True, False, False]
     assert reference_of({"logprobs", "ref_logprobs"}) == [True, False, False], "of given texts its answers are kept"
     assert reference_of({"logprobs", "old_logprobs"}) == [True, True, True], "its KL may be measured in every step"
-    monkeypatch.setattr("alignzoo_hf.policy.time.monotonic", lambda: now.append(now[-1] + 1) or now[-1])
+    monkeypatch.setattr("alignzoo_hf.model.policy.time.monotonic", lambda: now.append(now[-1] + 1) or now[-1])
     assert reference_of({"logprobs"}) == [True, False, True], "it is asked as often as it is learned from"
     live = LlamaForCausalLM.from_pretrained(plain_model)
     tokenizer = AutoTokenizer.from_pretrained(plain_model)

@@ -16,8 +16,8 @@ from torch.nn.functional import silu
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from alignzoo import cost
-from alignzoo_hf import head, layers, tables
-from alignzoo_hf.shape import shape_of
+from alignzoo_hf.forward import head, layers, tables
+from alignzoo_hf.forward.shape import shape_of
 
 SIZES = {"vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "pad_token_id": 0}
 WIDE = SIZES | {"intermediate_size": 48, "num_key_value_heads": 2}

@@ -10,8 +10,8 @@ import pytest
 from alignzoo import cost
 from alignzoo.cost import ModelShape
 from alignzoo.microbatch import MicroBatcher
-from alignzoo_hf import memory
-from alignzoo_hf.spec import HF
+from alignzoo_hf.forward import memory
+from alignzoo_hf.model.spec import HF
 
 SHAPE = ModelShape(
     layers=12, hidden=512, heads=8, kv_heads=4, head_dim=64, intermediate=1408, gated=True, vocab=8192,

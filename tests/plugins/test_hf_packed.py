@@ -21,9 +21,10 @@ from transformers import AttentionInterface, AutoModelForCausalLM, AutoModelForS
 
 from alignzoo import Batch, Completion, Group, Prompt, Score
 from alignzoo.batching import collate
-from alignzoo_hf import head, models, packed, pieces, trunk
-from alignzoo_hf.policy import HFPolicy
-from alignzoo_hf.spec import HF
+from alignzoo_hf.forward import head, packed, segments, trunk
+from alignzoo_hf.model import models
+from alignzoo_hf.model.policy import HFPolicy
+from alignzoo_hf.model.spec import HF
 
 VOCABULARY = 261
 SIZES = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -136,7 +137,7 @@ def by_hand(model: Any, batch: Batch, temperature: float) -> tuple[Tensor, Tenso
 
 @contextmanager
 def plainly(model: Any) -> Iterator[None]:
-    """Inside, attention is the one above, and norms and feed-forwards are not those of alignzoo_hf.layers."""
+    """Inside, attention is the one above, and norms and feed-forwards are not those of alignzoo_hf.forward.layers."""
     config = models.bare(model).config
     former, config._attn_implementation = config._attn_implementation, "tests_plain"
     exchanged = {module: vars(module).pop("forward", None) for module in model.modules()}
@@ -335,7 +336,7 @@ def test_attention_with_a_gradient_of_its_own_is_attention_by_autograd(
     policy = loaded(Case(family), random_model(family), tokenizer)
     policy.lm.double()
     found = answered(policy, ragged(3))
-    monkeypatch.setattr(pieces.Attended, "apply", None)  # whoever calls it now fails
+    monkeypatch.setattr(segments.Attended, "apply", None)  # whoever calls it now fails
     with pytest.raises(TypeError, match="not callable"):
         answered(policy, ragged(3))
     monkeypatch.setattr(packed, "is_flash", lambda *states: False)

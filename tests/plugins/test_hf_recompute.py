@@ -14,10 +14,10 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from alignzoo import cost
-from alignzoo_hf import memory
-from alignzoo_hf.policy import HFPolicy
-from alignzoo_hf.shape import shape_of
-from alignzoo_hf.spec import HF
+from alignzoo_hf.forward import memory
+from alignzoo_hf.forward.shape import shape_of
+from alignzoo_hf.model.policy import HFPolicy
+from alignzoo_hf.model.spec import HF
 
 NEEDS = frozenset({"logprobs", "entropy", "values"})
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from alignzoo import DataError, Prompt
-from alignzoo_hf.chat import Encoder
+from alignzoo_hf.model.chat import Encoder
 from families import families
 
 FAMILIES = families()

@@ -18,8 +18,8 @@ from alignzoo import Decoding, ModelError, Prompt, Score, columns
 from alignzoo import functional as fn
 from alignzoo.batching import collate, fill
 from alignzoo.registry import Registry
-from alignzoo_hf.policy import HFPolicy
-from alignzoo_hf.spec import HF
+from alignzoo_hf.model.policy import HFPolicy
+from alignzoo_hf.model.spec import HF
 
 ASSETS = Path(alignzoo.__file__).parents[1] / "plugins" / "alignzoo_tiny" / "assets"
 BASE, SFT = str(ASSETS / "base"), str(ASSETS / "sft")
@@ -235,7 +235,7 @@ def zoo() -> Registry:
     return registry
 
 
-def run(zoo: Registry, name: str, out: Path, **settings: Any) -> alignzoo.api.Result:
+def run(zoo: Registry, name: str, out: Path, **settings: Any) -> alignzoo.runs.api.Result:
     schedule = {"steps": 4, "prompts": 12, "lr": 2e-3, "samples_every": 0}
     evaluate = {"prompts": 0, "best_of": 0}
     given = {"task": "sort", "policy": BASE, "schedule": schedule, "evaluate": evaluate}

@@ -10,7 +10,7 @@ from transformers.models.cohere import modeling_cohere
 from transformers.models.gpt_neox import modeling_gpt_neox
 from transformers.models.llama import modeling_llama
 
-from alignzoo_hf import rotary
+from alignzoo_hf.forward import rotary
 
 
 def test_a_pair_is_turned_by_its_angle() -> None:

@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM
 import alignzoo
 from alignzoo import cost
 from alignzoo.cost import ModelShape, Work
-from alignzoo_hf.shape import shape_of
-from alignzoo_hf.spec import HF
+from alignzoo_hf.forward.shape import shape_of
+from alignzoo_hf.model.spec import HF
 
 SIZES = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 WIDE = SIZES | {"num_key_value_heads": 2, "intermediate_size": 48}

@@ -12,8 +12,8 @@ import torch
 from alignzoo import Completion, Group, ModelError, Prompt, Score
 from alignzoo import functional as fn
 from alignzoo.batching import collate
-from alignzoo_hf.policy import HFPolicy
-from alignzoo_hf.spec import HF
+from alignzoo_hf.model.policy import HFPolicy
+from alignzoo_hf.model.spec import HF
 from rounding import close, depth
 
 COLUMNS = frozenset({"logprobs", "entropy", "values"})

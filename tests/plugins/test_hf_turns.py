@@ -13,12 +13,12 @@ import pytest
 import alignzoo
 from alignzoo import Completion, DataError, Prompt
 from alignzoo.batching import collate
-from alignzoo.prompts import from_rows
-from alignzoo.survey import survey
+from alignzoo.data import from_rows
+from alignzoo.data.survey import survey
 from alignzoo.types import Score
-from alignzoo_hf.chat import Encoder
-from alignzoo_hf.policy import HFPolicy
-from alignzoo_hf.spec import HF
+from alignzoo_hf.model.chat import Encoder
+from alignzoo_hf.model.policy import HFPolicy
+from alignzoo_hf.model.spec import HF
 from families import families
 
 FAMILIES = {

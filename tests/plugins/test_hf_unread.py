@@ -10,7 +10,7 @@ import transformers
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from alignzoo_hf import unread
+from alignzoo_hf.forward import unread
 
 SIZES = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 4, "pad_token_id": 0}
 WIDE = SIZES | {"num_key_value_heads": 2, "intermediate_size": 24}

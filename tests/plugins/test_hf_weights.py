@@ -26,9 +26,9 @@ from alignzoo import Context, ModelError, Prompt
 from alignzoo.batching import collate
 from alignzoo.interfaces import CheckContext, Earlier
 from alignzoo.rewards import score
-from alignzoo_hf.policy import HFPolicy
+from alignzoo_hf.model.policy import HFPolicy
+from alignzoo_hf.model.spec import HF
 from alignzoo_hf.reward import ModelReward
-from alignzoo_hf.spec import HF
 
 Weights = dict[str, Tensor]
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from alignzoo import Batch, DataError, Forward
-from alignzoo.prompts import from_rows
-from alignzoo.prompts.formats import FORMATS
+from alignzoo.data import from_rows
+from alignzoo.data.formats import FORMATS
 from alignzoo_human import export as exporting
 from alignzoo_human.items import Item, Settings
 from alignzoo_human.sources import Answers, gathered, items

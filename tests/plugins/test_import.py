@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 import alignzoo
 import printed
 from alignzoo.cli import app
-from alignzoo.prompts import Data
+from alignzoo.data import Data
 from alignzoo.registry import Registry
 from alignzoo.schedule import Evaluation, Schedule
 from alignzoo_import.table import Computed, Method, Tool, Variant, read_table, tables

@@ -16,7 +16,7 @@ from alignzoo import ModelError, Policy, Question, Verdict
 from alignzoo.judging import question_prompt
 from alignzoo.testing import check_judge
 from alignzoo_hf.judge import Local
-from alignzoo_hf.spec import HF
+from alignzoo_hf.model.spec import HF
 
 CONVERSATION = ({"role": "user", "content": "how are you?"},)
 PAIR = Question(CONVERSATION, ("fine", "go away"), "Which is kinder?")

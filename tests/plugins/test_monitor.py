@@ -223,7 +223,7 @@ def test_a_kind_that_nobody_warns_of_is_an_error(alignzoo: Any, recipe: Path, tm
 
 def test_the_monitor_goes_on_where_a_resumed_run_does(tmp_path: Path) -> None:
     """Law 7 for warnings: each once, in the same step, with the same figures."""
-    from alignzoo.runner import Interrupted
+    from alignzoo.training.loop import Interrupted
 
     settings: dict[str, Any] = {
         "schedule": {"steps": 6, "prompts": 2, "lr": 3e-3, "eval_every": 2, "save_every": 1, "samples_every": 0},

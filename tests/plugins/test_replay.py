@@ -12,8 +12,8 @@ import pytest
 
 import alignzoo
 from alignzoo import Completion, Group, Prompt, Score, StepReport
-from alignzoo.runner import Interrupted
 from alignzoo.testing import toy_policy
+from alignzoo.training.loop import Interrupted
 from alignzoo_replay import ReplaySampler
 
 
@@ -106,7 +106,7 @@ def test_a_run_that_is_stopped_goes_on_with_its_buffer(tmp_path: Path) -> None:
 
 
 def test_state_that_no_checkpoint_can_hold_is_an_error_and_not_lost(tmp_path: Path) -> None:
-    from alignzoo import checkpoint
+    from alignzoo.training import checkpoint
 
     sampler = ReplaySampler(buffer=(3,))  # type: ignore[arg-type]
     with pytest.raises(alignzoo.RunError, match=r"ReplaySampler\.buffer cannot be written to a checkpoint"):

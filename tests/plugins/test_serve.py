@@ -20,7 +20,7 @@ from alignzoo.decoding import Decoding
 from alignzoo.errors import RunError
 from alignzoo.functional import derive
 from alignzoo.policies import loaded
-from alignzoo_hf.spec import HF
+from alignzoo_hf.model.spec import HF
 from alignzoo_serve.server import Serving
 
 

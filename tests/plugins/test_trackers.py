@@ -10,9 +10,9 @@ import pytest
 
 import alignzoo_trackers
 from alignzoo import RunError, StepReport
-from alignzoo.api import RunInfo, StageResult, check_trackers
-from alignzoo.journal import Journal
 from alignzoo.registry import Registry
+from alignzoo.runs.api import RunInfo, StageResult, check_trackers
+from alignzoo.training.journal import Journal
 
 
 class Tracker:

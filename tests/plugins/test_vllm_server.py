@@ -20,7 +20,7 @@ import alignzoo_vllm_server
 from alignzoo import ModelError, Policy, Prompt
 from alignzoo.decoding import Decoding
 from alignzoo.policies import loaded
-from alignzoo_hf.spec import HF
+from alignzoo_hf.model.spec import HF
 from alignzoo_vllm_server import VLLMServer
 
 LOADING = threading.Lock()

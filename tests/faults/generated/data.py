@@ -13,10 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from alignzoo.data import Data, read
+from alignzoo.data.formats import FORMATS
+from alignzoo.data.reading import READERS
 from alignzoo.errors import DataError
-from alignzoo.prompts import Data, read
-from alignzoo.prompts.formats import FORMATS
-from alignzoo.prompts.reading import READERS
 from alignzoo.types import Prompt
 from faults.generated import Short, check_told, odd
 

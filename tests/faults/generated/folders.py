@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from alignzoo import checkpoint
 from alignzoo.errors import AlignzooError
+from alignzoo.training import checkpoint
 from faults import toy
 from faults.generated import Short, check_told, odd
 

@@ -1,0 +1,1 @@
+"""What a run will take, before it: operations, bytes and seconds, without its model."""

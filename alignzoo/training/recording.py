@@ -1,0 +1,78 @@
+"""What a run leaves behind as it goes: metrics, samples, warnings; and what they say of when to stop."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+
+from alignzoo import processes
+from alignzoo.evaluation.heldout import Evaluated
+from alignzoo.lifecycle import MADE_ANEW
+from alignzoo.microbatch import MEMORY, MicroBatcher
+from alignzoo.schedule import Schedule
+from alignzoo.training import no_gradient
+from alignzoo.training.journal import samples
+from alignzoo.training.reference_cache import CACHE
+from alignzoo.training.stage import Run
+from alignzoo.training.token_log import Tokens, filled, token_columns
+from alignzoo.types import Alert, StepReport
+
+OWN = {MEMORY, CACHE, MADE_ANEW, no_gradient.FIRST, no_gradient.STALLED}
+"""The kinds of what the run itself warns of, which is no reason to stop."""
+
+
+def record(stage: Run, report: StepReport, tokens: Tokens) -> None:
+    """A step's figures, apart from what it took, and what was sampled where that is to be kept."""
+    timed = {name: value for name, value in report.metrics.items() if name.startswith("seconds/") or name == "memory"}
+    steady = {name: value for name, value in report.metrics.items() if name not in timed}
+    stage.journal.write("metrics", report.step, steady)
+    stage.journal.write("seconds", report.step, timed)
+    if stage.keeps_samples(report.step):
+        stage.journal.write_all("samples", report.step, samples(report.groups, "training", tokens))
+    stage.progress(stage.name, report.step, report.steps, report.metrics)
+
+
+def watch(stage: Run, report: StepReport, own: list[Alert]) -> list[Alert]:
+    """Let observers see the step; tell what they warn of, and what the run itself does. The observers' come back."""
+    alerts = processes.of_first(list(stage.observe(report)))
+    tell(stage, report.step, alerts)
+    tell(stage, report.step, processes.gather(own))
+    own.clear()
+    return alerts
+
+
+def tell(stage: Run, step: int, alerts: Iterable[Alert]) -> None:
+    """Warn, and write it down."""
+    for alert in alerts:
+        stage.journal.write("warnings", step, asdict(alert))
+        stage.warn(stage.name, step, alert)
+
+
+def stopped(stage: Run, step: int) -> str:
+    """Why the run had stopped after this step, by what its journal says."""
+    lines = [line for line in stage.journal.read("warnings", step) if line["kind"] not in OWN]
+    alerts = [Alert(line["kind"], line["message"]) for line in lines]
+    return reached(stage.schedule, stage.journal.read("metrics", step)[0], alerts)
+
+
+def reached(schedule: Schedule, metrics: Mapping[str, float], alerts: Sequence[Alert]) -> str:
+    """Why to stop early; empty to go on."""
+    if schedule.kl_stop and metrics.get("kl", 0.0) >= schedule.kl_stop:
+        return f"the KL reached {metrics['kl']:.2f} nats per sequence (kl_stop {schedule.kl_stop:g})"
+    if schedule.reward_stop is not None and metrics.get("reward/mean", -math.inf) >= schedule.reward_stop:
+        return f"the reward reached {metrics['reward/mean']:.3f} (reward_stop {schedule.reward_stop:g})"
+    for alert in alerts:
+        if {alert.kind, "any"} & set(schedule.stop_on):
+            return f"{alert.kind}: {alert.message} (stop_on)"
+    return ""
+
+
+def write_evaluation(stage: Run, step: int, when: str, found: Evaluated, batcher: MicroBatcher) -> None:
+    """What was generated in an evaluation, each completion with its figures; its first groups among the samples, token
+    by token."""
+    stage.journal.write_all("answers", step, ({"when": when, **asdict(each)} for each in found.answers))
+    written = found.shown
+    batch = filled(written, stage.policy, batcher) if written else None
+    tokens = token_columns(written, stage.policy, written, batch) if batch is not None else []
+    stage.journal.write_all("samples", step, samples(written, when, tokens))

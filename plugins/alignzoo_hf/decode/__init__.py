@@ -1,0 +1,1 @@
+"""Generation: our own engine, transformers' two, and mixtures of models."""

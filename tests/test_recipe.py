@@ -381,7 +381,7 @@ ROUTES = [
     ("sft.schedule.lr=1e-2", lambda s: s.schedule.lr, (0.01, 1e-4)),
     ("schedule.warmup=3", lambda s: s.schedule.warmup, (0.0, 3.0)),
     ("sampler.n=2", lambda s: s.sampler, (FromData(), FromPolicy(2))),
-    ("evaluate.prompts=5", lambda s: s.evaluate.prompts, (128, 5)),
+    ("evaluate.prompts=5", lambda s: s.evaluate.prompts, ("auto", 5)),
     ("reward=length", lambda s: [r.source for r in s.rewards], ([Labels()], [Length()])),
     ("reward=[{name='length', weight=2}]", lambda s: [r.weight for r in s.rewards], ([1.0], [2.0])),
     ("reward.1.weight=2", lambda s: [r.weight for r in s.rewards], ([1.0], [1.0, 2.0])),

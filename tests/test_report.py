@@ -74,7 +74,7 @@ def test_a_tasks_rates_have_a_table_of_their_own() -> None:
     assert "How often" not in printed(report.table(shown))  # only what is measured in the end
     shown = Result(Path("."), (stage("grpo", WRITER_BEFORE | rates, WRITER_AFTER | rates),), None)
     text = printed(report.table(shown)).partition("Event rates")[2]
-    assert "over refusal" in text and "_se" not in text
+    assert "refusal" in text and "_se" not in text
     assert [row.split()[-1] for row in text.splitlines() if "greedy" in row] == ["0.00", "0.00"]
     assert text.count("0.18 ± 0.03") == 2
 

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from alignzoo.cli.common import console
-from alignzoo.compare.report.page import _environment
+from alignzoo.compare.report.written import environment
 from alignzoo.evaluation.answers import Answer, write_answers
 from alignzoo.printable import escaped, fenced, printable
 from alignzoo.report import model_card
@@ -72,7 +72,7 @@ def test_commands(alignzoo: Any, recipe: Path, tmp_path: Path, tiny_model: Path)
 
 def test_reports() -> None:
     for escape in (False, True):
-        template = _environment(autoescape=escape).from_string("{{ text }} {{ text | fenced }}")
+        template = environment(autoescape=escape).from_string("{{ text }} {{ text | fenced }}")
         assert not NEVER.search(template.render(text=EVIL))
 
 

@@ -44,6 +44,17 @@ def alignzoo_register(zoo):
         family="self-play",
         summary="DPO with a bonus for what the reference would not say",
     )
+    zoo.optimizer(
+        "nash-md",
+        "alignzoo_self_play.nash_md:NashMD",
+        family="self-play",
+        summary="Mirror descent toward the Nash equilibrium of preferences",
+    )
+    zoo.sampler(
+        "and-mixture",
+        "alignzoo_self_play.nash_md:AndMixture",
+        summary="The policy's answer and one of its mixture with the reference",
+    )
     zoo.sampler(
         "and-reference", "alignzoo_self_play.xpo:AndReference", summary="The policy's answer and its reference's"
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import math
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Self
@@ -12,6 +14,8 @@ from torch import Tensor
 
 from alignzoo import Batch, PluginError, StepReport
 from alignzoo.types import FloatN
+
+log = logging.getLogger("alignzoo")
 
 EXCESS = "excess"
 """The column and metric of what a cost has above its limit."""
@@ -24,6 +28,15 @@ def source(batch: Batch, name: str) -> FloatN:
         known = ", ".join(sorted(batch.sources)) or "none"
         raise PluginError(f"the run has no reward {name!r}, it has: {known}. Name one of them, or add it to reward")
     return batch.sources[name]
+
+
+@functools.cache
+def _tell_that_nothing_is_limited() -> None:
+    """Once in a process."""
+    log.warning(
+        "there is one reward, and so no cost whose mean is held to a limit: this trains as without one. Give a second "
+        "reward, reward=[..., {name=...}], or name the one that is a cost by optimizer.cost"
+    )
 
 
 @dataclass(frozen=True)
@@ -54,6 +67,7 @@ class Limited:
         """The batch with the excess in `extra`, without answers whose cost is not known; and (r - λ·excess)/(1 + λ) of
         each answer that is left."""
         if not self.cost and len(batch.sources) < 2:
+            _tell_that_nothing_is_limited()
             return replace(batch, extra={**batch.extra, EXCESS: batch.rewards * 0}), batch.rewards
         name = self.cost or list(batch.sources)[-1]
         cost = source(batch, name)

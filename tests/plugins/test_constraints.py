@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from alignzoo import Batch, PluginError, StepReport
+from alignzoo_policy_gradient import limits
 from alignzoo_policy_gradient.grpo import GRPO
 from alignzoo_policy_gradient.lagrangian_grpo import LagrangianGRPO
 from alignzoo_policy_gradient.lagrangian_ppo import LagrangianPPO
@@ -129,3 +130,13 @@ def test_modpo_asks_for_a_margin_by_the_other_rewards() -> None:
 def test_weights_that_make_no_sense_are_refused(settings: dict[str, Any], told: str) -> None:
     with pytest.raises(ValueError, match=told):
         MODPO(**settings)
+
+
+def test_one_reward_alone_sets_no_limit_and_this_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    limits._tell_that_nothing_is_limited.cache_clear()
+    batch = answers([1.0, 0.0])
+    with caplog.at_level("WARNING"):
+        for _ in range(2):
+            found, rewards = LagrangianGRPO().constrained(batch)
+    assert rewards.tolist() == [1.0, 0.0] and found.extra["excess"].tolist() == [0.0, 0.0]
+    assert [record.message.startswith("there is one reward, and so no cost") for record in caplog.records] == [True]

@@ -35,7 +35,11 @@ def test_the_others_learn_it_too(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "gain", "kl"),
-    [("dpo", 0.6, 1.0), pytest.param("grpo", 0.4, 1.5, marks=slow), pytest.param("ppo", 0.7, 2.0, marks=slow)],
+    [
+        pytest.param("dpo", 0.6, 1.0, marks=slow),
+        pytest.param("grpo", 0.4, 1.5, marks=slow),
+        pytest.param("ppo", 0.7, 2.0, marks=slow),
+    ],
 )
 def test_the_hidden_gold_rises_on_preferences(name: str, gain: float, kl: float, tmp_path: Path) -> None:
     result = alignzoo.run(name, task="shop", seed=1, out=tmp_path / "run")

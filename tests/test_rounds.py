@@ -291,6 +291,7 @@ def test_rounds_train_on_what_they_generated_and_resume_byte_for_byte(small: Pat
         assert files(out) == whole
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_given_more_rounds(small: Path, tmp_path: Path) -> None:
     settings = ["dpo.schedule.steps=1", "sample.schedule.steps=1", "iterate.prompts=same"]
     out = tmp_path / "more"
@@ -344,6 +345,7 @@ def test_a_stage_without_a_single_score_is_an_error(small: Path, tmp_path: Path)
     assert not (tmp_path / "silent" / "data" / "sample-1.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_a_reference_may_stay_that_of_the_first_round(small: Path, tmp_path: Path, plain_model: Path) -> None:
     out = tmp_path / "start"
     alignzoo.run(small, out=out, overrides=[f"dpo.policy.reference={plain_model}"])

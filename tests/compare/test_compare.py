@@ -127,6 +127,7 @@ def test_what_fails_diverges_or_spends_too_much_is_counted_and_shown(compare: Co
     assert "Traceback" in log
 
 
+@pytest.mark.slow
 def test_failed_cells_are_run_again_when_asked(compare: Compare, tmp_path: Path) -> None:
     compare("crashes", seeds=1)
     cell = tmp_path / "out" / "cells" / "numbers" / "crashes" / "seed-0" / "cell.json"

@@ -12,7 +12,7 @@ import pytest
 import alignzoo
 from alignzoo.compare.live import Live, _comparable, about
 from alignzoo.compare.results import CellResult
-from tests.compare.conftest import CLIMB
+from compare.conftest import CLIMB
 
 
 def cell(algorithm: str, seed: int, role: Any = "algorithm") -> CellResult:

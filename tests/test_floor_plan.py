@@ -15,7 +15,7 @@ FLOORS = [
     {"transcript", "decoding"},
     {"types", "engines", "errors", "former", "hookspecs", "allocator", "importing", "calling", "printable"}
     | {"divergences"},
-    {"files", "surroundings", "machine", "columns", "twins"},
+    {"files", "surroundings", "machine", "columns", "twins", "serving"},
     {"functional", "interfaces", "schedule", "processes", "cost", "requirements", "storage"},
     {"sharded", "gathering"},
     {"rankings", "gradients", "torch_optimizers", "microbatch", "policies", "traits", "lifecycle"},

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import hmac
 import secrets
-import socket
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-from alignzoo.errors import PluginError, RunError
+from alignzoo.errors import PluginError
 from alignzoo.watch.state import Watched
 
 try:
-    import uvicorn
     from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import JSONResponse, PlainTextResponse, Response
     from starlette.routing import Route
+
+    from alignzoo.serving import Served, listening
 except ModuleNotFoundError as error:
     if error.name not in ("uvicorn", "starlette"):
         raise
@@ -39,7 +37,7 @@ SAFE = (
 ALONE = (
     "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:"
 )
-"""Of the report, which is one file with its own scripts: it can ask for nothing."""
+"""The policy of the report's page, which is one file with its own scripts: it can ask for nothing."""
 
 HEADERS = {
     "x-content-type-options": "nosniff",
@@ -51,23 +49,16 @@ HEADERS = {
 }
 
 
-class Watching:
+class Watching(Served):
     """A page that is served, in a thread of its own or in this one."""
 
     def __init__(self, folder: Path, port: int | None = None) -> None:
         self.watched = Watched(folder)
         self._secret = secrets.token_urlsafe(16)
-        self._socket = _listening(port)
-        self.port = int(self._socket.getsockname()[1])
+        super().__init__(listening("127.0.0.1", PORT if port is None else port, otherwise=port is None), self.app())
         self._cookie = f"alignzoo-watch-{self.port}"
         self._hosts = {f"{name}:{self.port}" for name in ("localhost", "127.0.0.1")}
         self.link = f"http://127.0.0.1:{self.port}/?t={self._secret}"
-        config = uvicorn.Config(
-            self.app(), log_level="error", access_log=False, lifespan="off", server_header=False, ws="none",
-            timeout_graceful_shutdown=2,
-        )  # fmt: skip
-        self._server = uvicorn.Server(config)
-        self._thread: threading.Thread | None = None
 
     def app(self) -> Starlette:
         """What uvicorn serves."""
@@ -75,28 +66,6 @@ class Watching:
         routes.append(Route("/state", self._guarded(self._state), methods=["GET"]))
         routes.append(Route("/report", self._guarded(self._report), methods=["GET"]))
         return Starlette(routes=routes)
-
-    def start(self) -> Watching:
-        """Serve in the background."""
-        self._thread = threading.Thread(target=self.run, daemon=True)
-        self._thread.start()
-        until = time.monotonic() + 30
-        while not self._server.started:
-            if not self._thread.is_alive() or time.monotonic() > until:
-                raise RunError("the page's server did not start")
-            time.sleep(0.01)
-        return self
-
-    def run(self) -> None:
-        """Serve until Ctrl-C, or until it is closed."""
-        self._server.run(sockets=[self._socket])
-
-    def close(self) -> None:
-        """End what `start` began."""
-        self._server.should_exit = True
-        if self._thread is not None:
-            self._thread.join(10)
-        self._socket.close()
 
     # --- who asks -----------------------------------------------------------------------------------------------------
 
@@ -135,13 +104,3 @@ class Watching:
         if not path.exists():
             return PlainTextResponse("there is no report yet: the first is written when a run has ended", 404)
         return Response(path.read_bytes(), media_type="text/html", headers={"content-security-policy": ALONE})
-
-
-def _listening(port: int | None) -> socket.socket:
-    """At this port; where none is given at the usual one, or at any where that is taken."""
-    try:
-        return socket.create_server(("127.0.0.1", PORT if port is None else port), backlog=64)
-    except OSError as error:
-        if port is None:
-            return socket.create_server(("127.0.0.1", 0), backlog=64)
-        raise RunError(f"port {port} cannot be listened on: {error.strerror}. Give another --port") from error

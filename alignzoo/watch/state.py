@@ -193,7 +193,7 @@ def _task(about: Line, folder: Path) -> str:
 
 
 def _shown(line: Line) -> dict[str, Any]:
-    """Of a sample or a warning what is shown."""
+    """What is shown of a sample or a warning."""
     kept = ("stage", "step", "when", "kind", "message", "completion", "reward", "gold", "finished")
     found = {name: line[name] for name in kept if name in line}
     if "prompt" in line:

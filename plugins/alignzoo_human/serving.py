@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import getpass
 import socket
-import threading
-import time
 from collections.abc import Sequence
 
-from alignzoo.errors import PluginError, RunError
+from alignzoo.errors import PluginError
 from alignzoo_human.guard import NAME, Guard, secret_of
 from alignzoo_human.store import Store
 
 try:
-    import uvicorn
-
+    from alignzoo.serving import Served, listening
     from alignzoo_human.server import Page
 except ModuleNotFoundError as error:
     if error.name not in ("uvicorn", "starlette"):
@@ -26,7 +23,7 @@ PORT = 8765
 """Where the page is, where that is free."""
 
 
-class Serving:
+class Serving(Served):
     """A page that is served, in a thread of its own or in this one."""
 
     def __init__(
@@ -40,53 +37,16 @@ class Serving:
         rate: float = 20.0,
     ) -> None:
         self.local = _is_loopback(host)
-        try:
-            self._socket = socket.create_server((host, port), family=_family(host), backlog=128)
-        except OSError as error:
-            raise RunError(f"{host}:{port} cannot be listened on: {error.strerror}. Give another --port") from error
-        self.port = int(self._socket.getsockname()[1])
+        heard = listening(host, port)
+        port = int(heard.getsockname()[1])
         known = [*(("localhost", "127.0.0.1", "[::1]") if self.local else (host,)), *names]
-        hosts = [*(f"{name}:{self.port}" for name in known), *names]
+        hosts = [*(f"{name}:{port}" for name in known), *names]
         name = names[0] if names else host
-        self.base = f"http://{f'[{name}]' if ':' in name else name}:{self.port}"
+        self.base = f"http://{f'[{name}]' if ':' in name else name}:{port}"
         self.guard = Guard(secret_of(store.path), raters, hosts, rate=rate)
         self.links = {rater: self.guard.link(self.base, rater) for rater in raters}
-        page = Page(store, self.guard, f"alignzoo-{self.port}")
-        config = uvicorn.Config(
-            page.app(),
-            log_level="error",
-            access_log=False,
-            lifespan="off",
-            server_header=False,
-            ws="none",
-            limit_concurrency=512,
-            timeout_keep_alive=30,
-            timeout_graceful_shutdown=2,
-        )
-        self._server = uvicorn.Server(config)
-        self._thread: threading.Thread | None = None
-
-    def start(self) -> Serving:
-        """Serve in the background."""
-        self._thread = threading.Thread(target=self.run, daemon=True)
-        self._thread.start()
-        until = time.monotonic() + 20
-        while not self._server.started:
-            if not self._thread.is_alive() or time.monotonic() > until:
-                raise RunError("the page's server did not start")
-            time.sleep(0.01)
-        return self
-
-    def run(self) -> None:
-        """Serve until Ctrl-C, or until it is closed."""
-        self._server.run(sockets=[self._socket])
-
-    def close(self) -> None:
-        """End what `start` began."""
-        self._server.should_exit = True
-        if self._thread is not None:
-            self._thread.join(10)
-        self._socket.close()
+        page = Page(store, self.guard, f"alignzoo-{port}")
+        super().__init__(heard, page.app(), limit_concurrency=512, timeout_keep_alive=30)
 
 
 def _family(host: str) -> socket.AddressFamily:

@@ -8,8 +8,6 @@ import ipaddress
 import json
 import math
 import secrets
-import socket
-import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -22,11 +20,12 @@ from alignzoo_serve.answering import Answering, without_stop
 from alignzoo_serve.asked import Asked, BadRequest
 
 try:
-    import uvicorn
     from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import JSONResponse
     from starlette.routing import Route
+
+    from alignzoo.serving import Served, listening
 except ModuleNotFoundError as error:
     if error.name not in ("uvicorn", "starlette"):
         raise
@@ -39,7 +38,7 @@ LARGEST = 16_000_000
 """Bytes of a request at most."""
 
 
-class Serving:
+class Serving(Served):
     """A policy that is served, in a thread of its own or in this one. A policy that is being trained may be served,
     too: what is generated is by its weights at that moment."""
 
@@ -50,17 +49,10 @@ class Serving:
         self.local = ipaddress.ip_address(host).is_loopback
         if not self.local and not key:
             raise RunError(f"--listen {host} lets other machines in: give them a key by --api-key")
-        self._socket = _listening(host, port)
-        self.port = int(self._socket.getsockname()[1])
+        super().__init__(listening(host, PORT if port is None else port, otherwise=port is None), self.app())
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{self.port}/v1"
         self.answering = Answering(policy)
         self._strings = policy.info().token_strings
-        config = uvicorn.Config(
-            self.app(), log_level="error", access_log=False, lifespan="off", server_header=False, ws="none",
-            timeout_graceful_shutdown=2,
-        )  # fmt: skip
-        self._server = uvicorn.Server(config)
-        self._thread: threading.Thread | None = None
 
     def app(self) -> Starlette:
         """What uvicorn serves."""
@@ -81,27 +73,9 @@ class Serving:
             ]
         )
 
-    def start(self) -> Serving:
-        """Serve in the background."""
-        self._thread = threading.Thread(target=self.run, daemon=True)
-        self._thread.start()
-        until = time.monotonic() + 30
-        while not self._server.started:
-            if not self._thread.is_alive() or time.monotonic() > until:
-                raise RunError("the server did not start")
-            time.sleep(0.01)
-        return self
-
-    def run(self) -> None:
-        """Serve until Ctrl-C, or until it is closed."""
-        self._server.run(sockets=[self._socket])
-
     def close(self) -> None:
         """End what `start` began."""
-        self._server.should_exit = True
-        if self._thread is not None:
-            self._thread.join(10)
-        self._socket.close()
+        super().close()
         self.answering.close()
 
     # --- who asks -----------------------------------------------------------------------------------------------------
@@ -220,14 +194,3 @@ class Serving:
                 "text_offset": offsets,
             }
         }
-
-
-def _listening(host: str, port: int | None) -> socket.socket:
-    """At this port; where none is given at the usual one, or at any where that is taken."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, PORT if port is None else port), family=family, backlog=128)
-    except OSError as error:
-        if port is None:
-            return socket.create_server((host, 0), family=family, backlog=128)
-        raise RunError(f"{host}:{port} cannot be listened on: {error.strerror}. Give another --port") from error

@@ -20,7 +20,8 @@ class Generated(NamedTuple):
 
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...]
-    """Of each token, at the temperature and over the whole vocabulary; empty where the engine only knows others."""
+    """Log-probability of each token, at the temperature and over the whole vocabulary; empty where the engine only
+    knows others."""
     finished: bool
     """Whether it ended by itself, by a stop token or a stop text, and not at the length limit."""
 

@@ -54,7 +54,7 @@ ANSWERS = ("answer", "solution", "ground_truth", "final_answer", "target")
 """Columns in which data sets have the right answer."""
 
 RANK = 16
-"""Of the adapter by which memory is told."""
+"""The rank of the adapter by which memory is told."""
 
 ADAPTER = 0.01
 """The share of a model's weights that such an adapter has about, where the model's own sizes are not known."""

@@ -11,7 +11,7 @@ from alignzoo.runs.stage_data import data_of
 
 
 def told_data(grid: Grid, algorithm: Entry) -> str:
-    """Of every stage of its recipe on the first task."""
+    """The data of every stage of its recipe on the first task."""
     stages = grid.recipe(algorithm, grid.tasks[0]).stages
     told = list(dict.fromkeys(_stages(stages)))
     return ", then ".join(told)

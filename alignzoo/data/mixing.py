@@ -62,7 +62,7 @@ class Mixed(Sequence[Prompt]):
     names: tuple[str, ...]
     sources: tuple[Sequence[Prompt], ...]
     which: NDArray[np.int32]
-    """Of each row its source."""
+    """The source of each row."""
     place: NDArray[np.int32]
     """Its place there."""
 

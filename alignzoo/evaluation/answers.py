@@ -80,7 +80,7 @@ class Answer:
     rates: Mapping[str, float] = field(default_factory=dict)
     """What the task tells of it by name, where it applies."""
     preference: float | None = None
-    """Of a prompt with given answers: 1 where the policy has raised the better one more than the worse, against the
+    """For a prompt with given answers: 1 where the policy has raised the better one more than the worse, against the
     policy that it started from; 0 where less; 0.5 where alike."""
     nll: float | None = None
     """Likewise, -log π of the better given answer, a token."""

@@ -46,7 +46,7 @@ class Training:
     """GPUs over which one copy is sharded; 0: all."""
     trained: Trained = "full"
     rank: int = 16
-    """Of the adapter, on every linear layer of the trunk."""
+    """The rank of the adapter, on every linear layer of the trunk."""
     critic: bool = False
     """Whether there is a critic with a trunk of its own."""
     reference: bool = True
@@ -133,7 +133,7 @@ def _has_reference(training: Training) -> bool:
 
 
 def _weights(training: Training) -> int:
-    """Of all GPUs of a copy together."""
+    """Bytes of the weights, on all GPUs of a copy together."""
     shape, trunks = training.shape, 2 if training.critic else 1
     if training.trained == "full":
         return FLOAT32 * shape.parameters * trunks

@@ -28,7 +28,7 @@ class Rule:
     to: str = ""
     """The recipe's setting that takes the value, as in "schedule.lr"."""
     each: tuple[str, ...] = ()
-    """Of a list, the setting that takes each element; "": that element has to be 1."""
+    """For a list, the setting that takes each element; "": that element has to be 1."""
     map: Mapping[str, Any] = field(default_factory=dict)
     """The tool's values -> the recipe's; a table {ignore = "why"}, {refuse = "why"} or {set = {"a.b" = 1}} instead of
     a value says what else becomes of it."""
@@ -116,7 +116,7 @@ class Former:
     """The version in which they changed."""
     defaults: Mapping[str, Any]
     method: str = ""
-    """Of which method; empty: of all."""
+    """The method whose default it is; empty: that of all."""
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from alignzoo_policy_gradient.arithmetic import importance_ratio, token_advantag
 from alignzoo_policy_gradient.base import GroupRelative
 
 COLUMNS = ("former_steps", "former_answers", "former_sum", "former_squares")
-"""Of a row's prompt: in how many steps it was, how many answers it had there, the sum of their rewards and of their
-squares."""
+"""What is known of a row's prompt: in how many steps it was, how many answers it had there, the sum of their rewards
+and of their squares."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Remembering:
     n: Annotated[int, Ge(2)] = 8
     """Answers per prompt."""
     memory: tuple[tuple[int, float, float, float, float], ...] = ()
-    """Of each prompt that has been seen its place among the stage's prompts, and these columns: each step's successor
+    """For each prompt that has been seen its place among the stage's prompts, and these columns: each step's successor
     carries them on."""
     online: ClassVar[bool] = True
 

@@ -18,7 +18,7 @@ from alignzoo.compare.results import Results
 from alignzoo.files import read_lines
 
 BINS = 24
-"""Of a distribution."""
+"""How many bins a distribution has."""
 
 CHANGED = 5
 """So many prompts that changed most are named on either side."""

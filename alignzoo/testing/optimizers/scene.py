@@ -27,7 +27,7 @@ LEVELS = {"logprobs": -1.0, "entropy": 1.0, "values": 0.0, "cost_values": 0.0, "
 
 
 def learnt(names: Collection[str]) -> str:
-    """Of these answers the one that says how good an optimizer finds a completion; empty where there is none."""
+    """The one of these answers that says how good an optimizer finds a completion; empty where there is none."""
     return next((name for name in ("logprobs", "scores", "token_scores") if name in names), "")
 
 
@@ -85,7 +85,7 @@ def accompanied(batch: Batch) -> tuple[Batch, Tensor]:
 
 
 def _place_in(new: Tensor) -> Tensor:
-    """Of each row of a role, which one of its group it is, from 1 on; 0 of the others."""
+    """The place of each row of a role in its group, from 1 on; 0 for the others."""
     count, found = 0, []
     for each in new.tolist():
         count = count + 1 if each else 0

@@ -39,7 +39,7 @@ class Files:
                 with safe_open(file, "pt") as opened:
                     self.lies |= dict.fromkeys(opened.keys(), file.name)
         self.names: dict[int, str] = {}
-        """Of the weights without numbers, by their identity."""
+        """The names of the weights without numbers, by their identity."""
         self.zero: tuple[str, ...] = ()
         """What the names of weights begin with that start at 0."""
         self._read: dict[int, tuple[nn.Parameter, nn.Parameter]] = {}
@@ -114,7 +114,7 @@ def stand_in(model: Any) -> None:
 
 
 def start_at_zero(model: Any, begins: str) -> None:
-    """Of a model without weights: let those of these names start at 0."""
+    """Let the weights of these names start at 0, in a model that has none yet."""
     files = files_of(model)
     if files is not None:
         files.zero = (*files.zero, begins)

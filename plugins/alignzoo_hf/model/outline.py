@@ -74,8 +74,8 @@ def outline(spec: HF, needs: frozenset[str], *, frozen: bool = False) -> Outline
 
 
 ADAPTED = {False: 0.9, True: 1.35}
-"""Of `cost.activation_bytes`, what SmolLM2's forward pass with an adapter on all linear layers keeps: in float32 (each
-layer's input is one tensor for the layer and its adapter), and in bf16, where norms keep float32 beside it."""
+"""The share of `cost.activation_bytes` that SmolLM2's forward pass with an adapter on all linear layers keeps: in
+float32 (each layer's input is one tensor for the layer and its adapter), and in bf16, where norms keep float32 too."""
 
 
 def _kept(spec: HF, config: Any, shape: ModelShape, place: torch.device, *, bf16: bool) -> float:

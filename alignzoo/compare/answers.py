@@ -70,8 +70,8 @@ def _with_pair(answer: Answer, known: tuple[float, float] | None) -> Answer:
 def preferred(
     policy: Policy, examiner: Examiner, prompts: Sequence[Prompt], batcher: MicroBatcher, starting: MicroBatcher
 ) -> dict[int, tuple[float, float]]:
-    """By place, for each prompt with a better and a worse given answer: whether the policy has raised the better
-    one more (the sign of DPO's implicit reward; Rafailov et al. 2023, arXiv:2305.18290), and its loss on the better one."""
+    """By place, for each prompt with a better and a worse given answer: whether the policy has raised the better one
+    more (the sign of DPO's implicit reward; Rafailov et al. 2023, arXiv:2305.18290), and its loss on the better one."""
     pairs = {place: pair for place, prompt in enumerate(prompts) if (pair := best_and_worst(prompt)) is not None}
     if not pairs:
         return {}

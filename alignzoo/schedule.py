@@ -18,8 +18,8 @@ INVERSE_SQRT = 10_000
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """Steps, batch sizes, learning rate, and when to evaluate, save and stop."""
+class Steps:
+    """How many steps a run takes, of what size, and in which pieces they are computed."""
 
     steps: Annotated[int, Ge(0)] = 0
     """Steps to take: one step samples, scores and learns from one batch of prompts. 0: as many as `epochs` says."""
@@ -35,11 +35,18 @@ class Schedule:
     """Tokens per forward and backward pass at most, a group's prompt counted once; it changes nothing else. A group
     larger than that stays whole where its rows are compared. 0: what suits the policy's device and its free memory.
     Where memory does not suffice, half as many are tried."""
+
+    def total(self, n_prompts: int) -> int:
+        """The number of steps for so many training prompts."""
+        return self.steps or max(1, math.ceil(self.epochs * n_prompts / self.prompts))
+
+
+@dataclass(frozen=True)
+class LearningRate:
+    """How fast the weights move: the peak rate, its warm-up and its decay."""
+
     lr: Annotated[float, Ge(0)] = 1e-5
     """Peak learning rate."""
-    optimizer: Literal["adamw", "sgd", "adafactor", "muon", "adamw8bit"] = "adamw"
-    """The torch optimizer: adamw; sgd; adafactor; muon, for matrices, at AdamW's rates, and AdamW for the rest; or
-    adamw8bit, whose moments take a quarter of AdamW's memory, by the package bitsandbytes."""
     warmup: Annotated[float, Ge(0)] = 0.0
     """Linear warm-up: a share of the steps below 1, a number of steps from 1 on."""
     decay: Literal["constant", "linear", "cosine", "polynomial", "inverse_sqrt", "wsd"] = "constant"
@@ -51,65 +58,6 @@ class Schedule:
     """How long wsd decays: a share of the steps below 1, a number of steps from 1 on."""
     decay_power: Annotated[float, Gt(0)] = 1.0
     """The power of a polynomial decay; 1 is linear."""
-    betas: tuple[Decay, Decay] = (0.9, 0.999)
-    """AdamW's exponential decay rates."""
-    eps: Annotated[float, Gt(0)] = 1e-8
-    """What AdamW adds to the root of its second moment."""
-    momentum: Decay = 0.95
-    """Momentum of muon and of sgd; 0: sgd keeps nothing from step to step."""
-    weight_decay: Annotated[float, Ge(0)] = 0.0
-    """Decoupled weight decay; of sgd it is added to the gradient."""
-    max_grad_norm: Annotated[float, Ge(0)] = 1.0
-    """Gradients are scaled down to this global norm; 0: never."""
-    importance_cap: Annotated[float, Ge(0)] = 0.0
-    """Each token's term counts min(π/μ, this) times, π by the training forward and μ as recorded when the token was
-    sampled: for engines whose numbers differ from the forward's. 2 is usual; 0: every token counts once."""
-    eval_every: Annotated[int, Ge(0)] = 0
-    """Evaluate on held-out prompts every so many steps, besides before and after; 0: only then."""
-    save_every: Annotated[int, Ge(0)] = 25
-    """Write a checkpoint every so many steps; 0: only when interrupted, or by `save_minutes`."""
-    save_minutes: Annotated[float, Ge(0)] = 10.0
-    """Also write one where the last was so many minutes ago; 0: not."""
-    keep: Annotated[int, Ge(1)] = 2
-    """How many checkpoints to keep."""
-    keep_checkpoints: bool = False
-    """Keep them when the stage has finished; else they are deleted once its model and result are on disk. A stage that
-    stopped early keeps its last one in any case."""
-    samples_every: Annotated[int, Ge(0)] = 10
-    """Write what was sampled to samples.jsonl every so many steps, and at the last; 0: never."""
-    evaluations: Annotated[int, Ge(0)] = 0
-    """Evaluate so many times on the way, evenly spaced by steps, or by the budget where there is one; besides
-    `eval_every`."""
-    budget_tokens: Annotated[float, Ge(0)] = 0.0
-    """Train until about so many tokens have been generated and trained on, by earlier stages of the run, too. A budget
-    stands in for `steps` and `epochs`: the run ends with the step that comes nearest to it. 0: no such budget."""
-    budget_flops: Annotated[float, Ge(0)] = 0.0
-    """The same in floating-point operations of the policy, forward and backward. 0: no such budget."""
-    budget_seconds: Annotated[float, Ge(0)] = 0.0
-    """The same in seconds of sampling, scoring and updating; the one budget by which runs do not repeat exactly. 0: no
-    such budget."""
-    kl_every: Annotated[int, Ge(0)] = 1
-    """Measure the KL to the reference every so many steps, and where samples are kept, though the algorithm does
-    without the reference: a forward pass more. 0: only in evaluations."""
-    kl_stop: Annotated[float, Ge(0)] = 0.0
-    """Stop once the KL to the reference, in nats per sequence, reaches this in a step that measures it; 0: never."""
-    reward_stop: float | None = None
-    """Stop once the mean reward of a step reaches this; none: never."""
-    stop_on: tuple[str, ...] = ()
-    """Stop once an observer warns of one of these kinds: "divergence", "kl", ...; "any": of whichever comes first."""
-
-    @property
-    def has_budget(self) -> bool:
-        """Whether what is spent says when to stop."""
-        return bool(self.budget_tokens or self.budget_flops or self.budget_seconds)
-
-    def measures_kl(self, step: int) -> bool:
-        """Whether the KL to the reference is measured in step 1, 2, ..., whoever needs it."""
-        return bool(self.kl_every) and step % self.kl_every == 0
-
-    def total(self, n_prompts: int) -> int:
-        """The number of steps for so many training prompts."""
-        return self.steps or max(1, math.ceil(self.epochs * n_prompts / self.prompts))
 
     def rate(self, step: int, total: int) -> float:
         """The learning rate of step 0, 1, ... of `total`: a pure function, so that nothing needs saving.
@@ -138,6 +86,93 @@ class Schedule:
                 return float((1 - progress) ** self.decay_power)
             case _:
                 return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+@dataclass(frozen=True)
+class TorchOptimizer(LearningRate):
+    """What turns gradients into updates of the weights."""
+
+    optimizer: Literal["adamw", "sgd", "adafactor", "muon", "adamw8bit"] = "adamw"
+    """The torch optimizer: adamw; sgd; adafactor; muon, for matrices, at AdamW's rates, and AdamW for the rest; or
+    adamw8bit, whose moments take a quarter of AdamW's memory, by the package bitsandbytes."""
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
+    """AdamW's exponential decay rates."""
+    eps: Annotated[float, Gt(0)] = 1e-8
+    """What AdamW adds to the root of its second moment."""
+    momentum: Decay = 0.95
+    """Momentum of muon and of sgd; 0: sgd keeps nothing from step to step."""
+    weight_decay: Annotated[float, Ge(0)] = 0.0
+    """Decoupled weight decay; of sgd it is added to the gradient."""
+    max_grad_norm: Annotated[float, Ge(0)] = 1.0
+    """Gradients are scaled down to this global norm; 0: never."""
+    importance_cap: Annotated[float, Ge(0)] = 0.0
+    """Each token's term counts min(π/μ, this) times, π by the training forward and μ as recorded when the token was
+    sampled: for engines whose numbers differ from the forward's. 2 is usual; 0: every token counts once."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """When a run evaluates, measures, and writes checkpoints and samples."""
+
+    eval_every: Annotated[int, Ge(0)] = 0
+    """Evaluate on held-out prompts every so many steps, besides before and after; 0: only then."""
+    evaluations: Annotated[int, Ge(0)] = 0
+    """Evaluate so many times on the way, evenly spaced by steps, or by the budget where there is one; besides
+    `eval_every`."""
+    kl_every: Annotated[int, Ge(0)] = 1
+    """Measure the KL to the reference every so many steps, and where samples are kept, though the algorithm does
+    without the reference: a forward pass more. 0: only in evaluations."""
+    samples_every: Annotated[int, Ge(0)] = 10
+    """Write what was sampled to samples.jsonl every so many steps, and at the last; 0: never."""
+    save_every: Annotated[int, Ge(0)] = 25
+    """Write a checkpoint every so many steps; 0: only when interrupted, or by `save_minutes`."""
+    save_minutes: Annotated[float, Ge(0)] = 10.0
+    """Also write one where the last was so many minutes ago; 0: not."""
+    keep: Annotated[int, Ge(1)] = 2
+    """How many checkpoints to keep."""
+    keep_checkpoints: bool = False
+    """Keep them when the stage has finished; else they are deleted once its model and result are on disk. A stage that
+    stopped early keeps its last one in any case."""
+
+    def measures_kl(self, step: int) -> bool:
+        """Whether the KL to the reference is measured in step 1, 2, ..., whoever needs it."""
+        return bool(self.kl_every) and step % self.kl_every == 0
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """What ends a run before its steps are taken, besides a budget."""
+
+    kl_stop: Annotated[float, Ge(0)] = 0.0
+    """Stop once the KL to the reference, in nats per sequence, reaches this in a step that measures it; 0: never."""
+    reward_stop: float | None = None
+    """Stop once the mean reward of a step reaches this; none: never."""
+    stop_on: tuple[str, ...] = ()
+    """Stop once an observer warns of one of these kinds: "divergence", "kl", ...; "any": of whichever comes first."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a run may spend, in place of a number of steps."""
+
+    budget_tokens: Annotated[float, Ge(0)] = 0.0
+    """Train until about so many tokens have been generated and trained on, by earlier stages of the run, too. A budget
+    stands in for `steps` and `epochs`: the run ends with the step that comes nearest to it. 0: no such budget."""
+    budget_flops: Annotated[float, Ge(0)] = 0.0
+    """The same in floating-point operations of the policy, forward and backward. 0: no such budget."""
+    budget_seconds: Annotated[float, Ge(0)] = 0.0
+    """The same in seconds of sampling, scoring and updating; the one budget by which runs do not repeat exactly. 0: no
+    such budget."""
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether what is spent says when to stop."""
+        return bool(self.budget_tokens or self.budget_flops or self.budget_seconds)
+
+
+@dataclass(frozen=True)
+class Schedule(Stopping, Budget, Recording, TorchOptimizer, Steps):  # fields come in the order of the last base first
+    """How long, how much and how fast a stage trains, and when it evaluates, saves and stops."""
 
 
 def steps_of(amount: float, total: int) -> float:

@@ -17,7 +17,7 @@ from alignzoo.errors import RunError
 from alignzoo.interfaces import ParameterGroup
 
 if TYPE_CHECKING:
-    from alignzoo.schedule import Schedule
+    from alignzoo.schedule import TorchOptimizer
 from alignzoo.sharded import is_sharded
 
 BLOCK = 256
@@ -30,15 +30,17 @@ EMBEDDING = "embedding"
 """The key of a parameter group that is an embedding or a head: a table of rows rather than a map of vectors."""
 
 
-def torch_optimizer(schedule: Schedule, device: torch.device, groups: list[ParameterGroup]) -> torch.optim.Optimizer:
+def torch_optimizer(
+    settings: TorchOptimizer, device: torch.device, groups: list[ParameterGroup]
+) -> torch.optim.Optimizer:
     """The torch optimizer that a schedule names, over these parameters; the rate is set at every step. Raises RunError
     for one that cannot step where weights are sharded."""
-    if schedule.optimizer not in SHARDED and is_sharded(each for group in groups for each in group["params"]):
+    if settings.optimizer not in SHARDED and is_sharded(each for group in groups for each in group["params"]):
         raise RunError(
-            f"schedule.optimizer = {schedule.optimizer!r} needs whole matrices, and the weights are sharded over the "
+            f"schedule.optimizer = {settings.optimizer!r} needs whole matrices, and the weights are sharded over the "
             f"processes: take {', '.join(SHARDED)}, or policy.shard=none"
         )
-    return MAKERS[schedule.optimizer](schedule, device, groups)
+    return MAKERS[settings.optimizer](settings, device, groups)
 
 
 def check_installed(name: str) -> None:
@@ -47,36 +49,36 @@ def check_installed(name: str) -> None:
         _bitsandbytes()
 
 
-def state_bytes(schedule: Schedule, shape: ModelShape) -> int:
+def state_bytes(settings: TorchOptimizer, shape: ModelShape) -> int:
     """What the torch optimizer keeps from step to step, of a policy of this shape; a critic's with it."""
-    own = STATES[schedule.optimizer](schedule, shape)
-    return own + (state_bytes(schedule, shape.critic) if shape.critic else 0)
+    own = STATES[settings.optimizer](settings, shape)
+    return own + (state_bytes(settings, shape.critic) if shape.critic else 0)
 
 
 # --- by name ----------------------------------------------------------------------------------------------------------
 
 
-def _adamw(schedule: Schedule, device: torch.device, groups: list[ParameterGroup]) -> torch.optim.Optimizer:
+def _adamw(settings: TorchOptimizer, device: torch.device, groups: list[ParameterGroup]) -> torch.optim.Optimizer:
     """In one kernel where the device has it."""
-    settings: dict[str, Any] = {"betas": schedule.betas, "eps": schedule.eps, "weight_decay": schedule.weight_decay}
-    return torch.optim.AdamW(groups, fused=device.type in ("cpu", "cuda"), **settings)
+    common: dict[str, Any] = {"betas": settings.betas, "eps": settings.eps, "weight_decay": settings.weight_decay}
+    return torch.optim.AdamW(groups, fused=device.type in ("cpu", "cuda"), **common)
 
 
-def _sgd(schedule: Schedule, device: torch.device, groups: list[ParameterGroup]) -> torch.optim.Optimizer:
-    return torch.optim.SGD(groups, momentum=schedule.momentum, weight_decay=schedule.weight_decay)
+def _sgd(settings: TorchOptimizer, device: torch.device, groups: list[ParameterGroup]) -> torch.optim.Optimizer:
+    return torch.optim.SGD(groups, momentum=settings.momentum, weight_decay=settings.weight_decay)
 
 
-def _adafactor(schedule: Schedule, device: torch.device, groups: list[ParameterGroup]) -> torch.optim.Optimizer:
-    return torch.optim.Adafactor(groups, weight_decay=schedule.weight_decay)
+def _adafactor(settings: TorchOptimizer, device: torch.device, groups: list[ParameterGroup]) -> torch.optim.Optimizer:
+    return torch.optim.Adafactor(groups, weight_decay=settings.weight_decay)
 
 
-def _muon(schedule: Schedule, device: torch.device, groups: list[ParameterGroup]) -> torch.optim.Optimizer:
-    return Muon(groups, schedule, device)
+def _muon(settings: TorchOptimizer, device: torch.device, groups: list[ParameterGroup]) -> torch.optim.Optimizer:
+    return Muon(groups, settings, device)
 
 
-def _adamw8bit(schedule: Schedule, device: torch.device, groups: list[ParameterGroup]) -> torch.optim.Optimizer:
-    settings = {"betas": schedule.betas, "eps": schedule.eps, "weight_decay": schedule.weight_decay}
-    made: torch.optim.Optimizer = in_slices(_bitsandbytes().optim.AdamW8bit)(groups, **settings)
+def _adamw8bit(settings: TorchOptimizer, device: torch.device, groups: list[ParameterGroup]) -> torch.optim.Optimizer:
+    common = {"betas": settings.betas, "eps": settings.eps, "weight_decay": settings.weight_decay}
+    made: torch.optim.Optimizer = in_slices(_bitsandbytes().optim.AdamW8bit)(groups, **common)
     return made
 
 
@@ -126,17 +128,17 @@ class Muon(torch.optim.Optimizer):
     sec. 2.2). Both are torch's own; here their parameter groups and their state are one, as a checkpoint has them.
     """
 
-    def __init__(self, groups: list[ParameterGroup], schedule: Schedule, device: torch.device) -> None:
+    def __init__(self, groups: list[ParameterGroup], settings: TorchOptimizer, device: torch.device) -> None:
         split = [part for group in groups for part in _by_shape(group)]
         matrices = [group for group in split if group[MATRICES]]
         others = [group for group in split if not group[MATRICES]]
         self.parts: list[torch.optim.Optimizer] = []
         if matrices:
-            settings: dict[str, Any] = {"momentum": schedule.momentum, "weight_decay": schedule.weight_decay}
-            self.parts.append(torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw", **settings))
+            common: dict[str, Any] = {"momentum": settings.momentum, "weight_decay": settings.weight_decay}
+            self.parts.append(torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw", **common))
         if others:
-            self.parts.append(_adamw(schedule, device, others))
-        super().__init__(split, {"lr": schedule.lr})
+            self.parts.append(_adamw(settings, device, others))
+        super().__init__(split, {"lr": settings.lr})
         self._share()
 
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -170,7 +172,7 @@ def _by_shape(group: ParameterGroup) -> list[ParameterGroup]:
     return [group | {"params": params, MATRICES: is_matrix} for params, is_matrix in parts if params]
 
 
-MAKERS: Mapping[str, Callable[[Schedule, torch.device, list[ParameterGroup]], torch.optim.Optimizer]] = {
+MAKERS: Mapping[str, Callable[[TorchOptimizer, torch.device, list[ParameterGroup]], torch.optim.Optimizer]] = {
     "adamw": _adamw,
     "sgd": _sgd,
     "adafactor": _adafactor,
@@ -181,16 +183,16 @@ MAKERS: Mapping[str, Callable[[Schedule, torch.device, list[ParameterGroup]], to
 # --- what they keep ---------------------------------------------------------------------------------------------------
 
 
-def _two_moments(schedule: Schedule, shape: ModelShape) -> int:
+def _two_moments(settings: TorchOptimizer, shape: ModelShape) -> int:
     """Loshchilov & Hutter 2019 (arXiv:1711.05101), algorithm 2."""
     return 2 * FLOAT32 * shape.trained
 
 
-def _momentum(schedule: Schedule, shape: ModelShape) -> int:
-    return FLOAT32 * shape.trained if schedule.momentum else 0
+def _momentum(settings: TorchOptimizer, shape: ModelShape) -> int:
+    return FLOAT32 * shape.trained if settings.momentum else 0
 
 
-def _factored(schedule: Schedule, shape: ModelShape) -> int:
+def _factored(settings: TorchOptimizer, shape: ModelShape) -> int:
     """A row and a column for each matrix (Shazeer & Stern 2018, arXiv:1804.04235, algorithm 4). Of an adapter these are
     nearly as many as its weights."""
     if shape.adapted:
@@ -202,13 +204,13 @@ def _factored(schedule: Schedule, shape: ModelShape) -> int:
     return FLOAT32 * (shape.layers * (layer + 2 * hidden) + tables + hidden)
 
 
-def _momentum_and_tables(schedule: Schedule, shape: ModelShape) -> int:
+def _momentum_and_tables(settings: TorchOptimizer, shape: ModelShape) -> int:
     """One moment for matrices, two for embeddings and heads."""
     tables = 0 if shape.adapted else (1 if shape.tied else 2) * shape.head
     return FLOAT32 * (shape.trained + min(tables, shape.trained))
 
 
-def _two_bytes(schedule: Schedule, shape: ModelShape) -> int:
+def _two_bytes(settings: TorchOptimizer, shape: ModelShape) -> int:
     """Dettmers et al. 2022 (arXiv:2110.02861): a byte for each moment, and a scale for each block."""
     return 2 * shape.trained + 2 * FLOAT32 * shape.trained // BLOCK
 
@@ -216,7 +218,7 @@ def _two_bytes(schedule: Schedule, shape: ModelShape) -> int:
 SHARDED = ("adamw", "sgd", "muon")
 """Those that step on parameters which are spread over processes."""
 
-STATES: Mapping[str, Callable[[Schedule, ModelShape], int]] = {
+STATES: Mapping[str, Callable[[TorchOptimizer, ModelShape], int]] = {
     "adamw": _two_moments,
     "sgd": _momentum,
     "adafactor": _factored,

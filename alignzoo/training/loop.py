@@ -22,7 +22,7 @@ from alignzoo.lifecycle import MADE_ANEW, made_anew, successor
 from alignzoo.metrics import Clock, means, memory, selection, shared
 from alignzoo.microbatch import MicroBatcher
 from alignzoo.roles import following, moving
-from alignzoo.schedule import Schedule
+from alignzoo.schedule import Recording
 from alignzoo.torch_optimizers import torch_optimizer
 from alignzoo.training import checkpoint, no_gradient, recording
 from alignzoo.training.budget import Meter
@@ -271,16 +271,16 @@ def _passes(stage: Run, told: Callable[[Alert], None]) -> Passes:
 class Saves:
     """When checkpoints are due: by steps, and by the minutes since the last one."""
 
-    def __init__(self, schedule: Schedule) -> None:
-        self._schedule, self._last = schedule, time.monotonic()
+    def __init__(self, recording: Recording) -> None:
+        self._recording, self._last = recording, time.monotonic()
 
     def due(self, step: int) -> bool:
         """Whether one is due after this step, on any process: no two clocks are alike."""
-        schedule = self._schedule
-        if schedule.save_every and step % schedule.save_every == 0:
+        recording = self._recording
+        if recording.save_every and step % recording.save_every == 0:
             return True
-        late = time.monotonic() - self._last >= 60 * schedule.save_minutes
-        return bool(schedule.save_minutes) and processes.any_of(late)
+        late = time.monotonic() - self._last >= 60 * recording.save_minutes
+        return bool(recording.save_minutes) and processes.any_of(late)
 
     def done(self) -> None:
         """One has been written."""

@@ -15,7 +15,7 @@ from alignzoo import columns, processes
 from alignzoo.batching import fill, only, trim
 from alignzoo.interfaces import Optimizer, Policy
 from alignzoo.microbatch import MicroBatcher, MicroBatchTooLarge
-from alignzoo.schedule import Schedule
+from alignzoo.schedule import Steps
 from alignzoo.training.reference_cache import Remembered
 from alignzoo.training.update import NONE, Deferred, Updated, asked, before_update
 from alignzoo.traits import prepare_reads
@@ -63,7 +63,7 @@ class Facts:
     """It is computed by one process in one micro-batch."""
 
 
-def passes(optimizer: Optimizer, schedule: Schedule, facts: Facts) -> tuple[Pass, ...]:
+def passes(optimizer: Optimizer, steps: Steps, facts: Facts) -> tuple[Pass, ...]:
     """The passes over one step's batch, the trained policy's last.
 
     Where a batch is used for one update, what the policy says before it is what the update's own forward pass says: a
@@ -74,7 +74,7 @@ def passes(optimizer: Optimizer, schedule: Schedule, facts: Facts) -> tuple[Pass
     """
     needs = frozenset(optimizer.needs)
     own = columns.trained(needs)
-    once = optimizer.epochs == 1 and not 0 < schedule.minibatch < facts.groups
+    once = optimizer.epochs == 1 and not 0 < steps.minibatch < facts.groups
     found: list[Pass] = []
     for role, answers in columns.by_role(columns.filled(needs) | facts.watched).items():
         if role != columns.OLD:
@@ -125,7 +125,7 @@ class Passes:
     """Computes what a step's plan says."""
 
     policy: Policy
-    schedule: Schedule
+    steps: Steps
     batcher: MicroBatcher
     remembered: Remembered = field(default_factory=Remembered)
     """The reference's log-probabilities of data that come by again; empty where they are computed each time."""
@@ -143,7 +143,7 @@ class Passes:
             recorded=exact and _is_recorded(batch),
             one_piece=processes.count() == 1 and self.batcher.holds(batch),
         )
-        plan = passes(optimizer, self.schedule, facts)
+        plan = passes(optimizer, self.steps, facts)
         batch = fill(batch, self.policy, _filled(plan, "own") if len(batch) else needs | wanted, batcher=self.batcher)
         late = [each for each in plan if each.role == columns.OLD and each.how not in ("own", "remembered")]
         if not late or not len(batch):

@@ -10,7 +10,7 @@ from alignzoo import processes
 from alignzoo.evaluation.heldout import Evaluated
 from alignzoo.lifecycle import MADE_ANEW
 from alignzoo.microbatch import MEMORY, MicroBatcher
-from alignzoo.schedule import Schedule
+from alignzoo.schedule import Stopping
 from alignzoo.training import no_gradient
 from alignzoo.training.journal import samples
 from alignzoo.training.reference_cache import CACHE
@@ -56,14 +56,14 @@ def stopped(stage: Run, step: int) -> str:
     return reached(stage.schedule, stage.journal.read("metrics", step)[0], alerts)
 
 
-def reached(schedule: Schedule, metrics: Mapping[str, float], alerts: Sequence[Alert]) -> str:
+def reached(stopping: Stopping, metrics: Mapping[str, float], alerts: Sequence[Alert]) -> str:
     """Why to stop early; empty to go on."""
-    if schedule.kl_stop and metrics.get("kl", 0.0) >= schedule.kl_stop:
-        return f"the KL reached {metrics['kl']:.2f} nats per sequence (kl_stop {schedule.kl_stop:g})"
-    if schedule.reward_stop is not None and metrics.get("reward/mean", -math.inf) >= schedule.reward_stop:
-        return f"the reward reached {metrics['reward/mean']:.3f} (reward_stop {schedule.reward_stop:g})"
+    if stopping.kl_stop and metrics.get("kl", 0.0) >= stopping.kl_stop:
+        return f"the KL reached {metrics['kl']:.2f} nats per sequence (kl_stop {stopping.kl_stop:g})"
+    if stopping.reward_stop is not None and metrics.get("reward/mean", -math.inf) >= stopping.reward_stop:
+        return f"the reward reached {metrics['reward/mean']:.3f} (reward_stop {stopping.reward_stop:g})"
     for alert in alerts:
-        if {alert.kind, "any"} & set(schedule.stop_on):
+        if {alert.kind, "any"} & set(stopping.stop_on):
             return f"{alert.kind}: {alert.message} (stop_on)"
     return ""
 

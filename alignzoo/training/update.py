@@ -16,7 +16,7 @@ from alignzoo.evaluation.answers import Figures
 from alignzoo.evaluation.heldout import reduced
 from alignzoo.interfaces import Optimizer, Policy
 from alignzoo.microbatch import MicroBatcher, MicroBatchTooLarge, Round
-from alignzoo.schedule import Schedule
+from alignzoo.schedule import TorchOptimizer
 from alignzoo.training.importance import importance
 from alignzoo.traits import traits_of
 from alignzoo.types import Batch, FloatNT, Forward
@@ -69,14 +69,14 @@ def update(
     optimizer: Optimizer,
     minibatch: Batch,
     lr: float,
-    schedule: Schedule,
+    settings: TorchOptimizer,
     batcher: MicroBatcher,
     deferred: Deferred,
 ) -> Updated:
     """One update of the weights. Micro-batches and processes are partial sums of Σ weights·terms / N."""
     couples = traits_of(optimizer).couples
     tokens = max(1.0, float((minibatch.mask & minibatch.own).sum()))
-    work = _Work(policy, optimizer, len(minibatch), tokens, schedule.importance_cap, deferred.names)
+    work = _Work(policy, optimizer, len(minibatch), tokens, settings.importance_cap, deferred.names)
     ahead = deferred.ahead.pop() if deferred.ahead else None
     if ahead is not None:
         rounds = [Round(minibatch)]
@@ -93,7 +93,7 @@ def update(
             ahead = None
             rounds = [Round(part, each.idle) for each in rounds for part in batcher.cut(each.batch, couples=couples)]
     figures = processes.total(figures)
-    figures["grad_norm"] = policy.step(lr, schedule.max_grad_norm)
+    figures["grad_norm"] = policy.step(lr, settings.max_grad_norm)
     return Updated(figures, logprobs)
 
 

@@ -7,6 +7,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -55,20 +57,21 @@ def train(folder: Path, count: int, *what: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """The same runs by one process, by two and by three."""
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """The same runs by one process, by two and by three, each when it is first asked for."""
     folder = tmp_path_factory.mktemp("processes")
-    return {
-        1: train(folder / "one", 1, "float64", "methods", "counts"),
-        2: train(folder / "two", 2, "float64", "methods", "counts"),
-        3: train(folder / "three", 3, "methods", "counts"),
-    }
+    return cache(
+        lambda count: train(folder / str(count), count, *(["float64"] if count < 3 else []), "methods", "counts")
+    )
+
+
+COUNTS = [2, pytest.param(3, marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("seed", seeds())
-def test_two_processes_are_one(folders: dict[int, Path], seed: int, dtype: torch.dtype) -> None:
-    alone, together = (lines(folders[count] / f"dpo-{dtype}-{seed}") for count in (1, 2))
+def test_two_processes_are_one(folders: Callable[[int], Path], seed: int, dtype: torch.dtype) -> None:
+    alone, together = (lines(folders(count) / f"dpo-{dtype}-{seed}") for count in (1, 2))
     assert len(together) == 3, "only the first process writes"
     config = AutoConfig.from_pretrained(Path(alignzoo_tiny.__file__).parent / "assets" / "base")
     assert alone[0]["accuracy"] == 0.5, "before the first update no answer is preferred"
@@ -81,10 +84,10 @@ def test_two_processes_are_one(folders: dict[int, Path], seed: int, dtype: torch
 
 
 @pytest.mark.parametrize("name", [*SHOP, *SORT])
-@pytest.mark.parametrize("count", [2, 3])
-def test_any_number_of_processes_is_one(folders: dict[int, Path], count: int, name: str) -> None:
+@pytest.mark.parametrize("count", COUNTS)
+def test_any_number_of_processes_is_one(folders: Callable[[int], Path], count: int, name: str) -> None:
     """Five groups a step, generated or given, on one process, two and three: the same texts, and figures to 1e-4."""
-    alone, together = folders[1] / name, folders[count] / name
+    alone, together = folders(1) / name, folders(count) / name
     first, second = (read(folder / "samples.jsonl") for folder in (alone, together))
     assert [each["completion"] for each in second] == [each["completion"] for each in first]
     assert len({each["completion"] for each in first if each["when"] == "training"}) > 5
@@ -93,11 +96,13 @@ def test_any_number_of_processes_is_one(folders: dict[int, Path], count: int, na
             assert flat(other) == pytest.approx(flat(one), rel=1e-4, abs=1e-4), f"{file} of {name}"
 
 
-@pytest.mark.parametrize("count", [2, 3])
-def test_every_process_makes_the_same_passes_and_asks_of_its_own_share(folders: dict[int, Path], count: int) -> None:
+@pytest.mark.parametrize("count", COUNTS)
+def test_every_process_makes_the_same_passes_and_asks_of_its_own_share(
+    folders: Callable[[int], Path], count: int
+) -> None:
     """Five groups on three processes, and two, which leave one of the three idle."""
-    (alone,) = counted(folders[1], 1)
-    together = counted(folders[count], count)
+    (alone,) = counted(folders(1), 1)
+    together = counted(folders(count), count)
     for run, expected in alone.items():
         for kind in ("forward", "backward"):
             assert len({each[run][kind] for each in together}) == 1, f"{kind} of {run}"

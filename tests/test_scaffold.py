@@ -44,6 +44,7 @@ def test_what_it_makes_passes_its_own_tests(made: dict[str, Path]) -> None:
     python("pytest", "-q", "-p", "no:cacheprovider", *map(str, checked), cwd=folder, path=tuple(checked))
 
 
+@pytest.mark.slow
 def test_what_it_makes_is_clean(made: dict[str, Path], tmp_path: Path) -> None:
     for package in made.values():
         python("ruff", "check", "--no-cache", ".", cwd=package)

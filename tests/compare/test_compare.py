@@ -150,6 +150,7 @@ def test_equal_budgets_are_spent_alike_and_exactly_repeatable(compare: Compare, 
     assert again == results
 
 
+@pytest.mark.slow
 def test_all_get_the_same_trials_and_trials_are_in_no_statistic(compare: Compare) -> None:
     results = compare("climb", "climb[optimizer.epochs=2]", seeds=1, tune=3)
     trials = [cell for cell in results.cells if cell.role == "trial"]

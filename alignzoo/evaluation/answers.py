@@ -38,9 +38,10 @@ Start = Callable[[Batch], Tensor]
 Seen = Callable[[int], None]
 """Told of so many completions that have been generated, or read, since it was last told."""
 
-WORK, FEWEST, SAFE = {"cpu": 2**31, "gpu": 2**40}, 8, 256
-"""Completions times weights between two signs of life, some ten seconds; completions at least; and of a policy that
-tells no sizes."""
+WORK, FEWEST, SAFE = {"cpu": 2**33, "gpu": 2**40}, 8, 256
+"""Completions times weights between two signs of life, some twenty seconds: fewer at once would
+take nearly as long, as each token waits for all weights to be read; completions at least; and of a policy that tells no
+sizes."""
 
 
 @dataclass(frozen=True)

@@ -100,9 +100,20 @@ def test_a_table_has_what_tells_something_within_80_columns() -> None:
     text = shown(before, before | {"heldout/accuracy": 0.75, "length": 22.0, "gold": 22.0})
     # Wilson's interval of 32 and of 48 in 64
     assert "0.50 [0.38, 0.62]" in text and "0.75 [0.63, 0.84]" in text and "n = 64" in text
-    assert "0.693 ± 0.001" in text and " KL " in text and " gold " in text
+    assert "0.6930" in text and " KL " in text and " gold " in text
     assert "reward" not in text.split("On held-out prompts")[1].splitlines()[1]  # 1 in both rows
     assert max(map(len, text.splitlines())) <= 80
+
+
+def test_errors_give_way_before_labels_and_small_changes_are_seen() -> None:
+    names = ("loss", "accuracy", "margin", "reward_chosen", "reward_rejected")
+    before = {f"heldout/{name}": 0.6931 for name in names} | {"heldout/n": 136.0}
+    before |= {f"heldout/{name}_se": 0.0002 for name in names}
+    text = shown(before, before | {"heldout/loss": 0.6925})
+    assert " before " in text and " after " in text and "0.6925" in text and "±" not in text
+    assert "no room for standard errors" in text and max(map(len, text.splitlines())) <= 80
+    assert "0.6925 ± 0.0002" in shown(before, before | {"heldout/loss": 0.6925}, width=140)
+    assert "no room for standard errors, rejected" in " ".join(shown(before, before, width=70).split())
 
 
 def test_a_step_tells_speed_and_no_constants() -> None:

@@ -11,6 +11,7 @@ from alignzoo.files import read_lines
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+    from rich.table import Table
 
     from alignzoo.runs.api import Result, StageResult
 
@@ -66,7 +67,7 @@ def table(result: Result) -> RenderableType:
     shown: list[RenderableType] = []
     learned = [stage for stage in result.stages if "heldout/loss" in stage.after]
     if learned:
-        shown += [_on_data(learned), Text(_data_legend(learned), style="dim")]
+        shown.append(_OnData(learned))
     if columns:
         shown.append(_Fitting("On held-out prompts", writers, columns, legend=True))
     names = dict.fromkeys(name for stage in writers for name in stage.after if name.startswith(RATE))
@@ -91,23 +92,48 @@ def _telling(writers: Sequence[StageResult]) -> dict[str, str]:
     return found
 
 
-def _on_data(stages: Sequence[StageResult]) -> RenderableType:
-    """The methods' own figures on held-out data, before and after."""
-    from rich import box
-    from rich.table import Table
+class _OnData:
+    """The methods' own figures on held-out data, before and after, as many as the terminal has room for: standard
+    errors give way first, then the last columns, which are told of below; labels never do."""
 
-    columns = {name: said for name, said in DATA.items() if any(name in stage.after for stage in stages)}
-    rows = Table(box=box.SIMPLE_HEAD, title="On held-out data", title_justify="left", title_style="bold")
-    rows.add_column("stage", overflow="fold")
-    rows.add_column("")
-    for heading in columns.values():
-        rows.add_column(heading, justify="right", no_wrap=True)
-    for stage in stages:
-        for what, figures in (("before", stage.before), ("after", stage.after)):
-            cells = [_interval(figures) if name == "heldout/accuracy" else _cell(figures, name, 3) for name in columns]
-            rows.add_row(stage.name if what == "before" else "", what, *cells)
-        rows.add_section()
-    return rows
+    def __init__(self, stages: Sequence[StageResult]) -> None:
+        self.stages = stages
+        self.columns = {name: said for name, said in DATA.items() if any(name in stage.after for stage in stages)}
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rich.text import Text
+
+        names = list(self.columns)
+        for errors, number in ((True, len(names)), *((False, n) for n in range(len(names), 0, -1))):
+            shown = self._table(names[:number], errors=errors)
+            if console.measure(shown, options=options.update(width=10_000)).maximum <= options.max_width:
+                break
+        yield shown
+        missing = [*([] if errors else ["standard errors"]), *(self.columns[name] for name in names[number:])]
+        yield Text(_data_legend(self.stages, names[:number], errors=errors), style="dim")
+        if missing:
+            yield Text(f"There is no room for {', '.join(missing)} here: result.json has them.", style="dim")
+
+    def _table(self, names: Sequence[str], *, errors: bool) -> Table:
+        from rich import box
+        from rich.table import Table
+
+        rows = Table(box=box.SIMPLE_HEAD, title="On held-out data", title_justify="left", title_style="bold")
+        rows.add_column("stage", no_wrap=True)
+        rows.add_column("", no_wrap=True)
+        for name in names:
+            rows.add_column(self.columns[name], justify="right", no_wrap=True)
+        for stage in self.stages:
+            for what, figures in (("before", stage.before), ("after", stage.after)):
+                cells = [
+                    _interval(figures)
+                    if name == "heldout/accuracy"
+                    else _cell(figures, name, 4 if name == "heldout/loss" else 3, error=errors)
+                    for name in names
+                ]
+                rows.add_row(stage.name if what == "before" else "", what, *cells)
+            rows.add_section()
+        return rows
 
 
 def _interval(figures: Figures) -> str:
@@ -120,10 +146,10 @@ def _interval(figures: Figures) -> str:
     return f"{share:.2f} [{middle - half:.2f}, {middle + half:.2f}]"
 
 
-def _data_legend(stages: Sequence[StageResult]) -> str:
+def _data_legend(stages: Sequence[StageResult], columns: Sequence[str], *, errors: bool) -> str:
     said = [", ".join(f"{each.name}: n = {each.after.get('heldout/n', math.nan):.0f}" for each in stages)]
-    said += ["± is the standard error"]
-    if any("heldout/accuracy" in stage.after for stage in stages):
+    said += ["± is the standard error"] if errors else []
+    if "heldout/accuracy" in columns:
         said += ["accuracy: the better answer is preferred, ties count half, with its 95 % interval"]
     if any("heldout/reward_chosen" in stage.after for stage in stages):
         said += ["margin, chosen, rejected: implicit rewards"]

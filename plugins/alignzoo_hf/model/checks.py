@@ -79,7 +79,8 @@ def check_reward(spec: HF, context: CheckContext) -> None:
 
 def check_judge(spec: HF, context: CheckContext) -> None:
     """A language model that judges, in its own words."""
-    asked = Prompt(({"role": "user", "content": "Is it?"},)) if _chats(context.first) else Prompt("Is it?")
+    chats = _chats(context.first)
+    asked = Prompt(({"role": "user", "content": "Is it?"},)) if chats else Prompt("Is it?", chat="plain")
     check_policy(spec, replace(context, needs=frozenset(), first=[asked], online=True))
 
 

@@ -1,9 +1,13 @@
-"""Memory that is freed is kept for the next tensor, instead of being given back and fetched again page by page."""
+"""Memory that is freed is kept for the next tensor, instead of being given back and fetched again page by page; and
+given back where so much of it lies between tensors that stay that no other fits in there."""
 
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
+from collections.abc import Callable
+from pathlib import Path
 
 SWITCH = "ALIGNZOO_MALLOC"
 """Set to 0 in the environment, this variable leaves the allocator as it is."""
@@ -29,6 +33,68 @@ def keep_freed_memory() -> bool:
     libc = ctypes.CDLL(None)
     wanted = ((MMAP_THRESHOLD, 1 << 26), (TRIM_THRESHOLD, LARGEST), (TOP_PAD, 1 << 26))
     return all([libc.mallopt(name, value) == 1 for name, value in wanted])
+
+
+HOLES = 1 << 26
+"""Bytes that may lie freed between others before they are given back."""
+
+
+class _Counted(ctypes.Structure):
+    """What glibc's mallinfo2 counts, as in malloc.h."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "k")
+    ]
+
+
+class Heap:
+    """The heap of this process, and how much memory lies in it that nothing uses.
+
+    To align a tensor glibc asks for a few bytes more than it has, so that none ever takes the place of a freed one of
+    its own size that lies between two others. Where some tensors stay while others come and go, the heap grows past
+    them: in a pass of SmolLM2 with an adapter, of whose layers the inputs alone are kept, by twice what is in use.
+    """
+
+    def __init__(self, libc: ctypes.CDLL) -> None:
+        libc.mallinfo2.restype = _Counted
+        self._count: Callable[[], _Counted] = libc.mallinfo2
+        self._trim: Callable[[int], int] = libc.malloc_trim
+        self._others = 0
+        """What is not in use when all that is free has just been given back: what is not the heap's, Python's say."""
+
+    def give_back(self) -> bool:
+        """Give what is free back to the system where that is more than `HOLES`; whether it was. Nothing else changes:
+        who takes it next waits for its pages again."""
+        if self._unused() - self._others <= HOLES:
+            return False
+        self._trim(0)
+        self._others = self._unused()
+        return True
+
+    def _unused(self) -> int:
+        """Bytes of memory, but for files', that nothing of the heap's is in."""
+        _, resident, shared, *_ = map(int, STATM.read_text(encoding="ascii").split())
+        counted = self._count()
+        return (resident - shared) * os.sysconf("SC_PAGE_SIZE") - counted.uordblks - counted.hblkhd
+
+
+STATM = Path("/proc/self/statm")
+
+
+@functools.cache
+def heap() -> Heap | None:
+    """The heap, where glibc says what is free in it (2.33 or later), and holds the tensors."""
+    if os.environ.get(SWITCH) == "0" or not _is_glibc() or _has_gpu() or not STATM.exists():
+        return None
+    libc = ctypes.CDLL(None)
+    return Heap(libc) if hasattr(libc, "mallinfo2") else None
+
+
+def give_back() -> bool:
+    """As `Heap.give_back`; on other systems, with ALIGNZOO_MALLOC=0, and where a GPU holds the tensors, nothing."""
+    found = heap()
+    return found is not None and found.give_back()
 
 
 def _is_glibc() -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from alignzoo import cost
-from alignzoo_hf.forward import memory
+from alignzoo_hf.forward import memory, recompute
 from alignzoo_hf.forward.shape import shape_of
 from alignzoo_hf.model.policy import HFPolicy
 from alignzoo_hf.model.spec import HF
@@ -70,6 +70,20 @@ def test_layers_that_are_computed_twice_give_the_same_gradients_to_the_bit(
     assert all(torch.equal(a, b) for a, b in zip(plain[0], twice[0], strict=True))
     assert all(g is not None and torch.equal(g, h) for g, h in zip(plain[1], twice[1], strict=True))
     assert twice[2] < plain[2]
+
+
+def test_what_layers_leave_free_is_looked_at_before_each_of_them(
+    plain_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the way there and on the way back: else the heap grows by a layer's tensors with every layer."""
+    looks: list[bool] = []
+    monkeypatch.setattr(recompute, "give_back", lambda: looks.append(torch.is_grad_enabled()))
+    trained(plain_model, "Llama", recompute=True, critic="shared")
+    layers = random_model("Llama").config.num_hidden_layers
+    assert len(looks) == 3 * layers  # two passes with a gradient, of which one is gone back
+    looks.clear()
+    trained(plain_model, "Llama", recompute=False, critic="shared")
+    assert not looks
 
 
 def test_what_is_kept_is_counted() -> None:

@@ -344,3 +344,8 @@ class _Buffers:
 
 
 _buffers = _Buffers()
+
+
+def drop_buffer() -> None:
+    """Let the buffer go, where other work than passes comes next; the next pass makes one anew."""
+    _buffers.free = None

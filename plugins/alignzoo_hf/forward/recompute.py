@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from alignzoo.allocator import give_back
 from alignzoo_hf.forward.unread import stack
 
 Again = Callable[[], AbstractContextManager[Any]]
@@ -42,6 +43,7 @@ def recomputing(base: nn.Module, again: Again = nullcontext) -> Iterator[None]:
 
 def _twice(forward: Callable[..., Any], again: Again, *given: Any, **named: Any) -> Any:
     """A layer's forward, now and on the way back. Nothing in it is random: models are in evaluation mode."""
+    give_back()
     contexts = partial(_contexts, again)
     return checkpoint(
         partial(forward, **named), *given, use_reentrant=False, context_fn=contexts, preserve_rng_state=False
@@ -49,4 +51,12 @@ def _twice(forward: Callable[..., Any], again: Again, *given: Any, **named: Any)
 
 
 def _contexts(again: Again) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
-    return nullcontext(), again()
+    return nullcontext(), _backwards(again)
+
+
+@contextmanager
+def _backwards(again: Again) -> Iterator[None]:
+    """Around the second pass, on the way back."""
+    give_back()
+    with again():
+        yield

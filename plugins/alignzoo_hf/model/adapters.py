@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from alignzoo.allocator import give_back
 from alignzoo.errors import ModelError
 from alignzoo_hf.model.spec import HF
 
@@ -103,6 +104,7 @@ def _by_columns(model: Any) -> Any:
         if type(module) is not torch.nn.Linear or weight.requires_grad or weight.device.type != "cpu":
             continue
         if id(weight) not in tables:
+            give_back()  # what loading threads free, no other thread takes
             weight.data = weight.data.t().contiguous().t()
     return model
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from alignzoo import cost, processes
+from alignzoo.allocator import give_back
 from alignzoo.columns import OLD, POLICY, REFERENCE, answered_by
 from alignzoo.cost import ModelShape
 from alignzoo.decoding import AS_SET, CompleteDecoding, Decoding
@@ -32,6 +33,7 @@ from alignzoo_hf.decode.engines import ServedModel, engine_of
 from alignzoo_hf.decode.mixing import mixed
 from alignzoo_hf.forward import memory
 from alignzoo_hf.forward.answering import Answering
+from alignzoo_hf.forward.head import drop_buffer
 from alignzoo_hf.forward.shape import critics_of, shape_of
 from alignzoo_hf.forward.tables import TableTraining
 from alignzoo_hf.model import checks, critics, models, roles, saving, shards
@@ -110,6 +112,7 @@ class HFPolicy(Answering, TableTraining):
         self._main = self.lm if self.lm is not None else self.scorer
         checks.check_token_ids(self.tokenizer, self._main)
         self.encoder = encoder(spec, self._main, self.tokenizer, writes=self.lm is not None)
+        give_back()  # as much as all weights: they were read by threads, each of which keeps what it frees
 
     @property
     def critic(self) -> Any:
@@ -369,6 +372,8 @@ class HFPolicy(Answering, TableTraining):
 
     def save(self, path: Path) -> None:
         """An ordinary transformers directory: the language model, or the scorer of a policy that only scores."""
+        drop_buffer()
+        give_back()
         write = saving.save if self._sharded is None else shards.save
         write(self._main, self.tokenizer, path, self._stored)
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers import GenerationConfig
 
+from alignzoo.allocator import give_back
 from alignzoo_hf.model import adapters, models, quantized, weights
 
 
@@ -64,6 +65,7 @@ def _merged(model: Any, dtype: torch.dtype) -> Any:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "All adapters are already merged")
         for layer in [each for each in model.modules() if isinstance(each, BaseTunerLayer)]:
+            give_back()  # of each layer more than its merged weight was made
             layer.merge(safe_merge=True)  # type: ignore[operator]  # not in place, where the other model reads
             layer.get_base_layer().to(dtype)
         whole = model.merge_and_unload().to(dtype)

@@ -23,10 +23,15 @@ COLLECTIVE = "collective"
 def apart(policy: Policy, *parts: Any, generates: bool) -> AbstractContextManager[None]:
     """Inside, each process may call the policy as often as these parts need it, and where it `generates` as that
     takes."""
-    roles = {role for part in _within(parts) for role in getattr(part, ROLES, ())}
+    roles = roles_asked(parts)
     if (generates or roles) and policy.info().collective and isinstance(policy, HasGathered):
         return policy.gathered(sorted(roles - {POLICY}))
     return nullcontext()
+
+
+def roles_asked(part: Any) -> frozenset[str]:
+    """The roles of the policy in training that a part, or one in its fields, says that it asks."""
+    return frozenset(role for each in _within(part) for role in getattr(each, ROLES, ()))
 
 
 def is_collective(part: Any) -> bool:

@@ -170,6 +170,17 @@ class HasGathered(Protocol):
 
 
 @runtime_checkable
+class HasBehaviour(Protocol):
+    """A policy that can be generated with in one thread while it is trained in another (`schedule.ahead`)."""
+
+    def behaviour(self) -> Policy:
+        """A copy that generates, and answers without a gradient, as the policy does now, whatever the policy becomes;
+        it shares nothing that either of the two changes. Its `state` has some of the policy's tensors, and `restore` of
+        these brings it up to date. Raises ModelError where there can be none."""
+        ...
+
+
+@runtime_checkable
 class PolicySpec(Protocol):
     """A policy's settings: what a recipe's `policy` table becomes, and what plugins register."""
 

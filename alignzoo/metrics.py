@@ -11,14 +11,25 @@ import torch
 
 from alignzoo import cost
 from alignzoo import functional as fn
+from alignzoo.errors import RunError
 from alignzoo.evaluation.answers import Figures, standard_error
 from alignzoo.evaluation.heldout import kl_figures
 from alignzoo.interfaces import Policy
 from alignzoo.types import Batch, FloatN, Group
 
 
-def shared(groups: Sequence[Group], batch: Batch, prepared: Batch, epochs: int, step: int) -> Figures:
-    """The figures of a step, counted from 1: from its groups, its batch, and what the optimizer made of the batch."""
+def shared(
+    groups: Sequence[Group],
+    batch: Batch,
+    prepared: Batch,
+    epochs: int,
+    step: int,
+    *,
+    ahead: bool = False,
+    dropped: int | None = None,
+) -> Figures:
+    """The figures of a step, counted from 1: from its groups, its batch, and what the optimizer made of the batch.
+    `ahead`: an earlier policy has generated it; `dropped` completions were too stale to be in the batch."""
     completions = [completion for group in groups for completion in group.completions]
     figures = {"groups": float(len(groups)), "completions": float(len(completions)), "rows": float(len(prepared))}
     figures |= comparisons(batch)
@@ -28,13 +39,18 @@ def shared(groups: Sequence[Group], batch: Batch, prepared: Batch, epochs: int, 
         figures |= {f"reward/{name}": _mean_given(batch, name) for name in batch.parts}
         figures |= _error(rewards, batch)
         figures |= _correlated("length/reward", batch.own.sum(1).double(), rewards)
-        figures |= _staleness(batch.extra["staleness"])
-    abstained = len(completions) - len(batch)
+        figures |= _staleness(batch.extra["staleness"], always=ahead)
+        figures |= _lag(batch) if ahead else {}
+    if dropped is not None:
+        figures["staleness/dropped"] = float(dropped)
+    abstained = len(completions) - len(batch) - (dropped or 0)
     if abstained:
         figures["reward/abstained"] = float(abstained)
     fresh = batch.select(batch.extra["staleness"] == 0)  # an earlier policy's samples say nothing of this one's KL
     if len(fresh) and fresh.old_logprobs is not None and fresh.ref_logprobs is not None:
         figures |= kl_figures(fresh.old_logprobs - fresh.ref_logprobs, fresh)
+    elif ahead and len(batch) and batch.ref_logprobs is not None:  # of the policy that generated it
+        figures |= kl_figures(batch.extra["sampled_logprobs"] - batch.ref_logprobs, batch)
     figures |= _mismatch(fresh)
     if completions:
         figures["length"] = sum(c.n_own for c in completions) / len(completions)
@@ -95,10 +111,30 @@ def generated(groups: Sequence[Group], step: int) -> float:
     return float(sum(c.n_own for c in completions if c.logprobs is not None and c.step == step))
 
 
-def _staleness(steps: FloatN) -> Figures:
+def _lag(batch: Batch) -> Figures:
+    """How far the policy that generated the completions, μ, is from the present one, π: the mean over tokens of k3 of
+    KL(μ || π), the largest π/μ, and how many tokens are of an older policy."""
+    own = batch.mask & batch.own
+    sampled = batch.extra.get("sampled_logprobs")
+    if sampled is None:
+        raise RunError(
+            "schedule.ahead trains on what an earlier policy generated, but nothing has recorded how likely that was: "
+            "an engine that draws by top_k, top_p or min_p may not know. Leave these out, take policy.engine=alignzoo, "
+            "or set schedule.ahead to 0"
+        )
+    old = batch.old_logprobs
+    if old is None or not own.any():
+        return {}
+    off = (sampled - old).double()[own]
+    stale = own & (batch.extra["staleness"] > 0)[:, None]
+    kl, ratio = float(fn.kl_k3(off).mean()), float((-off).max().exp())
+    return {"staleness/kl": kl, "staleness/ratio": ratio, "staleness/tokens": float(stale.sum())}
+
+
+def _staleness(steps: FloatN, *, always: bool = False) -> Figures:
     """By how many steps the policy that generated the completions is older than the present one; nothing where none of
-    them is of an older one."""
-    if not steps.any():
+    them is of an older one, unless that is always told."""
+    if not (always or steps.any()):
         return {}
     return {"staleness/mean": float(steps.mean()), "staleness/max": float(steps.max())}
 

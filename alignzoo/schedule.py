@@ -105,9 +105,25 @@ class TorchOptimizer(LearningRate):
     """Decoupled weight decay; of sgd it is added to the gradient."""
     max_grad_norm: Annotated[float, Ge(0)] = 1.0
     """Gradients are scaled down to this global norm; 0: never."""
+
+
+@dataclass(frozen=True)
+class OffPolicy:
+    """How completions are used that another engine, or an earlier policy, generated."""
+
     importance_cap: Annotated[float, Ge(0)] = 0.0
     """Each token's term counts min(π/μ, this) times, π by the training forward and μ as recorded when the token was
-    sampled: for engines whose numbers differ from the forward's. 2 is usual; 0: every token counts once."""
+    sampled: for engines whose numbers differ from the forward's, and for completions of an earlier policy. 2 is usual;
+    0: every token counts once."""
+    importance_mode: Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"] = "token_truncate"
+    """What `importance_cap` does: each token has a weight of its own, or all tokens of a completion the product of
+    theirs; a larger weight is cut to the cap (truncate), or does not count at all (mask)."""
+    ahead: Annotated[int, Ge(0)] = 0
+    """Generate and score the completions of so many steps ahead, by a copy of the policy in a thread of its own, while
+    a step trains: they are by the policy of so many steps ago. 0: each step's are by the present one."""
+    max_staleness: Annotated[int, Ge(0)] = 0
+    """Leave out completions that a policy of more than so many steps ago generated, and count them; 0: leave out
+    none."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +187,7 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class Schedule(Stopping, Budget, Recording, TorchOptimizer, Steps):  # fields come in the order of the last base first
+class Schedule(Stopping, Budget, Recording, OffPolicy, TorchOptimizer, Steps):  # fields come in the order of the last base first
     """How long, how much and how fast a stage trains, and when it evaluates, saves and stops."""
 
 

@@ -107,9 +107,10 @@ class Completion:
             turns=tuple(turn for turn in self.turns if turn < length),
         )
 
-    def generated_for(self, step: int) -> Completion:
-        """With the step, counted from 1, and the version that the policy has as that begins, where they are not noted
-        and the policy has generated it."""
+    def generated_for(self, step: int, version: int | None = None) -> Completion:
+        """With the step, counted from 1, and the policy's `version`, where they are not noted and the policy has
+        generated it. Where no version is given, it is the one that the policy has as that step begins."""
         if self.logprobs is None or self.step is not None:
             return self
-        return replace(self, step=step, policy_version=step - 1 if self.policy_version is None else self.policy_version)
+        version = step - 1 if version is None else version
+        return replace(self, step=step, policy_version=version if self.policy_version is None else self.policy_version)

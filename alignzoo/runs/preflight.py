@@ -25,6 +25,7 @@ from alignzoo.recipe.tables import STAGE_REFERENCE
 from alignzoo.rewards import WeightedReward
 from alignzoo.runs.stage_data import Read, data_of, heldout_of
 from alignzoo.torch_optimizers import check_installed
+from alignzoo.training import ahead
 from alignzoo.training.stage import drawn
 from alignzoo.types import Prompt
 
@@ -59,6 +60,7 @@ def check(recipe: Recipe, outputs: Mapping[str, str], folder: Path, *, ask: bool
             stage = each.with_outputs(references)
         with _blamed(f"{stage.name}.schedule"):
             check_installed(stage.schedule.optimizer)
+            ahead.check(stage.schedule, stage.optimizer, stage.sampler, stage.rewards)
         with _blamed(f"{stage.name}.{'task' if stage.data is None else 'data'}"):
             data = Checked(*data_of(stage, read))
         context = _context(stage, data, earlier, ask=ask and processes.index() == 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -295,6 +296,13 @@ class ToyPolicy(TorchTraining):
     def _next(self, tokens: tuple[int, ...]) -> Tensor:
         """Log-probabilities of the token after these, (V,)."""
         return torch.log_softmax(self._states(torch.tensor([tokens]))[0, -1] @ self._answering["head"], -1)
+
+    def behaviour(self) -> ToyPolicy:
+        """As `alignzoo.interfaces.HasBehaviour`: its weights alone, without its roles."""
+        own = copy.copy(self)
+        own.weights = {name: tensor.detach().clone() for name, tensor in self.weights.items()}
+        own.roles, own.moved, own._answering, own._torch_optimizer = {}, {}, own.weights, None
+        return own
 
     def parameters(self) -> list[ParameterGroup]:
         idle = {"value", "score", "cost"}.difference(self.heads)

@@ -37,11 +37,12 @@ class Spent:
 
 
 def spent_in(metrics: Mapping[str, float]) -> Spent:
-    """By one step, from its figures."""
+    """By one step, from its figures. What is generated ahead takes the time for which the step waits."""
+    beside = ("seconds/sample", "seconds/score") if "seconds/wait" in metrics else ()
     return Spent(
         sum(metrics.get(name, 0.0) for name in ("tokens/generated", "tokens/trained")),
         sum(metrics.get(name, 0.0) for name in ("flops/forward", "flops/backward")),
-        sum(value for name, value in metrics.items() if name.startswith("seconds/")),
+        sum(value for name, value in metrics.items() if name.startswith("seconds/") and name not in beside),
     )
 
 

@@ -35,6 +35,8 @@ Part = TypeVar("Part")
 
 
 FILES = ("weights.safetensors", "adamw.pt")
+WAITING = "waiting"
+"""In state.json, where there is any: what has been generated ahead, a step each (`schedule.ahead`)."""
 SHARDS = "shards"
 """In their place, where the weights are sharded: the folder in which every process writes its parts."""
 
@@ -100,12 +102,16 @@ def save(
     *,
     keep: int,
     journal: Mapping[str, Any] | None = None,
+    waiting: Sequence[Mapping[str, Any]] = (),
 ) -> Checkpoint:
     """Write the checkpoint of a step, then drop all but the newest `keep`. All processes call it; the first writes.
-    `journal` is the extent of the journal that it counts on, which is on disk already."""
+    `journal` is the extent of the journal that it counts on, which is on disk already; `waiting` has been generated for
+    later steps."""
     final = folder / f"step-{step:06d}"
     state = {"step": step, "optimizer": state_of(optimizer), "sampler": state_of(sampler), "journal": journal or {}}
     state["rewards"] = [state_of(reward) for reward in rewards]
+    if waiting:
+        state[WAITING] = list(waiting)
     if processes.index() and not policy.info().collective:
         return Checkpoint(step, final, state)
     tensors, moments = policy.state(), policy.optimizer_state()

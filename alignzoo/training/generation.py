@@ -67,7 +67,7 @@ class _Untrained:
 
 def _generate(stage: Run, ledger: Ledger, resume: bool) -> Outcome:
     schedule, policy = stage.schedule, stage.policy
-    stage, optimizer, start = started(replace(stage, policy=cast(Policy, _Untrained(policy))), resume)
+    stage, optimizer, start, _ = started(replace(stage, policy=cast(Policy, _Untrained(policy))), resume)
     step, meter, saves = start, Meter.read(schedule, stage.steps, stage.journal), Saves(schedule)
     stopped = meter.over or (recording.stopped(stage, start) if start else "")
     while (step < stage.steps or schedule.has_budget) and not stopped:

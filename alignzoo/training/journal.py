@@ -135,17 +135,21 @@ class Ledger:
     def __init__(self, journal: Journal, parts: Iterable[object]) -> None:
         self.journal = journal
         self.parts = list({id(part): part for part in parts if isinstance(part, HasCosts)}.values())
-        self.before = self._counters()
+        self.before = self.counters()
         self.step = 0
 
-    def write(self, step: int, when: str) -> dict[str, float]:
-        """What was spent since the last line; `when` is "before", "step", "during", "after" or "cut off"."""
+    def write(self, step: int, when: str, spent: Mapping[str, float] | None = None) -> dict[str, float]:
+        """What was spent since the last line, or so much of it; `when` is "before", "step", "during", "after" or "cut
+        off"."""
         self.step = step
         if not self.parts:
             return {}
-        now = self._counters()
-        mine = {name: value - self.before.get(name, 0.0) for name, value in now.items()}
-        self.before = now
+        if spent is None:
+            now = self.counters()
+            mine, self.before = _grown(now, self.before), now
+        else:
+            mine = dict(spent)
+            self.before = {name: self.before.get(name, 0.0) + value for name, value in mine.items()}
         spent = mine if when == "cut off" else processes.total(mine)  # after an error, nobody may wait for the others
         if any(spent.values()):
             self.journal.write("costs", step, {"when": when, **spent})
@@ -165,11 +169,20 @@ class Ledger:
         if kind is not None:
             self.write(self.step, "cut off")
 
-    def _counters(self) -> dict[str, float]:
+    def since(self, before: Mapping[str, float]) -> dict[str, float]:
+        """What has been spent since the counters were so."""
+        return _grown(self.counters(), before)
+
+    def counters(self) -> dict[str, float]:
+        """How far the parts' counters are."""
         total: Counter[str] = Counter()
         for part in self.parts:
             total.update(part.costs())
         return dict(total)
+
+
+def _grown(now: Mapping[str, float], before: Mapping[str, float]) -> dict[str, float]:
+    return {name: value - before.get(name, 0.0) for name, value in now.items()}
 
 
 def samples(groups: Iterable[Group], when: str, tokens: Iterable[Mapping[str, Any]] = ()) -> list[dict[str, Any]]:

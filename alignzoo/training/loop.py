@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -24,13 +25,12 @@ from alignzoo.microbatch import MicroBatcher
 from alignzoo.roles import following, moving
 from alignzoo.schedule import Recording
 from alignzoo.torch_optimizers import torch_optimizer
-from alignzoo.training import checkpoint, no_gradient, recording
+from alignzoo.training import ahead, checkpoint, no_gradient, recording
 from alignzoo.training.budget import Meter
 from alignzoo.training.budget import work as work_done
 from alignzoo.training.journal import Ledger
-from alignzoo.training.passes import Passes, generated_by_policy
+from alignzoo.training.passes import STALENESS, WATCHED, Passes, fresh_enough, generated_by_policy
 from alignzoo.training.reference_cache import GROUPS, remember
-from alignzoo.training.rollout import rollout
 from alignzoo.training.stage import Run, used
 from alignzoo.training.token_log import Tokens, token_columns
 from alignzoo.training.update import Updated, update
@@ -63,22 +63,28 @@ def run(stage: Run, *, resume: bool = False) -> Outcome:
 
 
 def _run(stage: Run, ledger: Ledger, resume: bool) -> Outcome:
+    stage.policy.optimize(partial(torch_optimizer, stage.schedule, stage.policy.device))
+    stage, optimizer, start, waited = started(stage, resume)
+    with ahead.opened(stage, ledger, waited, start) as source:
+        return _steps(stage, optimizer, start, ledger, source)
+
+
+def _steps(stage: Run, optimizer: Optimizer, start: int, ledger: Ledger, source: ahead.Source) -> Outcome:
     schedule = stage.schedule
-    stage.policy.optimize(partial(torch_optimizer, schedule, stage.policy.device))
-    stage, optimizer, start = started(stage, resume)
     own: list[Alert] = []
     passes = _passes(stage, own.append)
     before, baseline = _before(stage, start, passes.batcher)
     ledger.write(start, "before")
+    recording.tell(stage, 0, ahead.alerts(schedule, optimizer) if not start else ())
     step, meter = start, Meter.read(schedule, stage.steps, stage.journal)
     stopped = meter.over or (recording.stopped(stage, start) if start else "")
     watch, saves = no_gradient.Watch.read(stage, start), Saves(schedule)
     while (step < stage.steps or schedule.has_budget) and not stopped:
-        (report, tokens), share = _step(stage, optimizer, step, passes, meter.total), meter.share
+        (report, tokens), share = _step(stage, optimizer, step, passes, meter.total, source), meter.share
         step = report.step
         for role, mix in following(optimizer, step).items():
             stage.policy.follow(role, mix)
-        report = replace(report, costs=ledger.write(step, "step"))
+        report = replace(report, costs=source.costs(step))
         own += _made_anew(stage) if step == 1 and not processes.index() else []
         optimizer, stage = successor(optimizer, report), stage.following(report)
         recording.record(stage, report, tokens)
@@ -86,26 +92,29 @@ def _run(stage: Run, ledger: Ledger, resume: bool) -> Outcome:
         meter.add(report.metrics)
         every = schedule.eval_every and step % schedule.eval_every == 0 and step < stage.steps
         if every or meter.due(share):
+            source.settle()
             _measured(stage, optimizer, step, "during", passes.batcher)
             ledger.write(step, "during")
         stopped = recording.reached(schedule, report.metrics, recording.watch(stage, report, own)) or meter.over
-        save(stage, step, optimizer, stopped, saves)
+        save(stage, step, optimizer, stopped, saves, source.waiting)
     watch.check()
+    source.settle()
     after = _measured(stage, optimizer, step, "after", passes.batcher)
     ledger.write(step, "after")
     recording.tell(stage, step, processes.gather(own))
     return Outcome(before, after, baseline, step, stopped, ledger.total())
 
 
-def _step(stage: Run, optimizer: Optimizer, step: int, passes: Passes, steps: int) -> tuple[StepReport, Tokens]:
+def _step(
+    stage: Run, optimizer: Optimizer, step: int, passes: Passes, steps: int, source: ahead.Source
+) -> tuple[StepReport, Tokens]:
     """Sample, score, fill, prepare, update. Where samples are to be kept, their tokens' columns come along."""
     schedule, clock = stage.schedule, Clock()
-    rolled = rollout(stage, step, clock)
+    rolled = source.rollout(stage, step, clock)
     groups, brought = rolled.groups, rolled.brought
     with clock("fill"):
-        measures = schedule.measures_kl(step + 1) or stage.keeps_samples(step + 1)
-        watched = measures and stage.trains_policy and generated_by_policy(groups)
-        ready = passes.ready(optimizer, stage.collated(groups, version=step), groups, watched=watched)
+        batch, dropped = fresh_enough(stage.collated(groups, version=step), schedule.max_staleness)
+        ready = passes.ready(optimizer, batch, groups, watched=_watched(stage, step + 1, groups))
     with clock("update"):
         lr = schedule.rate(step, steps)
         done: list[Updated] = []
@@ -114,7 +123,9 @@ def _step(stage: Run, optimizer: Optimizer, step: int, passes: Passes, steps: in
             for minibatch in ready.prepared.split(schedule.minibatch, rng=rng):
                 done.append(update(stage.policy, optimizer, minibatch, lr, schedule, passes.batcher, ready.deferred))
     batch, prepared = ready.after(done), ready.prepared
-    metrics = shared(groups, batch, prepared, optimizer.epochs, step + 1) | selection(groups, brought, step + 1)
+    late = bool(schedule.ahead)
+    metrics = shared(groups, batch, prepared, optimizer.epochs, step + 1, ahead=late, dropped=dropped)
+    metrics |= selection(groups, brought, step + 1)
     metrics |= means(each.figures for each in done)
     metrics |= no_gradient.counted(metrics, optimizer, online=stage.sampler.online)
     metrics |= work_done(
@@ -128,6 +139,15 @@ def _step(stage: Run, optimizer: Optimizer, step: int, passes: Passes, steps: in
         )
     tokens = token_columns(brought, stage.policy, groups, batch, prepared) if stage.keeps_samples(step + 1) else []
     return StepReport(step + 1, max(steps, step + 1), metrics, tuple(brought)), tokens
+
+
+def _watched(stage: Run, step: int, groups: Sequence[Group]) -> frozenset[str]:
+    """The columns by which the shared metrics of a step, counted from 1, are measured, whoever needs them besides."""
+    if not stage.trains_policy or not generated_by_policy(groups):
+        return frozenset()
+    if stage.schedule.measures_kl(step) or stage.keeps_samples(step):
+        return WATCHED
+    return STALENESS if stage.schedule.ahead else frozenset()
 
 
 def measure(stage: Run, optimizer: Optimizer, batcher: MicroBatcher) -> Evaluated:
@@ -162,17 +182,18 @@ class _Tally:
 # --- the loop's parts -------------------------------------------------------------------------------------------------
 
 
-def started(stage: Run, resume: bool) -> tuple[Run, Optimizer, int]:
-    """The stage and its optimizer as they begin, and the number of steps already taken."""
+def started(stage: Run, resume: bool) -> tuple[Run, Optimizer, int, Sequence[Mapping[str, Any]]]:
+    """The stage and its optimizer as they begin, the number of steps already taken, and what had been generated for
+    later ones."""
     stage.journal.check()
     found = _newest(stage) if resume else None
     stage.journal.rewind(found.state["journal"] if found else None)
     processes.of_first(None)  # the others read the journal once the first has rewound it
     if found is None:
-        return stage, stage.optimizer, 0
+        return stage, stage.optimizer, 0, ()
     sources = [each.source for each in stage.rewards]
     optimizer, sampler, sources = found.restore(stage.policy, stage.optimizer, stage.sampler, sources)
-    return stage.with_parts(sampler, sources), optimizer, found.step
+    return stage.with_parts(sampler, sources), optimizer, found.step, found.state.get(checkpoint.WAITING, ())
 
 
 def _newest(stage: Run) -> checkpoint.Checkpoint | None:
@@ -287,14 +308,23 @@ class Saves:
         self._last = time.monotonic()
 
 
-def save(stage: Run, step: int, optimizer: Optimizer, stopped: str, saves: Saves) -> None:
-    """A checkpoint where one is due, where the run stops early, and at once when the user asks to stop."""
+def save(
+    stage: Run,
+    step: int,
+    optimizer: Optimizer,
+    stopped: str,
+    saves: Saves,
+    waiting: Callable[[], Sequence[Mapping[str, Any]]] = tuple,
+) -> None:
+    """A checkpoint where one is due, where the run stops early, and at once when the user asks to stop; with what is
+    waiting to be trained on."""
     due = saves.due(step) or stopped
     interrupted = processes.any_of(stage.interrupted())
     if due or interrupted:
+        waits = waiting()
         journal, keep = {} if processes.index() else stage.journal.extent(), stage.schedule.keep
         parts = optimizer, stage.sampler, [each.source for each in stage.rewards]
-        checkpoint.save(stage.checkpoints, step, stage.policy, *parts, keep=keep, journal=journal)
+        checkpoint.save(stage.checkpoints, step, stage.policy, *parts, keep=keep, journal=journal, waiting=waits)
         saves.done()
     if interrupted:
         raise Interrupted(f"{stage.name}: stopped after step {step} of {stage.steps}")

@@ -21,7 +21,10 @@ from alignzoo.training.update import NONE, Deferred, Updated, asked, before_upda
 from alignzoo.traits import prepare_reads
 from alignzoo.types import Batch, Group
 
-WATCHED = frozenset({"old_logprobs", "ref_logprobs"})
+STALENESS = frozenset({"old_logprobs"})
+"""What is measured by it: how far an earlier policy, which generated, is from the present one."""
+
+WATCHED = STALENESS | {"ref_logprobs"}
 """What the KL to the reference is measured by."""
 
 How = Literal["own", "remembered", "recorded", "ahead", "update"]
@@ -130,10 +133,10 @@ class Passes:
     remembered: Remembered = field(default_factory=Remembered)
     """The reference's log-probabilities of data that come by again; empty where they are computed each time."""
 
-    def ready(self, optimizer: Optimizer, batch: Batch, groups: Sequence[Group], *, watched: bool) -> Ready:
-        """The batch of these groups as the optimizer prepares it. `watched`: with its KL to the reference, whoever
-        needs it."""
-        needs, wanted = frozenset(optimizer.needs), WATCHED if watched else NONE
+    def ready(self, optimizer: Optimizer, batch: Batch, groups: Sequence[Group], *, watched: frozenset[str]) -> Ready:
+        """The batch of these groups as the optimizer prepares it, with the columns that are `watched`, whoever needs
+        them."""
+        needs, wanted = frozenset(optimizer.needs), watched
         batch, known = self._remember(batch, groups, needs | wanted)
         exact = self.policy.info().exact_samples and len(batch) > 0
         facts = Facts(
@@ -201,6 +204,15 @@ def _is_recorded(batch: Batch) -> bool:
     """Whether the present policy has recorded how likely each token is that is trained on."""
     stale, foreign = batch.extra["staleness"].any(), (batch.mask & ~batch.own).any()
     return "sampled_logprobs" in batch.extra and not stale and not foreign
+
+
+def fresh_enough(batch: Batch, most: int) -> tuple[Batch, int | None]:
+    """The batch without the completions that a policy of more than so many steps ago generated, and how many these are;
+    the whole batch, and None, where there is no such limit."""
+    if not most:
+        return batch, None
+    kept = batch.extra["staleness"] <= most
+    return batch.select(kept), int((~kept).sum())
 
 
 def generated_by_policy(groups: Sequence[Group]) -> bool:

@@ -18,7 +18,10 @@ from alignzoo.training.stage import Run
 from alignzoo.training.token_log import Tokens, filled, token_columns
 from alignzoo.types import Alert, StepReport
 
-OWN = {MEMORY, CACHE, MADE_ANEW, no_gradient.FIRST, no_gradient.STALLED}
+AHEAD = "ahead"
+"""The kind of what is told of completions that are generated ahead."""
+
+OWN = {MEMORY, CACHE, MADE_ANEW, AHEAD, no_gradient.FIRST, no_gradient.STALLED}
 """The kinds of what the run itself warns of, which is no reason to stop."""
 
 

@@ -24,8 +24,9 @@ class Rollout:
     """All that were brought and scored, those among them that the sampler has then dropped."""
 
 
-def rollout(stage: Run, step: int, clock: Clock) -> Rollout:
-    """Sample and score; a sampler that drops groups is asked again, with other prompts, for as many as it lacks."""
+def rollout(stage: Run, step: int, clock: Clock, version: int | None = None) -> Rollout:
+    """Sample and score; a sampler that drops groups is asked again, with other prompts, for as many as it lacks. The
+    policy's `version` is the step's own where it is not given."""
     sampler = stage.sampler
     chosen: list[Group] = []
     brought: list[Group] = []
@@ -42,7 +43,7 @@ def rollout(stage: Run, step: int, clock: Clock) -> Rollout:
                 groups = sampler.sample(processes.dealt(prompts), stage.policy, seeds=seeds)
             with clock("score"):
                 groups = processes.gather(score(groups, stage.rewards, stage.policy))
-        groups = [_noted(group, step + 1) for group in groups]
+        groups = [_noted(group, step + 1, version) for group in groups]
         brought += groups
         chosen += sampler.select(groups) if isinstance(sampler, Selects) else groups
         if len(chosen) >= stage.schedule.prompts:
@@ -50,6 +51,6 @@ def rollout(stage: Run, step: int, clock: Clock) -> Rollout:
     return Rollout(chosen, brought)
 
 
-def _noted(group: Group, step: int) -> Group:
+def _noted(group: Group, step: int, version: int | None) -> Group:
     """With the step and the policy's version noted of what the policy has generated for this step."""
-    return replace(group, completions=tuple(each.generated_for(step) for each in group.completions))
+    return replace(group, completions=tuple(each.generated_for(step, version) for each in group.completions))

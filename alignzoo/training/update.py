@@ -16,8 +16,8 @@ from alignzoo.evaluation.answers import Figures
 from alignzoo.evaluation.heldout import reduced
 from alignzoo.interfaces import Optimizer, Policy
 from alignzoo.microbatch import MicroBatcher, MicroBatchTooLarge, Round
-from alignzoo.schedule import TorchOptimizer
-from alignzoo.training.importance import importance
+from alignzoo.schedule import OffPolicy, Schedule
+from alignzoo.training.importance import cut, importance
 from alignzoo.traits import traits_of
 from alignzoo.types import Batch, FloatNT, Forward
 
@@ -69,14 +69,14 @@ def update(
     optimizer: Optimizer,
     minibatch: Batch,
     lr: float,
-    settings: TorchOptimizer,
+    schedule: Schedule,
     batcher: MicroBatcher,
     deferred: Deferred,
 ) -> Updated:
     """One update of the weights. Micro-batches and processes are partial sums of Σ weights·terms / N."""
     couples = traits_of(optimizer).couples
     tokens = max(1.0, float((minibatch.mask & minibatch.own).sum()))
-    work = _Work(policy, optimizer, len(minibatch), tokens, settings.importance_cap, deferred.names)
+    work = _Work(policy, optimizer, len(minibatch), tokens, schedule, deferred.names)
     ahead = deferred.ahead.pop() if deferred.ahead else None
     if ahead is not None:
         rounds = [Round(minibatch)]
@@ -93,7 +93,7 @@ def update(
             ahead = None
             rounds = [Round(part, each.idle) for each in rounds for part in batcher.cut(each.batch, couples=couples)]
     figures = processes.total(figures)
-    figures["grad_norm"] = policy.step(lr, settings.max_grad_norm)
+    figures["grad_norm"] = policy.step(lr, schedule.max_grad_norm)
     return Updated(figures, logprobs)
 
 
@@ -107,7 +107,7 @@ class _Work:
     """Rows of the minibatch, over all processes."""
     tokens: float
     """Tokens of its completions that are trained on and the policy's own."""
-    importance_cap: float
+    schedule: OffPolicy
     late: frozenset[str]
 
     def gradients(
@@ -139,9 +139,10 @@ class _Work:
         micro = only(micro.answered(before_update(out, self.late, micro)), needs)
         terms = self.optimizer.loss(micro, out if "entropy" in needs else replace(out, entropy=None))
         cost, corrected = terms.loss, {}
-        if self.importance_cap:
-            weights = importance(terms, micro, out, self.importance_cap)
-            cost, corrected = cost * weights, {"importance": weights}
+        if cap := self.schedule.importance_cap:
+            mode, couples = self.schedule.importance_mode, traits_of(self.optimizer).couples
+            weights = importance(terms, micro, out, cap, mode, couples=couples)
+            cost, corrected = cost * weights, {"importance": weights, "importance/cut": cut(weights, cap, mode)}
         loss = fn.weigh(cost, micro.weights, micro.mask) / self.rows
         self.policy.backward(loss)
         parts = {name: reduced(column, micro) / self.rows for name, column in terms.metrics.items()}
@@ -149,7 +150,8 @@ class _Work:
         if out.entropy is not None:
             parts["entropy"] = (out.entropy.detach() * micro.own).sum() / self.tokens
         for name, column in corrected.items():
-            parts[name] = (column * (micro.mask & micro.own)).sum() / self.tokens
+            each = column if column.ndim == 2 else column[:, None]
+            parts[name] = (each * (micro.mask & micro.own)).sum() / self.tokens
         return parts
 
 

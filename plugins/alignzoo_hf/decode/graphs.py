@@ -42,7 +42,8 @@ class Graphs:
         graph = torch.cuda.CUDAGraph()
         pool = next(iter(self.recorded.values())).pool() if self.recorded else None
         try:
-            with torch.cuda.graph(graph, pool=pool):
+            # Another thread may train meanwhile, and allocate.
+            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
                 step()
         except RuntimeError as error:
             self.usable = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -317,8 +318,9 @@ def _to_gradient(
             block *= how.scale
 
 
-class _Buffers:
-    """One buffer that outlives its use, so that the operating system need not map its pages anew for each batch.
+class _Buffers(threading.local):
+    """One buffer that outlives its use, so that the operating system need not map its pages anew for each batch. Each
+    thread has its own.
 
     Only on the CPU: elsewhere torch keeps what is freed by itself.
     """

@@ -7,6 +7,7 @@ function is the common one, ours stands in its place while a model of ours is ru
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
@@ -24,14 +25,38 @@ Rotate = Callable[..., tuple[Tensor, Tensor]]
 @contextmanager
 def rotating(model: nn.Module) -> Iterator[None]:
     """Inside, queries and keys of a model in a CPU's memory are turned by `Rotation`."""
-    files = {type(module).__module__ for module in model.modules()}
-    former = {file: own for file in files if (own := getattr(sys.modules[file], NAME, None)) and _is_common(own)}
-    for file, own in former.items():
-        setattr(sys.modules[file], NAME, partial(_rotate, own))
+    entered = [file for file in {type(module).__module__ for module in model.modules()} if _enter(file)]
     try:
         yield
     finally:
-        for file, own in former.items():
+        for file in entered:
+            _leave(file)
+
+
+_at_work: dict[str, tuple[int, Rotate]] = {}
+"""By file: how many models of its families are run, and the function that was there before the first of them."""
+_changing = threading.Lock()
+"""One model may be trained while another one generates in another thread."""
+
+
+def _enter(file: str) -> bool:
+    """Put ours into a file, unless it stands there already; whether the file has the common one."""
+    with _changing:
+        count, own = _at_work.get(file, (0, getattr(sys.modules[file], NAME, None)))
+        if own is None or not _is_common(own):
+            return False
+        if not count:
+            setattr(sys.modules[file], NAME, partial(_rotate, own))
+        _at_work[file] = count + 1, own
+        return True
+
+
+def _leave(file: str) -> None:
+    with _changing:
+        count, own = _at_work.pop(file)
+        if count > 1:
+            _at_work[file] = count - 1, own
+        else:
             setattr(sys.modules[file], NAME, own)
 
 

@@ -255,6 +255,22 @@ class HFPolicy(Answering, TableTraining):
         for voice in self.roles.values() if self.lm is None else (self._own, *self.roles.values()):
             voice.close()
 
+    def behaviour(self) -> HFPolicy:
+        """As `alignzoo.interfaces.HasBehaviour`: the language model with its own trained weights, its own tokenizer (a
+        fast one is not for two threads) and its own engine; frozen weights lie in memory once."""
+        if self.lm is None or self._sharded is not None:
+            what = "only scores" if self.lm is None else "is sharded over the processes"
+            raise ModelError(f"the policy {what}, and cannot be generated with while it is trained: set ahead to 0")
+        own, frozen = copy.copy(self), (each for each in self.lm.parameters() if not each.requires_grad)
+        own.lm = own._main = copy.deepcopy(self.lm, {id(each): each for each in frozen})
+        own.tokenizer = copy.deepcopy(self.tokenizer)
+        own.scorer, own.critics, own.roles, own._packable = None, {}, {}, {}
+        own._trains, own._begun, own._reloads, own._torch_optimizer = False, None, False, None
+        own.__dict__.pop("_shape", None)
+        own._voice = own._own = Voice("the policy", self.spec, lambda: own.lm, own.tokenizer)
+        own.encoder = encoder(self.spec, own.lm, own.tokenizer, writes=True)
+        return own
+
     # --- answering -----------------------------------------------------------------------------------------------
 
     def forward(self, batch: Batch, columns: frozenset[str]) -> Forward:

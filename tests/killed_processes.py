@@ -1,10 +1,12 @@
 """One of two processes that share their weights is killed, again and again, and the run goes on on one, two and three.
 
-    python tests/killed_processes.py FOLDER [KILLS]
+    python tests/killed_processes.py FOLDER [KILLS [METHOD [STOPS]]]
 
 Each trial trains by two processes, one of which is killed at a moment that nobody chose; then so many processes as its
-number says go on to the end. Its figures are those of a run that nobody killed. Processes are forked from one that has
-imported everything, so that a trial takes seconds; tests/test_sharded.py makes two of them.
+number says go on to the end. Its figures are those of a run that nobody killed. In a stop, one of them is sent SIGTERM
+instead: both end after the same step, with a checkpoint. At last four processes train, and one goes on from what they
+leave after a stop. Processes are forked from one that has imported everything, so that a trial takes seconds;
+tests/test_sharded.py makes some of them.
 """
 
 from __future__ import annotations
@@ -17,19 +19,20 @@ import signal
 import socket
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 SETTINGS: dict[str, Any] = {
-    "task": "shop",
     "schedule": {"steps": 5, "prompts": 5, "save_every": 1, "keep": 2},
     "evaluate": {"prompts": 4, "best_of": 0},
     "policy.max_new_tokens": 8,
     "policy.shard": "fsdp",
 }
+METHODS: dict[str, dict[str, Any]] = {"dpo": {"task": "shop"}, "grpo": {"task": "sort", "sampler.n": 3}}
 
 
-def start(out: Path, rank: int, count: int, port: int, *, resume: bool) -> int:
+def start(out: Path, rank: int, count: int, port: int, method: str, *, resume: bool) -> int:
     """A process of a run; its number."""
     child = os.fork()
     if child:
@@ -43,7 +46,7 @@ def start(out: Path, rank: int, count: int, port: int, *, resume: bool) -> int:
     try:
         import alignzoo
 
-        alignzoo.run("dpo", out=out, resume=resume, **SETTINGS)
+        alignzoo.run(method, out=out, resume=resume, **METHODS[method], **SETTINGS)
         code = 0
     except BaseException as error:
         os.write(2, f"{type(error).__name__}: {error}\n".encode())
@@ -51,11 +54,11 @@ def start(out: Path, rank: int, count: int, port: int, *, resume: bool) -> int:
         os._exit(code)
 
 
-def run(out: Path, count: int, *, resume: bool = False) -> list[int]:
+def run(out: Path, count: int, method: str, *, resume: bool = False) -> list[int]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    return [start(out, rank, count, port, resume=resume) for rank in range(count)]
+    return [start(out, rank, count, port, method, resume=resume) for rank in range(count)]
 
 
 def ended(children: list[int], limit: float = 300) -> list[int]:
@@ -101,12 +104,12 @@ def _runs(child: int) -> bool:
     return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
 
 
-def trial(folder: Path, number: int, expected: list[dict[str, float]], seconds: float) -> dict[str, Any]:
+def trial(folder: Path, number: int, expected: list[dict[str, float]], seconds: float, method: str) -> dict[str, Any]:
     """One kill, and what came of it: some moments after a step, or before the first."""
     rng = random.Random(number)
     out, victim, after = folder / f"kill-{number}", rng.randrange(2), rng.randrange(len(expected))
     moment = rng.uniform(0.0, 1.0) * seconds / (2 * len(expected))
-    children = run(out, 2)
+    children = run(out, 2, method)
     until(out, after, children)
     time.sleep(moment)
     os.kill(children[victim], signal.SIGKILL)
@@ -123,12 +126,32 @@ def trial(folder: Path, number: int, expected: list[dict[str, float]], seconds: 
     told["others ended within"] = round(time.monotonic() - killed, 2)
     told["goes on with"] = 1 + number % 3
     again = (out / "manifest.json").exists()
-    told["codes after"] = ended(run(out, told["goes on with"], resume=again))
+    told["codes after"] = ended(run(out, told["goes on with"], method, resume=again))
     told["off by"] = off(figures(out), expected) if not any(told["codes after"]) else None
     return told
 
 
-def main(folder: Path, kills: int) -> list[dict[str, Any]]:
+def stop(folder: Path, number: int, expected: list[dict[str, float]], method: str, *, count: int = 2) -> dict[str, Any]:
+    """SIGTERM to one process, after a step: where all stop, what they leave, and what comes of it."""
+    rng = random.Random(number)
+    out, victim, after = folder / f"stop-{count}-{number}", rng.randrange(count), rng.randrange(1, len(expected) - 1)
+    children = run(out, count, method)
+    until(out, after, children)
+    time.sleep(rng.uniform(0.0, 0.2))
+    os.kill(children[victim], signal.SIGTERM)
+    told: dict[str, Any] = {"sent SIGTERM": victim, "of": count, "after step": after, "codes": ended(children)}
+    logs = [out.with_name(f"{out.name}-{rank}.log").read_text() for rank in range(count)]
+    told["stopped"] = sorted({line for log in logs for line in log.splitlines() if line.startswith("Interrupted: ")})
+    told["steps"] = len(figures(out))
+    saved = sorted(path.name for path in (out / "checkpoints" / method).iterdir())
+    told["checkpoint"] = saved[-1] if saved else ""
+    told["goes on with"] = 1 + number % 3
+    told["codes after"] = ended(run(out, told["goes on with"], method, resume=True))
+    told["off by"] = off(figures(out), expected) if not any(told["codes after"]) else None
+    return told
+
+
+def main(folder: Path, kills: int, method: str = "dpo", stops: int = 1, four: bool = True) -> list[dict[str, Any]]:
     """All trials; what each came to is in kills.jsonl at once."""
     os.environ |= {"ALIGNZOO_REFERENCES": "off", "OMP_NUM_THREADS": "1"}
     import torch.distributed.checkpoint
@@ -143,12 +166,15 @@ def main(folder: Path, kills: int) -> list[dict[str, Any]]:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     begin = time.monotonic()
-    codes = ended(run(folder / "whole", 2))
+    codes = ended(run(folder / "whole", 2, method))
     assert codes == [0, 0], (folder / "whole-0.log").read_text()[-2000:]
     seconds, expected = time.monotonic() - begin, figures(folder / "whole")
-    found = []
-    for number in range(kills):
-        found.append(trial(folder, number, expected, seconds))
+    found: list[dict[str, Any]] = []
+    trials = [partial(trial, folder, number, expected, seconds, method) for number in range(kills)]
+    trials += [partial(stop, folder, number, expected, method) for number in range(stops)]
+    trials += [partial(stop, folder, 0, expected, method, count=4)] if four else []
+    for each in trials:
+        found.append(each())
         with (folder / "kills.jsonl").open("a") as file:
             file.write(json.dumps(found[-1]) + "\n")
         print(found[-1], flush=True)
@@ -156,4 +182,5 @@ def main(folder: Path, kills: int) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 20)
+    kills, method, stops, *rest = (*sys.argv[2:], *("20", "dpo", "1")[len(sys.argv) - 2 :])
+    main(Path(sys.argv[1]), int(kills), method, int(stops), not rest)

@@ -19,7 +19,7 @@ from alignzoo.schedule import Schedule
 from alignzoo.testing import toy_groups, toy_prompts
 from alignzoo.testing.world import ToyPolicy
 from alignzoo.training import passes as step_passes
-from alignzoo.training.passes import Pass, Passes, Ready
+from alignzoo.training.passes import WATCHED, Pass, Passes, Ready
 from alignzoo_distillation.bond import BOND
 from alignzoo_policy_gradient.gmpo import GMPO
 from alignzoo_policy_gradient.grpo import GRPO
@@ -35,7 +35,8 @@ def ready(
     policy: ToyPolicy, optimizer: Optimizer, groups: list[Group], *, tokens: int = 0, watched: bool = False
 ) -> Ready:
     made = Passes(policy, Schedule(), MicroBatcher(policy, tokens=tokens))
-    return made.ready(optimizer, collate(groups, version=2), groups, watched=watched)
+    columns = WATCHED if watched else frozenset[str]()
+    return made.ready(optimizer, collate(groups, version=2), groups, watched=columns)
 
 
 ONCE = [GRPO(), GRPO(kl=0.0), PPO(epochs=1), PPO(epochs=1, whiten_advantages=False)]

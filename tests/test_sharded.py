@@ -53,13 +53,19 @@ def test_processes_with_sharded_weights_are_one(tmp_path: Path) -> None:
 
 
 def test_a_killed_process_ends_the_other_and_any_number_goes_on(tmp_path: Path) -> None:
-    """Two kills at moments that nobody chose: the other ends, and one process, then two, come to the same figures."""
+    """Two kills at moments that nobody chose: the other ends, and one process, then two, come to the same figures. And
+    SIGTERM to one of two, and to one of four: all stop after the same step, and leave a checkpoint."""
     script = Path(__file__).with_name("killed_processes.py")
     done = launch(1, str(script), str(tmp_path / "kills"), "2", cwd=tmp_path, limit=1200)
     assert done.returncode == 0, done.stderr[-3000:]
     told = [json.loads(line) for line in (tmp_path / "kills" / "kills.jsonl").read_text().splitlines()]
-    assert [each["goes on with"] for each in told] == [1, 2]
+    assert [each["goes on with"] for each in told] == [1, 2, 1, 1]
     for each in told:
         assert not any(each["codes after"]), each
         assert each["off by"] < 1e-6, each
+    for each in told[:2]:
         assert each["others ended within"] < 60, each
+    for each in told[2:]:
+        assert each["codes"] == [1] * each["of"], each
+        assert each["stopped"] == [f"Interrupted: dpo: stopped after step {each['steps']} of 5"], each
+        assert each["checkpoint"] == f"step-{each['steps']:06d}", each

@@ -207,7 +207,7 @@ def test_what_was_recorded_serves_only_where_all_was_sampled() -> None:
 
     def deferred(groups: list[Group]) -> bool:
         made = Passes(policy, Schedule(), MicroBatcher(policy, tokens=8))
-        return bool(made.ready(RLOO(), collate(groups), groups, watched=False).deferred.names)
+        return bool(made.ready(RLOO(), collate(groups), groups, watched=frozenset()).deferred.names)
 
     assert deferred(talks) and not deferred(echoes)
 

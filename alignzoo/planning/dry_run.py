@@ -28,7 +28,7 @@ from alignzoo.roles import moving, specs_of
 from alignzoo.runs.sizing import amount
 from alignzoo.runs.stage_data import data_of
 from alignzoo.torch_optimizers import torch_optimizer
-from alignzoo.training.passes import WATCHED, Facts, Pass, passes
+from alignzoo.training.passes import STALENESS, WATCHED, Facts, Pass, passes
 from alignzoo.traits import traits_of
 from alignzoo.types import Batch, Completion, Group, Prompt, Score, Text
 
@@ -216,9 +216,9 @@ class Rehearsal:
         again = not generates and not schedule.has_budget
         facts = Facts(
             groups=len(self.groups),
-            watched=WATCHED if watches else frozenset(),
+            watched=WATCHED if watches else STALENESS if generates and schedule.ahead else frozenset(),
             remembered=frozenset({"ref_logprobs"}) if again and not moves else frozenset(),
-            recorded=generates and self.outline.exact_samples,
+            recorded=generates and self.outline.exact_samples and not schedule.ahead,
             one_piece=next(self.micro_batches(minibatch=False)) is self.prepared,
         )
         return passes(self.stage.optimizer, schedule, facts)

@@ -92,6 +92,9 @@ def test_a_task_of_the_harness_is_read_item_by_item(monkeypatch: pytest.MonkeyPa
     rows = [{**sample, "doc_id": 0}, {**sample, "doc_id": 1, "acc": 0}, {**strict, "doc_id": 0}]
     module = harness({"gsm8k": rows}, {"gsm8k": {"acc": True, "bits": False}})
     monkeypatch.setitem(sys.modules, "lm_eval", module)
+    tasks = types.ModuleType("lm_eval.tasks")
+    tasks.TaskManager = lambda: types.SimpleNamespace(all_tasks=["gsm8k", "empty"])  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "lm_eval.tasks", tasks)
     found = by_harness("lm-eval:gsm8k", "models/x", limit=2)
     assert found.metrics() == {
         "acc": {"gsm8k:0": 1.0, "gsm8k:1": 0.0},
@@ -103,8 +106,10 @@ def test_a_task_of_the_harness_is_read_item_by_item(monkeypatch: pytest.MonkeyPa
     model, arguments, tasks, rest = module.asked[0]  # type: ignore[attr-defined]
     assert (model, arguments, tasks) == ("hf", {"pretrained": "models/x"}, ["gsm8k"])
     assert rest["limit"] == 2 and rest["log_samples"]
-    with pytest.raises(DataError, match="no task 'gsm9k'"):
+    with pytest.raises(DataError, match=r"no task 'gsm9k'\. Did you mean gsm8k\?"):
         by_harness("lm-eval:gsm9k", "models/x")
+    with pytest.raises(DataError, match="finds no data for 'empty'"):
+        by_harness("lm-eval:empty", "models/x")
 
 
 def test_without_the_harness_it_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

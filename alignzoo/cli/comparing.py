@@ -58,6 +58,11 @@ def compare(
         str,
         typer.Option(metavar="REWARD", help="What scores held-out answers, if not the task or the reward trained on."),
     ] = "",
+    also: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TASK|FILE|lm-eval:NAME", help="Evaluate final policies with more; as `evaluate --with`."),
+    ] = None,
+    also_limit: Annotated[int | None, typer.Option(min=2, help="Only the first so many items of each --also.")] = None,
     frontier: Annotated[bool, typer.Option("--frontier", help="Run each algorithm under several KL weights.")] = False,
     retry: Annotated[bool, typer.Option("--retry", help="Run again what has failed or diverged.")] = False,
     plugin: Annotated[
@@ -95,6 +100,8 @@ def compare(
             prompts=prompts,
             judge=judge,
             measure=measure,
+            also=also or (),
+            also_limit=also_limit,
             frontier=frontier,
             retry=retry,
             progress=_progress(shown, quiet, where),

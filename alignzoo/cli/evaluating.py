@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from alignzoo.cli.common import AsJson, Debug, NoPlugins, Plugins, console, registry, told
-from alignzoo.errors import RecipeError, did_you_mean
+from alignzoo.errors import RecipeError
 
 if TYPE_CHECKING:
     from alignzoo.compare.outside import Line
@@ -70,15 +70,9 @@ def evaluate(
 
 def _kind(zoo: Registry, name: str, model: str) -> str:
     """What `--with` names: a task of the harness, a task of the zoo, or a file of pairs."""
-    from alignzoo.evaluation.outside import HARNESS
+    from alignzoo.evaluation.outside import kind_of
 
-    tasks = [each.name for each in zoo.list("task")]
-    kind = "harness" if name.startswith(HARNESS) else "task" if name in tasks else "pairs"
-    if kind == "pairs" and not Path(name).exists():
-        raise RecipeError(
-            f"--with {name}: neither a task nor a file. {did_you_mean(name, tasks)} A task of the LM Evaluation "
-            f"Harness is written {HARNESS}NAME"
-        )
+    kind = kind_of(name, [each.name for each in zoo.list("task")], "--with")
     if model.startswith(JUDGE) and kind != "pairs":
         raise RecipeError(f"--with {name}: a judge is evaluated on a file of pairs, as RewardBench has them")
     return kind

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from alignzoo.compare import headlines, inference, overall
+from alignzoo.compare import alongside, headlines, inference, overall
 from alignzoo.compare import statistics as st
 from alignzoo.compare.data_of import told_data
 from alignzoo.compare.grid import CURVE_PROMPTS, RANDOM, START, Chosen, Grid
@@ -64,9 +64,11 @@ def analyse(
         profiles=tuple(overall.profiles(rescaled)),
         headlines=(),
         notes=(),
+        columns=alongside.columns(folder, sheet.cells, level) if grid.plan.also else (),
         **_where(grid),
     )
-    results = replace(results, notes=tuple(headlines.notes(grid.plan, results)))
+    failed = alongside.failures(folder, sheet.cells) if grid.plan.also else ()
+    results = replace(results, notes=(*headlines.notes(grid.plan, results), *failed))
     return replace(results, headlines=tuple(headlines.headlines(results)))
 
 
@@ -316,6 +318,8 @@ def command(grid: Grid) -> str:
     words += ["--tune-kl", f"{plan.trial_kl:g}"] if plan.trial_kl is not None else []
     words += ["--prompts", str(plan.prompts), "--best-of", str(plan.best_of), "--judge", plan.judge]
     words += ["--measure", plan.measure] if plan.measure else []
+    words += [word for each in plan.also for word in ("--also", each)]
+    words += ["--also-limit", str(plan.also_limit)] if plan.also_limit is not None else []
     words += [word for path in plan.plugins for word in ("--plugin", path)]
     return shlex.join(words)
 
@@ -331,6 +335,8 @@ def _settings(grid: Grid) -> dict[str, Any]:
         "best_of": plan.best_of,
         "judge": plan.judge,
         "measure": plan.measure,
+        "also": list(plan.also),
+        "also limit": plan.also_limit,
         "evaluation": {
             "prompts": plan.prompts,
             "n": plan.n,

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from alignzoo.compare import also
 from alignzoo.compare.answers import Examiner, examine, figures
 from alignzoo.compare.plan import TOLERANCE, Cell, entry, read_cell
 from alignzoo.compare.results import CellResult, Figures, Status, from_plain
@@ -54,27 +55,36 @@ def finished(folder: Path) -> CellResult | None:
 def run_cell(folder: Path) -> CellResult:
     """Do what a cell's plan.json says, or go on with it; whatever goes wrong is its result, not an exception."""
     with _alone(folder):
-        done = finished(folder)
-        if done is not None:
-            return done
-        from alignzoo.training.loop import Interrupted
-
         cell = read_cell(folder)
-        begun = time.perf_counter()
-        try:
-            result = _run(cell, folder)
-        except Interrupted:
-            raise  # it is not over
-        except DivergedError as error:
-            result = _without_figures(cell, folder, "diverged", str(error))
-        except Exception as error:
-            traceback.print_exc()
-            told = str(error) if isinstance(error, AlignzooError) else f"{type(error).__name__}: {error}"
-            result = _without_figures(cell, folder, "failed", told)
-        shutil.rmtree(folder / "run" / "checkpoints", ignore_errors=True)
-        write_json(folder / "timing.json", _timing(folder) | {"seconds/cell": time.perf_counter() - begun})
-        write_json(folder / "cell.json", asdict(result))
+        result = finished(folder) or _trained(cell, folder)
+        if result.has_figures and also.missing(cell, folder):
+            begun = time.perf_counter()
+            _evaluate_also(cell, folder)
+            timing = read_json(folder / "timing.json")
+            timing["seconds/cell"] = timing.get("seconds/cell", 0.0) + time.perf_counter() - begun
+            write_json(folder / "timing.json", timing)
         return result
+
+
+def _trained(cell: Cell, folder: Path) -> CellResult:
+    """Train, or go on with it, and answer the held-out prompts."""
+    from alignzoo.training.loop import Interrupted
+
+    begun = time.perf_counter()
+    try:
+        result = _run(cell, folder)
+    except Interrupted:
+        raise  # it is not over
+    except DivergedError as error:
+        result = _without_figures(cell, folder, "diverged", str(error))
+    except Exception as error:
+        traceback.print_exc()
+        told = str(error) if isinstance(error, AlignzooError) else f"{type(error).__name__}: {error}"
+        result = _without_figures(cell, folder, "failed", told)
+    shutil.rmtree(folder / "run" / "checkpoints", ignore_errors=True)
+    write_json(folder / "timing.json", _timing(folder) | {"seconds/cell": time.perf_counter() - begun})
+    write_json(folder / "cell.json", asdict(result))
+    return result
 
 
 def died(cell: Cell, folder: Path, how: str) -> CellResult:
@@ -101,10 +111,7 @@ def _run(cell: Cell, folder: Path) -> CellResult:
     from alignzoo.runs import api
 
     registry = registry_of(cell.plugins)
-    *others, stage = load(cell.evaluator, cell.evaluator_overrides, registry=registry).stages
-    own: Any = stage.policy
-    evaluator = replace(stage, policy=replace(own, model=cell.start))
-    evaluator = evaluator.with_outputs({each.name: cell.start for each in others})
+    evaluator = _evaluator(cell)
     spec: Any = evaluator.policy
     stopped, steps, model = "", 0, spec.model
     if cell.recipe:
@@ -146,6 +153,25 @@ def _run(cell: Cell, folder: Path) -> CellResult:
         after=after,
         costs=costs,
     )
+
+
+def _evaluator(cell: Cell) -> Any:
+    """The stage that says how answers are generated and scored, with the start for its policy."""
+    from alignzoo.recipe import load
+
+    *others, stage = load(cell.evaluator, cell.evaluator_overrides, registry=registry_of(cell.plugins)).stages
+    own: Any = stage.policy
+    evaluator = replace(stage, policy=replace(own, model=cell.start))
+    return evaluator.with_outputs({each.name: cell.start for each in others})
+
+
+def _evaluate_also(cell: Cell, folder: Path) -> None:
+    """The evaluations of a cell's final model besides its own figures, those that are missing."""
+    from alignzoo.runs.folder import finished_in
+
+    stage = _evaluator(cell)
+    model = str(finished_in(folder / "run")[-1].model) if cell.recipe else str(stage.policy.model)
+    also.evaluate(cell, folder, stage, model, registry_of(cell.plugins))
 
 
 def _reward(text: str, registry: Any) -> WeightedReward:

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from alignzoo import functional as fn
-from alignzoo.compare import tuning
+from alignzoo.compare import also, tuning
 from alignzoo.compare.answers import best_and_worst
 from alignzoo.compare.plan import FIRST_TRIAL, Cell, Entry, Measure, Plan, entry, repeated, safe, unique_ids
 from alignzoo.compare.results import Role
@@ -46,6 +46,7 @@ class Grid:
         plan = self.plan
         if not plan.algorithms:
             raise RecipeError("nothing to compare: name recipes or optimizers, as in `alignzoo compare ppo dpo`")
+        also.check(plan.also, plan.also_limit, self.registry)
         for label in (*repeated(plan.algorithms), *repeated(plan.tasks)):
             raise RecipeError(f"{label!r} is given twice: another setting is written NAME[key=value,...]")
         for key in ("task", "seed"):
@@ -257,6 +258,8 @@ class Grid:
             plugins=plan.plugins,
             scored_by=plan.measure,
             preferences=self._measured[task.label][2],
+            also=plan.also if trial < 0 else (),
+            also_limit=plan.also_limit,
             trial=trial,
         )
 
@@ -277,6 +280,9 @@ class Grid:
             plugins=plan.plugins,
             scored_by=plan.measure,
             preferences=self._measured[task.label][2],
+            # The start is one model, whatever the seed; and best-of-n is none that could be given away.
+            also=plan.also if role == "start" and seed == plan.seed_numbers[0] else (),
+            also_limit=plan.also_limit,
         )
 
 

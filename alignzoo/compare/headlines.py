@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from scipy import stats
 
-from alignzoo.compare import marks, overall
+from alignzoo.compare import alongside, marks, overall
 from alignzoo.compare.plan import TOLERANCE, Plan
 from alignzoo.compare.results import CHAIN, Compared, Headline, Pair, Results
 
@@ -33,6 +33,9 @@ def _of_task(results: Results, task: str) -> Iterator[str]:
     for control in sorted(controls, key=lambda each: CHAIN.index(each.role)):
         yield from _against(control, [pair for pair in pairs if pair.b == control.label], results, task)
     yield from _random(results, pairs, task)
+    for column in results.columns:
+        if column.task == task:
+            yield from alongside.sentences(column)
     yield from _runs(results, task)
 
 
@@ -174,6 +177,13 @@ def notes(plan: Plan, results: Results) -> Iterator[str]:
         yield "No budget was given: each recipe takes its own number of steps, so costs differ. See the costs."
     yield from _tuned(plan, results)
     yield from _inference(plan, results)
+    if results.columns:
+        yield (
+            f"{', '.join(dict.fromkeys(each.name for each in results.columns))}: measured after training, of greedy "
+            "answers or of given ones, item by item, the start once. Differences are paired by seed and item; the "
+            "intervals of all these columns hold together, those between algorithms by themselves, and those to the "
+            "start."
+        )
     if plan.judge == "gold" and set(results.metric.values()) == {"preference"}:
         return
     if plan.judge == "gold":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -80,7 +81,8 @@ class Live:
             return
         began = self.clock()
         results = analyse(self.grid, self.folder, shown, {}, None)
-        results = Results(**{**vars(results), "pairs": (), "headlines": ()})
+        shown_columns = tuple(replace(each, pairs=()) for each in results.columns)
+        results = Results(**{**vars(results), "pairs": (), "headlines": (), "columns": shown_columns})
         self.write(results, f"{done} of {total} runs have ended{'' if left is None else f', {about(left)} left'}.")
         self.next_report = self.clock() + (self.clock() - began) * (1 / SHARE - 1)
 

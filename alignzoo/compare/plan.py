@@ -139,6 +139,10 @@ class Plan:
     measure: str = ""
     """A reward, with its settings, that scores the answers to held-out prompts in place of the task's or the recipes'
     own: best one that no algorithm is trained on. Empty: theirs."""
+    also: tuple[str, ...] = ()
+    """What the final policies are evaluated with besides: a task, a file of pairs, or "lm-eval:NAME"."""
+    also_limit: int | None = None
+    """The first so many items of each of these; None: all."""
     overrides: tuple[str, ...] = ()
     """Overrides of every cell's recipe."""
     plugins: tuple[str, ...] = ()
@@ -199,6 +203,9 @@ class Cell:
     """The reward that scores its answers; empty: the evaluator's."""
     preferences: bool = False
     """Whether the given answers to held-out prompts are compared: the data are the user's own, and bring some."""
+    also: tuple[str, ...] = ()
+    """What its final policy is evaluated with besides."""
+    also_limit: int | None = None
     trial: int = field(default=-1)
     """The number of a tuning trial; -1 where it is none."""
 

@@ -7,6 +7,7 @@ DIR/
     plan.json         what it is to do
     run/              an ordinary run: manifest.json, metrics.jsonl, seconds.jsonl, samples.jsonl,
                       evaluations.jsonl, result.json, models/; absent of a control that trains nothing
+    also/NAME.json    what --also asks for: one evaluation of the final policy, item by item, or why there is none
     answers.jsonl     the final policy's answers to the held-out prompts, one `answers.Answer` a line
     timing.json       its clock
     log.txt           what it said
@@ -206,6 +207,31 @@ class Profile:
 
 
 @dataclass(frozen=True)
+class Column:
+    """A metric of an evaluation that `--also` asks for: a further figure of the final policies, item by item."""
+
+    task: str
+    """Of the comparison: what the policies were trained on."""
+    evaluation: str
+    """As it was asked for: "lm-eval:gsm8k"."""
+    metric: str
+    """What the evaluation measures of an item."""
+    lower_is_better: bool
+    standings: tuple[Standing, ...]
+    """Every algorithm that was trained, and the start, whose evaluation does not depend on the seed; failed runs are
+    counted as in the comparison's own figure."""
+    pairs: tuple[Pair, ...]
+    """Paired by seed and by item: every pair of algorithms, and every algorithm against the start. The intervals of
+    all columns hold together, those between algorithms by themselves, and those to the start."""
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """The versions and settings that the evaluation depends on."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.evaluation} {self.metric}"
+
+
+@dataclass(frozen=True)
 class Headline:
     """A sentence that the data bear."""
 
@@ -237,6 +263,8 @@ class Results:
     headlines: tuple[Headline, ...]
     notes: tuple[str, ...]
     """What a reader must know to judge the figures: how they were made, and what they do not show."""
+    columns: tuple[Column, ...] = ()
+    """What `--also` asked for."""
     versions: Mapping[str, str] = field(default_factory=dict)
     plugins: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     machine: Mapping[str, Any] = field(default_factory=dict)
@@ -283,7 +311,13 @@ def read_results(folder: str | Path) -> Results:
     parts: dict[str, tuple[Any, ...]] = {
         name: tuple(from_plain(cls, each) for each in data[name]) for name, cls in lists.items()
     }
-    return Results(**{**data, **parts, "notes": tuple(data["notes"])})
+    columns = tuple(_column(each) for each in data.get("columns", ()))
+    return Results(**{**data, **parts, "notes": tuple(data["notes"]), "columns": columns})
+
+
+def _column(data: Mapping[str, Any]) -> Column:
+    standings = tuple(from_plain(Standing, each) for each in data["standings"])
+    return from_plain(Column, {**data, "standings": standings, "pairs": [from_plain(Pair, p) for p in data["pairs"]]})
 
 
 def from_plain(cls: type[T], data: Mapping[str, Any]) -> T:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from alignzoo.compare import also as evaluations
 from alignzoo.compare import tuning
 from alignzoo.compare.analysis import analyse
 from alignzoo.compare.cell import died, finished
@@ -50,6 +52,8 @@ def compare(
     prompts: int = 256,
     judge: str = "gold",
     measure: str = "",
+    also: Sequence[str] = (),
+    also_limit: int | None = None,
     frontier: bool = False,
     retry: bool = False,
     progress: Progress = lambda *told: None,
@@ -59,7 +63,8 @@ def compare(
     `algorithms` may carry settings, "ppo[optimizer.kl=0.1]"; `task` too, "shop[n_prompts=200]". `budget` is
     "tokens=2e5", "seconds=60" or "flops=1e13", the same for every cell. `tune` trials for each algorithm on each task
     come first, of which the best is taken, or with `tune_kl` the best within that KL. `measure` is a reward, "length",
-    that scores the answers to held-out prompts in place of the recipes' own. `frontier` runs each algorithm under
+    that scores the answers to held-out prompts in place of the recipes' own. `also` evaluates the final policies with
+    more: a task, a file of pairs, "lm-eval:gsm8k", `also_limit` items of each. `frontier` runs each algorithm under
     several KL weights. `overrides` are every recipe's. Cells run in processes of their own, so `plugins` are files or
     modules, and `reward` is a name or a function of a module. In an `out` that holds part of the comparison only the
     rest is run; `retry` also runs again what has failed. Beside results.json it writes report.html and report.md.
@@ -79,6 +84,8 @@ def compare(
         prompts=prompts,
         judge=judge,
         measure=measure,
+        also=(also,) if isinstance(also, str) else tuple(also),
+        also_limit=also_limit,
         overrides=(*own, *overrides),
         plugins=tuple(map(plugin_file, plugins)),
     )
@@ -139,15 +146,22 @@ class _Work:
         by_id = {cell.id: cell for cell in todo}
         for cell in todo:
             cell.write(self.folder / cell.id)
-        for ended in self.executor.run(todo, self.folder):
-            folder = self.folder / ended.id
+        # A finished cell that is to be evaluated with more has its model here, wherever it was trained.
+        trained = [cell for cell in todo if finished(self.folder / cell.id) is not None]
+        here = self.executor if isinstance(self.executor, Local) else Local()
+        rest = [cell for cell in todo if cell not in trained]
+        for ended in itertools.chain(here.run(trained, self.folder), self.executor.run(rest, self.folder)):
+            folder, cell = self.folder / ended.id, by_id[ended.id]
             result = finished(folder)
-            if result is None and ended.interrupted:
+            if ended.interrupted and (result is None or evaluations.missing(cell, folder)):
                 continue  # it is not over, as is said below
-            result = result or died(by_id[ended.id], folder, ended.error or "its process left no result")
+            how = ended.error or "its process left no result"
+            result = result or died(cell, folder, how)
+            if result.has_figures:
+                evaluations.lost(cell, folder, how)
             self._tell(result, cells, new=True)
         results = [finished(self.folder / cell.id) for cell in cells]
-        missing = [cell.id for cell, result in zip(cells, results, strict=True) if result is None]
+        missing = [cell.id for cell, result in zip(cells, results, strict=True) if not self._is_over(cell, result)]
         if missing:
             raise RunError(f"{len(missing)} cells have not ended, {missing[0]} the first: run the same command again")
         return [result for result in results if result is not None]
@@ -160,9 +174,16 @@ class _Work:
         if result is not None and self.retry and result.status in ("failed", "diverged"):
             shutil.rmtree(folder)
             return False
-        if result is not None:
-            self._tell(result, cells, new=False)
-        return result is not None
+        if self.retry:
+            evaluations.forget_failed(cell, folder)
+        if result is None or not self._is_over(cell, result):
+            return False
+        self._tell(result, cells, new=False)
+        return True
+
+    def _is_over(self, cell: Cell, result: CellResult | None) -> bool:
+        """Whether a cell has its result, and every evaluation that is asked for of it."""
+        return result is not None and not (result.has_figures and evaluations.missing(cell, self.folder / cell.id))
 
     def _tell(self, result: CellResult, cells: Sequence[Cell], *, new: bool) -> None:
         self.done += 1
@@ -172,6 +193,8 @@ class _Work:
 
 def _check_same(former: Cell, now: Cell, folder: Path) -> None:
     """A folder holds the cells of one plan."""
+    if former.also_limit == now.also_limit or not (former.also and now.also):
+        former = replace(former, also=now.also, also_limit=now.also_limit)  # it may be evaluated with more
     if former == now:
         return
     differing = [name for name in vars(now) if getattr(former, name) != getattr(now, name)]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from alignzoo.compare import marks
 from alignzoo.compare.headings import COSTS, DIGITS, FIGURES
-from alignzoo.compare.results import CellResult, Compared, Results, Standing
+from alignzoo.compare.results import CellResult, Compared, Pair, Results, Standing
 from alignzoo.files import read_json
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def tables(results: Results, folder: Path) -> Iterator[RenderableType]:
     for task in results.tasks:
         yield _of_task(results, task)
         yield _besides(results, task)
+        yield from _columns(results, task)
         for headline in results.headlines:
             if headline.task == task:
                 from rich.text import Text
@@ -85,6 +86,39 @@ def _besides(results: Results, task: str) -> Table:
             figures.append(f"{fmean(values):.{DIGITS.get(name, 2)}f}" if values else "")
         _add(rows, each, *figures)
     return rows
+
+
+def _columns(results: Results, task: str) -> Iterator[Table]:
+    """What `--also` asked for, each with its difference to the start."""
+    from rich.text import Text
+
+    for column in (each for each in results.columns if each.task == task):
+        lower = ", lower is better" if column.lower_is_better else ""
+        items = max((pair.n_prompts for pair in column.pairs), default=0)
+        rows = _table(f"{task}: {column.name}{lower}" + (f", {items} items" if items else ""))
+        covers = f"{1 - results.settings['level']:.0%}"
+        for heading in ("mean", covers, "less the\nstart", f"{covers},\ntogether"):
+            rows.add_column(heading, justify="right", no_wrap=True)
+        beside = {pair.a: pair for pair in column.pairs if pair.family == "controls"}
+        sign = 1 if column.lower_is_better else -1
+        for each in sorted(column.standings, key=lambda each: sign * each.mean):
+            pair = beside.get(each.algorithm)
+            mark = MARK if each.failed else ""
+            values = [f"{each.mean:.3f}{mark}", f"{each.low:.3f} to {each.high:.3f}"]
+            values += [f"{pair.difference:+.3f}" if pair else "", _between(pair)]
+            style = "" if results.compared(each.algorithm).role == "algorithm" else "dim"
+            rows.add_row(Text(each.algorithm), *values, style=style)
+        if any(each.failed for each in column.standings):
+            rows.caption = Text(f"{MARK} runs that failed are counted as the worse of the start and their worst run")
+        yield rows
+
+
+def _between(pair: Pair | None) -> str:
+    if pair is None:
+        return ""
+    if pair.low is None or pair.high is None:
+        return "" if pair.p is None else "no item differs"
+    return f"{pair.low:+.3f} to {pair.high:+.3f}" + (" *" if pair.shown else "")
 
 
 def _cells(results: Results, task: str, of: Compared) -> list[CellResult]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import importlib.util
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 from alignzoo.decoding import Decoding
-from alignzoo.errors import DataError, RewardError
+from alignzoo.errors import DataError, RecipeError, RewardError, did_you_mean
 from alignzoo.interfaces import Judge, Policy, RewardSource, Task
 from alignzoo.judging import prefer
 from alignzoo.types import Group, Prompt, Question
@@ -49,6 +51,25 @@ class Measured:
         for each in self.items:
             found.setdefault(each.metric, {})[each.id] = each.value
         return found
+
+
+Kind = Literal["harness", "task", "pairs"]
+"""What an evaluation is: a task of the harness, a task of the zoo, or a file of pairs."""
+
+
+def kind_of(name: str, tasks: Collection[str], option: str) -> Kind:
+    """What an evaluation's name stands for, where the zoo has these tasks; `option` is where it was given. Raises
+    RecipeError where it is neither a task nor a file."""
+    if name.startswith(HARNESS):
+        return "harness"
+    if name in tasks:
+        return "task"
+    if not Path(name).exists():
+        raise RecipeError(
+            f"{option} {name}: neither a task nor a file. {did_you_mean(name, tasks)} A task of the LM Evaluation "
+            f"Harness is written {HARNESS}NAME"
+        )
+    return "pairs"
 
 
 # --- a task's gold score ----------------------------------------------------------------------------------------------
@@ -142,21 +163,32 @@ def _accuracy(place: int, prompt: Prompt, value: float) -> Iterable[Item]:
 # --- the LM Evaluation Harness ----------------------------------------------------------------------------------------
 
 
-def by_harness(name: str, model: str, *, limit: int | None = None) -> Measured:
-    """A task of the LM Evaluation Harness on a model directory, item by item. Raises DataError where lm_eval is not
-    installed, does not know the task, or says nothing of single items."""
+def harness_for(name: str) -> Any:
+    """The module lm_eval, for a task of its by this name. Raises DataError where it is not installed, or says that it
+    has no such task."""
     if importlib.util.find_spec("lm_eval") is None:
         raise DataError(
             f"{name}: the package lm_eval is not installed, which runs it: pip install lm_eval (it brings many others)"
         )
-    harness = importlib.import_module("lm_eval")
-    task = name.removeprefix(HARNESS)
+    harness, task = importlib.import_module("lm_eval"), name.removeprefix(HARNESS)
+    known = importlib.import_module("lm_eval.tasks").TaskManager().all_tasks
+    if task not in known:
+        near = difflib.get_close_matches(task, known, n=5)
+        hint = f"Did you mean {' or '.join(near)}?" if near else "`lm_eval --tasks list` names those that it has"
+        raise DataError(f"{name}: lm_eval has no task {task!r}. {hint}")
+    return harness
+
+
+def by_harness(name: str, model: str, *, limit: int | None = None) -> Measured:
+    """A task of the LM Evaluation Harness on a model directory, item by item. Raises DataError where lm_eval is not
+    installed, does not know the task, or says nothing of single items."""
+    harness, task = harness_for(name), name.removeprefix(HARNESS)
     try:
         found = harness.simple_evaluate(
             model="hf", model_args={"pretrained": model}, tasks=[task], limit=limit, log_samples=True, bootstrap_iters=0
         )
     except KeyError as error:
-        raise DataError(f"{name}: lm_eval has no task {task!r}, or no data for it here ({error})") from error
+        raise DataError(f"{name}: lm_eval finds no data for {task!r} here, or lacks a part of it ({error})") from error
     if not found or not found.get("samples"):
         raise DataError(f"{name}: lm_eval has told nothing of single items, which is what models are compared by")
     items: list[Item] = []

@@ -16,7 +16,7 @@ from alignzoo.compare.marks import marks
 from alignzoo.compare.report import costs, forest, gather, pictures, scores
 from alignzoo.compare.report.drawing import Look, Looks, Picture
 from alignzoo.compare.report.written import cell_text, environment, number, place, typeset
-from alignzoo.compare.results import Compared, Pair, Results, Standing, read_results
+from alignzoo.compare.results import Column, Compared, Pair, Results, Standing, read_results
 from alignzoo.files import read_json
 from alignzoo.registry import Registry
 from alignzoo.storage import write_text
@@ -87,6 +87,8 @@ class TaskPage:
     """The algorithms of the win-rate matrix."""
     seconds: Picture | None
     distributions: Picture | None
+    also: Sequence[Column]
+    """What `--also` asked for."""
     beside: scores.Beside | None
     proxy: Picture | None
 
@@ -178,6 +180,7 @@ def _task(
         rivals=rivals,
         seconds=costs.seconds(results, task, timings),
         distributions=scores.distributions(results, task, known, looks),
+        also=[column for column in results.columns if column.task == task],
         beside=scores.beside(results, task, known, looks),
         proxy=scores.proxy(results, task, known, looks) if metric == "gold" else None,
     )

@@ -82,6 +82,17 @@ WAIVABLE = (
     "right_critic",
     "discount",
     "weightless",
+    "figures",
+    "token_numbers",
+    "numbered_columns",
+    "sides",
+    "other_groups",
+    "loser_falls",
+    "last_reward",
+    "abstained",
+    "no_hindsight",
+    "far_behind",
+    "kl_share",
 )
 """Checks of the direction, and of what an optimizer does away from its start. Sound algorithms may differ here, and
 then say so by `laws`."""

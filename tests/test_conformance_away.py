@@ -27,6 +27,7 @@ from alignzoo_policy_gradient.rloo import RLOO
 from alignzoo_preference.dpo import DPO
 from alignzoo_reward_models.bradley_terry import RewardModel
 from test_mutant_kinds import MUTANTS
+from test_mutants_of_meaning import MUTANTS as OF_MEANING
 
 
 @dataclass(frozen=True)
@@ -287,7 +288,7 @@ def test_an_optimizer_that_is_wrong_later_is_caught(optimizer: Any, check: str, 
 
 
 def test_each_of_these_laws_catches_something_and_can_be_waived() -> None:
-    caught = {check for _, check, _ in AWAY} | {mutant.check for mutant in MUTANTS.values()}
+    caught = {check for _, check, _ in AWAY} | {mutant.check for mutant in (*MUTANTS.values(), *OF_MEANING.values())}
     assert set(WAIVABLE) - {"prefers_better"} <= caught
     assert set(WAIVABLE) <= set(OPTIMIZER_CHECKS)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -21,6 +23,8 @@ class MaxAtK(ClippedGroup):
     also divides by the group's standard deviation. Averaged over all tokens. Where two answers share the first place,
     nothing is taught.
     """
+
+    laws: ClassVar[Mapping[str, str]] = {"loser_falls": "only the best answer of a group is credited"}
 
     def credit(self, batch: Batch) -> FloatN:
         leads, start = [batch.rewards.new_zeros(0)], 0

@@ -9,6 +9,14 @@ from typing import TypeAlias
 
 from alignzoo.interfaces import Optimizer
 from alignzoo.testing.laws import Checks, Figures, Given, checks
+from alignzoo.testing.optimizers.apart import (
+    abstained,
+    far_behind,
+    kl_share,
+    loser_falls,
+    no_hindsight,
+    other_groups,
+)
 from alignzoo.testing.optimizers.bounds import returns, trust_region, value_loss
 from alignzoo.testing.optimizers.comparing import (
     better_rises,
@@ -28,8 +36,9 @@ from alignzoo.testing.optimizers.direction import (
     zero_advantage,
 )
 from alignzoo.testing.optimizers.hard import hard_inputs
-from alignzoo.testing.optimizers.horizon import discount, right_critic, weightless
+from alignzoo.testing.optimizers.horizon import discount, last_reward, right_critic, weightless
 from alignzoo.testing.optimizers.invariance import group_order, micro_batches, padding, processes
+from alignzoo.testing.optimizers.meaning import figures, numbered_columns, sides, token_numbers
 from alignzoo.testing.optimizers.purity import mask, pure, reads
 from alignzoo.testing.optimizers.reading import columns_read, ratios
 from alignzoo.testing.optimizers.reference import adaptive, kl_estimate, kl_pull
@@ -91,6 +100,17 @@ AWAY_FROM_THE_START: tuple[tuple[int, Held], ...] = (
     (13, right_critic),
     (13, discount),
     (13, weightless),
+    (8, figures),
+    (2, token_numbers),
+    (2, numbered_columns),
+    (13, sides),
+    (6, other_groups),
+    (6, loser_falls),
+    (13, last_reward),
+    (13, abstained),
+    (13, no_hindsight),
+    (13, far_behind),
+    (13, kl_share),
 )
 """The checks of what happens away from the start. An optimizer to which one does not apply says so by `laws`."""
 

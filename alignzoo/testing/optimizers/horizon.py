@@ -43,6 +43,23 @@ def _returns(found: Pull) -> torch.Tensor:
     return returns
 
 
+def last_reward(optimizer: Optimizer, given: Given) -> None:
+    """With any `gamma` the last token's return is its reward, however many tokens came before it."""
+    if "old_values" not in optimizer.needs or not hasattr(optimizer, "gamma"):
+        return
+    cause = "a discount by a token's place in the answer, on top of that of the returns"
+    attempt = Attempt(13, "answers of 1 to 4 tokens with the same reward at their end, gamma = 0.5", cause)
+    batch = scene([1, 4, 3, 2], [0, 0, 1, 1], [1.0, 1.0, 1.0, 1.0], given)
+    part: Any = dataclasses.replace(optimizer, gamma=0.5)  # type: ignore[type-var]
+    found = pull_of(attempt, part, batch)
+    if found is None or found.prepared.returns is None:
+        return
+    mask = found.prepared.mask
+    last = mask & (mask.flip(1).cumsum(1).flip(1) == 1)
+    told = found.prepared.returns[last]
+    attempt.require(float(told.max() - told.min()) <= 1e-4, "the same return of each last token", str(told.tolist()))
+
+
 def discount(optimizer: Optimizer, given: Given) -> None:
     """With `gamma` or `lam` below 1 an early token has less of a late reward than the last one; with 1 as much."""
     names = [f.name for f in dataclasses.fields(optimizer)]  # type: ignore[arg-type]

@@ -84,7 +84,7 @@ WAIVABLE = (
     "weightless",
     "figures",
     "token_numbers",
-    "numbered_columns",
+    "column_number",
     "sides",
     "other_groups",
     "loser_falls",

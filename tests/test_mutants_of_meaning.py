@@ -45,7 +45,7 @@ MUTANTS = {
     ),
     "the other direction's divergence": Mutant(
         *("distillation/gkd", "GKD", 'f"teacher_jsd:{self.beta:g}"', 'f"teacher_jsd:{1 - self.beta:g}"'),
-        *("numbered_columns", {"beta": 0.1}),
+        *("column_number", {"beta": 0.1}),
     ),
     "the sides' weights exchanged": unpaired(
         *("kto", "KTO", "self.desirable, self.undesirable)", "self.undesirable, self.desirable)", "sides")

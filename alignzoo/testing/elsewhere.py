@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import builtins
 import copy
+import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
+
+import torch
+
+from alignzoo.decoding import Decoding
+from alignzoo.interfaces import Policy
+from alignzoo.testing.laws import Attempt
+from alignzoo.types import Prompt
 
 
 @contextmanager
@@ -23,6 +32,49 @@ def another_hash() -> Iterator[None]:
         yield
     finally:
         builtins.hash = real
+
+
+@contextmanager
+def another_clock() -> Iterator[None]:
+    """Inside, `time.time` is many hours and some minutes later, as it is where a run is resumed."""
+    real = time.time
+    time.time = lambda: real() + 41 * 3600 + 1234
+    try:
+        yield
+    finally:
+        time.time = real
+
+
+@contextmanager
+def left_as_it_was(attempt: Attempt, policy: Policy) -> Iterator[None]:
+    """Inside, a part is at work: afterwards what all code shares is as it was, and the policy answers as itself."""
+    modes, said = _modes(), _said(policy)
+    try:
+        yield
+    finally:
+        now = _modes()
+        for name, (value, put_back) in modes.items():
+            if now[name][0] != value:
+                put_back(value)
+    for name, (value, _) in modes.items():
+        attempt.require(now[name][0] == value, f"{name} to be {value} as before", str(now[name][0]))
+    attempt.require(_said(policy) == said, "the policy to answer as itself afterwards", "other answers")
+
+
+def _modes() -> dict[str, tuple[Any, Callable[[Any], object]]]:
+    """What a process has once, and how it is set."""
+    return {
+        "the working directory": (os.getcwd(), os.chdir),
+        "torch's gradient mode": (torch.is_grad_enabled(), torch.set_grad_enabled),
+        "torch's default type": (torch.get_default_dtype(), torch.set_default_dtype),
+        "torch's number of threads": (torch.get_num_threads(), torch.set_num_threads),
+    }
+
+
+def _said(policy: Policy) -> list[tuple[tuple[int, ...], list[float]]]:
+    """What a policy answers greedily to a prompt, and how likely that is to it."""
+    found = policy.generate([Prompt("what is 0")], 1, seeds=[0], decoding=Decoding(greedy=True, max_new_tokens=4))
+    return [(c.tokens, [round(each, 3) for each in c.logprobs or ()]) for group in found for c in group.completions]
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass, replace
 from itertools import pairwise
@@ -12,7 +13,7 @@ from alignzoo.decoding import AS_SET, Decoding
 from alignzoo.interfaces import Policy, Sampler
 from alignzoo.requirements import brings_scores
 from alignzoo.testing.laws import Attempt, Given
-from alignzoo.testing.world import ToyPolicy, toy_policy, toy_prompts
+from alignzoo.testing.world import ToyPolicy, toy_policy
 from alignzoo.types import Completion, Group, Prompt
 
 VERSION = 17
@@ -25,6 +26,7 @@ class _Remembered(ToyPolicy):
     def __init__(self, other: ToyPolicy) -> None:
         self.__dict__.update(other.__dict__)
         self.said: dict[tuple[tuple[int, ...], tuple[int, ...]], Completion] = {}
+        self.times: Counter[tuple[tuple[int, ...], tuple[int, ...]]] = Counter()
 
     def go_on(
         self, prefixes: Sequence[Sequence[int]], n: int, *, seeds: Sequence[int], decoding: Decoding = AS_SET
@@ -34,6 +36,7 @@ class _Remembered(ToyPolicy):
         if self._answering is self.weights:
             for prefix, some in zip(prefixes, found, strict=True):
                 self.said |= {(tuple(prefix), each.tokens): each for each in some}
+                self.times.update((tuple(prefix), each.tokens) for each in some)
         return found
 
 
@@ -49,7 +52,9 @@ def generated(sampler: Sampler, given: Given) -> None:
     cause = "a completion cut off and called finished, or a field lost or made up where completions are built anew"
     attempt = Attempt(11, "what a policy of a few tokens generated", cause)
     policy = _Remembered(toy_policy(drift=0.1))
-    for group in _sampled(attempt, sampler, list(given.prompts) or toy_prompts(), policy, 0):
+    prompts = given.asked()
+    brought: Counter[tuple[tuple[int, ...], tuple[int, ...]]] = Counter()
+    for group in _sampled(attempt, sampler, prompts, policy, 0):
         start = tuple(group.prompt_tokens)
         for completion in group.completions:
             known = policy.said.get((start, completion.tokens))
@@ -59,6 +64,9 @@ def generated(sampler: Sampler, given: Given) -> None:
             for name in ("text", "finished", "policy_version"):
                 before, now = getattr(known, name), getattr(completion, name)
                 attempt.require(before == now, f"{name} as it was generated, {before!r}", repr(now))
+            brought[start, completion.tokens] += 1
+    more = [each for each, times in brought.items() if times > policy.times[each]]
+    attempt.require(not more, "no completion more often than it was generated", f"{len(more)} such")
 
 
 def _as_a_part(attempt: Attempt, start: tuple[int, ...], completion: Completion, policy: _Remembered) -> None:
@@ -77,7 +85,7 @@ def seeds_apart(sampler: Sampler, given: Given) -> None:
     part: Any = sampler
     if is_dataclass(part) and not isinstance(part, type) and any(f.name == "n" for f in fields(part)):
         part = replace(part, n=3)
-    prompt = (list(given.prompts) or toy_prompts())[0]
+    prompt = given.asked()[0]
     with attempt.runs("sample()"):
         found = [part.sample([prompt], toy_policy(drift=0.1), seeds=[seed])[0] for seed in (7, 8, 9, 10)]
     pairs = [
@@ -95,7 +103,7 @@ def own_scores(sampler: Sampler, given: Given) -> None:
     cause = "scores made up in sample(), or brings_scores: ClassVar[bool] = True left out"
     attempt = Attempt(11, "a few prompts", cause)
     policy = given.policy or toy_policy(drift=0.1)
-    scored = [g for g in _sampled(attempt, sampler, list(given.prompts) or toy_prompts(), policy, 0) if g.scores]
+    scored = [g for g in _sampled(attempt, sampler, given.asked(), policy, 0) if g.scores]
     made = [group for group in scored if any(each.logprobs is not None for each in group.completions)]
     if not brings_scores(sampler):
         attempt.require(not made, "groups without scores, for brings_scores is not True", f"{len(made)} with some")

@@ -10,10 +10,10 @@ from statistics import fmean
 from alignzoo.interfaces import Judge, Policy
 from alignzoo.judging import prefer
 from alignzoo.judging.asking import Preference
-from alignzoo.testing.elsewhere import another_hash, forgotten
+from alignzoo.testing.elsewhere import another_clock, another_hash, forgotten, left_as_it_was
 from alignzoo.testing.laws import Attempt, Checks, Figures, Given, checks, is_a_spec
 from alignzoo.testing.lifecycle import STATE, opens, succeeds
-from alignzoo.testing.world import toy_groups, toy_policy, toy_prompts
+from alignzoo.testing.world import toy_groups, toy_policy
 from alignzoo.types import Group, Question, Verdict
 
 CLOSE = 1e-4
@@ -25,7 +25,7 @@ def _policy(given: Given) -> Policy:
 
 
 def _pairs(given: Given) -> list[Question]:
-    prompts = [prompt for prompt in given.prompts or toy_prompts() if len(prompt.completions) > 1]
+    prompts = [prompt for prompt in given.asked() if len(prompt.completions) > 1]
     texts = [tuple(each if isinstance(each, str) else each[-1]["content"] for each in p.completions) for p in prompts]
     return [Question(p.messages, answers[:2], info=p.info) for p, answers in zip(prompts, texts, strict=True)]
 
@@ -79,13 +79,33 @@ def repeats(judge: Judge, given: Given) -> None:
 
 
 def other_process(judge: Judge, given: Given) -> None:
-    """Another process gives the same verdicts: none hangs on the hash of a text."""
+    """Another process gives the same verdicts: none hangs on the hash of a text, the hour, or what was asked before."""
     attempt = Attempt(3, "the same questions, with another hash of texts", "hash() of a text: take hashlib")
     questions = _questions(given)
     with forgotten(judge):
         first = _judge(attempt, judge, questions, given)
     with forgotten(judge), another_hash():
         _same(attempt, "with another hash", first, _judge(attempt, judge, questions, given))
+    with forgotten(judge), another_clock():
+        later = replace(attempt, cause="the time of day in a verdict")
+        _same(later, "many hours later", first, _judge(later, judge, questions, given))
+    pairs = _pairs(given)[:2]
+    both = [replace(each, answers=tuple(f"{a} elsewhere" for a in pairs[0].answers)) for each in pairs]
+    known = []
+    for turned in (False, True):
+        with forgotten(judge):
+            found = [_judge(attempt, judge, [each], given)[0] for each in (both[::-1] if turned else both)]
+        known.append(found[::-1] if turned else found)
+    attempt = replace(attempt, given="the same answers to two prompts, in both orders")
+    _same(replace(attempt, cause="a memory that does not know the prompt"), "with the other prompt first", *known)
+
+
+def shared(judge: Judge, given: Given) -> None:
+    """What all code shares is as before: torch's modes, the working directory, and who the policy answers as."""
+    attempt = Attempt(3, "a few questions", "no_grad() without its with, or a role of the policy that is not left")
+    questions, policy = _questions(given), _policy(given)
+    with left_as_it_was(attempt, policy), attempt.runs("judge()"):
+        judge.judge(questions, policy)
 
 
 def _same(attempt: Attempt, when: str, expected: Sequence[Verdict], found: Sequence[Verdict]) -> None:
@@ -165,7 +185,7 @@ def _with_labels(given: Given, found: Sequence[Preference]) -> float | None:
 
 
 JUDGE_CHECKS: Checks = checks(
-    *((3, contract), (11, answers), (1, question_order), (3, repeats), (3, other_process), (3, pure), (4, hard_inputs)),
-    *((3, opens), (7, successor), (11, leanings)),
+    *((3, contract), (3, shared), (11, answers), (1, question_order), (3, repeats), (3, other_process)),
+    *((3, pure), (4, hard_inputs), (3, opens), (7, successor), (11, leanings)),
 )
 """Every check of a judge by name, in the order in which they are made."""

@@ -21,6 +21,7 @@ from alignzoo.errors import AlignzooError
 from alignzoo.former import advice
 from alignzoo.interfaces import Policy
 from alignzoo.lifecycle import closed
+from alignzoo.testing.world import toy_prompts
 from alignzoo.types import Prompt
 
 LAWS = {
@@ -66,6 +67,15 @@ class Given:
     """What to ask a sampler, a policy or a reward; none: a few short made-up prompts."""
     policy: Policy | None = None
     """Who writes for a sampler; None: a toy policy that talks in numbers."""
+
+    def asked(self, *, conversations: bool = True) -> list[Prompt]:
+        """The prompts, or made-up ones; of these, conversations where they can be read."""
+        return list(self.prompts) or toy_prompts(conversations=conversations and self.chats)
+
+    @property
+    def chats(self) -> bool:
+        """Whether prompts may be conversations: the toy policy reads them, and who writes says whether it does."""
+        return self.policy is None or self.policy.info().chats
 
 
 @dataclass(frozen=True)

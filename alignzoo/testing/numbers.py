@@ -10,7 +10,6 @@ from alignzoo import functional as fn
 from alignzoo.batching import collate
 from alignzoo.interfaces import PolicySpec
 from alignzoo.testing.laws import Attempt, Given
-from alignzoo.testing.world import toy_prompts
 
 READ = frozenset({"logprobs", "entropy", "values"})
 SAMPLES = 96
@@ -22,7 +21,7 @@ def entropy(spec: PolicySpec, given: Given) -> None:
     attempt = Attempt(5, f"the first token of {SAMPLES} completions of one prompt", cause)
     with attempt.runs("load()"):
         policy = spec.load(frozenset({"logprobs", "entropy"}))
-    prompt = (list(given.prompts) or toy_prompts())[0]
+    prompt = given.asked(conversations=False)[0]
     with attempt.runs("generate()"):
         group = policy.generate([prompt], SAMPLES, seeds=[5])[0]
     batch = collate([group], policy.device, scored=False)
@@ -44,7 +43,7 @@ def latest_token(spec: PolicySpec, given: Given) -> None:
     attempt = Attempt(2, "another token before the last one", "values or log-probabilities read a token late")
     with attempt.runs("load()"):
         policy = spec.load(READ)
-    prompts = list(given.prompts) or toy_prompts()
+    prompts = given.asked(conversations=False)
     with attempt.runs("generate()"):
         groups = policy.generate(prompts, 3, seeds=fn.seeds(len(prompts), 0))
     batch = collate(groups, policy.device, scored=False)

@@ -22,7 +22,7 @@ from alignzoo.roles import takes_roles
 from alignzoo.testing.laws import Attempt, Checks, Given, checks, is_a_spec, summary
 from alignzoo.testing.measure import padded
 from alignzoo.testing.numbers import entropy, latest_token
-from alignzoo.testing.world import toy_prompts
+from alignzoo.testing.updates import updates
 from alignzoo.types import Batch, Completion, Group, Prompt
 
 GREEDY = Decoding(greedy=True)
@@ -36,7 +36,7 @@ TOLERANCE = 2e-4
 
 
 def _prompts(given: Given) -> list[Prompt]:
-    return list(given.prompts) or toy_prompts()
+    return given.asked(conversations=False)
 
 
 def _load(attempt: Attempt, spec: PolicySpec, needs: frozenset[str]) -> Policy:
@@ -452,6 +452,7 @@ POLICY_CHECKS: Checks = checks(
     (5, reference),
     (5, roles),
     (6, gradients),
+    (1, updates),
     (11, scores),
     (7, checkpoints),
 )

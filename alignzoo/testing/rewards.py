@@ -14,11 +14,11 @@ import torch
 from alignzoo.interfaces import Opens, Policy, RewardSource
 from alignzoo.lifecycle import closed
 from alignzoo.requirements import scores_generated
-from alignzoo.testing.elsewhere import another_hash, forgotten
+from alignzoo.testing.elsewhere import another_clock, another_hash, forgotten, left_as_it_was
 from alignzoo.testing.laws import Attempt, Checks, Figures, Given, checks, is_a_spec
 from alignzoo.testing.lifecycle import STATE, opens, succeeds
-from alignzoo.testing.world import toy_policy, toy_prompts
-from alignzoo.types import Group, Score
+from alignzoo.testing.world import toy_policy
+from alignzoo.types import Completion, Group, Score
 
 CLOSE = 1e-4
 """How far two scores may be apart, relative to their size: models round by what else is in their batch."""
@@ -33,7 +33,7 @@ def _policy(given: Given) -> Policy:
 def _groups(given: Given) -> list[Group]:
     """The prompts with the completions that come with them, encoded."""
     policy = _policy(given)
-    prompts = list(given.prompts) or toy_prompts()
+    prompts = given.asked()
     return [policy.encode(prompt, prompt.completions) for prompt in prompts if prompt.completions]
 
 
@@ -56,6 +56,8 @@ def _fits(attempt: Attempt, groups: Sequence[Group], scores: Rows) -> None:
             if score.tokens is not None:
                 m = len(completion.tokens)
                 attempt.require(len(score.tokens) == m, f"{m} token rewards", str(len(score.tokens)))
+                others = [r for r, mine in zip(score.tokens, completion.trained, strict=True) if r and not mine]
+                attempt.require(not others, "a token reward of 0 for what is not trained on", str(others[:3]))
 
 
 def _same(attempt: Attempt, what: str, expected: Rows, found: Rows) -> None:
@@ -84,7 +86,21 @@ def answers(reward: RewardSource, given: Given) -> None:
     cause = "a completion that is skipped, a NaN of a mean over nothing, or scores in one flat list"
     groups = _groups(given)
     attempt = Attempt(11, f"{len(groups)} groups", cause)
-    _fits(attempt, groups, _score(attempt, reward, groups, given))
+    found = _score(attempt, reward, groups, given)
+    _fits(attempt, groups, found)
+    if given.prompts:  # made-up prompts it may not be for
+        known = any(score.value is not None or score.tokens for scores in found for score in scores)
+        attempt.require(known, "a score of some answer to the prompts given", "abstentions alone")
+    if given.chats:
+        turns = [replace(_only(groups[0], (0,)), completions=(_in_turns(groups[0].completions[0]),))]
+        attempt = replace(attempt, given="an answer in two turns, between which somebody else speaks")
+        _fits(attempt, turns, _score(attempt, reward, turns, given))
+
+
+def _in_turns(completion: Completion) -> Completion:
+    """A completion, two tokens of somebody else's, and the completion again."""
+    begun = completion.cut(max(1, len(completion.tokens) - 1))
+    return begun.then(Completion.observation(begun.tokens[:1] * 2, " so? "), completion)
 
 
 def group_order(reward: RewardSource, given: Given) -> None:
@@ -138,6 +154,9 @@ def other_process(reward: RewardSource, given: Given) -> None:
     _same(attempt, "with the other prompt first", *scored)
     with forgotten(reward), another_hash():
         _same(attempt, "with another hash of texts", scored[0], _score(attempt, reward, groups, given))
+    attempt = replace(attempt, cause="the time of day in a score")
+    with forgotten(reward), another_clock():
+        _same(attempt, "many hours later", scored[0], _score(attempt, reward, groups, given))
 
 
 def _under(group: Group, first: Group, given: Given) -> Group:
@@ -146,6 +165,14 @@ def _under(group: Group, first: Group, given: Given) -> Group:
     labels = (first.prompt.labels + group.prompt.labels)[: len(texts)] if group.prompt.labels else ()
     prompt = replace(group.prompt, completions=texts, labels=labels)
     return _policy(given).encode(prompt, texts)
+
+
+def shared(reward: RewardSource, given: Given) -> None:
+    """What all code shares is as before: torch's modes, the working directory, and who the policy answers as."""
+    attempt = Attempt(3, "a few groups", "no_grad() without its with, or a role of the policy that is not left")
+    groups, policy = _groups(given), _policy(given)
+    with left_as_it_was(attempt, policy), attempt.runs("score()"):
+        reward.score(groups, policy)
 
 
 def many_calls(reward: RewardSource, given: Given) -> None:
@@ -313,8 +340,8 @@ def _correlation(group: Group, scores: Sequence[Score]) -> float | None:
 
 
 REWARD_CHECKS: Checks = checks(
-    *((3, contract), (11, answers), (1, group_order), (1, completion_order), (3, repeats), (3, pure)),
-    *((3, other_process), (3, many_calls), (1, group_size), (6, whose_labels), (8, parts)),
+    *((3, contract), (3, shared), (11, answers), (1, group_order), (1, completion_order), (3, repeats)),
+    *((3, pure), (3, other_process), (3, many_calls), (1, group_size), (6, whose_labels), (8, parts)),
     *((4, hard_inputs), (3, opens), (7, successor), (11, length)),
 )
 """Every check of a reward by name, in the order in which they are made."""

@@ -16,13 +16,14 @@ from alignzoo.lifecycle import closed
 from alignzoo.testing.generated import generated, own_scores, seeds_apart
 from alignzoo.testing.laws import Attempt, Checks, Given, checks, is_a_spec
 from alignzoo.testing.lifecycle import STATE, opens, succeeds
+from alignzoo.testing.prompts import as_many, asked, shared
 from alignzoo.testing.stopping import resumes
-from alignzoo.testing.world import toy_groups, toy_policy, toy_prompts
+from alignzoo.testing.world import toy_groups, toy_policy
 from alignzoo.types import Batch, Forward, Group, Prompt, Score, Terms
 
 
 def _prompts(given: Given) -> list[Prompt]:
-    return list(given.prompts) or toy_prompts()
+    return given.asked()
 
 
 def _policy(given: Given) -> Policy:
@@ -57,8 +58,11 @@ def groups(sampler: Sampler, given: Given) -> None:
     answered = [group.prompt.messages for group in found]
     for message in asked:
         attempt.require(message in answered, f"a group for {str(message)[:60]!r}", "none")
-    for message in answered:
-        attempt.require(message in asked, "groups for what was asked only", f"one for {str(message)[:60]!r}")
+    own = [message for message in answered if message in asked]
+    order = [message for place, message in enumerate(own) if message not in own[:place]]
+    attempt.require(order == asked, "the prompts' own groups in the order of the prompts", "another order")
+    first = answered[:1] == asked[:1]
+    attempt.require(first, "other groups to train on after a prompt's own", f"one for {str(answered[0])[:60]!r} before")
     for group in found:
         where = str(group.prompt.messages)[:60]
         attempt.require(len(group.prompt_tokens) > 0, f"prompt_tokens for {where!r}", "none")
@@ -205,7 +209,7 @@ def chooses(sampler: Sampler, given: Given) -> None:
     if not isinstance(sampler, Chooses):
         return
     cause = "a choice without replacement of more than there are, or randomness that `seed` does not seed"
-    prompts = _prompts(given)
+    prompts = [replace(prompt, index=place) for place, prompt in enumerate(_prompts(given))]
     asked = pickle.dumps(prompts)
     for n in (1, len(prompts), 2 * len(prompts)):
         attempt = Attempt(3, f"{n} of {len(prompts)} prompts", cause)
@@ -234,6 +238,7 @@ class ToyOptimizer:
 
 SAMPLER_CHECKS: Checks = checks(
     (3, contract),
+    (3, shared),
     (11, groups),
     (11, batch),
     (3, seeds),
@@ -244,6 +249,8 @@ SAMPLER_CHECKS: Checks = checks(
     (11, generated),
     (3, seeds_apart),
     (11, own_scores),
+    (11, asked),
+    (11, as_many),
     (3, selects),
     (3, chooses),
     (3, opens),

@@ -73,12 +73,22 @@ def by_row(values: Sequence[float], size: int, first: bool = False) -> tuple[flo
     return (*others, *usual) if first else (*usual, *others)
 
 
-def toy_prompts(n: int = 5) -> list[Prompt]:
-    """Prompts with two answers each, labels, and a numeric column `number`."""
+def toy_prompts(n: int = 5, *, conversations: bool = True) -> list[Prompt]:
+    """Prompts with two answers each, labels, and a numeric column `number`. Every fourth is a conversation with a
+    system's and a user's turn, unless `conversations` is False."""
     return [
-        Prompt(f"what is {i}", (f"it is {i}", f"no {'no ' * i}idea"), (1.0, 0.0), {"number": float(i)})
+        Prompt(
+            _conversation(i) if conversations and i % 4 == 3 else f"what is {i}",
+            (f"it is {i}", f"no {'no ' * i}idea"),
+            (1.0, 0.0),
+            {"number": float(i)},
+        )
         for i in range(n)
     ]
+
+
+def _conversation(number: int) -> Text:
+    return ({"role": "system", "content": "be brief"}, {"role": "user", "content": f"what is {number}"})
 
 
 def toy_batch(lengths: Sequence[int], *, group: Sequence[int], rewards: Sequence[float]) -> Batch:

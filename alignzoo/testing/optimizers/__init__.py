@@ -38,7 +38,7 @@ from alignzoo.testing.optimizers.direction import (
 from alignzoo.testing.optimizers.hard import hard_inputs
 from alignzoo.testing.optimizers.horizon import discount, last_reward, right_critic, weightless
 from alignzoo.testing.optimizers.invariance import group_order, micro_batches, padding, processes
-from alignzoo.testing.optimizers.meaning import figures, numbered_columns, sides, token_numbers
+from alignzoo.testing.optimizers.meaning import column_number, figures, sides, token_numbers
 from alignzoo.testing.optimizers.purity import mask, pure, reads
 from alignzoo.testing.optimizers.reading import columns_read, ratios
 from alignzoo.testing.optimizers.reference import adaptive, kl_estimate, kl_pull
@@ -102,7 +102,7 @@ AWAY_FROM_THE_START: tuple[tuple[int, Held], ...] = (
     (13, weightless),
     (8, figures),
     (2, token_numbers),
-    (2, numbered_columns),
+    (2, column_number),
     (13, sides),
     (6, other_groups),
     (6, loser_falls),

@@ -84,7 +84,7 @@ def token_numbers(optimizer: Optimizer, given: Given) -> None:
         attempt.same(f"pull on {name}", column, pulls[1].on[name])
 
 
-def numbered_columns(optimizer: Optimizer, given: Given) -> None:
+def column_number(optimizer: Optimizer, given: Given) -> None:
     """A column whose number goes by a setting has that setting's number: `teacher_jsd:0.2` for a β of 0.2."""
     cause = "1 - β in the place of β: the divergence of the other direction"
     for field, value in _numbers(optimizer):

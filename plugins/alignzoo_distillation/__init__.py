@@ -71,3 +71,17 @@ def alignzoo_register(zoo):
         summary="Best-of-n distillation with an anchor that follows",
     )
     zoo.sampler("beside-anchor", "alignzoo_distillation.j_bond:BesideAnchor")
+    zoo.optimizer(
+        "self-distillation",
+        "alignzoo_distillation.self_distillation:SelfDistillation",
+        family="distillation",
+        aliases=("opsd", "sdft"),
+        summary="The policy, shown the right answer, teaches itself",
+    )
+    zoo.sampler("shown-answer", "alignzoo_distillation.self_distillation:ShownAnswer")
+    zoo.optimizer(
+        "vbon",
+        "alignzoo_distillation.vbon:VBoN",
+        family="distillation",
+        summary="Variational best-of-n: a reward counts by its quantile",
+    )

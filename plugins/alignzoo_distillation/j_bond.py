@@ -20,16 +20,18 @@ COLUMN = "by_anchor"
 
 @dataclass(frozen=True)
 class BesideAnchor:
-    """Answers of the policy to each prompt, and two of its reference, the anchor, marked by the column `by_anchor`."""
+    """Answers of the policy to each prompt, and some of its reference, the anchor, marked by the column `by_anchor`."""
 
     n: Annotated[int, Ge(1)] = 1
     """Answers of the policy's own."""
+    anchors: Annotated[int, Ge(1)] = 2
+    """Answers of the anchor."""
     online: ClassVar[bool] = True
 
     def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seeds: Sequence[int]) -> list[Group]:
         own = policy.generate(prompts, self.n, seeds=[fn.derive(seed, "policy") for seed in seeds])
         with policy.answering("ref"):
-            others = policy.generate(prompts, 2, seeds=[fn.derive(seed, "anchor") for seed in seeds])
+            others = policy.generate(prompts, self.anchors, seeds=[fn.derive(seed, "anchor") for seed in seeds])
         return [_beside(one, other) for one, other in zip(own, others, strict=True)]
 
 

@@ -39,3 +39,4 @@ def alignzoo_register(zoo):
         summary="Imitate every completion that is good enough",
         aliases=("rft",),
     )
+    zoo.sampler("rationalised", "alignzoo_imitation.rationalised:Rationalised")

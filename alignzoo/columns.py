@@ -49,7 +49,13 @@ ANSWERS: Mapping[str, Answer] = {
         Answer("collision", "token", "Σ_v π(v | tokens before t)², the chance that two samples agree"),
         Answer("values", "token", "the critic's value of the state before token t", "critic"),
         Answer("cost_values", "token", "the second critic's value of it: of costs, or progress", "critic"),
-        Answer("scores", "row", "a scoring head's output at the last token of the row", "scorer"),
+        Answer(
+            "scores",
+            "row",
+            "a scoring head's output at the last token of the row",
+            "scorer",
+            option="which of the head's outputs, from 0; the policy's own setting says where it is not given",
+        ),
         Answer("token_scores", "token", "the scoring head's output at token t, of tokens 0..t", "scorer"),
         Answer("kl", "token", "forward KL(role ‖ π) over the vocabulary, in nats", compares=True),
         Answer("reverse_kl", "token", "reverse KL(π ‖ role) over the vocabulary, in nats", compares=True),
@@ -145,6 +151,8 @@ def _option(answer: Answer, text: str) -> float:
         raise ValueError(f"β of {answer.name!r} is {text}, expected a number from 0 to 1")
     if answer.name.startswith("skew_") and not 0 <= value < 1:
         raise ValueError(f"α of {answer.name!r} is {text}, expected a number from 0 to below 1")
+    if answer.name == "scores" and value != int(value):
+        raise ValueError(f"the output of {answer.name!r} is {text}, expected a whole number from 0 on")
     if answer.name == "top_kl" and (value < 1 or value != int(value)):
         raise ValueError(f"k of {answer.name!r} is {text}, expected a whole number from 1 on")
     return value
@@ -199,6 +207,12 @@ def of_part(names: Iterable[str], part: Literal["language", "critic", "scorer"])
 def answered_by(names: Iterable[str], part: Literal["language", "critic", "scorer"]) -> frozenset[str]:
     """What this part of the trained policy has to answer for these columns: "values" for `old_values`, too."""
     return frozenset(column(name).answer.name for name in of_part(names, part))
+
+
+def outputs(names: Iterable[str]) -> int:
+    """How many outputs a scoring head has to have for these columns: 3 for `scores:2`."""
+    found = [column(name) for name in of_part(names, "scorer")]
+    return max((int(each.option or 0) + 1 for each in found), default=1)
 
 
 def named(role: str, answers: Iterable[str]) -> frozenset[str]:

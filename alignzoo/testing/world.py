@@ -246,7 +246,10 @@ class ToyPolicy(TorchTraining):
                     other = torch.log_softmax(other @ self._answering["head"], -1)
                 answers[column.name] = fn.compared(column.answer.name, distribution, other, column.number)
         answers = {name: torch.where(known, answer, 0.0) for name, answer in answers.items()}
-        answers["scores"] = states[torch.arange(len(batch)), last] @ self._answering["score"]
+        ended, score = states[torch.arange(len(batch)), last], self._answering["score"]
+        for column in map(cols.column, columns):
+            if column.answer.name == "scores":
+                answers[column.name] = ended @ score.roll(int(column.number))
         return Forward.of({name: answer.float() for name, answer in answers.items() if name in columns})
 
     @contextmanager

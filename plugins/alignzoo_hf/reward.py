@@ -33,6 +33,9 @@ class ModelReward:
     """Directory or hub id."""
     label: Annotated[int, Ge(0)] = 0
     """Which output is the score, for a classifier with several."""
+    weights: tuple[float, ...] = ()
+    """For a reward model of several attributes, the weight of each output, from the first on: the score is their
+    weighted sum, and the attributes are its parts. Empty: the output `label` alone."""
     chat_template: str = ""
     """For conversations, as in policy `hf`; empty: the tokenizer's own."""
     batch: Annotated[int, Ge(1)] = 256
@@ -52,7 +55,10 @@ class ModelReward:
     def open(self, context: Context) -> Policy:
         """Load the model, which is not to be trained."""
         check_scorer(self._settings(), self.model)
-        return HFPolicy(self._settings(), SCORES, frozen=True)
+        return HFPolicy(self._settings(), self._columns(), frozen=True)
+
+    def _columns(self) -> frozenset[str]:
+        return frozenset(f"scores:{i}" for i in range(len(self.weights))) or SCORES
 
     def check(self, context: CheckContext) -> None:
         """Raise ModelError where the model is no scorer, or its template cannot render the first step's prompts."""
@@ -79,15 +85,23 @@ class ModelReward:
         batcher = MicroBatcher(scorer, rows=self.batch)
         parts = list(batcher.cut(collate(rows, scored=False))) if rows else []
         more = max(processes.everyones(len(parts))) - len(parts) if scorer.info().collective else 0
-        scores = iter([score for part in parts for score in _answered(scorer, part, batcher)])
+        scores = iter([score for part in parts for score in self._answered(scorer, part, batcher)])
         for _ in range(more):
-            _answered(scorer, collate([COMPANY], scored=False), batcher)  # the others have a pass more
-        return [tuple(Score(next(scores)) for _ in group.completions) for group in groups]
+            self._answered(scorer, collate([COMPANY], scored=False), batcher)  # the others have a pass more
+        return [tuple(next(scores) for _ in group.completions) for group in groups]
 
-
-def _answered(scorer: Policy, batch: Batch, batcher: MicroBatcher) -> list[float]:
-    found: list[float] = answer(scorer, batch, SCORES, batcher=batcher)["scores"].tolist()
-    return found
+    def _answered(self, scorer: Policy, batch: Batch, batcher: MicroBatcher) -> list[Score]:
+        found = answer(scorer, batch, self._columns(), batcher=batcher)
+        if not self.weights:
+            return [Score(value) for value in found["scores"].tolist()]
+        outputs = [found[f"scores:{i}"].tolist() for i in range(len(self.weights))]
+        return [
+            Score(
+                sum(weight * value for weight, value in zip(self.weights, row, strict=True)),
+                parts={f"output {i}": value for i, value in enumerate(row)},
+            )
+            for row in zip(*outputs, strict=True)
+        ]
 
 
 def _encoded(scorer: Policy, group: Group) -> list[Group]:

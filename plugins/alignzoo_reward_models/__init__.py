@@ -64,3 +64,17 @@ def alignzoo_register(zoo):
         family="reward models",
         summary="Which answer does more harm, and whether one does any",
     )
+    zoo.optimizer(
+        "attribute-reward-model",
+        "alignzoo_reward_models.attributes:AttributeRewardModel",
+        family="reward models",
+        summary="Says a rating and several attributes, an output for each",
+        aliases=("multi-attribute-reward-model",),
+    )
+    zoo.optimizer(
+        "generalizable-reward-model",
+        "alignzoo_reward_models.generalizable:GeneralizableRewardModel",
+        family="reward models",
+        summary="Bradley-Terry on a trunk that still has to generate",
+        aliases=("grm",),
+    )

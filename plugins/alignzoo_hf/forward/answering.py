@@ -50,14 +50,18 @@ class Answering:
         language = [each for each in told if each.answer.of == "language"]
         valued = [each.name for each in told if each.answer.of == "critic"]
         answers: dict[str, Tensor] = {}
+        scored = [each for each in told if each.answer.name == "scores"]
         with self._autocast():
+            both = self._both(batch) if language and scored else None
             if language or (valued and self.spec.critic == "shared"):
-                answers |= self._language(batch, columns, language)
+                answers |= self._language(batch, columns, language, both)
             for name in valued if self.spec.critic == "separate" else ():
                 states = self._states(self.spec, self.critics[name], batch, *predicting(batch))
                 answers[name] = heads.values(models.score_head(self.critics[name]), states, batch)
-            if "scores" in columns:
-                answers["scores"] = heads.scores(self.scorer, self.spec.score_label, batch, self._states_of)
+            if scored:
+                found = heads.scores(self.scorer, batch, self._states_of if both is None else lambda *_: both)
+                labels = {each.name: self.spec.score_label if each.option is None else each.option for each in scored}
+                answers |= {name: found[:, int(label)] for name, label in labels.items()}
             if "token_scores" in columns:
                 answers["token_scores"] = heads.token_scores(self.scorer, self.spec.score_label, batch, self._states_of)
         return answers
@@ -79,10 +83,19 @@ class Answering:
             self._packable[type(models.bare(model))] = can_pack(model)
         return self._packable[type(models.bare(model))]
 
-    def _language(self, batch: Batch, columns: frozenset[str], language: Sequence[Column]) -> dict[str, Tensor]:
+    def _both(self, batch: Batch) -> States | None:
+        """The states that both heads read, where they stand on one trunk: what is said is computed once."""
+        if self.lm is None or self.scorer is None:
+            return None
+        read = predicting(batch)[1] | heads.ended(self.scorer, batch)
+        return self._states(self.spec, self.lm, batch, batch.attend, read)
+
+    def _language(
+        self, batch: Batch, columns: frozenset[str], language: Sequence[Column], states: States | None = None
+    ) -> dict[str, Tensor]:
         if self.lm is None:
             raise ModelError("this policy only scores: it has no language-model head to answer log-probabilities")
-        states = self._spoken_states(batch)
+        states = states or self._spoken_states(batch)
         answers = {}
         whole = [each for each in language if each.name not in ("logprobs", "entropy")]
         if "logprobs" in columns or (language and not whole):

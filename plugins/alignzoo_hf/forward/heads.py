@@ -26,20 +26,25 @@ def values(head: torch.nn.Module, states: States, batch: Batch) -> Tensor:
     return fn.scatter(found.to(wide(found.dtype)), batch.mask)
 
 
-def scores(scorer: Any, label: int, batch: Batch, states_of: StatesOf) -> Tensor:
-    """The scoring head at the last token of each row, (N,)."""
+def scores(scorer: Any, batch: Batch, states_of: StatesOf) -> Tensor:
+    """The scoring head's outputs at the last token of each row, (N, labels)."""
     if scorer is None:
         raise ModelError("this policy has no scoring head: load it for an optimizer that needs 'scores'")
     if not models.reads_last_token(scorer):
-        whole: Tensor = scorer(batch.tokens, attention_mask=batch.attend.long()).logits[:, label]
+        whole: Tensor = scorer(batch.tokens, attention_mask=batch.attend.long()).logits
         return whole.float()
-    last = models.read_at(scorer, batch.tokens, batch.attend)
-    rows = torch.arange(len(batch), device=last.device)
-    read = torch.zeros_like(batch.attend)
-    read[rows, last] = True
+    read = ended(scorer, batch)
     states = states_of(scorer, batch, batch.attend, read)
-    found: Tensor = models.score_head(scorer)(states.hidden[states.place[rows, last]])[:, label]
+    found: Tensor = models.score_head(scorer)(states.hidden[states.place[read]])
     return found.to(wide(found.dtype))
+
+
+def ended(scorer: Any, batch: Batch) -> Tensor:
+    """Where a row's score is read, one True in each row, (N, T)."""
+    last = models.read_at(scorer, batch.tokens, batch.attend)
+    read = torch.zeros_like(batch.attend)
+    read[torch.arange(len(batch), device=last.device), last] = True
+    return read
 
 
 def token_scores(scorer: Any, label: int, batch: Batch, states_of: StatesOf) -> Tensor:

@@ -127,9 +127,9 @@ def language_model(spec: HF, dtype: torch.dtype) -> Any:
     return _model(AutoModelForCausalLM, spec, spec.model, config, dtype)
 
 
-def scorer(spec: HF, source: str, dtype: torch.dtype) -> Any:
+def scorer(spec: HF, source: str, dtype: torch.dtype, outputs: int = 1) -> Any:
     """The same of a model that scores; a language model's trunk gets a head that starts at 0."""
-    config, trained = models.scorer_config(spec, source)
+    config, trained = models.scorer_config(spec, source, outputs)
     heads = {} if trained else {"new": "score.", "other": models.LANGUAGE_HEAD}
     found = _model(AutoModelForSequenceClassification, spec, source, config, dtype, **heads)
     if found is not None and not trained:

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from alignzoo.columns import answered_by
+from alignzoo.columns import answered_by, of_part
 from alignzoo.cost import FLOAT32
 from alignzoo.errors import ModelError
 from alignzoo.interfaces import CheckContext, DiskUse, Earlier
@@ -101,7 +101,7 @@ def _check_kind(model: Any, earlier: Mapping[str, Earlier], *, scores: bool | No
     name = model.removeprefix(STAGE) if isinstance(model, str) and model.startswith(STAGE) else ""
     if not name or name not in earlier or scores is None:
         return
-    trained = models.only_scores(earlier[name].needs)
+    trained = bool(of_part(earlier[name].needs, "scorer"))
     if trained and not scores:
         raise ModelError(f"model = {model!r}: that stage trains a reward model, which scores and does not generate")
     if scores and not trained:

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification
 
 from alignzoo.errors import ModelError
-from alignzoo_hf.model import adapters, checks, models
+from alignzoo_hf.model import adapters, checks, models, quantized, saving
 from alignzoo_hf.model.blank import start_at_zero
 from alignzoo_hf.model.spec import HF
 
@@ -34,6 +34,36 @@ def separate(spec: HF, lm: Any, tokenizer: Any, precision: torch.dtype, *, blank
     nn.init.zeros_(models.score_head(critic).weight)
     start_at_zero(critic, "score.")
     return critic
+
+
+def beside(spec: HF, lm: Any, outputs: int) -> Any:
+    """A scorer on the language model's own trunk, adapter and all: both heads train the same weights."""
+    quantized.check_scorer(spec)
+    return _head_on(models.bare(lm), outputs).eval()
+
+
+def whole(scorer: Any, lm: Any, dtype: torch.dtype) -> Any:
+    """Such a scorer as it is saved: an adapter of its trunk merged."""
+    if not adapters.has_adapter(lm):
+        return scorer
+    head = models.score_head(scorer)
+    found = _head_on(models.bare(saving.stored(lm, dtype)), head.out_features)
+    models.score_head(found).load_state_dict(head.state_dict())
+    return found
+
+
+def _head_on(bare: Any, outputs: int) -> Any:
+    """A scorer with the very trunk of a language model, and a head in float32 that starts at 0."""
+    config = copy.deepcopy(bare.config)
+    config.num_labels = outputs
+    with torch.device("meta"):
+        scorer = AutoModelForSequenceClassification.from_config(config, dtype=bare.dtype)
+    setattr(scorer, scorer.base_model_prefix, bare.base_model)
+    old = models.score_head(scorer)
+    scorer.score = nn.Linear(old.in_features, outputs, bias=old.bias is not None, device=bare.device)
+    for weight in scorer.score.parameters():
+        nn.init.zeros_(weight)
+    return scorer
 
 
 def _on_trunk_of(lm: Any, spec: HF) -> Any:

@@ -159,20 +159,21 @@ def loaded_lm(spec: HF, source: str, **options: Any) -> Any:
     return weights.loaded(AutoModelForCausalLM, source, **options)
 
 
-def scorer(spec: HF, source: Any, frozen: torch.dtype, *, blank: bool = False) -> Any:
-    """A sequence-classification model: a reward model, or a critic's start. A causal model's trunk gets a head at 0."""
+def scorer(spec: HF, source: Any, frozen: torch.dtype, *, blank: bool = False, outputs: int = 1) -> Any:
+    """A sequence-classification model: a reward model, or a critic's start. A causal model's trunk gets a head at 0,
+    with so many outputs."""
     quantized.check_scorer(spec)
     dtype = _dtype(spec, frozen)
-    if blank and isinstance(source, str) and (model := blank_models.scorer(spec, source, dtype)) is not None:
+    if blank and isinstance(source, str) and (model := blank_models.scorer(spec, source, dtype, outputs)) is not None:
         return adapted(model, spec, "SEQ_CLS") if spec.lora_rank else _trained(model)
     if isinstance(source, str) and adapters.is_adapter(source):
-        model = _scorer_on(loaded_lm(spec, source, dtype=dtype), spec, dtype)
+        model = _scorer_on(loaded_lm(spec, source, dtype=dtype), spec, dtype, outputs)
     elif isinstance(source, str):
-        model = loaded_scorer(spec, source, dtype=dtype)
+        model = loaded_scorer(spec, source, outputs, dtype=dtype)
         if not is_scorer(_config(source, spec)):
             nn.init.zeros_(score_head(model).weight)
     else:
-        model = _scorer_on(source, spec, dtype)
+        model = _scorer_on(source, spec, dtype, outputs)
     ready(model, spec)
     return adapted(model, spec, "SEQ_CLS") if spec.lora_rank else _trained(model)
 
@@ -207,40 +208,50 @@ def ready(model: Any, spec: HF) -> Any:
     return model
 
 
-def _scorer_on(source: Any, spec: HF, dtype: torch.dtype) -> Any:
+def _scorer_on(source: Any, spec: HF, dtype: torch.dtype, outputs: int) -> Any:
     """A live scorer as it is, or a copy of a live language model's trunk with a head at 0."""
     weights.check_finite(source, "the given model")
     if "SequenceClassification" in type(bare(source)).__name__:
+        _check_outputs(bare(source).config, "the given model", spec, outputs)
         return source.to(dtype)
     if _has_adapter(source):
         source = copy.deepcopy(source).merge_and_unload()
     config = copy.deepcopy(source.config)
-    config.num_labels = 1
+    config.num_labels = outputs
     model = AutoModelForSequenceClassification.from_config(config, dtype=dtype)
     model.base_model.load_state_dict(source.base_model.state_dict())
     nn.init.zeros_(score_head(model).weight)
     return model
 
 
-def loaded_scorer(spec: HF, source: str, **options: Any) -> Any:
+def loaded_scorer(spec: HF, source: str, outputs: int = 1, **options: Any) -> Any:
     """The scorer of a directory or hub id; of a language model its trunk, with a head that is new."""
-    config, trained = scorer_config(spec, source)
+    config, trained = scorer_config(spec, source, outputs)
     options |= attention(spec, config) | {"trust_remote_code": spec.trust_remote_code, "config": config}
     heads = {} if trained else {"new": "score.", "other": LANGUAGE_HEAD}
     return weights.loaded(AutoModelForSequenceClassification, adapters.base_of(source), **heads, **options)
 
 
-def scorer_config(spec: HF, source: str) -> tuple[Any, bool]:
-    """A scorer's configuration, and whether its head is trained."""
+def scorer_config(spec: HF, source: str, outputs: int = 1) -> tuple[Any, bool]:
+    """A scorer's configuration, with so many outputs where its head is new, and whether the head is trained."""
     config = _config(source, spec)
     trained = is_scorer(config)
     if not trained:
-        config.num_labels = 1
+        config.num_labels = outputs
+    _check_outputs(config, source, spec, outputs)
+    return config, trained
+
+
+def _check_outputs(config: Any, source: str, spec: HF, outputs: int) -> None:
     if spec.score_label >= config.num_labels:
         raise ModelError(
             f"score_label is {spec.score_label}, but {source} has {config.num_labels} outputs, counted from 0"
         )
-    return config, trained
+    if outputs > config.num_labels:
+        raise ModelError(
+            f"{outputs} scores are asked for, but {source} has a scoring head of {config.num_labels}: give a language "
+            "model, whose trunk gets a new head, or as many attributes and weights as there are outputs"
+        )
 
 
 def check_scorer(spec: HF, source: str) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from alignzoo import cost, processes
 from alignzoo.allocator import give_back
-from alignzoo.columns import OLD, POLICY, REFERENCE, answered_by
+from alignzoo.columns import OLD, POLICY, REFERENCE, answered_by, outputs
 from alignzoo.cost import ModelShape
 from alignzoo.decoding import AS_SET, CompleteDecoding, Decoding
 from alignzoo.engines import EngineModel, Generated
@@ -77,17 +77,23 @@ class HFPolicy(Answering, TableTraining):
         self._sharding = shards.sharding(spec, needs, self.device, bf16=self.bf16)
         blank, writes = self._sharding is not None, not models.only_scores(needs)
         self.scorer: Any = None
-        if answered_by(needs, "scorer"):
-            scorer = models.scorer(spec, spec.model, precision, blank=blank)
-            self.scorer = self._placed(freeze(scorer, bf16=self.bf16) if frozen else scorer)
+        if scores := answered_by(needs, "scorer"):
             self.tokenizer = models.with_padding(self.tokenizer)
-            models.set_padding(self.scorer, self.tokenizer)
+        if scores and not writes:
+            scorer = models.scorer(spec, spec.model, precision, blank=blank, outputs=outputs(needs))
+            self.scorer = self._placed(freeze(scorer, bf16=self.bf16) if frozen else scorer)
         valued = sorted(answered_by(needs, "critic"), key=lambda name: (name != "values", name))
         self.critics: dict[str, Any] = {}
         if spec.critic == "separate" and (blank or not spec.lora_rank):
             # a live model before it is another's; one that is sharded shares no weights
             self.critics = {n: critics.separate(spec, None, self.tokenizer, precision, blank=blank) for n in valued}
         self.lm = self._placed(models.causal_lm(spec, precision, blank=blank)) if writes else None
+        if scores and writes:
+            if blank:
+                raise ModelError("a scoring head beside a language model is not sharded: set policy.shard=none")
+            self.scorer = critics.beside(spec, self.lm, outputs(needs))
+        if scores:
+            models.set_padding(self.scorer, self.tokenizer)
         for name in valued if not self.critics else ():
             own = spec.critic == "separate"
             made = critics.separate(spec, self.lm, self.tokenizer, precision) if own else critics.shared(self.lm)
@@ -335,7 +341,7 @@ class HFPolicy(Answering, TableTraining):
     def parameters(self) -> list[dict[str, Any]]:
         """The trained weights; a critic learns at its own multiple of the rate."""
         own = [(critic, self.spec.critic_lr) for critic in self.critics.values()]
-        rates = [(self.lm, 1.0), (self.scorer, 1.0), *own]
+        rates = [(self.lm, 1.0), (self._scoring, 1.0), *own]
         groups = [group for model, rate in rates if model is not None for group in models.groups(model, rate)]
         return [group for group in groups if group["params"]]
 
@@ -361,9 +367,14 @@ class HFPolicy(Answering, TableTraining):
 
     def _trained(self) -> Iterator[tuple[str, Tensor]]:
         critics = [("critic" if name == "values" else name, critic) for name, critic in self.critics.items()]
-        for part, model in (("lm", self.lm), ("scorer", self.scorer), *critics):
+        for part, model in (("lm", self.lm), ("scorer", self._scoring), *critics):
             if model is not None:
                 yield from ((f"{part}.{n}", p) for n, p in model.named_parameters() if p.requires_grad)
+
+    @property
+    def _scoring(self) -> Any:
+        """What is trained of the scorer by itself: all of it, or its head where its trunk is the language model's."""
+        return self.scorer if self.lm is None or self.scorer is None else models.score_head(self.scorer)
 
     def _tokens_per_pass(self) -> int:
         width = 2 if self.bf16 else 4
@@ -387,11 +398,13 @@ class HFPolicy(Answering, TableTraining):
         return shape_of(self._main, critics_of(self.spec, [shape_of(each) for each in own]))
 
     def save(self, path: Path) -> None:
-        """An ordinary transformers directory: the language model, or the scorer of a policy that only scores."""
+        """An ordinary transformers directory: the language model, or the scorer where there is one."""
         drop_buffer()
         give_back()
+        both = self.lm is not None and self.scorer is not None
+        whole = critics.whole(self.scorer, self.lm, self._stored) if both else self._main
         write = saving.save if self._sharded is None else shards.save
-        write(self._main, self.tokenizer, path, self._stored)
+        write(whole, self.tokenizer, path, self._stored)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if not self.bf16:

@@ -49,7 +49,7 @@ def decoded(
         text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
     except UnicodeDecodeError as found:
         line += found.object.count(b"\n", 0, found.start)
-        cure = fix if error is RunError and fix else "Save it as UTF-8."  # what a run wrote is not the user's to save
+        cure = fix if error is RunError and fix else _encoding(found.object)  # a run's file is not the user's to save
         raise error(f"{where}, line {line}: not UTF-8 text ({found.reason}). {cure}") from found
     try:
         value = json.loads(text, object_pairs_hook=pairs, parse_int=_integer)
@@ -67,6 +67,15 @@ def decoded(
     if "\\u" in text or SURROGATE.search(text):
         _check_surrogates(value, text, f"{where}", line, error)
     return value
+
+
+def _encoding(content: bytes) -> str:
+    """What to do with what is no UTF-8, by how it begins."""
+    if content.startswith(b"\x1f\x8b"):
+        return "It is packed by gzip: unpack it, or let its name end in .gz."
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "It is UTF-16, as Windows' editors and spreadsheets write it: save it as UTF-8."
+    return "Save it as UTF-8."
 
 
 def toml_decoded(text: str, where: str | Path, *, error: type[AlignzooError] = RecipeError) -> dict[str, Any]:

@@ -307,8 +307,9 @@ def test_hh_harmless() -> None:
     assert {prompt.labels for prompt in prompts} == {(1.0, 0.0)}
     assert prompts[0].messages[:1] == (user("what are some pranks with a pen i can do?"),)
     assert all(isinstance(last := prompt.messages[-1], dict) and last["role"] == "user" for prompt in prompts)
-    longer = [row for row, prompt in enumerate(prompts, 1) if max(map(len, prompt.completions)) > 1]
-    assert longer == [1255, 1689, 1951, 1953, 2037]
+    # Five dialogues have the assistant's mark twice in a row: what it says is one turn, which a model ends once.
+    assert all(len(completion) == 1 for prompt in prompts for completion in prompt.completions)
+    assert "called drag kings.  Human: Then how" in prompts[1254].completions[0][0]["content"]  # type: ignore[index]
     empty = [row for row, prompt in enumerate(prompts, 1) if (assistant(""),) in prompt.completions]
     assert empty == [87, 517, 926, 1104]
 

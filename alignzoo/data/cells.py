@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -12,6 +11,7 @@ from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from alignzoo.data.row import finite
 from alignzoo.errors import DataError
 from alignzoo.types import Prompt
 
@@ -31,6 +31,11 @@ def csv_rows(path: Path, opened: Callable[[Path], AbstractContextManager[Buffere
             names = next(lines, [])
             if not any(names):
                 raise DataError(f"{path} cannot be read: No columns. {CURE}")
+            other = next((mark for mark in ";\t|" if mark in names[0]), "") if len(names) == 1 else ""
+            if other:
+                raise DataError(
+                    f"{path}, line 1: the names are separated by {other!r}, where ',' is read. Save it with commas."
+                )
             if len(set(names)) < len(names):
                 raise DataError(f"{path}: two columns have one name, of {', '.join(names)}. Rename one of them.")
             empty = True
@@ -79,6 +84,6 @@ def _number(cell: Any) -> Any:
             value = kind(cell)
         except ValueError:
             continue
-        if math.isfinite(value) and repr(value) == cell:
+        if finite(value) and repr(value) == cell:
             return value
     return cell

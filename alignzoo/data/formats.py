@@ -11,9 +11,9 @@ import re
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from alignzoo.data.row import ROLES, Row, found
+from alignzoo.data.row import ROLES, Row, finite, found
 from alignzoo.data.turns import as_messages, as_turns, settled, with_system
 from alignzoo.errors import DataError
 from alignzoo.types import Message, Prompt, Text
@@ -22,6 +22,11 @@ __all__ = ["FORMATS", "ROLES", "Format", "Row", "accepted", "check_fits", "found
 
 READ = frozenset({"prompt", "instruction", "chosen", "rejected", "completion", "completions"})
 """Columns that a recognised format must read: left over, they are a shape begun and not finished."""
+
+ASKED = frozenset(
+    {"messages", "conversation", "conversations", "question", "query", "problem", "user", "input", "context", "history"}
+)
+"""Names under which data hold what is asked. A format that takes it from its answers would leave it out."""
 
 SYSTEM = "system"
 """The column of any format that holds the system's turn."""
@@ -132,17 +137,19 @@ class Format(NamedTuple):
     """The columns it needs; all others become `Prompt.info`."""
     read: Callable[[Row], Prompt]
     opening: str = ""
-    """How the first column begins, where columns alone do not tell."""
+    """How the first column begins, a pattern, where columns alone do not tell."""
     optional: tuple[str, ...] = ()
     """Columns that it reads where they are there."""
+    whole: bool = False
+    """Its first column says what is asked, too."""
 
 
 FORMATS: dict[str, Format] = {
     "scores": Format(("prompt", "completions", "scores"), scores),
     "ranks": Format(("prompt", "completions", "ranks"), ranks),
     "preference": Format(("prompt", "chosen", "rejected"), preference),
-    "hh": Format(("chosen", "rejected"), hh, opening="\n\nHuman:"),
-    "preference-implicit": Format(("chosen", "rejected"), implicit),
+    "hh": Format(("chosen", "rejected"), hh, opening=r"\n\n(Human|Assistant):|Human:[\s\S]*\n\nAssistant:"),
+    "preference-implicit": Format(("chosen", "rejected"), implicit, whole=True),
     "unpaired": Format(("prompt", "completion", "label"), unpaired),
     "prompt-completion": Format(("prompt", "completion"), completion),
     "alpaca": Format(("instruction", "output"), alpaca, optional=("input", "history")),
@@ -178,12 +185,16 @@ def recognise(row: Row) -> str:
         raise replace(row, where=f"{row.where} ({name})").wrong(nulls[0], f"it is null.{meant}")
     if name and unread:
         raise DataError(
-            f"{row.where} looks like {name!r}, which would leave {', '.join(unread)} unread. "
-            f"Complete the columns, or say format = {name!r} if it is meant.\n{accepted()}"
+            f"{row.where} looks like {name!r}, which would leave {', '.join(map(str, unread))} unread. Complete the "
+            f"columns, rename one with columns (as in columns = {{ prompt = {unread[0]!r} }}), or say "
+            f"format = {name!r} if it is meant.\n{accepted()}"
         )
     if name:
         return name
-    raise DataError(f"{row.where} has the columns {', '.join(sorted(row.columns))}: no format fits.\n{accepted()}")
+    columns = ", ".join(sorted(row.columns))
+    raise DataError(
+        f"{row.where} has {f'the columns {columns}: no format fits' if columns else 'no columns'}.\n{accepted()}"
+    )
 
 
 def check_fits(row: Row, name: str) -> None:
@@ -199,11 +210,19 @@ def check_fits(row: Row, name: str) -> None:
 
 def _fitting(row: Row, present: set[str]) -> tuple[str, list[str]]:
     """The first format that these columns fit, "" for none, and those that it would not read and must."""
-    for name, (columns, _, opening, optional) in FORMATS.items():
-        if present.issuperset(columns) and str(row.columns[columns[0]]).startswith(opening):
-            filled = {column for column in READ & present if row.columns[column] is not None}
+    for name, (columns, _, opening, optional, whole) in FORMATS.items():
+        first = row.columns[columns[0]] if present.issuperset(columns) else None
+        if present.issuperset(columns) and re.match(opening, str(first)):
+            meant = {column for column in present - READ if column.strip().lower() in READ}  # "Prompt", " completion"
+            asked = {column for column in ASKED & present if whole and _unsaid(row.columns[column], first)}
+            filled = {column for column in (READ & present) | meant | asked if row.columns[column] is not None}
             return name, sorted(filled.difference(columns, optional))
     return "", []
+
+
+def _unsaid(asked: Any, answer: Any) -> bool:
+    """Whether a text does not say what is asked in another column; a conversation has its own question."""
+    return isinstance(answer, str) and bool(asked) and not (isinstance(asked, str) and asked.strip() in answer)
 
 
 def accepted() -> str:
@@ -298,19 +317,25 @@ def _numbers(row: Row, column: str, n: int) -> tuple[float, ...]:
     if len(values) != n:
         raise row.wrong(column, f"expected one number per completion, found {len(values)} for {n} completions.")
     for value in values:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if not finite(value):
             raise row.wrong(column, f"expected finite numbers, found {found(value)}.")
     return tuple(map(float, values))
 
 
 def _dialogue(row: Row, column: str) -> tuple[Message, ...]:
     """The turns of HH's notation. An empty reply is kept: the assistant said nothing, and was judged for it."""
-    preamble, *turns = re.split(r"\n\n(Human|Assistant):", row.string(column))
+    text = row.string(column)
+    preamble, *turns = re.split(r"\n\n(Human|Assistant):", text if text.startswith("\n") else f"\n\n{text}")
     if preamble or not turns:
         raise row.wrong(column, f"expected a dialogue of '\\n\\nHuman: ...', found {found(row.value(column))}.")
     roles = {"Human": "user", "Assistant": "assistant"}
-    said = zip(turns[::2], turns[1::2], strict=True)
-    return tuple({"role": roles[who], "content": what.strip()} for who, what in said)
+    said: list[Message] = []
+    for who, what in zip(turns[::2], turns[1::2], strict=True):
+        if who == "Assistant" and said and said[-1]["role"] == "assistant":  # it goes on: a model ends its turn once
+            said[-1] = {"role": "assistant", "content": f"{said[-1]['content']}\n\n{what.strip()}"}
+        else:
+            said.append({"role": roles[who], "content": what.strip()})
+    return tuple(said)
 
 
 def _after_common(row: Row, chosen: Text, rejected: Text) -> Prompt:

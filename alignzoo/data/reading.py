@@ -37,7 +37,7 @@ class Data:
 
     path: str = ""
     """A .jsonl, .json (either also .gz), .parquet, .arrow or .csv file, a directory of such files of one kind (shards,
-    read by name), a directory that `datasets` saved, or a hub dataset: "owner/name", or "owner/name:config" where it
+    read by name; where names say test, valid or dev, those of `split` alone), a directory that `datasets` saved, or a hub dataset: "owner/name", or "owner/name:config" where it
     has several."""
     format: str = "auto"
     """What the rows are: scores, ranks, preference, hh, preference-implicit, unpaired, prompt-completion, alpaca,
@@ -141,6 +141,9 @@ class Parser:
             return raw
         if not isinstance(raw, Mapping):
             raise DataError(f"{where}: expected an object, found {found(raw)}.\n{accepted()}")
+        odd = [name for name in raw if not isinstance(name, str)]
+        if odd:
+            raise DataError(f"{where}: a column's name is a string, found {found(odd[0])}. Name the columns.")
         self.untyped = isinstance(raw, Cells)
         row = Row(raw, where, self.untyped).rename(self.columns)
         if self.format == "auto":

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import json
+import math
 import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -91,7 +93,15 @@ class Row:
             return value
         if not isinstance(value, list | tuple) or not value:
             raise self.wrong(column, f"expected a text, found {found(value)}.")
-        return tuple(self.as_message(f"{column}[{index}]", turn) for index, turn in enumerate(value))
+        turns = tuple(self.as_message(f"{column}[{index}]", turn) for index, turn in enumerate(value))
+        for index, (one, other) in enumerate(itertools.pairwise(turns), 1):
+            if one["role"] == other["role"] == "assistant" and one["content"]:
+                raise self.wrong(
+                    f"{column}[{index}]",
+                    "it is the assistant's turn, and so is the one before it: join the two, as a model ends its turn "
+                    "only once.",
+                )
+        return turns
 
     def _spelt(self, column: str, text: str) -> Any:
         """The conversation that a string spells in JSON, or as Python prints it; or the string itself."""
@@ -144,6 +154,14 @@ class Row:
                 f"Rename that one too: columns.old_{ours} = {ours!r}."
             )
         return replace(self, columns=kept | {ours: self.columns[theirs] for ours, theirs in columns.items()})
+
+
+def finite(value: Any) -> bool:
+    """Whether a value is a number, and one that a float holds."""
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an integer of more than 308 digits
+        return False
 
 
 def found(value: Any) -> str:

@@ -6,6 +6,7 @@ import difflib
 import glob
 import gzip
 import re
+import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -111,10 +112,12 @@ def rows_at(path: str, split: str) -> Iterable[Any] | Shards:
     check_kind(place)
     reader = next((reader for ending, reader in READERS.items() if path.lower().endswith(ending)), None)
     if place.is_dir():
-        shards = [(f"{path}/{file.name}", file) for file in _shards(place)]
+        shards = [(f"{path}/{file.name}", file) for file in _shards(place, split)]
         return _together(path, shards) if shards else _saved(path, split)
     if place.is_file():
         return _together(path, [(path, place)])
+    if "://" in path:
+        raise DataError(f"{path} is an address: download it and give the file, or a hub dataset as OWNER/NAME.")
     # "data/pairs" is a misspelt path where there is a directory "data", and a hub dataset where there is none.
     if reader is None and re.fullmatch(r"\w[\w.-]*/[\w.-]+(:[\w.-]+)?", path) and not place.parent.is_dir():
         return _hub(path, split)
@@ -125,11 +128,16 @@ def rows_at(path: str, split: str) -> Iterable[Any] | Shards:
     raise DataError(f"{path}: no such file. {did_you_mean(place.name, nearest)}")
 
 
-def _shards(place: Path) -> list[Path]:
-    """The files of a directory whose endings are known, by name; none where it is what `datasets` saved."""
+def _shards(place: Path, split: str) -> list[Path]:
+    """The files of a directory whose endings are known, by name, of one split where names tell it; none where it is
+    what `datasets` saved."""
     if any((place / name).exists() for name in ("dataset_info.json", "dataset_dict.json", "state.json")):
         return []
-    files = sorted(file for file in place.iterdir() if file.is_file() and not file.name.startswith((".", "_")))
+    seen = sorted(file for file in place.iterdir() if not file.name.startswith((".", "_")))
+    files = [file for file in seen if _ending(file.name) and not file.is_dir()]
+    for file in files:
+        check_kind(file)
+    files = _of_split(place, files, split)
     kinds = {ending: file for file in reversed(files) if (ending := _ending(file.name))}
     if len(kinds) > 1:
         one, other = sorted(file.name for file in kinds.values())[:2]
@@ -137,7 +145,41 @@ def _shards(place: Path) -> list[Path]:
             f"{place} holds files of several kinds, as {one} and {other}: shards are of one kind. Name a single file, "
             "or put them into directories of their own."
         )
-    return [file for file in files if _ending(file.name)]
+    left = [file.name for file in seen if file.is_file() and not _ending(file.name) and not _DOCUMENT.match(file.name)]
+    if files and left:
+        _tell_left(place, left, f"their endings are none of {', '.join(READERS)}")
+    if empty := [file.name for file in files if not file.stat().st_size]:
+        _tell_left(place, empty, "they are empty, of 0 bytes")
+    return files
+
+
+_DOCUMENT = re.compile(r"(?i)(readme|licen[sc]e|notice|citation|copying)|.*\.(md|txt|bib|pdf|py|ya?ml|toml)$")
+"""Files beside data that nobody takes for data."""
+
+_SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test", "valid": "validation"}
+_SPLITS |= dict.fromkeys(("validation", "val", "dev", "eval", "heldout"), "validation")
+"""Words of a file's name that say which split it is."""
+
+
+def _of_split(place: Path, files: list[Path], split: str) -> list[Path]:
+    """The files of one split, where their names say that there are several: data held apart are not trained on."""
+    words = {file: re.split(r"[-_.]", file.name.lower()) for file in files}
+    splits = {file: next((_SPLITS[word] for word in words[file] if word in _SPLITS), "") for file in files}
+    known = set(splits.values())
+    if len(known) < 2:
+        return files
+    wanted = _SPLITS.get(split, split)
+    if wanted == "train" and "train" not in known:
+        wanted = ""  # files that say nothing, beside a test's
+    if wanted not in known:
+        raise DataError(f"{place} has no files of the split {split!r}. {did_you_mean(split, known - {''})}")
+    _tell_left(place, [file.name for file in files if splits[file] != wanted], f"data.split is {split!r}")
+    return [file for file in files if splits[file] == wanted]
+
+
+def _tell_left(place: Path, names: Sequence[str], why: str) -> None:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    warnings.warn(f"{place}: not read, for {why}: {', '.join(names[:3])}{more}", stacklevel=5)
 
 
 def _ending(name: str) -> str:

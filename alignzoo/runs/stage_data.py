@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from alignzoo.batching import OWN
 from alignzoo.data import Data, Rows, train_and_heldout
 from alignzoo.data.indexed import changed, chosen, fact, has_column
+from alignzoo.data.row import finite
 from alignzoo.data.turns import heard, settled
 from alignzoo.errors import DataError, RunError
 from alignzoo.evaluation.answers import Gold, Rates
@@ -132,7 +132,7 @@ def _check_columns(stage: Stage, train: Sequence[Prompt], shown: Sequence[Prompt
             )
         lacking, first = 0, None
         for prompt in itertools.chain(train, shown):
-            if not _is_number(prompt.info.get(name)):
+            if not finite(prompt.info.get(name)):
                 lacking, first = lacking + 1, first or prompt
         if first is not None:
             raise DataError(
@@ -140,10 +140,6 @@ def _check_columns(stage: Stage, train: Sequence[Prompt], shown: Sequence[Prompt
                 f"{lacking} of {len(train) + len(shown)} rows, first {first.info.get(name)!r} for the prompt "
                 f"{str(first.messages)[:80]!r}: give every row a number, or leave such rows out"
             )
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _unlearnable(prompts: Sequence[Prompt], imitates: bool) -> dict[str, NDArray[np.bool_]]:

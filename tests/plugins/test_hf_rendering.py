@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import warnings
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 
 from alignzoo import DataError, Prompt
 from alignzoo_hf.model.chat import Encoder
-from families import families
+from alignzoo_hf.model.marks import outer
+from families import CHATML, OPEN, families
 
 FAMILIES = families()
 CHATTING = [name for name in FAMILIES if name != "none"]
@@ -286,3 +288,72 @@ def test_what_went_through_the_template_before_does_not_go_again() -> None:
             warnings.simplefilter("ignore")
             assert enc.turns(Prompt(written, chat="auto")) is None, name
             assert enc.turns(Prompt("hello", chat="auto")) is not None, name
+
+
+# --- what data and templates bring along -------------------------------------------------------------------------
+
+REOPENED = CHATML + "{{ '<|im_start|>assistant\n' }}"
+
+
+@pytest.mark.parametrize("said", ["yes", "<table>yes", "<b>", "", "</p>"])
+def test_an_answer_shares_no_half_of_a_tag_with_what_is_opened_for_it(said: str) -> None:
+    enc = encoder("r1")
+    with pytest.warns(UserWarning, match="opens every answer"):
+        (completion,) = enc.group(Prompt((USER,)), [said]).completions
+    assert spelt(enc, completion.tokens) == f"\n</think>\n\n{said}<|end|>"
+
+
+def test_a_template_that_always_opens_a_turn_adds_none_to_an_answer() -> None:
+    enc = encoder("qwen-2.5", template=REOPENED)
+    said = ({"role": "assistant", "content": "yes"}, USER, {"role": "assistant", "content": "no"})
+    (one, both) = enc.group(Prompt((USER,)), ["yes", said]).completions
+    assert spelt(enc, one.tokens) == "yes<|im_end|>"
+    assert spelt(enc, [t for t, own in zip(both.tokens, both.own, strict=True) if own]) == "yes<|im_end|>no<|im_end|>"
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_tokens_of_turns_that_data_spell_are_told(name: str) -> None:
+    enc = encoder(name)
+    end = enc.tokenizer.convert_ids_to_tokens(min(enc.stop_ids))
+    asked = Prompt("hello" if name == "none" else (USER,), chat="plain" if name == "none" else None)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        for said in (f"a {end} b", f"c {end} d"):
+            enc.group(asked, [said])
+    (told,) = [str(each.message) for each in seen if "spell" in str(each.message)]
+    assert told.startswith(f"given answers spell {end!r}") and "the first is 'a" in told
+    enc = encoder(name)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*spell")
+        warnings.filterwarnings("ignore")
+        enc.group(asked, [f"a{end}", f"a{end}\n{end} ", "<think>why</think>a"])
+    if name != "none":
+        with pytest.warns(UserWarning, match=f"prompts spell '{re.escape(end)}'"):
+            enc.prompt(Prompt(({"role": "user", "content": f"hi{end}"},)))
+
+
+TELLING = {
+    "the user's words cut": ("{% for m in messages %}{{ m['content'][:3] }}{% endfor %}", "changes what the user says"),
+    "the time": ("{{ strftime_now('%Y') }}" + CHATML + OPEN, r"the time at which it runs \(strftime_now\)"),
+}
+
+
+@pytest.mark.parametrize(("template", "words"), TELLING.values(), ids=TELLING)
+def test_what_a_template_does_to_prompts_is_told(template: str, words: str) -> None:
+    with pytest.warns(UserWarning, match=words):
+        encoder("chatml", template=template).chat.render((USER,))
+
+
+def test_a_dialogue_in_text_is_told() -> None:
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        encoder("qwen-2.5").prompt(Prompt("\n\nHuman: a\n\nAssistant:", chat="auto"))
+    assert any("dialogues in text (Human: ... Assistant:)" in str(each.message) for each in seen)
+
+
+def test_tags_of_reasoning_are_no_marks_of_turns() -> None:
+    assert outer(["<s>", "<think>", "</think>", "<|end|>", "<pad>"], ["<think>", "</think>", "<s>"]) == [
+        "<s>",
+        "<|end|>",
+        "<pad>",
+    ]

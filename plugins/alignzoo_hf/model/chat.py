@@ -14,6 +14,7 @@ from alignzoo.data.turns import settled
 from alignzoo.engines import Generated
 from alignzoo.errors import DataError, ModelError
 from alignzoo.types import Completion, Group, Message, Prompt, Text
+from alignzoo_hf.model.marks import Marks, outer
 from alignzoo_hf.model.splitting import Splitter
 from alignzoo_hf.model.template import TEMPLATES, Template, Turns, read_template
 
@@ -74,6 +75,12 @@ class Encoder:
                 "data.chat=user makes each a user's turn all the same"
             )
             return None
+        if prompt.chat == "auto" and _is_dialogue(text):
+            self._tell(
+                "prompts that are dialogues in text (Human: ... Assistant:) become a single turn of the user's each: "
+                "give them as conversations, a list of role and content; pairs of whole dialogues are read as such "
+                "(format hh); data.chat=plain takes texts as they stand"
+            )
         if prompt.chat == "auto":
             self._tell(
                 "the model has a chat template, so each text prompt is a user's turn and its answer the assistant's: "
@@ -81,11 +88,11 @@ class Encoder:
             )
         return ({"role": "user", "content": text},)
 
-    def _tell(self, message: str) -> None:
-        """Once a run, however often it is the case."""
+    def _tell(self, message: str, first: str = "") -> None:
+        """Once a run, however often it is the case; with the first text of which it is."""
         if message not in self._told:
             self._told.add(message)
-            warnings.warn(message, stacklevel=2)
+            warnings.warn(f"{message}; the first is {first[:80]!r}" if first else message, stacklevel=2)
 
     @cached_property
     def _told(self) -> set[str]:
@@ -104,6 +111,15 @@ class Encoder:
         return self._fitted(self._text(prompt, turns), turns)
 
     def _fitted(self, text: str, turns: Turns | None) -> tuple[int, ...]:
+        for turn in turns or ():
+            mark = "" if turn["role"] == "assistant" else self.marks.anywhere(turn["content"])
+            if mark:
+                self._tell(
+                    f"prompts spell {mark!r}, which the tokenizer reads as a token that ends or begins a turn, so that "
+                    "others' words can pass for a turn of the assistant's: take it out of the data where that is not "
+                    "meant",
+                    turn["content"],
+                )
         tokens = self._tokens(text, turns)
         if len(tokens) > self._room:
             self._tell(
@@ -171,6 +187,8 @@ class Encoder:
     def group(self, prompt: Prompt, texts: Sequence[Text]) -> Group:
         """A prompt with its given completions, encoded. An answer that does not fit loses its end."""
         turns = self.turns(prompt)
+        for text in texts:
+            self._tell_of_marks(text)
         if turns is not None and not all(self._goes_on(turns, text) for text in texts):
             return self._last_turns(prompt, turns, texts)
         before = self._text(prompt, turns)
@@ -185,10 +203,41 @@ class Encoder:
         tokens = self._answer(before, turns, _said(text, turns))
         return Completion(tokens[:room], self.text(tokens[:room]), len(tokens) <= room)
 
+    def _tell_of_marks(self, text: Text) -> None:
+        """Tell of an answer that spells, before its end, a token at which a model's turn ends or begins."""
+        for said in [text] if isinstance(text, str) else [turn["content"] for turn in text]:
+            mark = self.marks.within(said)
+            if mark:
+                self._tell(
+                    f"given answers spell {mark!r}, which the tokenizer reads as a token that ends or begins a turn: "
+                    "what stands after it is trained on, and never generated. Take it out of the data",
+                    said,
+                )
+
+    @cached_property
+    def marks(self) -> Marks:
+        """The special tokens that end a text or stand around turns."""
+        named = {self.tokenizer.bos_token_id, *self.stop_ids} - {None}
+        spelt = [str(token) for token in self.tokenizer.convert_ids_to_tokens(sorted(self._special))]
+        around = self.tokenizer.convert_ids_to_tokens(sorted((self._special & (self._around or frozenset())) - named))
+        return Marks.of([*self.tokenizer.convert_ids_to_tokens(sorted(named)), *outer(map(str, around), spelt)])
+
     def _answer(self, before: str, turns: Turns | None, said: str) -> tuple[int, ...]:
         """The tokens of what the assistant says after this text."""
-        tail = said if turns is None else self.chat.answer(turns, said, before)
+        tail = said if turns is None else self.chat.answer(turns, said, before).removesuffix(self._reopened)
         return self._known(self._ended(self.splitter.answer(before, tail)), tail)
+
+    @cached_property
+    def _reopened(self) -> str:
+        """What a template writes after an answer's end that is no white space, the next turn's opening say: it is not
+        the answer's."""
+        try:
+            after = self.chat.after
+        except (DataError, ModelError):  # it writes other conversations, not this one
+            return ""
+        ends = [str(self.tokenizer.convert_ids_to_tokens(token)) for token in self.stop_ids]
+        first = min((after.find(end) + len(end) for end in ends if end in after), default=len(after))
+        return after[first:] if after[first:].strip() else ""
 
     def _transcript(self, turns: Turns, said: Turns, room: int) -> Completion:
         """A given completion in which others speak, too. The assistant's turns are its own, where they stand in the
@@ -283,17 +332,25 @@ class Encoder:
     def _hidden(self) -> frozenset[int]:
         """Special tokens that are no part of what is said: starts, ends, padding, and those that the template writes
         around turns; without a template, all."""
-        added = self.tokenizer.added_tokens_decoder
-        special = self.stop_ids | set(self.tokenizer.all_special_ids) | {i for i, each in added.items() if each.special}
         named = ("bos", "eos", "pad", "unk", "sep", "cls", "mask")
         own = {getattr(self.tokenizer, f"{name}_token_id") for name in named}
-        if not self.chat.exists:
-            return special
+        if self._around is None:
+            return self._special
+        return self._special & (own | self.stop_ids | self._around)
+
+    @cached_property
+    def _special(self) -> frozenset[int]:
+        """The special tokens."""
+        added = self.tokenizer.added_tokens_decoder
+        return self.stop_ids | set(self.tokenizer.all_special_ids) | {i for i, each in added.items() if each.special}
+
+    @cached_property
+    def _around(self) -> frozenset[int] | None:
+        """The tokens that the template writes in a conversation; None where there is none to look at."""
         try:
-            around = self.splitter.plain(self.chat.example)
+            return frozenset(self.splitter.plain(self.chat.example)) if self.chat.exists else None
         except (DataError, ModelError):
-            return special
-        return special & (own | self.stop_ids | set(around))
+            return None
 
     def pieces(self, tokens: Sequence[int]) -> list[str]:
         """Each token's text: what it adds to the text of those before it. A letter of several tokens is its last's."""
@@ -331,3 +388,8 @@ def _answers(text: Turns) -> Turns:
 
 def _words(turn: Message) -> str:
     return turn["content"]
+
+
+def _is_dialogue(text: str) -> bool:
+    """Whether a text is several turns, and opens the assistant's."""
+    return text.lstrip().startswith(("Human:", "User:")) and text.rstrip().endswith(("Assistant:", "AI:"))

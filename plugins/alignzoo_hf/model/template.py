@@ -92,6 +92,7 @@ class Template:
             )
         opening, answer = opened[len(closed) :], whole[len(closed) :]
         shared = commonprefix([opening, answer])  # noqa: RUF071 - characters are what is compared
+        shared = re.sub(r"<[^<>]*$", "", shared)  # <think> and an answer's <table> share no half of a tag
         return self._joined(opening[len(shared) :], answer[len(shared) :])
 
     def _joined(self, left: str, answer: str) -> str:
@@ -148,6 +149,11 @@ class Template:
             return ()
         return tuple({text.rpartition(MARK)[2].strip() for text in texts} - {""})
 
+    @cached_property
+    def after(self) -> str:
+        """What the template writes after an answer."""
+        return self._frame(({"role": "user", "content": "a"},))[1]
+
     @property
     def example(self) -> str:
         """A conversation of a user and the assistant, for the tokens that stand around turns."""
@@ -164,6 +170,11 @@ class Template:
             raise ModelError(
                 "the data are conversations but the tokenizer has no chat template: set policy.chat_template to "
                 f"{', '.join(map(repr, TEMPLATES))} or a Jinja file, or give prompts as plain text"
+            )
+        if "strftime_now" in str(self.source or self.tokenizer.chat_template):
+            self.tell(
+                "the chat template writes the time at which it runs (strftime_now): a run that is resumed or repeated "
+                "on another day has other prompts. Give a template with a fixed date with policy.chat_template"
             )
         try:
             with interrupted_after(SECONDS):
@@ -185,11 +196,17 @@ class Template:
                 "are the most that are taken: give another template with policy.chat_template"
             )
         for turn in turns:
-            if turn["role"] not in ("user", "assistant") and not _keeps(text, turn["content"]):
+            if turn["role"] == "assistant" or _keeps(text, turn["content"]):
+                continue
+            if turn["role"] != "user":
                 raise DataError(
                     f"the chat template leaves out the {turn['role']}'s turn of the conversation {_short(turns)}: take "
                     "it out of the data, or give another template with policy.chat_template"
                 )
+            self.tell(
+                "the chat template leaves out or changes what the user says, so that the model does not read it as it "
+                "stands: give another template with policy.chat_template, if it is not meant"
+            )
         return text
 
     def _rendered(self, turns: Turns, opens: bool) -> str:

@@ -76,7 +76,7 @@ class Heap:
         """Bytes of memory, but for files', that nothing of the heap's is in."""
         _, resident, shared, *_ = map(int, STATM.read_text(encoding="ascii").split())
         counted = self._count()
-        return (resident - shared) * os.sysconf("SC_PAGE_SIZE") - counted.uordblks - counted.hblkhd
+        return int((resident - shared) * os.sysconf("SC_PAGE_SIZE") - counted.uordblks - counted.hblkhd)
 
 
 STATM = Path("/proc/self/statm")

@@ -187,7 +187,7 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class Schedule(Stopping, Budget, Recording, OffPolicy, TorchOptimizer, Steps):  # fields come in the order of the last base first
+class Schedule(Stopping, Budget, Recording, OffPolicy, TorchOptimizer, Steps):  # a dataclass has its last base first
     """How long, how much and how fast a stage trains, and when it evaluates, saves and stops."""
 
 

@@ -130,7 +130,9 @@ def defined(module: str) -> Iterator[ast.ClassDef | ast.FunctionDef]:
 def test_hooks_and_interfaces_stand_there_with_their_exact_signatures() -> None:
     (registrar,) = (node for node in defined("alignzoo/registry/registrar.py") if node.name == "Registrar")
     methods = [n for n in registrar.body if isinstance(n, ast.FunctionDef) and not n.name.startswith("_")]
-    homes = (*defined("alignzoo/interfaces.py"), *defined("alignzoo/engines.py"))
+    modules = ("policies", "preparing", "parts")
+    homes = [each for name in modules for each in defined(f"alignzoo/interfaces/{name}.py")]
+    homes += defined("alignzoo/engines.py")
     interfaces = [node for node in homes if "(Protocol)" in ast.unparse(node)]
     code = [bare(node) for node in (*defined("alignzoo/hookspecs.py"), *methods, *interfaces)]
     written = [

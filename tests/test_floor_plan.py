@@ -110,3 +110,15 @@ def test_every_module_has_a_floor() -> None:
 
 def test_the_test_itself_sees_imports() -> None:
     assert "alignzoo.functional" in set(imports(PLUGINS / "alignzoo_preference" / "pairs.py"))
+
+
+@pytest.mark.parametrize("path", [*modules(CORE), *modules(PLUGINS)], ids=lambda p: p.name)
+def test_a_file_and_a_function_can_be_read_at_once(path: Path) -> None:
+    """At most 400 lines of a file, and 60 of a function beneath its arguments and docstring. A plugin's registration is
+    a list, not a function to be read."""
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name != "alignzoo_register":
+            first = node.body[1 if ast.get_docstring(node) is not None and len(node.body) > 1 else 0]
+            assert (node.end_lineno or 0) - first.lineno < 60, node.name

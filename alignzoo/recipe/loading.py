@@ -11,10 +11,11 @@ from typing import Any
 from alignzoo.errors import PluginError, RecipeError
 from alignzoo.former import CHANGES
 from alignzoo.recipe.layers import LONGEST, layered
+from alignzoo.recipe.named import Plain, with_parts
 from alignzoo.recipe.outputs import connected
 from alignzoo.recipe.overrides import Overrides, normal, parse
 from alignzoo.recipe.parts import build, checked, show
-from alignzoo.recipe.stages import Plain, Stage, build_stage, with_parts
+from alignzoo.recipe.stages import Stage, build_stage
 from alignzoo.recipe.tables import Node, merge, read_manifest, read_toml
 from alignzoo.recipe.trust import Code
 from alignzoo.registry import Registry

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from alignzoo.errors import RecipeError, did_you_mean
+from alignzoo.recipe.named import build_part
 from alignzoo.recipe.overrides import Overrides, normal, parse
 from alignzoo.recipe.parts import build, show
-from alignzoo.recipe.stages import build_part
 from alignzoo.recipe.tables import Node, merge, named
 from alignzoo.registry import Registry
 

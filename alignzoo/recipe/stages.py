@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from annotated_types import Ge
 
-from alignzoo.errors import PluginError, RecipeError, did_you_mean
+from alignzoo.errors import RecipeError, did_you_mean
 from alignzoo.recipe.fit import TASK_REWARD, UNNAMED, check_fit
 from alignzoo.recipe.layers import Layered, check_references
 from alignzoo.recipe.merge import Merge
+from alignzoo.recipe.named import Plain, build_part
 from alignzoo.recipe.nothing import Nothing
 from alignzoo.recipe.overrides import normal
-from alignzoo.recipe.parts import build, check_finite, check_settings, checked, hints_of, kind_of, settings, show
+from alignzoo.recipe.parts import build, check_settings, checked, settings, show
 from alignzoo.recipe.rounds import ROUND, Round
-from alignzoo.recipe.tables import STAGE_REFERENCE, TASK_REFERENCE, Node, merge, named, tree
+from alignzoo.recipe.tables import STAGE_REFERENCE, TASK_REFERENCE, Node, merge, tree
 from alignzoo.recipe.trust import Code, code_of
 from alignzoo.registry import Registry
-from alignzoo.registry.registrar import MERGE, NOTHING, check_part
+from alignzoo.registry.registrar import MERGE, NOTHING
 from alignzoo.requirements import brings_scores
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ SAMPLER = "dataset"
 REWARD = "labels"
 """The reward of a stage that names none, learns from given answers, and has no task with a reward of its own."""
 
-Plain = dict[str, Any]
 T = TypeVar("T")
 
 
@@ -304,67 +304,6 @@ def _of_task(task: Task) -> list[Node]:
     return list(normal("reward", tree(list(task.reward), lambda key: where, ("reward",))).value)
 
 
-def build_part(registry: Registry, kind: str, node: Node, path: str, policy: str = "") -> tuple[Any, Any]:
-    """A named part, built, and as plain data; `policy` is the name of the policies in it that have none."""
-    if not node.is_table:
-        return _ready(kind, node, path), _live(node.value)
-    if "name" not in node.value:
-        raise RecipeError(f"{node.where}: {path} has no name. Known: {', '.join(registry.names(kind)) or 'none'}.")
-    name: str = checked(str, node.value["name"], f"{path}.name")
-    table = node.without("name")
-    try:
-        target = registry.get(kind, name)
-    except PluginError as error:
-        blame = PluginError if registry.has(kind, name) else RecipeError
-        raise blame(f"{node.value['name'].where}: {path}.name: {error}") from error
-    name = registry.canonical(kind, name)
-    if isinstance(target, type):
-        whole, inner = with_parts(registry, target, table, path, policy)
-        part = build(target, whole, path)
-        own = {key: value for key, value in settings(part).items() if value is None or key not in inner}
-        return part, {"name": name, **own, **{key: value for key, value in inner.items() if value is not None}}
-    for key, value in table.value.items():
-        raise RecipeError(f"{value.where}: {path}.{key}: {kind} {name!r} is a ready object and has no settings")
-    return target, {"name": name}
-
-
-def with_parts(registry: Registry, cls: type[Any], table: Node, path: str, policy: str = "") -> tuple[Node, Plain]:
-    """The table with every part built that is itself a field, as in `judge = {name = "openai"}`; and those as data,
-    None where the table gives none: a default has no name to be told by."""
-    kinds = {key: kind for key, hint in hints_of(cls).items() if (kind := kind_of(hint))}
-    values: dict[str, Node] = dict(table.value)
-    inner: Plain = dict.fromkeys(kinds)
-    for key, node in table.value.items():
-        if key in kinds and node.value is not None:
-            node = _policy(registry, node, policy) if kinds[key] == "policy" else named(node)
-            part, inner[key] = build_part(registry, kinds[key], node, f"{path}.{key}", policy)
-            values[key] = Node(part, node.where)
-    return Node(values, table.where), inner
-
-
-def _policy(registry: Registry, node: Node, name: str) -> Node:
-    """The table of a policy within a part: its name goes without saying, and a string that is none is a model."""
-    known = registry.names("policy")
-    default = Node(name or known[0], node.where) if name or len(known) == 1 else None
-    if isinstance(node.value, str) and default is not None and not registry.has("policy", node.value):
-        return Node({"name": default, "model": node}, node.where)
-    if node.is_table and "name" not in node.value and default is not None:
-        return Node({"name": default, **node.value}, node.where)
-    return named(node)
-
-
-def _ready(kind: str, node: Node, path: str) -> Any:
-    """A live object in the place of a part."""
-    if node.value is None or isinstance(node.value, bool | int | float | list | type):
-        raise RecipeError(f"{node.where}: {path}: found {show(node.plain())}, allowed: a table or a name")
-    try:
-        check_part(kind, path, node.value)
-    except PluginError as error:
-        raise RecipeError(f"{node.where}: {error}") from error
-    check_finite(node.value, node, path)
-    return node.value
-
-
 def _patched(rewards: list[Node], keys: Sequence[str], node: Node, path: str) -> list[Node]:
     """The rewards with one of them changed: by its index, or without one where it is the only one."""
     first, *rest = keys
@@ -400,7 +339,3 @@ def _filled(part: Any, models: Mapping[str, Any]) -> Any:
         elif (inner := _filled(value, models)) is not value:
             changes[f.name] = inner
     return replace(part, **changes) if changes else part
-
-
-def _live(value: Any) -> str:
-    return f"<{type(value).__name__} object>"

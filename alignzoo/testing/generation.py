@@ -1,0 +1,140 @@
+"""The checks of what a policy generates, and of how it tokenises what is given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from alignzoo import functional as fn
+from alignzoo.decoding import AS_SET, Decoding
+from alignzoo.interfaces import PolicySpec
+from alignzoo.testing.asking import GREEDY, TOLERANCE, WRITER, answered, batch_of, generated, loaded, plain_prompts
+from alignzoo.testing.laws import Attempt, Given
+from alignzoo.types import Completion, Group, Prompt
+
+
+def writes(spec: PolicySpec, given: Given) -> None:
+    """A group of n completions for each prompt, in order, each of one token or more."""
+    attempt = Attempt(11, "three completions of each prompt", "prompts sorted by length and not put back in order")
+    policy = loaded(attempt, spec, WRITER)
+    prompts = plain_prompts(given)
+    found = generated(attempt, policy, given)
+    attempt.require([g.prompt for g in found] == prompts, "the prompts in order", f"{len(found)} groups, other prompts")
+    for group in found:
+        attempt.require(len(group.completions) == 3, "three completions", str(len(group.completions)))
+        attempt.require(len(group.prompt_tokens) > 0, "prompt_tokens", "none")
+        for completion in group.completions:
+            attempt.require(len(completion.tokens) > 0, "one token or more", repr(completion))
+            told = completion.logprobs
+            attempt.require(
+                told is not None and len(told) == len(completion.tokens), "a log-probability per token", repr(told)
+            )
+    with attempt.runs("generate([], 1)"):
+        attempt.require(policy.generate([], 1, seeds=[]) == [], "no groups for no prompts", "some")
+
+
+def goes_on(spec: PolicySpec, given: Given) -> None:
+    """After a prompt's tokens `go_on` generates what `generate` does; after a transcript's, it goes on with these very
+    tokens, and `forward` says of its words, with others' words between, what it said."""
+    attempt = Attempt(11, "the prompts' tokens", "a prefix that is tokenised, cut or ended anew, or another seed")
+    policy = loaded(attempt, spec, WRITER)
+    groups = generated(attempt, policy, given, 2)
+    with attempt.runs("go_on()"):
+        again = policy.go_on([group.prompt_tokens for group in groups], 2, seeds=fn.seeds(len(groups), 0))
+    expected = [[each.tokens for each in group.completions] for group in groups]
+    attempt.require([[each.tokens for each in found] for found in again] == expected, "generate's own tokens", "others")
+    attempt = replace(attempt, given="two turns with two tokens of somebody else between", law=5)
+    begun = [group.completions[0].cut(3).then(_heard(group)) for group in groups]
+    with attempt.runs("go_on() after a transcript"):
+        pairs = zip(groups, begun, strict=True)
+        prefixes = [group.prompt_tokens + each.tokens for group, each in pairs]
+        found = policy.go_on(prefixes, 1, seeds=fn.seeds(len(prefixes), 1))
+    whole = [each.then(*turn) for each, turn in zip(begun, found, strict=True)]
+    batch = batch_of([replace(group, completions=(each,)) for group, each in zip(groups, whole, strict=True)], policy)
+    asked = frozenset({"logprobs", "entropy"})
+    answers = answered(attempt, policy, batch, asked)
+    attempt.require("sampled_logprobs" in batch.extra, "log-probabilities with what go_on() generates", "none")
+    told = batch.extra["sampled_logprobs"][batch.mask].cpu()
+    exact = policy.info().exact_samples
+    attempt.near("log-probabilities", answers["logprobs"][batch.mask].cpu(), told, TOLERANCE if exact else 1e-3)
+    full = replace(batch, mask=batch.attend & (torch.cumsum(batch.mask, 1) > 0))
+    plain = answered(attempt, policy, full, asked)
+    attempt = replace(attempt, given="the same tokens with a mask without holes", law=2)
+    for name in sorted(asked):
+        attempt.near(name, plain[name][batch.mask].cpu(), answers[name][batch.mask].cpu(), TOLERANCE)
+        attempt.require(not answers[name][~batch.mask].any(), f"{name} of 0 under the mask", "others")
+
+
+def _heard(group: Group) -> Completion:
+    """Two tokens that the policy has not generated: of its prompt."""
+    return Completion.observation((group.prompt_tokens * 2)[:2], "")
+
+
+def encodes(spec: PolicySpec, given: Given) -> None:
+    """Given answers are tokenised after the same prompt tokens that writing begins with, and are ended."""
+    attempt = Attempt(11, "two given answers", "a prompt tokenised in another way than for writing")
+    policy = loaded(attempt, spec, WRITER)
+    prompt = plain_prompts(given)[0]
+    texts = prompt.completions or ("yes", "no")
+    with attempt.runs("encode()"):
+        group = policy.encode(prompt, texts)
+    attempt.require(len(group.completions) == len(texts), f"{len(texts)} completions", str(len(group.completions)))
+    begun = policy.generate([prompt], 1, seeds=[0])[0].prompt_tokens
+    attempt.require(group.prompt_tokens == begun, f"the prompt tokens {begun}", str(group.prompt_tokens))
+    attempt.require(all(c.tokens and c.logprobs is None for c in group.completions), "tokens and no logprobs", "others")
+    ends = {c.tokens[-1] for c in group.completions if c.finished}
+    attempt.require(len(ends) <= 1, "one end-of-sequence token", f"{sorted(ends)}")
+
+
+def own_words(spec: PolicySpec, given: Given) -> None:
+    """`forward` says of what was written what `generate` said of it, closely where the policy calls that exact."""
+    cause = "a temperature or a cut of the vocabulary in one of them only, or columns shifted by one"
+    attempt = Attempt(5, "completions of its own", cause)
+    policy = loaded(attempt, spec, WRITER)
+    groups = generated(attempt, policy, given)
+    batch = batch_of(groups, policy)
+    found = answered(attempt, policy, batch, frozenset({"logprobs"}))["logprobs"]
+    told = [number for group in groups for c in group.completions for number in c.logprobs or ()]
+    exact = policy.info().exact_samples
+    attempt.near("log-probabilities", found[batch.mask].cpu(), torch.tensor(told), TOLERANCE if exact else 1e-3)
+
+
+def seeds(spec: PolicySpec, given: Given) -> None:
+    """The same seed writes the same, another seed something else; the greedy answer has none."""
+    attempt = Attempt(3, "seeds 0, 0 and 1", "torch's global generator used for sampling: make one from the seed")
+    policy = loaded(attempt, spec, WRITER)
+    prompts = plain_prompts(given)
+
+    def wrote(seed: int, decoding: Decoding = AS_SET) -> list[tuple[int, ...]]:
+        with attempt.runs("generate()"):
+            found = policy.generate(prompts, 2, seeds=fn.seeds(len(prompts), seed), decoding=decoding)
+        return [c.tokens for group in found for c in group.completions]
+
+    with attempt.leaves_randomness():
+        first = wrote(0)
+    torch.rand(3)
+    attempt.require(wrote(0) == first, "the same text with the same seed", "other text")
+    attempt.require(wrote(1) != first, "other text with another seed", "the same text")
+    attempt.require(first[0::2] != first[1::2], "two different completions of a prompt", "twice the same")
+    attempt.require(wrote(0, GREEDY) == wrote(1, GREEDY), "one greedy text, whatever the seed", "two")
+
+
+def neighbours(spec: PolicySpec, given: Given) -> None:
+    """What a prompt's completions are does not depend on the other prompts of the call, nor on its place among them."""
+    cause = "one generator for all prompts of a call, or a seed that goes by the place in it: each prompt has its own"
+    attempt = Attempt(1, "prompts together, in reverse, and each alone", cause)
+    policy = loaded(attempt, spec, WRITER)
+    prompts = plain_prompts(given)
+    own = fn.seeds(len(prompts), 0)
+
+    def wrote(some: Sequence[Prompt], seeds: Sequence[int]) -> list[list[tuple[int, ...]]]:
+        with attempt.runs("generate()"):
+            found = policy.generate(some, 2, seeds=seeds)
+        return [[c.tokens for c in group.completions] for group in found]
+
+    together = wrote(prompts, own)
+    attempt.require(wrote(prompts[::-1], own[::-1])[::-1] == together, "the same text in reverse order", "other text")
+    alone = [wrote([prompt], [seed])[0] for prompt, seed in zip(prompts, own, strict=True)]
+    attempt.require(alone == together, "the same text of each prompt alone", "other text")

@@ -102,7 +102,7 @@ def kind_of(hint: Any) -> str:
     """The kind of part that a field of this annotation holds, as in `judge: Judge`; empty where it holds none."""
     if get_origin(hint) in (Union, types.UnionType, Annotated):
         return next(filter(None, map(kind_of, get_args(hint))), "")
-    contract = isinstance(hint, type) and hint.__module__ in ("alignzoo.interfaces", "alignzoo.engines")
+    contract = isinstance(hint, type) and hint.__module__.startswith(("alignzoo.interfaces", "alignzoo.engines"))
     return NESTED[hint.__name__][0] if contract and hint.__name__ in NESTED else ""
 
 

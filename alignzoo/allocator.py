@@ -39,6 +39,9 @@ HOLES = 1 << 26
 """Bytes that may lie freed between others before they are given back."""
 
 
+STATM = Path("/proc/self/statm")
+
+
 class _Counted(ctypes.Structure):
     """What glibc's mallinfo2 counts, as in malloc.h."""
 
@@ -77,9 +80,6 @@ class Heap:
         _, resident, shared, *_ = map(int, STATM.read_text(encoding="ascii").split())
         counted = self._count()
         return int((resident - shared) * os.sysconf("SC_PAGE_SIZE") - counted.uordblks - counted.hblkhd)
-
-
-STATM = Path("/proc/self/statm")
 
 
 @functools.cache

@@ -11,9 +11,10 @@ from transformers import AutoConfig
 
 import alignzoo.planning.dry_run
 import alignzoo.planning.estimate
+from alignzoo.allocator import HOLES
 from alignzoo.errors import RunError
 from alignzoo.machine import HERE, Machine, assumed, bytes_of
-from alignzoo.planning.estimate import COPIES, IN_EVALUATIONS, StagePlan, plan
+from alignzoo.planning.estimate import COPIES, FREED, IN_EVALUATIONS, StagePlan, plan
 from alignzoo.recipe import load
 from alignzoo.registry import Registry
 
@@ -51,6 +52,15 @@ def test_sft_by_hand(plain_model: Path, tmp_path: Path) -> None:
     forward = 2 * LAYER * 8 + 4 * 16 * pairs + 2 * 16 * VOCAB * 4
     assert said.operations == {"update": 3 * forward}
     assert said.peak == sum(said.bytes.values()) and said.fits
+
+
+def test_what_recomputation_leaves_free_is_counted(plain_model: Path, tmp_path: Path) -> None:
+    data = rows_of(tmp_path, [{"prompt": "abcd", "completion": "efg"}])
+    plain, twice = (
+        planned("sft", plain_model, data, schedule__prompts=1, policy__recompute=on) for on in (False, True)
+    )
+    assert (plain.bytes[FREED], twice.bytes[FREED]) == (0, HOLES)
+    assert twice.peak - twice.bytes["activations"] == plain.peak - plain.bytes["activations"] + HOLES
 
 
 def test_a_rollout_by_hand(plain_model: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from alignzoo import cost
+from alignzoo.allocator import HOLES
 from alignzoo.columns import REFERENCE, of_part
 from alignzoo.cost import ModelShape
 from alignzoo.interfaces import Outline
@@ -42,6 +43,9 @@ IN_EVALUATIONS = "reference, in evaluations"
 
 COPIES = "copies to generate by"
 """What is made of weights while completions are generated."""
+
+FREED = "freed, not given back"
+"""What lies free between tensors of which one layer after the other is computed twice."""
 
 APART: tuple[tuple[str, ...], ...] = (LEARNING, ("key-value cache", COPIES), (IN_EVALUATIONS,), ("saving",))
 """Parts that are held one after the other, and never together."""
@@ -167,6 +171,7 @@ def bytes_of(step: Rehearsal, outline: Outline, tokens_per_pass: int = 0) -> dic
         "logits": outline.logits(answers) if step.speaks else 0,
         "key-value cache": cost.cache_bytes(shape, cached, outline.width) + sampled,
         COPIES: outline.copied if step.writer.rows or step.evaluation.answers else 0,
+        FREED: HOLES * trains if outline.recompute and outline.device.type == "cpu" else 0,
         IN_EVALUATIONS: reference if not held and step.evaluation.answers else 0,
         "saving": _copied(outline) * trains,
     }

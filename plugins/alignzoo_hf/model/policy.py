@@ -335,6 +335,8 @@ class HFPolicy(Answering, TableTraining):
         """As `TorchTraining.step`; the policy is its own reference no longer."""
         self._begun = None
         self._release()
+        if self.spec.recompute:
+            give_back()  # before the first moments find no room between what the last layers have left
         with processes.exchanging() if self._sharded else contextlib.nullcontext():
             return super().step(lr, clip)
 

@@ -185,7 +185,8 @@ class Ahead:
     def restore(self, waited: Sequence[Mapping[str, Any]], step: int) -> None:
         """Take what waited in the checkpoint of a step, and tell what is missing of it."""
         for each in waited:
-            task = self._tasks[each["step"]] = Task(self._stage, each["step"], each["version"], written=True)
+            task = self._tasks[each["step"]] = Task(self._stage, each["step"], each["version"])
+            task.spent, task.written = each["spent"], True
             task.rolled.set_result(loaded(each, self._stage.prompts))
         ahead = self._stage.schedule.ahead
         missing = [each + 1 for each in self._steps(step, ahead) if each not in self._tasks] if step else []
@@ -229,7 +230,7 @@ class Ahead:
         for task in sorted(self._tasks.values(), key=lambda each: each.step):
             if task.rolled.exception() is not None:
                 break
-            about = {"step": task.step, "version": task.version}
+            about = {"step": task.step, "version": task.version, "spent": dict(task.spent)}
             found.append(about | dumped(task.rolled.result(), self._stage.prompts))
         return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -17,11 +18,16 @@ def freeze(model: Any, *, bf16: bool) -> Any:
     leaves in float32 would be rounded otherwise.
     """
     model.requires_grad_(False)
-    if not bf16:
-        return model
+    if bf16:
+        for weight in matrices(model):
+            weight.data = weight.data.to(torch.bfloat16)
+    return model
+
+
+def matrices(model: Any) -> Iterator[nn.Parameter]:
+    """The matrices of its linear layers that nothing else shares."""
     others = (m for m in model.modules() if type(m) not in (nn.Linear, Conv1D))
     shared = {id(weight) for module in others for weight in module.parameters(recurse=False)}
     for module in model.modules():
         if type(module) in (nn.Linear, Conv1D) and id(module.weight) not in shared:
-            module.weight.data = module.weight.data.to(torch.bfloat16)
-    return model
+            yield module.weight

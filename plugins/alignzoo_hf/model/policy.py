@@ -36,7 +36,7 @@ from alignzoo_hf.forward.answering import Answering
 from alignzoo_hf.forward.head import drop_buffer
 from alignzoo_hf.forward.shape import critics_of, shape_of
 from alignzoo_hf.forward.tables import TableTraining
-from alignzoo_hf.model import checks, critics, models, roles, saving, shards
+from alignzoo_hf.model import behaviour, checks, critics, models, roles, saving, shards
 from alignzoo_hf.model.adapters import share_frozen
 from alignzoo_hf.model.encoding import encoder
 from alignzoo_hf.model.fingerprint import fingerprint
@@ -113,7 +113,9 @@ class HFPolicy(Answering, TableTraining):
         if self.lm is not None:
             self._voice = self._own = Voice("the policy", spec, lambda: self.lm, self.tokenizer)
             self.roles |= {name: self._role(name, other) for name, other in others.items()} | self._reference()
-        self._sharded = self._spread()
+        self._copied: frozenset[str] = frozenset()
+        """Weights that are brought up to date though they ask for no gradient: a copy's (`behaviour`)."""
+        self._sharded = self._shard_all()
         self._packable: dict[type, bool] = {}
         self._main = self.lm if self.lm is not None else self.scorer
         checks.check_token_ids(self.tokenizer, self._main)
@@ -131,7 +133,7 @@ class HFPolicy(Answering, TableTraining):
         """On the device; of one that is to be sharded each layer goes there by itself."""
         return model if self._sharding else placed(model, self.device)
 
-    def _spread(self) -> Any:
+    def _shard_all(self) -> Any:
         """The models, sharded, where the processes share them; afterwards each has its part."""
         if self._sharding is None:
             return None
@@ -262,14 +264,14 @@ class HFPolicy(Answering, TableTraining):
             voice.close()
 
     def behaviour(self) -> HFPolicy:
-        """As `alignzoo.interfaces.HasBehaviour`: the language model with its own trained weights, its own tokenizer (a
-        fast one is not for two threads) and its own engine; frozen weights lie in memory once."""
+        """As `alignzoo.interfaces.HasBehaviour`: the language model with trained weights, a tokenizer and an engine of
+        its own; frozen weights lie in memory once."""
         if self.lm is None or self._sharded is not None:
             what = "only scores" if self.lm is None else "is sharded over the processes"
-            raise ModelError(f"the policy {what}, and cannot be generated with while it is trained: set ahead to 0")
-        own, frozen = copy.copy(self), (each for each in self.lm.parameters() if not each.requires_grad)
-        own.lm = own._main = copy.deepcopy(self.lm, {id(each): each for each in frozen})
-        own.tokenizer = copy.deepcopy(self.tokenizer)
+            raise ModelError(f"the policy {what}: it cannot generate while it is trained. Set schedule.ahead to 0")
+        own = copy.copy(self)
+        own.lm, own._copied = behaviour.copied(self.lm, bf16=self.bf16)
+        own._main, own.tokenizer = own.lm, copy.deepcopy(self.tokenizer)  # a fast tokenizer is not for two threads
         own.scorer, own.critics, own.roles, own._packable = None, {}, {}, {}
         own._trains, own._begun, own._reloads, own._torch_optimizer = False, None, False, None
         own.__dict__.pop("_shape", None)
@@ -371,7 +373,8 @@ class HFPolicy(Answering, TableTraining):
         critics = [("critic" if name == "values" else name, critic) for name, critic in self.critics.items()]
         for part, model in (("lm", self.lm), ("scorer", self._scoring), *critics):
             if model is not None:
-                yield from ((f"{part}.{n}", p) for n, p in model.named_parameters() if p.requires_grad)
+                found = ((f"{part}.{n}", p) for n, p in model.named_parameters())
+                yield from ((name, p) for name, p in found if p.requires_grad or name in self._copied)
 
     @property
     def _scoring(self) -> Any:

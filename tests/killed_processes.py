@@ -92,10 +92,13 @@ def off(ours: list[dict[str, float]], theirs: list[dict[str, float]]) -> float:
 
 
 def until(out: Path, steps: int, children: list[int], limit: float = 300) -> None:
-    """Wait until so many steps are written down, or nobody writes any more."""
+    """Wait until so many steps are written down, or nobody writes any more; in any case until all have joined: before,
+    it is the launcher that ends the others."""
     begin, lines = time.monotonic(), out / "metrics.jsonl"
     while time.monotonic() - begin < limit and all(_runs(child) for child in children):
-        if not steps or (lines.exists() and len(lines.read_text().splitlines()) >= steps):
+        if (not steps and (out / "manifest.json").exists()) or (
+            lines.exists() and len(lines.read_text().splitlines()) >= max(1, steps)
+        ):
             return
         time.sleep(0.02)
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -150,16 +149,14 @@ def decoders(folder: Path, clock: Time) -> Figures:
             found[engine] = {"left out": "no time"}
             continue
         command = [sys.executable, __file__, "--decode", engine, str(folder)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=clock.left(), check=False)
-        last = (done.stdout.strip() or "nothing").splitlines()[-1]
-        found[engine] = json.loads(last) if done.returncode == 0 else {"left out": done.stderr.strip()[-300:]}
+        found[engine] = gpu_parts.told_by(command, clock.left())
         print(f"decode, {engine}: {found[engine]}", flush=True)
     return found
 
 
 def compared(method: str, setting: Setting, folder: Path, rates: Figures) -> Figures:
     """Whole steps in turn: seconds on the wall, peak memory, and of our own update the share of the products' rate."""
-    reason = peers.missing(method)
+    reason = gpu_parts.last_line(peers.missing(method))
     if reason:
         print(f"{method}: {reason}", flush=True)
     others = [each for each in STEPS[method] if setting.continuous or each.variant != "continuous"]

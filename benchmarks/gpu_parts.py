@@ -230,14 +230,26 @@ def run(part: str, folder: Path, limit: float) -> Figures:
             (place / file.name).write_bytes(file.read_bytes())
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
         command = [sys.executable, *launcher, __file__, part, str(folder)]
+    return told_by(command, limit, OMP_NUM_THREADS="1")
+
+
+def told_by(command: list[str], limit: float, **variables: str) -> Figures:
+    """The figures in the last line that a process prints, or why there are none."""
+    environment = {**os.environ, **variables}
     try:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False, env=environment)
     except subprocess.TimeoutExpired:
         return {"left out": "no time"}
-    last = (done.stdout.strip() or "nothing").splitlines()[-1]
-    found: Figures = json.loads(last) if done.returncode == 0 else {"left out": done.stderr.strip()[-300:]}
+    if done.returncode:
+        return {"left out": last_line(done.stderr) or f"it ended with {done.returncode}, without a word"}
+    found: Figures = json.loads(last_line(done.stdout, 1 << 20))
     return found
+
+
+def last_line(text: str, most: int = 300) -> str:
+    """The last line, as a cell of a table may hold it: of a traceback what was raised."""
+    lines = text.strip().splitlines()
+    return lines[-1][:most] if lines else ""
 
 
 def render(found: Figures) -> list[str]:

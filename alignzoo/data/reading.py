@@ -38,7 +38,8 @@ class Data:
     path: str = ""
     """A .jsonl, .json (either also .gz), .parquet, .arrow or .csv file, a directory of such files of one kind (shards,
     read by name; where names say test, valid or dev, those of `split` alone), a directory that `datasets` saved, or a
-    hub dataset: "owner/name", or "owner/name:config" where it has several."""
+    hub dataset: "owner/name", or "owner/name:config" where it has several. "package:NAME/FILE" is a file of an
+    installed package, as a plugin's recipe brings it."""
     format: str = "auto"
     """What the rows are: scores, ranks, preference, hh, preference-implicit, unpaired, prompt-completion, alpaca,
     pandalm, alpaca-eval, messages, prompt-only or text; "auto": what the first row fits, as all rows must."""

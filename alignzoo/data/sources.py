@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import Any, BinaryIO
 
 from alignzoo.data.cells import csv_rows
+from alignzoo.data.packaged import located
 from alignzoo.data.row import found
 from alignzoo.errors import DataError, did_you_mean
 from alignzoo.files import check_kind, decoded
@@ -108,7 +109,7 @@ def rows_at(path: str, split: str) -> Iterable[Any] | Shards:
     """The rows of a file, a directory or a hub dataset, one after the other."""
     if not path.strip():
         raise DataError("data.path is empty: give a file, a directory that `datasets` saved, or a hub dataset.")
-    place = Path(path).expanduser()
+    place = Path(located(path)).expanduser()
     check_kind(place)
     reader = next((reader for ending, reader in READERS.items() if path.lower().endswith(ending)), None)
     if place.is_dir():

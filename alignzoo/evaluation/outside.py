@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from alignzoo.data.packaged import located
 from alignzoo.decoding import Decoding
 from alignzoo.errors import DataError, RecipeError, RewardError, did_you_mean
 from alignzoo.interfaces import Judge, Policy, RewardSource, Task
@@ -64,7 +65,7 @@ def kind_of(name: str, tasks: Collection[str], option: str) -> Kind:
         return "harness"
     if name in tasks:
         return "task"
-    if not Path(name).exists():
+    if not Path(located(name)).exists():
         raise RecipeError(
             f"{option} {name}: neither a task nor a file. {did_you_mean(name, tasks)} A task of the LM Evaluation "
             f"Harness is written {HARNESS}NAME"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Callable
@@ -12,11 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from alignzoo.compare import alongside, also
 from alignzoo.compare.plan import Cell, Measure, read_cell
 from alignzoo.compare.results import CellResult, Column, Role, read_results
 from alignzoo.compare.running import _check_same
+from alignzoo.compare.table import tables
 from alignzoo.errors import DataError, RecipeError, RunError
 from alignzoo.evaluation.outside import Item, Measured
 from alignzoo.registry import Registry
@@ -82,6 +85,11 @@ def test_columns_of_a_whole_comparison(compare: Callable[..., Any], harness: Pat
     for page in ("report.html", "report.md"):
         assert "lm-eval:quiz" in (out / page).read_text() and "less the start" in (out / page).read_text()
     assert "--also lm-eval:quiz --also-limit 8" in found.command
+    shown = Console(width=80, file=io.StringIO())
+    for table in tables(found, out):
+        shown.print(table)
+    said = shown.file.getvalue()  # type: ignore[attr-defined]
+    assert "numbers: lm-eval:quiz bits, lower is better, 8 items" in said and "-0.250" in said
 
     more = compare(*names, also=["lm-eval:quiz", "lm-eval:broken", "numbers"], also_limit=8)
     again = harness.read_text().splitlines()[len(asked) :]

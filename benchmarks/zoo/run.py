@@ -77,12 +77,13 @@ def parts(registry: Registry, teacher: str) -> Iterator[Part]:
     yield from split("policy-gradient", "sort", [n for n in gradient if n not in critics], "grpo", "flops=5e10", few)
     yield from split("pairs", "shop", zoo["preference"], "dpo", "flops=6e10", pairs)
     yield Part("unpaired", "shop", tuple(zoo["unpaired labels"]), "flops=6e10", pairs)
-    taught = tuple(name for name in zoo["distillation"] if name != "bond")  # which is its own teacher
+    own = ("bond", "j-bond", "self-distillation", "vbon")  # which are their own teachers
+    taught = tuple(name for name in zoo["distillation"] if name not in own)
     yield Part("distillation", "sort", taught, "flops=6e10", (*few, f"optimizer.teacher={teacher}"))
     yield Part("critics", "sort", (*critics, "grpo"), "flops=1.5e11", few)
     yield Part("self-play", "shop", (*zoo["self-play"], "online-dpo"), "flops=8e10", few)
     implicit = tuple(name for name in zoo["reward models"] if trains_policy(registry, name))
-    yield Part("imitation", "shop", ("bond", *zoo["imitation"], *implicit), "flops=6e10", pairs)
+    yield Part("imitation", "shop", (*own, *zoo["imitation"], *implicit), "flops=6e10", pairs)
     lists = (*few, "sampler.name=policy", "sampler.n=4", "reward=rules", "schedule.prompts=8")
     yield Part("lists", "safe", tuple(zoo["lists and scores"]), "flops=6e10", lists)
 

@@ -26,6 +26,8 @@ RESULTS = ROOT / "benchmarks" / "results" / "zoo"
 ORACLES = ROOT / "tests" / "oracle"
 
 WHY: Mapping[str, str] = {
+    "self-distillation": "its teacher is the policy shown an answer, and the embedded models cannot read one: shown "
+    "the right one, 0.10 of its answers to `sort` are right, and 0.35 without",
     "npo": "it unlearns the worse answer, and has nothing that raises the better one",
 }
 """Of methods that are not meant to gain here, the reason."""

@@ -20,8 +20,8 @@ class VAPO(VCPPO):
     As VC-PPO, with λ = 1 - 1/(α·|y|), clip-higher, and μ·NLL of the right answers added, a mean over their own tokens.
 
     Yue et al. 2025 (arXiv:2504.05118): length-adaptive GAE, the token mean and the positive-example LM loss, without a
-    KL. λ is made for thousands of tokens: below 1/α of them it would be negative, and so it has a floor, `lam`. Group
-    sampling, many completions of few prompts, is the recipe's.
+    KL; λ, both clips and μ are the paper's. λ is made for thousands of tokens: below 1/α of them it would be negative,
+    and so it has a floor, `lam`. Group sampling, many completions of few prompts, is the recipe's.
     """
 
     kl: Annotated[float, Ge(0)] = 0.0

@@ -18,7 +18,8 @@ class ChiPO(ReferencePairLoss):
 
     -log σ(clip(β·φ(uw) - β·φ(ul), ±2R)), φ(u) = u + log u, u = π(y|x)/π_ref(y|x) of the better and the worse answer.
 
-    Huang et al. 2024 (arXiv:2407.13399) algorithm 1. So that u does not overflow, log u is held in [-88, 20] inside it.
+    Huang et al. 2024 (arXiv:2407.13399) algorithm 1, with their clip and their R of 2. So that u does not overflow, log
+    u is held in [-88, 20] inside it.
     """
 
     beta: Annotated[float, Gt(0)] = 0.05

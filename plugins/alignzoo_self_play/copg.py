@@ -20,8 +20,8 @@ class CoPG:
     pairs of a group.
 
     Flet-Berliac et al. 2024 (arXiv:2406.19185), the gradient of CoPG: a policy gradient for off-policy answers, without
-    importance weights. Its gradient is that of ( (r_i - r_j) - β·(log-ratio_i - log-ratio_j) )² / 2β, which on
-    preferences is IPO.
+    importance weights. Its gradient is that of (R_i - R_j)² / 2β with the gradient through R, as Command A
+    (arXiv:2504.00698) states the loss; on preferences it is IPO.
     """
 
     beta: Annotated[float, Gt(0)] = 0.1

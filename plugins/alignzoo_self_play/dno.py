@@ -22,8 +22,9 @@ class DNO:
     -σ(w_i - w_j)·log σ(d) - σ(w_j - w_i)·log σ(-d), d = η·(log π(y_i)/π_t(y_i) - log π(y_j)/π_t(y_j)), w the win rate
     against the answers of the group, over all pairs of a group.
 
-    Rosset et al. 2024 (arXiv:2404.03715) algorithm 1. π_t is the reference, which has generated the answers: the policy
-    at the start of a round. Their practical variant is DPO on pairs far enough apart, some with a teacher's answer.
+    Rosset et al. 2024 (arXiv:2404.03715) algorithm 1, eq. 8, which was read. π_t is the reference, which has generated
+    the answers: the policy at the start of a round. Their practical variant is DPO on pairs far enough apart, some with
+    a teacher's answer.
     """
 
     eta: Annotated[float, Gt(0)] = 0.1

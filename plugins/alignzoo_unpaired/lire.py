@@ -20,7 +20,8 @@ class LIRE(Listed):
     -Σ_i P_i·r_i + w·(-log π(y*)), P = softmax(log π(y|x)/T) over a group, y* the best.
 
     Zhu et al. 2024 (arXiv:2405.13516) sec. 3: the reward's size counts, not only its order. There is no
-    reference.
+    reference. Summaries of the paper were read, which have a softmax with a temperature over the answers and the
+    expected reward under it; the paper's own equation was not.
     """
 
     temperature: Annotated[float, Gt(0)] = 1.0

@@ -20,8 +20,9 @@ class Unlikelihood:
     -log π(y_t) for each token of a desirable answer, -α·log(1 - π(y_t)) for each token of another one, averaged over
     tokens.
 
-    Welleck et al. 2019 (arXiv:1908.04319) sec. 4; on labelled answers Li et al. 2019 (arXiv:1911.03860). There is
-    no reference: a token that is improbable already is left alone. 1 - π is held above 10⁻⁵.
+    Welleck et al. 2019 (arXiv:1908.04319) sec. 4, whose code was read: 1 - π is held above 10⁻⁵, and both terms share
+    one mean over tokens; on labelled answers Li et al. 2019 (arXiv:1911.03860). There is no reference: a token that is
+    improbable already is left alone.
     """
 
     alpha: Annotated[float, Ge(0)] = 1.0

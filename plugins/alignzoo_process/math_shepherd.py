@@ -20,6 +20,8 @@ class _Rolled:
     group: Group
     solution: Completion
     counts: list[int]
+    seed: int
+    """Its own, which depends on its prompt's and on its place among the prompt's solutions alone."""
 
 
 @dataclass(frozen=True)
@@ -54,20 +56,19 @@ class MathShepherd:
             raise PluginError("math-shepherd cuts answers into steps, and this policy does not say what its tokens are")
         solved = policy.generate(prompts, self.n, seeds=[fn.derive(seed, "solution") for seed in seeds])
         found = [
-            _Rolled(group, each, token_counts(strings(each.tokens), each.text, self.separator))
-            for group in solved
-            for each in group.completions
+            _Rolled(group, each, token_counts(strings(each.tokens), each.text, self.separator), fn.derive(seed, i))
+            for group, seed in zip(solved, seeds, strict=True)
+            for i, each in enumerate(group.completions)
         ]
         found = [each for each in found if each.counts]  # an empty answer has no step
-        several = [seed for seed in seeds for _ in range(self.n)]
-        labels = self._labels(found, policy, several)
+        labels = self._labels(found, policy)
         return [self._steps(each, some) for each, some in zip(found, labels, strict=True)]
 
-    def _labels(self, found: Sequence[_Rolled], policy: Policy, seeds: Sequence[int]) -> list[list[float]]:
+    def _labels(self, found: Sequence[_Rolled], policy: Policy) -> list[list[float]]:
         """A label of each step of each solution."""
         places = [(i, count) for i, each in enumerate(found) for count in each.counts[:-1]]
         prefixes = [found[i].group.prompt_tokens + found[i].solution.tokens[:count] for i, count in places]
-        own = [fn.derive(seeds[i], "rollout", i, count) for i, count in places]
+        own = [fn.derive(found[i].seed, "rollout", count) for i, count in places]
         rolled = policy.go_on(prefixes, self.rollouts, seeds=own) if prefixes else []
         groups = []
         for (i, count), continued in zip(places, rolled, strict=True):

@@ -101,7 +101,7 @@ def test_math_shepherd_labels_a_step_by_the_rollouts_from_its_end() -> None:
         assert labels[-1] == float(not answer.tokens[-1] % 2)
         for step, label in enumerate(labels[:-1], 1):
             prefix = whole.prompt_tokens + answer.tokens[:step]
-            (rolled,) = policy.go_on([prefix], 16, seeds=[fn.derive(seeds[place], "rollout", place, step)])
+            (rolled,) = policy.go_on([prefix], 16, seeds=[fn.derive(fn.derive(seeds[place], 0), "rollout", step)])
             ended = [(answer.tokens[:step] + each.tokens)[: -1 if each.finished else None] for each in rolled]
             assert label == sum(not tokens[-1] % 2 for tokens in ended) / 16
         assert [score.value for score in other.scores or ()] == [float(bool(label)) for label in labels]

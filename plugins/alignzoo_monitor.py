@@ -114,6 +114,9 @@ class Monitor:
 
     def rate(self, lr: float, weights: int, *, adapter: bool, supervised: bool) -> Alert | None:
         """The peak learning rate, for a model of so many weights, frozen ones too."""
+        if lr == 0:
+            said = "schedule.lr=0: no weight is changed, so that the model that is saved is the one that was loaded"
+            return Alert("rate", said, {"lr": lr, "weights": float(weights)})
         most = (self.rate_supervised if supervised else self.rate_others) * (self.rate_adapter if adapter else 1.0)
         if weights < self.rate_weights or lr <= most:
             return None
@@ -279,6 +282,8 @@ class _Watched:
     journal: Journal
     lr: float
     """The peak learning rate."""
+    comparable: bool
+    """The torch optimizer's rates are AdamW's."""
     weights: int
     """How many weights the model has, or at least those that are trained."""
     adapter: bool
@@ -300,7 +305,10 @@ class _Watched:
             for figures in (line.get("before"), line.get("during"))
             if figures
         ]
-        rate = Monitor().rate(self.lr, self.weights, adapter=self.adapter, supervised=self.supervised)
+        known = self.comparable or self.lr == 0
+        rate = (
+            Monitor().rate(self.lr, self.weights, adapter=self.adapter, supervised=self.supervised) if known else None
+        )
         return self.new([*([rate] if rate else []), *Monitor().alerts(self.steps, evaluations)])
 
     def ended(self, before: Figures, after: Figures) -> list[Alert]:
@@ -330,8 +338,8 @@ def alignzoo_run_start(run: Any) -> None:
     adapter = isinstance(policy, dict) and bool(policy.get("lora_rank"))  # a live policy's settings are not told
     adapter = adapter or run.trained < FEW * run.parameters
     weights = max(run.parameters, run.trained)
-    rate = schedule["lr"] if schedule["optimizer"] in COMPARABLE else 0.0
-    _watched[:] = [_Watched(Journal(run.out, run.name), rate, weights, adapter, run.supervised)]
+    comparable = schedule["optimizer"] in COMPARABLE
+    _watched[:] = [_Watched(Journal(run.out, run.name), schedule["lr"], comparable, weights, adapter, run.supervised)]
 
 
 @alignzoo.hookimpl

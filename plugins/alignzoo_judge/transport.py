@@ -93,11 +93,19 @@ class Transport:
     def client(self) -> AsyncOpenAI:
         """The client, for one event loop."""
         try:
-            from openai import AsyncOpenAI
+            from openai import AsyncOpenAI, DefaultAsyncHttpxClient
         except ImportError as error:
             raise PluginError("judge 'openai' needs the openai client: pip install 'alignzoo[judge]'") from error
         # The client's own repetitions are off: they could be neither counted nor kept within a budget.
-        return AsyncOpenAI(api_key=self.key or "none", base_url=self.url, max_retries=0, timeout=self.judge.timeout)
+        # Nor does it follow where an answer sends it: questions hold the user's data, and go where the recipe says.
+        http = DefaultAsyncHttpxClient(follow_redirects=False)
+        return AsyncOpenAI(
+            api_key=self.key or "none",
+            base_url=self.url,
+            max_retries=0,
+            timeout=self.judge.timeout,
+            http_client=http,
+        )
 
     # --- all questions of a call --------------------------------------------------------------------------------
 
@@ -168,6 +176,12 @@ class Transport:
         """What a status that may pass says; raises where it will not pass."""
         status = error.status_code
         told = f"{self.url} answers {status}: {self.cut(error.message, 200)}"
+        if 300 <= status < 400:
+            place = self.cut(error.response.headers.get("location", "an address that it does not name"), 200)
+            raise RewardError(
+                f"the judge cannot be asked: {self.url} answers {status} and sends questions on to {place}. Set "
+                "judge.base_url to where the endpoint is, if that is it"
+            ) from None
         if status in WRONG_FOR_ALL or error.code == "insufficient_quota":
             what = WRONG_FOR_ALL.get(status, "the quota is used up")
             raise RewardError(f"the judge cannot be asked: {what}. {told}") from None  # it might repeat the key

@@ -354,6 +354,14 @@ def test_budgets_of_tokens_and_of_money(judge_server: JudgeServer) -> None:
         Budget(cost=1.0)
 
 
+@pytest.mark.parametrize("status", [301, 307])
+def test_questions_are_not_sent_on_to_another_address(status: int, judge_server: JudgeServer) -> None:
+    judge_server.faults.append((status, {"Location": "http://127.0.0.1:9/v1"}))
+    with pytest.raises(RewardError, match=rf"answers {status} and sends questions on to http://127.0.0.1:9/v1\. Set"):
+        judge_at(judge_server).judge(questions(1), None)
+    assert len(judge_server.heard) == 1
+
+
 @pytest.mark.parametrize(("status", "message"), [(401, "the key is not accepted"), (404, "no such model or address")])
 def test_what_is_wrong_for_all_stops_at_once(status: int, message: str, judge_server: JudgeServer) -> None:
     judge_server.faults.append(status)

@@ -157,6 +157,11 @@ def test_a_rate_far_above_the_method_s_usual_one(
         assert f"schedule.lr={lr:g} trains" in alert.message and f"takes about {usual:g} for" in alert.message
 
 
+def test_a_rate_of_zero_trains_nothing() -> None:
+    alert = Monitor().rate(0.0, 1000, adapter=False, supervised=True)
+    assert alert is not None and alert.message.startswith("schedule.lr=0: no weight is changed")
+
+
 def test_a_reward_that_has_never_differed() -> None:
     constant: Any = {"reward__std": lambda i: 0.0, "no_gradient": lambda i: 0.0}
     assert kinds(steps(3, **constant)) == ["constant-reward"]

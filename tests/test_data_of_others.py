@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 from alignzoo.data import Data, from_rows
 from alignzoo.data.reading import read
 from alignzoo.errors import DataError
+from alignzoo.recipe.parts import describe
 
 USER, YES, NO = (
     {"role": role, "content": text} for role, text in (("user", "Is it?"), ("assistant", "Yes."), ("assistant", "No."))
@@ -126,3 +127,8 @@ def test_an_address_is_no_path_and_a_long_number_of_a_cell_is_text(tmp_path: Pat
         read(Data("https://example.org/rows.jsonl"))
     (tmp_path / "d.csv").write_text(f"prompt,n\na,{'9' * 400}\n")
     assert read(Data(str(tmp_path / "d.csv")))[0].info == {"n": "9" * 400}
+
+
+def test_a_table_of_settings_says_what_its_values_are() -> None:
+    assert describe(Mapping[str, str]) == "a table, each value a string"
+    assert describe(Mapping[str, Any]) == "a table"

@@ -174,7 +174,7 @@ def _of_split(place: Path, files: list[Path], split: str) -> list[Path]:
         wanted = ""  # files that say nothing, beside a test's
     if wanted not in known:
         raise DataError(f"{place} has no files of the split {split!r}. {did_you_mean(split, known - {''})}")
-    _tell_left(place, [file.name for file in files if splits[file] != wanted], f"data.split is {split!r}")
+    _tell_left(place, [file.name for file in files if splits[file] != wanted], f"the split is {split!r}")
     return [file for file in files if splits[file] == wanted]
 
 

@@ -194,6 +194,8 @@ def describe(hint: Any) -> str:
         return str(hint)
     if issubclass(kind, enum.Enum):
         return "one of " + ", ".join(repr(each.value) for each in kind)
+    if issubclass(kind, Mapping) and len(arguments) == 2 and arguments[1] is not Any:
+        return f"a table, each value {describe(arguments[1])}"
     if issubclass(kind, Mapping) or dataclasses.is_dataclass(kind):
         return "a table"
     if issubclass(kind, tuple) and arguments and arguments[-1] is not ...:

@@ -177,7 +177,8 @@ def test_steps_are_recorded_and_replayed(monkeypatch: pytest.MonkeyPatch, caplog
     told: list[str] = []
 
     @contextlib.contextmanager
-    def graph(recorded: FakeGraph, pool: int | None) -> Iterator[None]:
+    def graph(recorded: FakeGraph, pool: int | None, capture_error_mode: str) -> Iterator[None]:
+        assert capture_error_mode == "thread_local"  # another thread may train meanwhile
         told.append(f"record {pool}")
         recorded.replay = lambda: told.append("replay")  # type: ignore[attr-defined]
         yield
@@ -190,7 +191,7 @@ def test_steps_are_recorded_and_replayed(monkeypatch: pytest.MonkeyPatch, caplog
     assert told == ["step", "record None", "step", "replay", "replay", "step", "record 7", "step", "replay"]
 
     @contextlib.contextmanager
-    def refused(recorded: FakeGraph, pool: int | None) -> Iterator[None]:
+    def refused(recorded: FakeGraph, pool: int | None, capture_error_mode: str) -> Iterator[None]:
         raise RuntimeError("operation not permitted when stream is capturing")
         yield
 

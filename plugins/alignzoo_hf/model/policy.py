@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-import itertools
 import math
 import os
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,15 +21,12 @@ from alignzoo import cost, processes
 from alignzoo.allocator import give_back
 from alignzoo.columns import OLD, POLICY, REFERENCE, answered_by, outputs
 from alignzoo.cost import ModelShape
-from alignzoo.decoding import AS_SET, CompleteDecoding, Decoding
-from alignzoo.engines import EngineModel, Generated
 from alignzoo.errors import ModelError, did_you_mean
 from alignzoo.gradients import TorchTraining
 from alignzoo.interfaces import NO_ROLES, PolicyInfo
 from alignzoo.sharded import assign
-from alignzoo.types import Batch, Completion, Forward, Group, Prompt, Text
-from alignzoo_hf.decode.engines import ServedModel, engine_of
-from alignzoo_hf.decode.mixing import mixed
+from alignzoo.types import Batch, Forward
+from alignzoo_hf.decode.generating import Generating
 from alignzoo_hf.forward import memory
 from alignzoo_hf.forward.answering import Answering
 from alignzoo_hf.forward.head import drop_buffer
@@ -52,7 +48,7 @@ RELOADING = 0.05
 """The share of the time in which a reference is not needed that loading it again may take; else it is kept."""
 
 
-class HFPolicy(Answering, TableTraining):
+class HFPolicy(Generating, Answering, TableTraining):
     """A causal language model, and beside it the critic or the scoring head that an optimizer needs.
 
     Models stay in evaluation mode throughout: dropout would break the ratios' exactness and the repeatability of a
@@ -177,50 +173,6 @@ class HFPolicy(Answering, TableTraining):
 
     # --- writing -------------------------------------------------------------------------------------------------
 
-    def encode(self, prompt: Prompt, texts: Sequence[Text]) -> Group:
-        """A prompt and given completions as tokens."""
-        return self.encoder.group(prompt, texts)
-
-    def generate(
-        self, prompts: Sequence[Prompt], n: int, *, seeds: Sequence[int], decoding: Decoding = AS_SET
-    ) -> list[Group]:
-        """Generate `n` completions of each prompt, by the settings of the recipe where the call says nothing else."""
-        tokens = [self.encoder.prompt(prompt) for prompt in prompts]
-        found = self.go_on(tokens, n, seeds=seeds, decoding=decoding)
-        return [Group(*each) for each in zip(prompts, tokens, map(tuple, found), strict=True)]
-
-    def go_on(
-        self, prefixes: Sequence[Sequence[int]], n: int, *, seeds: Sequence[int], decoding: Decoding = AS_SET
-    ) -> list[list[Completion]]:
-        """Generate `n` continuations of each run of tokens, which is read as it stands."""
-        if self.lm is None:
-            raise ModelError("this policy only scores: it has no language-model head to write with")
-        whole = decoding.over(self._decoding())
-        self.encoder.check_room(prefixes, whole.max_new_tokens)
-        completions = iter(map(self.encoder.completion, self._generated(prefixes, n, whole, seeds)))
-        return [list(itertools.islice(completions, n)) for _ in prefixes]
-
-    def _decoding(self) -> CompleteDecoding:
-        return replace(self._voice.decoding(), max_new_tokens=self.spec.max_new_tokens)
-
-    def _generated(
-        self, prefixes: Sequence[Sequence[int]], n: int, decoding: CompleteDecoding, seeds: Sequence[int]
-    ) -> list[Generated]:
-        """By the engine, with as many completions at once as memory has room for, which changes no text."""
-
-        def generate(at_once: int) -> list[Generated]:
-            with self.gathered(), self._autocast():
-                engine = self._voice.engine(self.encoder.stop_ids)
-                if decoding.mix:
-                    engine = mixed(self.engine_model, decoding.mix, self._own, self._voice, self.roles)
-                return engine.generate(prefixes, n, replace(decoding, mix=()), seeds=seeds, at_once=at_once)
-
-        if engine_of(self.spec).separate and not decoding.mix:  # how many at once is settled as it starts
-            return generate(self._at_once)
-        most, of = self.spec.generate_batch, len(prefixes) * n
-        found, self._at_once = memory.fitting(generate, self._at_once, of, most, self.device)
-        return found
-
     @contextlib.contextmanager
     def gathered(self, roles: Collection[str] = ()) -> Iterator[None]:
         """Inside, sharded weights are whole on every process, so that each may generate and answer without a gradient
@@ -252,11 +204,6 @@ class HFPolicy(Answering, TableTraining):
             chats=self.encoder.chat.exists,
             decoding=None if self.lm is None else self._decoding(),
         )
-
-    @property
-    def engine_model(self) -> EngineModel:
-        """The language model as engines see it."""
-        return ServedModel(self.spec, self.lm, self.tokenizer, self.encoder.stop_ids)
 
     def close(self) -> None:
         """Close the engines, which open again where they are asked again."""

@@ -66,10 +66,10 @@ class Heap:
         self._others = 0
         """What is not in use when all that is free has just been given back: what is not the heap's, Python's say."""
 
-    def give_back(self) -> bool:
-        """Give what is free back to the system where that is more than `HOLES`; whether it was. Nothing else changes:
-        who takes it next waits for its pages again."""
-        if self._unused() - self._others <= HOLES:
+    def give_back(self, most: int = HOLES) -> bool:
+        """Give what is free back to the system where that is more than `most` bytes; whether it was. Nothing else
+        changes: who takes it next waits for its pages again."""
+        if self._unused() - self._others <= most:
             return False
         self._trim(0)
         self._others = self._unused()
@@ -91,10 +91,10 @@ def heap() -> Heap | None:
     return Heap(libc) if hasattr(libc, "mallinfo2") else None
 
 
-def give_back() -> bool:
+def give_back(most: int = HOLES) -> bool:
     """As `Heap.give_back`; on other systems, with ALIGNZOO_MALLOC=0, and where a GPU holds the tensors, nothing."""
     found = heap()
-    return found is not None and found.give_back()
+    return found is not None and found.give_back(most)
 
 
 def _is_glibc() -> bool:

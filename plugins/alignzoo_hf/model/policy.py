@@ -29,7 +29,6 @@ from alignzoo.types import Batch, Forward
 from alignzoo_hf.decode.generating import Generating
 from alignzoo_hf.forward import memory
 from alignzoo_hf.forward.answering import Answering
-from alignzoo_hf.forward.head import drop_buffer
 from alignzoo_hf.forward.shape import critics_of, shape_of
 from alignzoo_hf.forward.tables import TableTraining
 from alignzoo_hf.model import behaviour, checks, critics, models, roles, saving, shards
@@ -351,8 +350,6 @@ class HFPolicy(Generating, Answering, TableTraining):
 
     def save(self, path: Path) -> None:
         """An ordinary transformers directory: the language model, or the scorer where there is one."""
-        drop_buffer()
-        give_back()
         both = self.lm is not None and self.scorer is not None
         whole = critics.whole(self.scorer, self.lm, self._stored) if both else self._main
         write = saving.save if self._sharded is None else shards.save

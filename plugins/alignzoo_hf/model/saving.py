@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,11 @@ from torch import nn
 from transformers import GenerationConfig
 
 from alignzoo.allocator import give_back
+from alignzoo_hf.forward.head import drop_buffer
 from alignzoo_hf.model import adapters, models, quantized, weights
+
+SMALL = 1 << 24
+"""Bytes that may lie free while a model is merged, which is done once and takes its time in any case."""
 
 
 def save(model: Any, tokenizer: Any, path: Path, dtype: torch.dtype) -> None:
@@ -22,6 +27,8 @@ def save(model: Any, tokenizer: Any, path: Path, dtype: torch.dtype) -> None:
         with weights.quietly():
             adapters.save_adapter(model, tokenizer, path)
         return
+    drop_buffer()
+    give_back()
     whole = models.bare(stored(model, dtype))
     if isinstance(getattr(whole, "generation_config", None), GenerationConfig):
         ended(whole, tokenizer)
@@ -31,6 +38,10 @@ def save(model: Any, tokenizer: Any, path: Path, dtype: torch.dtype) -> None:
         if adapters.has_adapter(model):
             adapters.save_adapter(model, tokenizer, path / adapters.ADAPTER)
     tokenizer.save_pretrained(path)
+    if whole is not models.bare(model):
+        del whole
+        gc.collect()  # a copy of peft's refers to itself
+        give_back()
 
 
 def ended(model: Any, tokenizer: Any) -> GenerationConfig:
@@ -65,10 +76,12 @@ def _merged(model: Any, dtype: torch.dtype) -> Any:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "All adapters are already merged")
         for layer in [each for each in model.modules() if isinstance(each, BaseTunerLayer)]:
-            give_back()  # of each layer more than its merged weight was made
+            give_back(SMALL)  # of each layer more than its merged weight was made
             layer.merge(safe_merge=True)  # type: ignore[operator]  # not in place, where the other model reads
-            layer.get_base_layer().to(dtype)
+            linear = layer.get_base_layer().to(dtype)
+            linear.weight.data = linear.weight.data.contiguous()  # frozen weights may lie by columns
         whole = model.merge_and_unload().to(dtype)
     for parameter in whole.parameters():
-        parameter.data = parameter.data.contiguous()  # frozen weights may lie by columns
+        parameter.data = parameter.data.contiguous()
+    give_back(SMALL)
     return whole

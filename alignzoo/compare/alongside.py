@@ -27,11 +27,16 @@ class _Measured:
 def columns(folder: Path, cells: Sequence[CellResult], level: float) -> tuple[Column, ...]:
     """Every metric of every evaluation on every task."""
     roles = {cell.algorithm: cell.role for cell in cells}
-    found = [
-        (task, key, each, _scores(each, roles, _seeds(cells, task)))
-        for task in dict.fromkeys(cell.task for cell in cells)
-        for key, each in _read(folder, [cell for cell in cells if cell.task == task]).items()
-    ]
+    found = []
+    for task in dict.fromkeys(cell.task for cell in cells):
+        mine = [cell for cell in cells if cell.task == task]
+        lacking = _lacking(folder, mine)
+        for key, each in _read(folder, mine).items():
+            seeds = sorted({cell.seed for cell in mine} - lacking.get(key[0], set()))
+            kept = {label: _of(runs, seeds, roles[label]) for label, runs in each.rows.items()}
+            each.rows = {label: runs for label, runs in kept.items() if runs}
+            if seeds and each.rows:
+                found.append((task, key, each, _scores(each, roles, seeds)))
     told_apart = [scores for _, _, _, scores in found if scores.tells_runs_apart]
     algorithms = [sum(roles[label] == "algorithm" for label in scores.labels) for scores in told_apart]
     among, against = sum(n * (n - 1) // 2 for n in algorithms), sum(algorithms)
@@ -70,8 +75,8 @@ def failures(folder: Path, cells: Sequence[CellResult]) -> Iterator[str]:
     for name, cases in failed.items():
         first, why = cases[0]
         yield (
-            f"{name} failed for {len(cases)} {'run' if len(cases) == 1 else 'runs'}, {first} the first: {why}. The "
-            "same command with --retry evaluates them again, without training."
+            f"{name} failed for {len(cases)} {'run' if len(cases) == 1 else 'runs'}, {first} the first: {why}. Their "
+            "seeds are left out of it. The same command with --retry evaluates them again, without training."
         )
     for name, known in abouts.items():
         if len(known) > 1:
@@ -99,8 +104,24 @@ def _read(folder: Path, cells: Sequence[CellResult]) -> dict[tuple[str, str], _M
     return found
 
 
-def _seeds(cells: Sequence[CellResult], task: str) -> list[int]:
-    return sorted({cell.seed for cell in cells if cell.task == task})
+def _lacking(folder: Path, cells: Sequence[CellResult]) -> dict[str, set[int]]:
+    """By evaluation, the seeds of which a trained policy has not been evaluated, or not with success: that is no
+    fault of the algorithm, and the seed is left out."""
+    found: dict[str, set[int]] = {}
+    for cell in cells:
+        place = folder / cell.folder
+        if cell.role == "start" or not cell.has_figures or not (place / "plan.json").exists():
+            continue
+        asked = read_cell(place)
+        known = {told.measured.name for told in also.read_told(asked, place) if not told.error}
+        for name in set(asked.also) - known:
+            found.setdefault(name, set()).add(cell.seed)
+    return found
+
+
+def _of(runs: dict[int, dict[str, float]], seeds: Sequence[int], role: Role) -> dict[int, dict[str, float]]:
+    """The runs of these seeds; the start is one model, whatever the seed."""
+    return runs if role == "start" else {seed: row for seed, row in runs.items() if seed in seeds}
 
 
 def _scores(each: _Measured, roles: Mapping[str, Role], seeds: Sequence[int]) -> inference.Scores:

@@ -181,6 +181,21 @@ def test_a_run_that_failed_counts_as_the_worse_one_whichever_side_is_worse(tmp_p
         assert a.values == expected and a.failed == 1
 
 
+def test_a_seed_of_which_an_evaluation_failed_is_left_out(tmp_path: Path) -> None:
+    values: dict[tuple[str, Role, int], list[float]] = {
+        ("start", "start", 0): [2.0, 2.0],
+        ("a", "algorithm", 0): [3.0, 3.0],
+        ("a", "algorithm", 1): [],
+        ("b", "algorithm", 0): [4.0, 4.0],
+        ("b", "algorithm", 1): [0.0, 0.0],
+    }
+    found = column(tmp_path, values)
+    assert {each.algorithm: each.values for each in found.standings} == {"start": (2.0,), "a": (3.0,), "b": (4.0,)}
+    assert not any(each.failed for each in found.standings)
+    none = {key: row if key[1] == "start" else [] for key, row in values.items()}
+    assert alongside.columns(tmp_path / "none", folder_of(tmp_path / "none", none), 0.05) == ()
+
+
 def test_one_seed_has_means_and_no_verdicts(tmp_path: Path) -> None:
     found = column(tmp_path, {("start", "start", 0): [1.0, 0.0, 1.0], ("a", "algorithm", 0): [1.0, 1.0, 1.0]})
     (pair,) = found.pairs

@@ -156,6 +156,16 @@ def whole_end(enc: Encoder) -> int:
     return next(token for token in reversed(ids(enc, text)) if token in enc.stop_ids)
 
 
+@pytest.mark.parametrize("name", CHATTING)
+def test_reasoning_that_is_begun_is_gone_on_with(name: str) -> None:
+    begun = (USER, {"role": "assistant", "content": "<think>\nwhy"})
+    group = encoder(name).group(Prompt(begun), ["\n</think>\n\nyes"])
+    whole = spelt(encoder(name), group.prompt_tokens + group.completions[0].tokens)
+    assert spelt(encoder(name), group.prompt_tokens).endswith("<think>\nwhy")
+    assert whole.count("<think>") == whole.count("</think>") == whole.count("why") == 1
+    assert "<think>\nwhy\n</think>\n\nyes" in whole
+
+
 @pytest.mark.parametrize(
     ("name", "reasoned"),
     [(n, r) for n in CHATTING for r in ("<think>\nwhy not\n</think>\n\nyes", "<think>why</think>yes")],

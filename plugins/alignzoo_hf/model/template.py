@@ -64,6 +64,8 @@ class Template:
         """
         if self._prefilled(turns):
             said = turns[-1]["content"]
+            if "<think>" in said and "</think>" not in said:  # begun reasoning stands in the place of an empty one
+                return re.sub(r"<think>\s*</think>\s*$", "", self._frame(turns[:-1])[0]) + said
             text, mark, _ = self.render((*turns[:-1], _assistant(said + MARK))).rpartition(MARK)
             return text if mark and _keeps(text, said) else self._frame(turns[:-1])[0] + said
         turns = _without_empty_end(turns)
@@ -84,6 +86,8 @@ class Template:
             whole = self._whole(base, said + text, whole)
         if whole.startswith(opened):
             return whole[len(opened) :]
+        if said:
+            return text + self._frame(base)[1]
         closed = self.render(base) if base else ""
         if not whole.startswith(closed) or not opened.startswith(closed):
             raise ModelError(

@@ -60,7 +60,8 @@ def test_what_recomputation_leaves_free_is_counted(plain_model: Path, tmp_path: 
         planned("sft", plain_model, data, schedule__prompts=1, policy__recompute=on) for on in (False, True)
     )
     assert (plain.bytes[FREED], twice.bytes[FREED]) == (0, HOLES)
-    assert twice.peak - twice.bytes["activations"] == plain.peak - plain.bytes["activations"] + HOLES
+    other = [each.peak - each.bytes["activations"] - each.bytes["program"] for each in (plain, twice)]
+    assert other[1] == other[0] + HOLES  # what the program itself takes grows as it goes
 
 
 def test_a_rollout_by_hand(plain_model: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ Nothing is loaded but configurations and the data. What the policy would write h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -117,7 +117,8 @@ class Rehearsal:
         self.writer = _StandIn(self.outline, length)
         groups = self._sampled(length)
         weights = source_weights(stage.rewards)
-        self.groups = [group if group.scores is not None else _scored(group, weights) for group in groups]
+        parts = {name: values[0] for name, values in traits_of(stage.optimizer).columns.items()}
+        self.groups = [group if group.scores is not None else _scored(group, weights, parts) for group in groups]
         self.batch = collate(self.groups, source_weights=weights)
         zeros = {name: self._zeros(name) for name in columns.filled(self.needs)}
         self.prepared = stage.optimizer.prepare(self.batch.answered(zeros))
@@ -342,8 +343,9 @@ def _alone(batch: Batch) -> Batch:
     return replace(batch, prompt=torch.arange(len(batch), device=batch.tokens.device))
 
 
-def _scored(group: Group, rewards: Iterable[str]) -> Group:
-    """With the data's own labels, or any scores that differ, from each of these rewards."""
+def _scored(group: Group, rewards: Iterable[str], parts: Mapping[str, float]) -> Group:
+    """With the data's own labels, or any scores that differ, from each of these rewards; all of these parts."""
     labels = group.prompt.labels
     scores = labels if len(labels) == len(group.completions) else range(len(group.completions))
-    return replace(group, scores=tuple(Score(float(v), sources=dict.fromkeys(rewards, float(v))) for v in scores))
+    given = (Score(float(v), parts=parts, sources=dict.fromkeys(rewards, float(v))) for v in scores)
+    return replace(group, scores=tuple(given))

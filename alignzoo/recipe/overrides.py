@@ -104,14 +104,14 @@ def _data(node: Node) -> Node:
 
 
 def _is_mixture(given: Any) -> bool:
-    """Whether a list is one of sources, which have a place and settings, perhaps misspelt, and no columns as rows
-    have."""
+    """Whether a list is one of sources, some of which have a place and settings, perhaps misspelt, and none columns as
+    rows have."""
     from alignzoo.data import Part
 
     known = [each.name for each in fields(Part)]
     if not isinstance(given, list | tuple) or not given:
         return False
-    return all(
+    sources = [
         isinstance(each, Part)
         or (
             isinstance(each, Mapping)
@@ -119,7 +119,9 @@ def _is_mixture(given: Any) -> bool:
             and all(get_close_matches(str(key), known, n=1, cutoff=0.7) for key in each)
         )
         for each in given
-    )
+    ]
+    others = [each for each, source in zip(given, sources, strict=True) if not source]
+    return any(sources) and not any(isinstance(each, Mapping) for each in others)
 
 
 def _sources(node: Node) -> Node:
@@ -129,6 +131,11 @@ def _sources(node: Node) -> Node:
     found = []
     for number, each in enumerate(node.plain()):
         part = each if isinstance(each, Part) else None
+        if part is None and not isinstance(each, Mapping):
+            raise RecipeError(
+                f"{node.where}: data.{number}: found {each!r}, allowed: a table of a source's settings, as in "
+                '{path = "pairs.jsonl", weight = 0.5}'
+            )
         if part is None:
             live = {key: Rows(value) if key == "rows" and value is not None else value for key, value in each.items()}
             part = build(Part, tree(live, lambda key: node.where), f"data.{number}")

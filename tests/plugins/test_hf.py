@@ -705,13 +705,13 @@ def test_templates_by_name_and_from_a_file(load: Any, tmp_path: Path) -> None:
     turns = ({"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"})
     file = tmp_path / "own.jinja"
     file.write_text(
-        "{% for m in messages %}<{{ m['content'] }}>{% endfor %}{% if add_generation_prompt %}<think{% endif %}"
+        "{% for m in messages %}[{{ m['content'] }}]{% endfor %}{% if add_generation_prompt %}[think{% endif %}"
     )
     chatml = "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
     cases = {
         "chatml": (chatml, "Yes.<|im_end|>\n<|end|>"),
         "dialogue": ("Be kind.\n\nHuman: Hi\n\nAssistant:", " Yes.<|end|>"),
-        str(file): ("<Be kind.><Hi><think", "Yes.><|end|>"),  # the prompt has opened the turn already
+        str(file): ("[Be kind.][Hi][think", "Yes.]<|end|>"),  # the prompt has opened the turn already
     }
     for name, (prompt, completion) in cases.items():
         policy = load(chat_template=name)

@@ -60,7 +60,9 @@ class Obliging:
         return "hello . ask at the desk for a new key ."
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(
+    "recipe", [pytest.param(each, marks=pytest.mark.slow) if each == "cai" else each for each in RECIPES]
+)
 def test_a_recipe_runs_against_an_endpoint(recipe: str, judge_server: JudgeServer, tmp_path: Path) -> None:
     """`zoo` is not the task's own constitution: an endpoint reads any, and the requests show that it was read."""
     program = judge_server.program = Obliging()

@@ -91,6 +91,7 @@ def first_step(out: Path, less: float, **schedule: Any) -> dict[str, Any]:
     return line
 
 
+@pytest.mark.slow
 def test_a_run_weighs_by_them(tmp_path: Path) -> None:
     plain = first_step(tmp_path / "plain", math.log(1.5))
     assert "importance" not in plain

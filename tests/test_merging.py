@@ -67,6 +67,7 @@ optimizer = { name = "merge", models = ["stage:one", "stage:two"] }
 """
 
 
+@pytest.mark.slow
 def test_a_stage_leaves_the_average_as_a_model_with_a_card(tmp_path: Path) -> None:
     from safetensors.torch import load_file
 

@@ -144,6 +144,7 @@ def test_what_cannot_be_checked(alignzoo) -> None:
         assert said.code == 1 and says in said.err
 
 
+@pytest.mark.slow
 def test_no_check_fails_for_the_originals(alignzoo) -> None:
     for name in sorted({mutant.name for mutant in MUTANTS.values()}):
         assert alignzoo("check", name).code == 0

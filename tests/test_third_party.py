@@ -131,6 +131,7 @@ CURES = {
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.slow
 def test_a_broken_package_breaks_nothing_but_itself(users: Callable[..., Users]) -> None:
     here = users("alignzoo-broken", "alignzoo-simpo", "alignzoo-plain", "alignzoo-varied")
     listed = {(each["kind"], each["name"]) for each in here.tells("alignzoo list --json")["plugins"]}

@@ -10,7 +10,7 @@ import printed
 from conftest import STRANGERS
 
 DOCS = printed.ROOT / "docs"
-SLOW = ("algorithm", "judge")
+SLOW = ("algorithm", "judge", "reward", "sampler")
 """Pages whose commands train and compare for minutes."""
 ELSEWHERE = ("human-feedback",)
 """Pages that have a test of their own."""

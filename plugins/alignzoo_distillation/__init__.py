@@ -78,7 +78,7 @@ def alignzoo_register(zoo):
         aliases=("opsd", "sdft"),
         summary="The policy, shown the right answer, teaches itself",
     )
-    zoo.sampler("shown-answer", "alignzoo_distillation.self_distillation:ShownAnswer")
+    zoo.sampler("shown-answer", "alignzoo_distillation.shown_answer:ShownAnswer")
     zoo.optimizer(
         "vbon",
         "alignzoo_distillation.vbon:VBoN",

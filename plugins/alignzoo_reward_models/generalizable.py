@@ -18,10 +18,10 @@ class GeneralizableRewardModel:
     """A generalizable reward model: Bradley-Terry on a trunk whose language-model head goes on being trained.
 
     -(1-α)·log σ(s_w - s_l) - α·log σ(β·log π(y_w|x)), averaged over pairs: the best and the worst of each group; with
-    the regulariser "dpo", -α·log σ(β·(log π(y_w|x) - log π(y_l|x))).
+    the regulariser "contrast", -α·log σ(β·(log π(y_w|x) - log π(y_l|x))).
 
     Yang et al. 2024 (arXiv:2406.10216), GRM, as their code has it, which was read: both regularisers without a
-    reference, "sft" for a default, α = 0.01 and β = 0.1. The hidden states keep what generating asks of them.
+    reference, the likelihood for a default, α = 0.01 and β = 0.1. The hidden states keep what generating asks of them.
     Log-probabilities are sums over whole answers.
     """
 
@@ -29,7 +29,7 @@ class GeneralizableRewardModel:
     """α, the weight of the regulariser; 0 is plain Bradley-Terry."""
     beta: Annotated[float, Gt(0)] = 0.1
     """β, in 1 per nat."""
-    regulariser: Literal["sft", "dpo"] = "sft"
+    regulariser: Literal["likelihood", "contrast"] = "likelihood"
     """What the language-model head is held to: the better answers, or the better ones above the worse."""
     epochs: Annotated[int, Ge(1)] = 1
     """Passes over each batch of groups."""
@@ -45,7 +45,7 @@ class GeneralizableRewardModel:
     def loss(self, batch: Batch, out: Forward) -> Terms:
         gap = out.scores[0::2] - out.scores[1::2]
         spoken, _ = rankings.likelihood(batch, out.logprobs)  # (N,)
-        kept = spoken[0::2] - (spoken[1::2] if self.regulariser == "dpo" else 0.0)
+        kept = spoken[0::2] - (spoken[1::2] if self.regulariser == "contrast" else 0.0)
         compared, held = -logsigmoid(gap), -logsigmoid(self.beta * kept)
         cost = (1 - self.alpha) * compared + self.alpha * held
         size = out.scores[0::2].abs() + out.scores[1::2].abs()

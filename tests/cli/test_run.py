@@ -80,7 +80,7 @@ def test_tensorboard_gets_its_events(alignzoo, recipe: Path, tmp_path: Path) -> 
 
 def test_ctrl_c_stops_after_the_step_and_says_how_to_go_on(alignzoo, recipe: Path, tmp_path: Path) -> None:
     whole, out = tmp_path / "whole", tmp_path / "out"
-    steps = "schedule.steps=40"
+    steps = "schedule.steps=16"
     alignzoo("run", recipe, "--trust", steps, "--out", whole, "--quiet")
     command = [sys.executable, "-m", "alignzoo.cli", "run", str(recipe), "--trust", steps, "--out", str(out)]
     running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})

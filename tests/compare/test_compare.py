@@ -138,6 +138,7 @@ def test_failed_cells_are_run_again_when_asked(compare: Compare, tmp_path: Path)
     assert cell.stat().st_mtime_ns > first
 
 
+@pytest.mark.slow
 def test_equal_budgets_are_spent_alike_and_exactly_repeatable(compare: Compare, tmp_path: Path) -> None:
     results = compare("climb", "climb[optimizer.epochs=4]", budget="tokens=6000", seeds=1)
     spent = {cell.algorithm: (cell.costs["tokens"], cell.steps) for cell in results.cells if cell.steps}

@@ -226,6 +226,7 @@ def test_a_kind_that_nobody_warns_of_is_an_error(alignzoo: Any, recipe: Path, tm
     assert "nothing warns of 'entropi'" in said.err and "'entropy'" in said.err
 
 
+@pytest.mark.slow
 def test_the_monitor_goes_on_where_a_resumed_run_does(tmp_path: Path) -> None:
     """Law 7 for warnings: each once, in the same step, with the same figures."""
     from alignzoo.training.loop import Interrupted

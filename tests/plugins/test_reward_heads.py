@@ -31,7 +31,7 @@ def test_a_generalizable_reward_model_is_bradley_terry_and_the_better_answers_li
     assert found.loss == pytest.approx(0.9 * logistic(0.9) + 0.1 * logistic(0.5 * -2.0))
     pull = 0.1 * 0.5 / (1 + math.exp(0.5 * -2.0))  # α·β·σ(-β·log π)
     assert found.gradient["logprobs"].tolist() == pytest.approx([-pull, 0.0])
-    apart = objective(GeneralizableRewardModel(0.1, 0.5, "dpo"), answers([1.0, 0.0]), **BOTH)
+    apart = objective(GeneralizableRewardModel(0.1, 0.5, "contrast"), answers([1.0, 0.0]), **BOTH)
     assert apart.loss == pytest.approx(0.9 * logistic(0.9) + 0.1 * logistic(0.5 * (-2.0 + 3.0)))
 
 

@@ -15,7 +15,8 @@ from alignzoo.functional import derive
 from alignzoo.interfaces import CheckContext
 from alignzoo.testing.world import toy_policy
 from alignzoo_distillation.j_bond import BesideAnchor
-from alignzoo_distillation.self_distillation import SelfDistillation, ShownAnswer
+from alignzoo_distillation.self_distillation import SelfDistillation
+from alignzoo_distillation.shown_answer import ShownAnswer
 from alignzoo_distillation.vbon import VBoN
 from alignzoo_imitation.rationalised import Rationalised
 from alignzoo_samplers import PolicySampler

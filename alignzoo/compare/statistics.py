@@ -113,12 +113,15 @@ class Estimate:
     df_prompts: float
     n_runs: int
     n_prompts: int
+    alike: Array
+    """Where nothing differs in any answer, whatever error is borrowed from others that do differ."""
     kind: Kind = "any"
 
     def __getitem__(self, index: Any) -> Estimate:
         """One of many."""
-        mean, runs, prompts = (each[..., index] for each in (self.mean, self.by_runs, self.by_prompts))
-        return replace(self, mean=mean, by_runs=runs, by_prompts=prompts)
+        every = (self.mean, self.by_runs, self.by_prompts, self.alike)
+        mean, runs, prompts, alike = (each[..., index] for each in every)
+        return replace(self, mean=mean, by_runs=runs, by_prompts=prompts, alike=alike)
 
     @property
     def se(self) -> Array:
@@ -127,8 +130,8 @@ class Estimate:
 
     @property
     def identical(self) -> bool:
-        """Whether nothing differs at all: no error, and no mean."""
-        return bool(self.mean == 0 and self.by_runs + self.by_prompts == 0)
+        """Whether nothing differs at all in this one."""
+        return bool(self.alike)
 
     def critical(self, level: float) -> Array:
         """The critical value of |mean|/se: the mean of those of the two parts, weighted by them, at this very level."""
@@ -218,6 +221,7 @@ class MeanSquares:
         are Satterthwaite's for equal variances, d / ((1-w)²·(1 - 1/independent) + 1/independent) with w the weight of
         `pooled`.
         """
+        alike = (self.mean == 0) & (self.runs + self.prompts + self.rest == 0)
         d = self.n_runs - 1
         weight = PRIOR / (PRIOR + d) if pooled is not None and independent > 1 else 0.0
         runs = self.runs if pooled is None else (1 - weight) * self.runs + weight * pooled
@@ -227,9 +231,8 @@ class MeanSquares:
         prompts = np.maximum(self.prompts - self.rest, 0.0)
         certain = runs + prompts <= 1e-12 * self.mean**2 * size  # a difference that is the same in every answer
         runs = np.where(certain, FLOOR * self.mean**2 / size, runs)
-        return Estimate(
-            self.mean, runs / size, prompts / size, df, float(self.n_prompts - 1), self.n_runs, self.n_prompts, kind
-        )
+        n_runs, n_prompts = self.n_runs, self.n_prompts
+        return Estimate(self.mean, runs / size, prompts / size, df, n_prompts - 1.0, n_runs, n_prompts, alike, kind)
 
 
 class Crossed:
@@ -285,7 +288,8 @@ def over_prompts(values: Array, kind: Kind = "any") -> Estimate:
     n = len(values)
     variance = np.asarray(values.var(ddof=1) / n if n > 1 else 0.0)
     variance = np.where(variance == 0, FLOOR * values.mean() ** 2 / n, variance)
-    return Estimate(np.asarray(values.mean()), np.zeros(()), variance, 1.0, max(n - 1.0, 1.0), 1, n, kind)
+    alike, df = np.asarray(not values.any()), max(n - 1.0, 1.0)
+    return Estimate(np.asarray(values.mean()), np.zeros(()), variance, 1.0, df, 1, n, alike, kind)
 
 
 def holm(p: Sequence[float]) -> list[float]:

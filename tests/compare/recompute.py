@@ -380,7 +380,7 @@ def differing(folder: Path, best: dict[str, float]) -> list[str]:
         for each in said:
             for name, value in found.get(tuple(each[n] for n in names), {}).items():
                 check(f"{kind} {[each[n] for n in names]} {name}", each[name], value)
-    rates = win_rates(raw)
+    rates = win_rates(raw) if told["win_rates"] else {}
     for each in told["win_rates"]:
         for name, value in rates.get((each["task"], each["a"], each["b"]), {}).items():
             check(f"win-rate {each['a']} {each['b']} {name}", each[name], value)

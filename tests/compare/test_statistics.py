@@ -99,6 +99,11 @@ def test_crossed_is_the_t_test_where_only_one_factor_matters() -> None:
 def test_equal_values_are_no_difference_and_no_division_by_zero() -> None:
     alike = st.Crossed(np.full((2, 3, 4), 0.5)).differences([0], [1]).estimate()[0]
     assert alike.identical and alike.p == 1.0
+    scores = RNG(3).normal(0.0, 1.0, (3, 3, 8))
+    scores[1] = scores[0]  # with an error that is borrowed from the third, which differs
+    squares = st.Crossed(scores).differences([0, 0, 1], [1, 2, 2])
+    found = squares.estimate(squares.runs.mean(-1, keepdims=True), 2.0)
+    assert [found[i].identical for i in range(3)] == [True, False, False] and found[0].se > 0
     with pytest.raises(ValueError, match="two seeds"):
         st.crossed(np.zeros((1, 4)))
 

@@ -143,7 +143,7 @@ def environment(folder: Path, packages: Path) -> Path:
 
 
 def variables(folder: Path, activated: Path | None = None) -> dict[str, str]:
-    """Of a session's shell: offline, without colours, and nothing of the developer's own."""
+    """The variables of a session's shell: offline, without colours, and nothing of the developer's own."""
     kept = {
         name: value
         for name, value in os.environ.items()

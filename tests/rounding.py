@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 SURE = 6.0
 """λ: a single number is beyond the bound with a probability of at most 2·exp(-λ²/2) = 3e-8."""
 EXACT = 1e-9
-"""Of what is computed in float64 throughout: the share of the largest number by which two computations may differ."""
+"""The share of the largest number by which two computations in float64 throughout may differ."""
 
 
 def seeds() -> list[int]:

@@ -78,7 +78,7 @@ def test_advice_is_what_fits() -> None:
 
 
 def test_a_configuration_is_enough(tmp_path: Path) -> None:
-    """Of Qwen2.5-0.5B's sizes: no weights, no tokenizer, no data."""
+    """The sizes are Qwen2.5-0.5B's: no weights, no tokenizer, no data."""
     config = {
         "model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "hidden_size": 896, "num_hidden_layers": 24,
         "intermediate_size": 4864, "num_attention_heads": 14, "num_key_value_heads": 2, "vocab_size": 151_936,

@@ -122,3 +122,13 @@ def test_a_file_and_a_function_can_be_read_at_once(path: Path) -> None:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name != "alignzoo_register":
             first = node.body[1 if ast.get_docstring(node) is not None and len(node.body) > 1 else 0]
             assert (node.end_lineno or 0) - first.lineno < 60, node.name
+
+
+@pytest.mark.parametrize("path", [*modules(CORE), *modules(PLUGINS)], ids=lambda p: p.name)
+def test_a_docstring_begins_with_what_it_is_about(path: Path) -> None:
+    """Not with "Of", which leaves to the reader what it is of."""
+    strings = (
+        node.value for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Expr)
+    )
+    texts = [each.value for each in strings if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+    assert not [text for text in texts if text.startswith("Of ")]

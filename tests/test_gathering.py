@@ -86,8 +86,8 @@ def test_a_collective_reward_is_asked_where_there_is_nothing_to_score() -> None:
 
 
 def test_company_is_a_row_that_makes_the_same_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of rows of 5, 2 and 3 tokens the first process has one pass and the other two: the first computes the shortest
-    that has anything to answer, which the row of 2 tokens has not."""
+    """The first process has one pass over rows of 5, 2 and 3 tokens, and the other has two: the first computes the
+    shortest that has anything to answer, which the row of 2 tokens has not."""
     rows = ((1, 2, 3, 4), (5,), (6, 7))
     batch = collate([Group(Prompt(""), (9,), (Completion(each, "", True),), (Score(0.0),)) for each in rows])
     batch = replace(batch, mask=batch.mask & (batch.row != 1)[:, None])

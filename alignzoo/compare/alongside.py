@@ -125,7 +125,8 @@ def _of(runs: dict[int, dict[str, float]], seeds: Sequence[int], role: Role) -> 
 
 
 def _scores(each: _Measured, roles: Mapping[str, Role], seeds: Sequence[int]) -> inference.Scores:
-    """Of the items that all have; the start's, which was evaluated once, with every seed."""
+    """The values of the items that all have; the start's, which was evaluated once, stand with every seed. While runs
+    that failed are counted, a metric of which less is better has its sign turned: they count by the worse."""
     items = sorted(set.intersection(*(set(row) for runs in each.rows.values() for row in runs.values())))
     sign = -1.0 if each.lower_is_better else 1.0
     rows: dict[str, dict[int, inference.Row]] = {}
@@ -136,13 +137,12 @@ def _scores(each: _Measured, roles: Mapping[str, Role], seeds: Sequence[int]) ->
         rows[label] = dict.fromkeys(seeds, next(iter(signed.values()))) if roles[label] == "start" else signed
     start = next((runs for label, runs in rows.items() if roles[label] == "start"), {})
     full = {label: inference.counted(runs, start, seeds) for label, runs in rows.items()}
-    found = inference.scores(
+    return inference.scores(
         {
             label: {seed: {place: sign * v for place, v in row.items()} for seed, row in runs.items()}
             for label, runs in full.items()
         }
     )
-    return found
 
 
 def _standings(

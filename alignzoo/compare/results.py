@@ -211,7 +211,7 @@ class Column:
     """A metric of an evaluation that `--also` asks for: a further figure of the final policies, item by item."""
 
     task: str
-    """Of the comparison: what the policies were trained on."""
+    """The comparison's task, on which the policies were trained."""
     evaluation: str
     """As it was asked for: "lm-eval:gsm8k"."""
     metric: str

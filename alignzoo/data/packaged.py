@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-import re
-import sys
 from pathlib import Path
 
 from alignzoo.errors import DataError
+from alignzoo.importing import loose_modules
 
 PACKAGE = "package:"
 """What a path begins with that is looked up in a Python package."""
-
-
-LOOSE = re.compile(r"alignzoo_file_[0-9a-f]{8}_(\w+)")
-"""By which name the file of a plugin that was given by --plugin is imported, and the file's own."""
 
 
 def located(path: str) -> str:
@@ -47,8 +42,7 @@ def located(path: str) -> str:
 
 def _folders(name: str) -> list[Path]:
     """The folders of a package, or that of a module which is no package, or of a loose plugin's file."""
-    loose = (module for key, module in list(sys.modules.items()) if (at := LOOSE.fullmatch(key)) and at[1] == name)
-    for module in loose:
+    for module in loose_modules(name):
         return [Path(str(module.__file__)).parent]
     try:
         spec = importlib.util.find_spec(name)

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import torch
 
 from alignzoo.interfaces.policies import Policy
 from alignzoo.types import Batch, Completion, Forward, Group, Prompt, Question, Score, StepReport, Terms, Text, Verdict
-
-if TYPE_CHECKING:
-    pass
 
 
 @runtime_checkable

@@ -20,7 +20,7 @@ from typing import Any
 
 import alignzoo
 from alignzoo.errors import PluginError, did_you_mean
-from alignzoo.importing import beside
+from alignzoo.importing import beside, loose_name
 from alignzoo.registry.failure import Failure
 from alignzoo.registry.interrupts import watched
 from alignzoo.registry.registrar import Origin, Registration, about_recipe
@@ -121,7 +121,7 @@ def own_recipes(recipes: Path) -> Plugin:
 
 def import_file(path: Path) -> ModuleType:
     """Import a loose file once, under a name that can hide no installed module; it may import its neighbours."""
-    name = f"alignzoo_file_{sha256(str(path).encode()).hexdigest()[:8]}_{path.stem}"
+    name = loose_name(path)
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, path)
         assert spec is not None and spec.loader is not None

@@ -186,12 +186,12 @@ def _speaks(attempt: Attempt, policy: Policy, role: str, given: Given, expected:
     """Inside `answering`, the role generates what the policy did before it moved, and answers as it generated."""
     with policy.answering(role):
         found = _greedy(attempt, policy, given)
-        answered = _logprobs(attempt, policy, batch := batch_of(found, policy))
+        said = _logprobs(attempt, policy, batch := batch_of(found, policy))
     texts = [[each.tokens for group in groups for each in group.completions] for groups in (expected, found)]
     attempt.require(texts[0] == texts[1], "the greedy completions of before", "others")
     told = [number for group in found for c in group.completions for number in c.logprobs or ()]
     exact = policy.info().exact_samples
-    attempt.near("log-probabilities", answered[batch.mask].cpu(), torch.tensor(told), TOLERANCE if exact else 1e-3)
+    attempt.near("log-probabilities", said[batch.mask].cpu(), torch.tensor(told), TOLERANCE if exact else 1e-3)
 
 
 def _greedy(attempt: Attempt, policy: Policy, given: Given) -> list[Group]:

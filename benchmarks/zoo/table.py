@@ -30,7 +30,7 @@ WHY: Mapping[str, str] = {
     "the right one, 0.10 of its answers to `sort` are right, and 0.35 without",
     "npo": "it unlearns the worse answer, and has nothing that raises the better one",
 }
-"""Of methods that are not meant to gain here, the reason."""
+"""Why methods that are not meant to gain here do not, by their names."""
 
 ABOUT = ("name", "needs", "paper", "lines", "oracle")
 FIGURES = ("held-out figure", "start", "better than the start", "KL", "tokens", "seconds", "comparison", "evidence")
@@ -71,7 +71,7 @@ def comparisons() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def shown(name: str, results: Mapping[str, Any], algorithm: str) -> Shown | None:
-    """Of one algorithm of one comparison; None where it is not in it."""
+    """What a comparison has shown of an algorithm; None where it is not in it."""
     compared = next((a for a in results["algorithms"] if a["name"] == algorithm and a["role"] == "algorithm"), None)
     if compared is None:
         return None

@@ -66,7 +66,7 @@ def _plain(text: Text) -> str:
 
 
 def _logprobs(groups: Sequence[Group], policy: Policy) -> list[list[tuple[float, ...]]]:
-    """Of each answer of each group, how likely whoever speaks finds its tokens."""
+    """The log-probability of each token of each answer of each group, by whoever speaks."""
     batch = collate(groups, policy.device, scored=False)
     rows = answer(policy, batch, frozenset({"logprobs"}))["logprobs"].tolist()
     found = dict(zip(batch.row.tolist(), rows, strict=True))  # an answer without a token is no row

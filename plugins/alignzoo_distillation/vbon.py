@@ -51,11 +51,9 @@ class VBoN:
 
     def prepare(self, batch: Batch) -> Batch:
         theirs = batch.extra.get(COLUMN, torch.zeros_like(batch.rewards))
-        same = batch.group[:, None] == batch.group
-        below = (
-            same & (batch.rewards <= batch.rewards[:, None])
-        ) * theirs  # (N, N): by row, the reference's worth less
-        share = (1 + below.sum(1)) / (1 + (same * theirs).sum(1))
+        same = batch.group[:, None] == batch.group  # (N, N): by row, the answers of its group
+        below = same & (batch.rewards <= batch.rewards[:, None])
+        share = (1 + (below * theirs).sum(1)) / (1 + (same * theirs).sum(1))
         moved = fn.log_ratio(batch.old_logprobs, batch.ref_logprobs, batch.mask).sum(1)
         worth = (self.n - 1) * share.log() - moved
         own = replace(batch, advantages=worth).select(theirs < 0.5)

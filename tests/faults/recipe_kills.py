@@ -122,7 +122,7 @@ def small(name: str, registry: Registry, more: list[str]) -> Recipe:
 
 
 def bytes_that_count(folder: Path) -> dict[str, str]:
-    """Of every file but those that hold times, and what a stage has spent in all its starts."""
+    """The digest of every file but those that hold times, and what a stage has spent in all its starts."""
     found = {name: digest for name, digest in bytes_of(folder).items() if not name.endswith("state.json")}
     result = json.loads((folder / "result.json").read_text())
     for stage in result["stages"]:

@@ -62,7 +62,7 @@ def test_only_the_last_layer_is_spared_and_by_all_that_is_not_read() -> None:
 
 
 class Mixing(nn.Module):
-    """Of its neighbours, too."""
+    """A layer in which each position reads its neighbours, too."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.cumsum(1)

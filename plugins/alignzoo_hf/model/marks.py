@@ -15,7 +15,7 @@ class Marks:
 
     @classmethod
     def of(cls, tokens: Iterable[str]) -> Marks:
-        """Of these spellings, the longest first."""
+        """The marks that are spelt like this, the longest tried first."""
         return cls(re.compile("|".join(sorted(map(re.escape, tokens), key=len, reverse=True)) or "(?!)"))
 
     def anywhere(self, text: str) -> str:

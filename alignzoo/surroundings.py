@@ -58,9 +58,9 @@ def unchanged(source: Path | None) -> Iterator[None]:
 @contextmanager
 def staying(who: str) -> Iterator[None]:
     """Inside, a part is at work. Relative paths, those of the run's own files, must mean afterwards what they meant
-    before: a PluginError names who has left the working directory, which is entered again. Nor can a part end the
-    program without a word."""
-    folder = working_directory()
+    before: a PluginError names who has left the working directory, which is entered again, or closed a stream on which
+    the run tells what it does. Nor can a part end the program without a word."""
+    folder, streams = working_directory(), {"standard output": sys.stdout, "standard error": sys.stderr}
     try:
         with exits_told():
             yield
@@ -71,6 +71,11 @@ def staying(who: str) -> Iterator[None]:
         raise PluginError(
             f"{who} has changed the working directory to {left}, where relative paths mean something else: let it use "
             "whole paths, or contextlib.chdir, which goes back"
+        )
+    if closed := [name for name, stream in streams.items() if stream is not None and stream.closed]:
+        raise PluginError(
+            f"{who} has closed {' and '.join(closed)}, on which the run tells what it does: leave these streams open, "
+            "and redirect what is not to be seen, by contextlib.redirect_stdout"
         )
 
 

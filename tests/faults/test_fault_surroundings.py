@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import random
 import sys
@@ -186,6 +187,16 @@ def test_a_reward_that_leaves_the_folder_is_named() -> None:
     with pytest.raises(PluginError, match="the reward 'mine' has changed the working directory to /"):
         scored(walks, ["a"])
     assert os.getcwd() == before
+
+
+def test_a_reward_that_closes_a_stream_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def closes(completions: list[str]) -> list[float]:
+        sys.stdout.close()
+        return [0.0]
+
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    with pytest.raises(PluginError, match="the reward 'mine' has closed standard output, on which"):
+        scored(closes, ["a"])
 
 
 @pytest.mark.parametrize("answer", [{0: 1.0}, {1.0}, b"a"], ids=["a table", "a set", "bytes"])

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from alignzoo.interfaces import HasFollow, HasNext
+from alignzoo.interfaces import CheckContext, HasCheck, HasFollow, HasNext
+from alignzoo.recipe import load
 from alignzoo.registry import Registry
 from alignzoo.testing import OPTIMIZER_CHECKS, check_optimizer
 
@@ -60,6 +61,17 @@ def test_a_method_names_its_source_and_no_other_method(name: str) -> None:
     settings = {f.name for f in dataclasses.fields(REGISTRY.get("optimizer", name))}
     others = FILES.keys() - {name, "reward-model"}  # which is also the kind of model that is trained
     assert not (words - settings) & others
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_method_runs_by_its_name_alone(name: str) -> None:
+    """Its recipe has the sampler that it needs; only who a teacher is nobody but the user can say."""
+    settings = {each.name for each in dataclasses.fields(REGISTRY.get("optimizer", name))}
+    teachers = ["optimizer.teacher=models/large"] if "teacher" in settings else []
+    for stage in load(name, teachers, registry=REGISTRY).stages:
+        if isinstance(stage.optimizer, HasCheck):
+            needs, online = frozenset(stage.optimizer.needs), stage.sampler.online
+            stage.optimizer.check(CheckContext(needs, (), (), online, ask=False, earlier={}, sampler=stage.sampler))
 
 
 def test_a_method_is_a_page() -> None:

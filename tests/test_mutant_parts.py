@@ -35,6 +35,11 @@ class ByTheHour(Length):
         return float(int(time.time()) // 3600 % 2)
 
 
+class ByTheMinute(Length):
+    def of(self, group: Group, completion: Completion) -> float:
+        return float(int(time.time()) // 60 % 2)
+
+
 class RewardsOthersTokens(Length):
     def score(self, groups: Sequence[Group], policy: Any) -> list[tuple[Score, ...]]:
         return [tuple(Score(0.0, tokens=(1.0,) * len(c.tokens)) for c in g.completions) for g in groups]
@@ -79,6 +84,16 @@ def test_a_reward_of_its_kind_is_caught(reward: Any, check: str, prompts: Sequen
         check_reward(reward, only=[check], prompts=prompts)
     assert torch.is_grad_enabled()
     check_reward(Length(), only=[check], prompts=prompts)
+
+
+@pytest.mark.parametrize("reward", [ByTheHour(), ByTheMinute()], ids=lambda each: type(each).__name__)
+@pytest.mark.parametrize("seconds", [0, 1020, 2399, 2400, 3598])
+def test_a_clock_in_a_score_is_caught_at_every_minute(
+    seconds: int, reward: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "time", lambda: 1.8e9 + seconds)
+    with pytest.raises(ConformanceError, match="the time of day"):
+        check_reward(reward, only=["other_process"])
 
 
 # --- judges -----------------------------------------------------------------------------------------------------------

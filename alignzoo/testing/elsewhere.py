@@ -34,11 +34,15 @@ def another_hash() -> Iterator[None]:
         builtins.hash = real
 
 
+LATER = (41 * 3600, 43 * 60)
+"""Seconds after which a run is resumed: another hour, odd for even, whatever the minute; then another minute likewise."""
+
+
 @contextmanager
-def another_clock() -> Iterator[None]:
-    """Inside, `time.time` is many hours and some minutes later, as it is where a run is resumed."""
+def another_clock(seconds: int) -> Iterator[None]:
+    """Inside, `time.time` is so many seconds later, as it is where a run is resumed."""
     real = time.time
-    time.time = lambda: real() + 41 * 3600 + 1234
+    time.time = lambda: real() + seconds
     try:
         yield
     finally:

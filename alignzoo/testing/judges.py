@@ -10,7 +10,7 @@ from statistics import fmean
 from alignzoo.interfaces import Judge, Policy
 from alignzoo.judging import prefer
 from alignzoo.judging.asking import Preference
-from alignzoo.testing.elsewhere import another_clock, another_hash, forgotten, left_as_it_was
+from alignzoo.testing.elsewhere import LATER, another_clock, another_hash, forgotten, left_as_it_was
 from alignzoo.testing.laws import Attempt, Checks, Figures, Given, checks, is_a_spec
 from alignzoo.testing.lifecycle import STATE, opens, succeeds
 from alignzoo.testing.world import toy_groups, toy_policy
@@ -86,9 +86,10 @@ def other_process(judge: Judge, given: Given) -> None:
         first = _judge(attempt, judge, questions, given)
     with forgotten(judge), another_hash():
         _same(attempt, "with another hash", first, _judge(attempt, judge, questions, given))
-    with forgotten(judge), another_clock():
-        later = replace(attempt, cause="the time of day in a verdict")
-        _same(later, "many hours later", first, _judge(later, judge, questions, given))
+    later = replace(attempt, cause="the time of day in a verdict")
+    for seconds in LATER:
+        with forgotten(judge), another_clock(seconds):
+            _same(later, f"{seconds} s later", first, _judge(later, judge, questions, given))
     pairs = _pairs(given)[:2]
     both = [replace(each, answers=tuple(f"{a} elsewhere" for a in pairs[0].answers)) for each in pairs]
     known = []

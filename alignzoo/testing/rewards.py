@@ -14,7 +14,7 @@ import torch
 from alignzoo.interfaces import Opens, Policy, RewardSource
 from alignzoo.lifecycle import closed
 from alignzoo.requirements import scores_generated
-from alignzoo.testing.elsewhere import another_clock, another_hash, forgotten, left_as_it_was
+from alignzoo.testing.elsewhere import LATER, another_clock, another_hash, forgotten, left_as_it_was
 from alignzoo.testing.laws import Attempt, Checks, Figures, Given, checks, is_a_spec
 from alignzoo.testing.lifecycle import STATE, opens, succeeds
 from alignzoo.testing.world import toy_policy
@@ -155,8 +155,9 @@ def other_process(reward: RewardSource, given: Given) -> None:
     with forgotten(reward), another_hash():
         _same(attempt, "with another hash of texts", scored[0], _score(attempt, reward, groups, given))
     attempt = replace(attempt, cause="the time of day in a score")
-    with forgotten(reward), another_clock():
-        _same(attempt, "many hours later", scored[0], _score(attempt, reward, groups, given))
+    for seconds in LATER:
+        with forgotten(reward), another_clock(seconds):
+            _same(attempt, f"{seconds} s later", scored[0], _score(attempt, reward, groups, given))
 
 
 def _under(group: Group, first: Group, given: Given) -> Group:

@@ -257,6 +257,7 @@ except Interrupted as stop:
 """
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(recipe: Path, tmp_path: Path) -> None:
     settings = {"steps": 8, "save_every": 0}
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

@@ -42,8 +42,8 @@ def attempt(name: str, out: Path, steps: int = 0, wait: float = 0.0) -> bool:
     return process.exitcode == 0
 
 
-LONG = ("reinforce", "ppo", "sft", "reward-model")
-"""Those that are tried in the long suite alone; of those whose steps generate, grpo is in the short one."""
+LONG = ("reinforce", "ppo", "sft", "reward-model", "dpo")
+"""Those that are tried in the long suite alone; what generates, scores and trains is in the short one."""
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,7 @@ def users(workshop: Path, tmp_path: Path) -> Iterator[Callable[..., Users]]:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.slow
 def test_strangers_are_installed_listed_checked_trained_and_compared(users: Callable[..., Users]) -> None:
     here = users("alignzoo-simpo", "alignzoo-plain", "alignzoo-varied")
     assert {"alignzoo-0.1.0", "alignzoo-plain-0.3", "reading-ease-0.2"} <= set(here.installed.splitlines()[-1].split())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import json
 import os
 import random
 import re
@@ -153,9 +154,10 @@ class Transport:
             wait = self._backoff(attempt)
             try:
                 async with asyncio.timeout(self.judge.timeout):
-                    completion = await client.chat.completions.create(**request)
+                    answer = await client.chat.completions.with_raw_response.create(**request)
                 self.failed = 0
-                return self._reply(completion)
+                # The client would make objects of all that it holds, some milliseconds for each of many choices.
+                return self._reply(json.loads(answer.content))
             except openai.APIStatusError as error:
                 problem = self._refused(error)
                 wait = self._asked_to_wait(error.response.headers, problem) or wait
@@ -164,7 +166,7 @@ class Transport:
             except openai.APIConnectionError as error:
                 problem = f"no connection: {error.__cause__ or error}"
             except (openai.APIError, ValueError, RecursionError, TypeError, AttributeError, LookupError) as error:
-                # Whatever can be wrong with one reply: the client's reading of it raises many kinds.
+                # Whatever can be wrong with one reply: reading it raises many kinds.
                 problem = f"its answer is no chat completion: {self.cut(error, 200)}"
             if attempt < self.judge.retries:
                 self.counts["retries"] += 1
@@ -200,18 +202,20 @@ class Transport:
         return min(self.judge.longest_wait, self.judge.backoff * 2.0**attempt) * JITTER.uniform(0.5, 1.0)
 
     def _reply(self, completion: Any) -> Reply:
-        """A completion's text, its tokens counted; ValueError where it is none."""
+        """The text of a completion as it was sent, its tokens counted; ValueError where it is none."""
+        usage = completion.get("usage") if isinstance(completion, dict) else None
         try:
-            choice = completion.choices[0]
-            text, refusal = _text(choice.message.content), getattr(choice.message, "refusal", None)
+            choice = completion["choices"][0]
+            message = choice["message"]
+            text, refusal = _text(message.get("content")), message.get("refusal")
+            ended = choice.get("finish_reason")
         except (AttributeError, TypeError, LookupError, RecursionError) as error:
-            if getattr(completion, "usage", None) is not None:
-                self._count_tokens(completion.usage)  # it was paid for, whatever it says
+            if usage is not None:
+                self._count_tokens(usage)  # it was paid for, whatever it says
             raise ValueError(self.cut(completion, 80)) from error
-        self._count_tokens(completion.usage)
-        refused = bool(refusal) or choice.finish_reason == "content_filter"
+        self._count_tokens(usage)
         said = str(refusal) if refusal else text
-        return Reply(self.safe(HALF.sub("\ufffd", said)), refused, choice.finish_reason == "length")
+        return Reply(self.safe(HALF.sub("\ufffd", said)), bool(refusal) or ended == "content_filter", ended == "length")
 
     # --- what it costs ------------------------------------------------------------------------------------------
 
@@ -224,8 +228,9 @@ class Transport:
                     "cannot be kept: set judge.budget.requests instead"
                 )
             return
-        counts = [getattr(usage, name, None) or 0 for name in ("prompt_tokens", "completion_tokens")]
-        if not hasattr(usage, "prompt_tokens") or not all(type(count) is int and 0 <= count < MANY for count in counts):
+        known = isinstance(usage, dict) and "prompt_tokens" in usage
+        counts = [usage.get(name) or 0 for name in ("prompt_tokens", "completion_tokens")] if known else []
+        if not counts or not all(type(count) is int and 0 <= count < MANY for count in counts):
             raise ValueError(f"its usage is no count of tokens: {self.cut(usage, 80)}")
         self.counts["tokens_in"] += counts[0]
         self.counts["tokens_out"] += counts[1]

@@ -66,6 +66,23 @@ def test_an_odd_reply_is_a_question_without_an_answer(name: str, judge_server: J
         assert judge.costs()["judge/tokens"] >= 5 + 1
 
 
+@pytest.mark.parametrize("name", ["choices", "tool_calls", "logprobs"])
+def test_a_reply_of_many_parts_is_read_by_what_it_says(name: str, judge_server: JudgeServer) -> None:
+    """Fifty thousand parts that nobody asked for are passed over: as objects of the client's they took a minute."""
+    whole = json.loads(body())
+    (choice,) = whole["choices"]
+    if name == "choices":
+        whole["choices"] = [choice] * 50_000
+    elif name == "tool_calls":
+        call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+        choice["message"]["tool_calls"] = [call] * 50_000
+    else:
+        entry = {"token": "a", "logprob": 0.0, "bytes": None, "top_logprobs": []}
+        choice["logprobs"] = {"content": [entry] * 50_000}
+    judge_server.faults.append(json.dumps(whole).encode())
+    assert judge_at(judge_server).judge([QUESTION], None)[0].value == 0.7
+
+
 def test_text_in_parts_is_text(judge_server: JudgeServer) -> None:
     judge_server.faults.append(body([{"type": "text", "text": VERDICT[:9]}, {"type": "text", "text": VERDICT[9:]}]))
     assert judge_at(judge_server).judge([QUESTION], None)[0].value == 0.7

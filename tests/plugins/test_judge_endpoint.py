@@ -202,18 +202,16 @@ def test_null_is_an_abstention_and_is_kept(judge_server: JudgeServer) -> None:
 
 
 def test_a_refusal_is_an_abstention() -> None:
-    from types import SimpleNamespace as Some
-
     from alignzoo_judge.endpoint import _verdict
     from alignzoo_judge.transport import Transport
 
     transport = Transport(OpenAI("small"))
-    usage = Some(prompt_tokens=3, completion_tokens=1)
+    usage = {"prompt_tokens": 3, "completion_tokens": 1}
     for choice, note in (
-        (Some(message=Some(content=None, refusal="I will not"), finish_reason="stop"), "I will not"),
-        (Some(message=Some(content=None, refusal=None), finish_reason="content_filter"), "refused"),
+        ({"message": {"content": None, "refusal": "I will not"}, "finish_reason": "stop"}, "I will not"),
+        ({"message": {"content": None}, "finish_reason": "content_filter"}, "refused"),
     ):
-        reply = transport._reply(Some(choices=[choice], usage=usage))
+        reply = transport._reply({"choices": [choice], "usage": usage})
         assert _verdict(reply) == Verdict("abstain", note=note)
     assert transport.tokens == 8
 

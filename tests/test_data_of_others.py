@@ -122,6 +122,16 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, name: str, make: Callable[
         read(Data(str(path)))
 
 
+@pytest.mark.parametrize("inside", ["b.jsonl/rows.txt", "more/b.jsonl"])
+def test_a_directory_among_shards_is_told(tmp_path: Path, inside: str) -> None:
+    (tmp_path / "f" / inside).parent.mkdir(parents=True)
+    (tmp_path / "f" / inside).write_bytes(line("b"))
+    (tmp_path / "f" / "pictures").mkdir()
+    (tmp_path / "f" / "a.jsonl").write_bytes(line("a"))
+    with pytest.warns(UserWarning, match=f"they are directories.*: {inside.split('/')[0]}$"):
+        assert len(read(Data(str(tmp_path / "f")))) == 1
+
+
 def test_an_address_is_no_path_and_a_long_number_of_a_cell_is_text(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is an address: download it"):
         read(Data("https://example.org/rows.jsonl"))

@@ -149,9 +149,16 @@ def _shards(place: Path, split: str) -> list[Path]:
     left = [file.name for file in seen if file.is_file() and not _ending(file.name) and not _DOCUMENT.match(file.name)]
     if files and left:
         _tell_left(place, left, f"their endings are none of {', '.join(READERS)}")
+    if files and (folders := [each.name for each in seen if each.is_dir() and _holds_data(each)]):
+        _tell_left(place, folders, "they are directories, and a directory's own files are its shards")
     if empty := [file.name for file in files if not file.stat().st_size]:
         _tell_left(place, empty, "they are empty, of 0 bytes")
     return files
+
+
+def _holds_data(folder: Path) -> bool:
+    """Whether a directory among shards may have been meant as one, by its name or what lies in it."""
+    return bool(_ending(folder.name)) or any(_ending(file.name) for file in folder.iterdir())
 
 
 _DOCUMENT = re.compile(r"(?i)(readme|licen[sc]e|notice|citation|copying)|.*\.(md|txt|bib|pdf|py|ya?ml|toml)$")

@@ -35,7 +35,7 @@ def another_hash() -> Iterator[None]:
 
 
 LATER = (41 * 3600, 43 * 60)
-"""Seconds after which a run is resumed: another hour, odd for even, whatever the minute; then another minute likewise."""
+"""Seconds after which a run is resumed: another hour, odd for even, whatever the minute; another minute likewise."""
 
 
 @contextmanager

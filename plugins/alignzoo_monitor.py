@@ -291,13 +291,12 @@ class _Watched:
     supervised: bool
     """It imitates, or becomes a reward model."""
     steps: list[Figures] = field(default_factory=list)
-    told: set[str] = field(default_factory=set)
-    """The kinds that were warned of."""
+    told: set[str] | None = None
+    """The kinds that were warned of; None until that is asked for, and the journal of a run that goes on read."""
 
     def see(self, report: StepReport) -> list[Alert]:
         if not self.steps:  # of a run that was resumed, the journal knows what came before
             self.steps = [line for line in self.journal.read("metrics") if line["step"] < report.step]
-            self.told = {line["kind"] for line in self.journal.read("warnings")}
         self.steps.append(report.metrics)
         evaluations = [
             figures
@@ -318,6 +317,8 @@ class _Watched:
 
     def new(self, alerts: Sequence[Alert]) -> list[Alert]:
         """Those of kinds that have not been told."""
+        if self.told is None:
+            self.told = {line["kind"] for line in self.journal.read("warnings")}
         found = [each for each in alerts if each.kind not in self.told]
         self.told |= {each.kind for each in found}
         return found

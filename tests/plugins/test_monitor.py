@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 import alignzoo
-from alignzoo_monitor import KINDS, Monitor, Point, smooth
+from alignzoo.training.journal import Journal
+from alignzoo_monitor import KINDS, Monitor, Point, _Watched, smooth
 
 Figures = dict[str, float]
 
@@ -247,6 +248,16 @@ def test_the_monitor_goes_on_where_a_resumed_run_does(tmp_path: Path) -> None:
         alignzoo.run("grpo", out=tmp_path / "cut", progress=interrupting(whole[0]["step"]), **settings)
     alignzoo.run("grpo", out=tmp_path / "cut", resume=True, **settings)
     assert (tmp_path / "cut" / "warnings.jsonl").read_bytes() == (tmp_path / "whole" / "warnings.jsonl").read_bytes()
+
+
+def test_what_was_told_before_a_run_that_had_only_to_be_evaluated_is_not_told_again(tmp_path: Path) -> None:
+    def watched() -> _Watched:
+        return _Watched(Journal(tmp_path, "sft"), 1e-3, True, 1000, False, True)
+
+    better, worse = {"heldout/loss": 0.3}, {"heldout/loss": 0.4}
+    [alert] = watched().ended(better, worse)
+    Journal(tmp_path, "sft").write("warnings", 2, {"kind": alert.kind})
+    assert watched().ended(better, worse) == []
 
 
 def interrupting(step: int) -> Any:

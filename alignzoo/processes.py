@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import atexit
 import os
+import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -38,6 +40,16 @@ _words: list[PrefixStore] = []
 
 _quiet: list[bool] = []
 """Not empty once another process tells of the failure that ends this one."""
+
+
+class _Thread(threading.local):
+    """What belongs to a thread."""
+
+    line: Any = None
+    """The connection by which it exchanges; None: the one of all."""
+
+
+_thread = _Thread()
 
 
 def count() -> int:
@@ -93,6 +105,10 @@ class Lost(RunError):
     """Another process has failed, so this one cannot go on."""
 
 
+class Told(Lost):
+    """Another process has said, in the place of an exchange, that it has failed."""
+
+
 @contextmanager
 def together(calm: tuple[type[BaseException], ...] = ()) -> Iterator[None]:
     """Inside, the processes are joined, and what one raises ends all of them within seconds: the others raise Lost with
@@ -113,7 +129,7 @@ def _fail(error: BaseException) -> None:
     first, where, told = True, machine(), ""
     if _words:
         try:
-            first = _words[0].add("failed", 1) == 1
+            first = not isinstance(error, Told) and _words[0].add("failed", 1) == 1
             if first:
                 message = f"process {index()}: {str(error) or type(error).__name__}"
                 _words[0].set("failure", f"{where}\n{message}")
@@ -167,6 +183,46 @@ def exchanging() -> Iterator[None]:
         raise
 
 
+# --- threads ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """In the place of what a process was to share."""
+
+    message: str
+
+
+def line() -> Any:
+    """A connection between the processes for another thread, made by all together; None where there is only one."""
+    return dist.new_group(backend="gloo", timeout=LIMIT) if count() > 1 else None
+
+
+@contextmanager
+def over(line: Any) -> Iterator[None]:
+    """Inside, this thread exchanges over a connection of its own, in an order of its own; the thread of the same place
+    in every other process does so, too."""
+    former, _thread.line = _thread.line, line
+    try:
+        yield
+    finally:
+        _thread.line = former
+
+
+def end(line: Any) -> None:
+    """Close a connection that nobody uses any longer."""
+    if line is not None and dist.is_initialized():
+        dist.destroy_process_group(line)
+
+
+def say_failed(error: BaseException) -> None:
+    """Say in the place of this thread's next exchange that it has failed: the others' raises Told. Nothing is to be
+    exchanged over its line afterwards."""
+    if count() > 1 and not isinstance(error, Lost):
+        with suppress(Lost):  # they know already
+            everyones(_Failure(str(error) or type(error).__name__))
+
+
 # --- sharing ----------------------------------------------------------------------------------------------------------
 
 
@@ -187,6 +243,8 @@ def of_first(value: T) -> T:
     """What the first process has, on all of them."""
     if count() == 1:
         return value
+    if _thread.line is not None:  # where one may say instead that it has failed
+        return everyones(value)[0]
     box = [value]
     with _listening():
         dist.broadcast_object_list(box)
@@ -199,7 +257,10 @@ def everyones(value: T) -> list[T]:
         return [value]
     found: list[Any] = [None] * count()
     with _listening():
-        dist.all_gather_object(found, value)
+        dist.all_gather_object(found, value, group=_thread.line)
+    for process, each in enumerate(found):
+        if isinstance(each, _Failure) and not isinstance(value, _Failure):
+            raise Told(f"process {process}: {each.message}")
     return found
 
 

@@ -17,6 +17,7 @@ import alignzoo
 from alignzoo import Batch, Forward, Prompt
 from alignzoo.runs.api import Interrupted
 from alignzoo.testing import ToyPolicy
+from late_processes import late
 from rounding import computing, seeds
 
 RANK = int(os.environ.get("RANK", "0"))
@@ -160,6 +161,7 @@ if __name__ == "__main__":
             "methods": methods,
             "sharded": sharded,
             "counts": counts,
+            "late": late,
             "interrupted": interrupted,
             "failing": failing,
         }

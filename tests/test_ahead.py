@@ -259,15 +259,23 @@ class Bare:
     def optimize(self, make: Any) -> None: ...
 
 
-def test_several_processes_and_policies_without_a_copy_are_refused(
+@dataclass(frozen=True)
+class Spread(ToyReward):
+    collective: ClassVar[bool] = True
+
+
+def test_policies_without_a_copy_and_rewards_that_all_processes_ask_together_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bare: Any = Bare()
     with pytest.raises(RunError, match=r"Bare has no method behaviour\(\).*: set schedule.ahead to 0"):
         loop.run(stage_of(tmp_path, bare, ahead=1))
+    schedule, spread = Schedule(ahead=1), (WeightedReward("toy", Spread()),)
+    ahead.check(schedule, GRPO(), ToySampler(), spread)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(RunError, match="there are 2 processes"):
-        ahead.check(Schedule(ahead=1), GRPO(), ToySampler(), ())
+    ahead.check(schedule, GRPO(), ToySampler(), (WeightedReward("toy", ToyReward()),))
+    with pytest.raises(RunError, match="Spread is spread over the 2 processes"):
+        ahead.check(schedule, GRPO(), ToySampler(), spread)
 
 
 @dataclass(frozen=True)

@@ -60,9 +60,8 @@ def train(folder: Path, count: int, *what: str) -> Path:
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
     """The same runs by one process, by two and by three, each when it is first asked for."""
     folder = tmp_path_factory.mktemp("processes")
-    return cache(
-        lambda count: train(folder / str(count), count, *(["float64"] if count < 3 else []), "methods", "counts")
-    )
+    words = ("methods", "counts", "late")
+    return cache(lambda count: train(folder / str(count), count, *(["float64"] if count < 3 else []), *words))
 
 
 COUNTS = [2, pytest.param(3, marks=pytest.mark.slow)]
@@ -107,6 +106,24 @@ def test_every_process_makes_the_same_passes_and_asks_of_its_own_share(
         for kind in ("forward", "backward"):
             assert len({each[run][kind] for each in together}) == 1, f"{kind} of {run}"
         assert sum(each[run]["asked"] for each in together) == expected["asked"], run
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_several_processes_generate_ahead_as_one_does(folders: Callable[[int], Path], count: int) -> None:
+    """Four groups a step: the same texts, ages and figures; and what one process cannot score, none trains on."""
+    alone, together = (folders(each) for each in (1, count))
+    first, second = (read(folder / "late" / "samples.jsonl") for folder in (alone, together))
+    assert [each["completion"] for each in second] == [each["completion"] for each in first]
+    found = lines(together / "late")
+    assert [line["staleness/max"] for line in found] == [0, 1, 2, 2, 2]
+    for one, other in zip(lines(alone / "late"), found, strict=True):
+        assert other == pytest.approx(one, rel=1e-5, abs=1e-6)
+    costs = [[line["judge/requests"] for line in read(folder / "late" / "costs.jsonl")] for folder in (alone, together)]
+    assert costs[0] == costs[1] == [4.0] * 5
+    assert len(lines(together / "failed")) == 2
+    *others, failed = ((together / f"failed-{rank}.txt").read_text() for rank in range(count))
+    assert failed.startswith("RewardError: the reward 'toy' raised ValueError: the judge is out of order")
+    assert others == [f"Told: process {count - 1}: {failed.removeprefix('RewardError: ')}"] * (count - 1)
 
 
 def counted(folder: Path, count: int) -> list[dict[str, dict[str, int]]]:

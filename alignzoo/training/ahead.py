@@ -21,8 +21,8 @@ from alignzoo import processes
 from alignzoo.columns import POLICY
 from alignzoo.errors import ModelError, RunError
 from alignzoo.evaluation.answers import Figures
-from alignzoo.gathering import roles_asked
-from alignzoo.interfaces import HasBehaviour, Optimizer, Policy, Sampler
+from alignzoo.gathering import is_collective, roles_asked
+from alignzoo.interfaces import HasBehaviour, Optimizer, Policy, RewardSource, Sampler
 from alignzoo.metrics import Clock
 from alignzoo.rewards import WeightedReward
 from alignzoo.schedule import Schedule
@@ -41,10 +41,11 @@ def check(schedule: Schedule, optimizer: Optimizer, sampler: Sampler, rewards: S
     """Raise RunError where a stage of these parts cannot be generated ahead."""
     if not schedule.ahead:
         return
-    for applies, why in _obstacles(schedule, optimizer, sampler):
+    sources = [each.source for each in rewards]
+    for applies, why in _obstacles(schedule, optimizer, sampler, sources):
         if applies:
             raise RunError(f"schedule.ahead is {schedule.ahead}, but {why}")
-    for part in (sampler, *(each.source for each in rewards)):
+    for part in (sampler, *sources):
         if roles := sorted(roles_asked(part) - {POLICY}):
             raise RunError(
                 f"schedule.ahead is {schedule.ahead}, but {type(part).__name__} asks the policy's role "
@@ -52,8 +53,10 @@ def check(schedule: Schedule, optimizer: Optimizer, sampler: Sampler, rewards: S
             )
 
 
-def _obstacles(schedule: Schedule, optimizer: Optimizer, sampler: Sampler) -> Iterator[tuple[bool, str]]:
-    """What speaks against it, as far as sampler and schedule tell, and what to do."""
+def _obstacles(
+    schedule: Schedule, optimizer: Optimizer, sampler: Sampler, sources: Sequence[RewardSource]
+) -> Iterator[tuple[bool, str]]:
+    """What speaks against it, as far as these parts tell, and what to do."""
     trains = traits_of(optimizer).trains
     yield (trains == REWARD_MODEL, "what is trained is a reward model, which generates nothing: set it to 0")
     yield (
@@ -66,10 +69,11 @@ def _obstacles(schedule: Schedule, optimizer: Optimizer, sampler: Sampler) -> It
         f"schedule.max_staleness is {schedule.max_staleness}, so that nothing would be left to train on after the "
         "first steps: let it be at least as large",
     )
+    together = [type(each).__name__ for each in sources if is_collective(each)]
     yield (
-        processes.count() > 1,
-        f"there are {processes.count()} processes, and only a single one can generate ahead: set it to 0, or let a "
-        "server generate for a single process",
+        processes.count() > 1 and bool(together),
+        f"{', '.join(together)} is spread over the {processes.count()} processes, which ask it together, and cannot "
+        "while they train together: set it to 0, or keep the reward whole on each process (shard=none)",
     )
 
 
@@ -165,6 +169,7 @@ class Ahead:
         self._todo: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._policy = _behaviour(stage.policy)
         self._names = tuple(self._policy.state())
+        self._line = processes.line()
         self._thread = threading.Thread(target=self._work, name="alignzoo-ahead", daemon=True)
 
     def __enter__(self) -> Ahead:
@@ -177,6 +182,8 @@ class Ahead:
         self._todo.put(None)
         if kind is None or not issubclass(kind, KeyboardInterrupt):
             self._thread.join()
+            if kind is None:
+                processes.end(self._line)
             if callable(close := getattr(self._policy, "close", None)):
                 close()
 
@@ -240,8 +247,7 @@ class Ahead:
 
     def _write(self, task: Task) -> None:
         if not task.written:
-            self._ledger.write(task.step + 1, "step", task.spent)
-            task.written = True
+            task.spent, task.written = self._ledger.write(task.step + 1, "step", task.spent), True
 
     def _copied(self) -> Weights:
         state, device = self._stage.policy.state(), self._stage.policy.device
@@ -253,10 +259,13 @@ class Ahead:
     # --- the thread's side --------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
-        version = -1
-        with _own_stream(self._policy.device):
+        version, failure = -1, None
+        with _own_stream(self._policy.device), processes.over(self._line):
             while (task := self._todo.get()) is not None:
                 if not task.rolled.set_running_or_notify_cancel():
+                    continue
+                if failure is not None:
+                    task.rolled.set_exception(failure)
                     continue
                 before = self._ledger.counters()
                 try:
@@ -265,8 +274,9 @@ class Ahead:
                     version, task.weights = task.version, {}
                     rolled = _rolled(replace(task.stage, policy=self._policy), task)
                 except BaseException as error:  # raised again where the run takes this step
-                    task.spent = self._ledger.since(before)
+                    failure, task.spent = error, self._ledger.since(before)
                     task.rolled.set_exception(error)
+                    processes.say_failed(error)
                 else:
                     task.spent = self._ledger.since(before)
                     task.rolled.set_result(rolled)

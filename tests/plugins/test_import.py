@@ -15,7 +15,9 @@ from alignzoo.cli import app
 from alignzoo.data import Data
 from alignzoo.registry import Registry
 from alignzoo.schedule import Evaluation, Schedule
+from alignzoo_import.methods import Asked
 from alignzoo_import.table import Computed, Method, Tool, Variant, read_table, tables
+from alignzoo_import.translating import translate
 from alignzoo_import.values import fits, word
 
 ZOO = Registry()
@@ -164,6 +166,53 @@ def test_former_versions_have_their_own_defaults(tmp_path: Path) -> None:
     assert 'reduction = "token"' in then and "max_new_tokens = 256" in then and "max_length = 768" in then
     assert 'reduction = "sequence"' in long_ago and "kl = 0.04" in long_ago and "temperature = 0.9" in long_ago
     assert "expected a version" in imports(tmp_path, text, "--method", "grpo", "--as-of", "new").stderr
+
+
+BY_VLLM = {"use_vllm": True, "num_generations": 4}
+MODE, CAP = "vllm_importance_sampling_mode", "vllm_importance_sampling_cap"
+
+
+@pytest.mark.parametrize(
+    ("config", "version", "expected"),
+    [
+        ({"num_generations": 4}, "", {}),
+        (BY_VLLM, "", {"importance_mode": "sequence_mask", "importance_cap": 3.0}),
+        (BY_VLLM, "0.25", {"importance_mode": "token_truncate", "importance_cap": 2.0}),
+        (BY_VLLM, "0.22", {}),
+        (BY_VLLM | {"vllm_importance_sampling_correction": False}, "", {}),
+        (
+            BY_VLLM | {MODE: "token_mask", "vllm_importance_sampling_clip_max": 5},
+            "",
+            {"importance_mode": "token_mask", "importance_cap": 5.0},
+        ),
+        (
+            BY_VLLM | {MODE: "sequence_truncate", CAP: 1.5},
+            "",
+            {"importance_mode": "sequence_truncate", "importance_cap": 1.5},
+        ),
+        (BY_VLLM | {"loss_type": "vespo", MODE: "token_mask"}, "", {}),
+    ],
+)
+def test_corrections_of_another_engine_are_translated(
+    config: dict[str, object], version: str, expected: dict[str, object]
+) -> None:
+    found = translate(TOOLS["trl"], "trl", config, Asked(Path("grpo.yaml"), "grpo", version=version))
+    settings = {key.partition(".")[2]: value for key, value in found.settings.items() if "importance" in key}
+    assert settings == expected
+    assert not [line.key for line in found.refused if "importance" in line.key]
+
+
+def test_a_lower_bound_of_weights_is_refused_and_prefetched_rollouts_are_generated_ahead() -> None:
+    config = BY_VLLM | {"vllm_importance_sampling_clip_min": 0.5}
+    lower = translate(TOOLS["trl"], "trl", config, Asked(Path("grpo.yaml"), "grpo"))
+    assert "vllm_importance_sampling_clip_min" in [line.key for line in lower.refused]
+    config = {"rl": "grpo", "trl.async_prefetch": True, "trl.prefetch_depth": 2}
+    found = translate(TOOLS["axolotl"], "axolotl", config, Asked(Path("grpo.yaml")))
+    assert found.settings["schedule.ahead"] == 2
+    found = translate(TOOLS["axolotl"], "axolotl", {"rl": "grpo"}, Asked(Path("grpo.yaml")))
+    assert "schedule.ahead" not in found.settings
+    found = translate(TOOLS["axolotl"], "axolotl", config | {"trl.vllm_sync_interval": 2}, Asked(Path("grpo.yaml")))
+    assert "trl.vllm_sync_interval" in [line.key for line in found.refused]
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:

@@ -93,7 +93,8 @@ class Engine(Protocol):
 
     A policy opens it for its model, and for each role that generates, when that is first asked; and closes it at the
     stage's end. Optional: `laws: ClassVar[Mapping[str, str]]`, checks of the conformance kit that do not apply to it,
-    each with the reason: {"neighbours": "its kernels round by what else is in the batch"}.
+    each with the reason: {"neighbours": "its kernels round by what else is in the batch"}. And `not_ahead:
+    ClassVar[str]`, why a second one cannot generate with a copy of the policy while that is trained (`schedule.ahead`).
     """
 
     exact: ClassVar[bool]
@@ -113,6 +114,11 @@ def waived_laws(engine: object) -> Mapping[str, str]:
         return {}
     found: Mapping[str, str] = getattr(type(engine), "laws", {})
     return found
+
+
+def not_ahead(engine: Engine) -> str:
+    """Why an engine cannot generate with a copy of the policy while that is trained, as it says itself; else empty."""
+    return str(getattr(type(engine), "not_ahead", ""))
 
 
 def until_stop(found: Generated, stop: Sequence[str], text: Any, *, checked: int = 0) -> Generated:

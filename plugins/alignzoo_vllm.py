@@ -35,6 +35,10 @@ class VLLM:
     laws: ClassVar[Mapping[str, str]] = {
         "neighbours": "its kernels round by what else is in the batch, so that near ties may fall either way"
     }
+    not_ahead: ClassVar[str] = (
+        "it shares the GPU with the training, and a second one for the copy that generates ahead would take as much of "
+        "its memory again: let vllm-server generate, on another GPU, or set schedule.ahead to 0"
+    )
 
     def open(self, model: EngineModel) -> OpenVLLM:
         """The engine, which starts when it is first asked. Raises ModelError where vLLM is not installed."""

@@ -29,6 +29,10 @@ from alignzoo.errors import ModelError, PluginError
 PAUSE = 1.0
 """Seconds before a server that did not answer is asked again; twice as long each time."""
 
+_has: dict[str, tuple[object, str]] = {}
+"""Whose weights this process has last given to the server at an address, and their version: a policy and its copy that
+generates ahead share one."""
+
 
 @dataclass(frozen=True)
 class VLLMServer:
@@ -80,14 +84,15 @@ class OpenServers:
         self.settings, self.model = settings, model
         urls = (settings.url,) if isinstance(settings.url, str) else settings.url
         self.servers = [_Server(url.rstrip("/").removesuffix("/v1"), settings) for url in urls]
-        self.version = ""
+        self._mark = object()
         self._own: tempfile.TemporaryDirectory[str] | None = None
 
     def generate(
         self, prefixes: Sequence[Tokens], n: int, decoding: CompleteDecoding, *, seeds: Sequence[int], at_once: int
     ) -> list[Generated]:
         """As `OpenEngine.generate`; every prefix is a request of its own, since it has a seed of its own."""
-        if self.version != (version := self.model.version()):
+        version = self.model.version()
+        if any(_has.get(server.url) != (self._mark, version) for server in self.servers):
             self._hand_over(version)
         for server in self.servers:
             server.check_version(_short(version))
@@ -147,13 +152,13 @@ class OpenServers:
         for former in place.iterdir() if place.exists() else ():
             if former != target and len(former.name) == len(target.name) and (former / "config.json").exists():
                 shutil.rmtree(former)
-        self.version = version
+        _has.update({server.url: (self._mark, version) for server in self.servers})
 
     def close(self) -> None:
         """The servers go on; what was saved for them here goes."""
         if self._own is not None:
             self._own.cleanup()
-        self._own, self.version = None, ""
+        self._own = None
 
 
 class _Server:

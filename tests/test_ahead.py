@@ -21,7 +21,7 @@ import alignzoo
 from alignzoo import Completion, Decoding, ModelError, Prompt, RewardError, RunError, Score
 from alignzoo import functional as fn
 from alignzoo.evaluation.heldout import Heldout
-from alignzoo.interfaces import Policy
+from alignzoo.interfaces import CheckContext, Policy
 from alignzoo.rewards import WeightedReward
 from alignzoo.schedule import Evaluation, Schedule
 from alignzoo.testing.optimizers.resume import ToySampler
@@ -276,6 +276,21 @@ def test_policies_without_a_copy_and_rewards_that_all_processes_ask_together_are
     ahead.check(schedule, GRPO(), ToySampler(), (WeightedReward("toy", ToyReward()),))
     with pytest.raises(RunError, match="Spread is spread over the 2 processes"):
         ahead.check(schedule, GRPO(), ToySampler(), spread)
+
+
+def test_a_policy_that_cannot_be_copied_is_refused_before_its_weights_are_loaded(
+    plain_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from alignzoo_hf.model.spec import HF
+
+    spec, now = HF(str(plain_model), device="cpu"), CheckContext(GRPO().needs, PROMPTS, PROMPTS, True, False, {})
+    late, beside = replace(now, ahead=1), replace(spec, engine="vllm")
+    with pytest.raises(ModelError, match=r"engine VLLM cannot generate while the policy is trained: .*vllm-server"):
+        beside.check(late)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    spec.check(late)
+    with pytest.raises(ModelError, match=r"sharded over the processes.*set policy.shard=none, or schedule.ahead=0"):
+        replace(spec, shard="fsdp").check(late)
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,8 @@ class CheckContext:
     """By name, the stages whose models are not there yet."""
     sampler: Any = None
     """The stage's sampler, for an optimizer that needs groups of a kind that only some samplers bring."""
+    ahead: int = 0
+    """How many steps are generated ahead, by a copy of the policy while it is trained (`schedule.ahead`)."""
 
 
 @runtime_checkable

@@ -25,7 +25,7 @@ from alignzoo.recipe.tables import STAGE_REFERENCE
 from alignzoo.rewards import WeightedReward
 from alignzoo.runs.stage_data import Read, data_of, heldout_of
 from alignzoo.torch_optimizers import check_installed
-from alignzoo.training import ahead
+from alignzoo.training.ahead import check as check_ahead
 from alignzoo.training.stage import drawn
 from alignzoo.types import Prompt
 
@@ -60,7 +60,7 @@ def check(recipe: Recipe, outputs: Mapping[str, str], folder: Path, *, ask: bool
             stage = each.with_outputs(references)
         with _blamed(f"{stage.name}.schedule"):
             check_installed(stage.schedule.optimizer)
-            ahead.check(stage.schedule, stage.optimizer, stage.sampler, stage.rewards)
+            check_ahead(stage.schedule, stage.optimizer, stage.sampler, stage.rewards)
         with _blamed(f"{stage.name}.{'task' if stage.data is None else 'data'}"):
             data = Checked(*data_of(stage, read))
         context = _context(stage, data, earlier, ask=ask and processes.index() == 0)
@@ -89,7 +89,8 @@ def _reading() -> Read:
 def _context(stage: Stage, data: Checked, earlier: Mapping[str, Earlier], *, ask: bool) -> CheckContext:
     first = drawn(data.train, stage.schedule.prompts, stage.seed, 0)
     online = stage.sampler.online
-    return CheckContext(stage.optimizer.needs, data.train, first, online, ask, dict(earlier), stage.sampler)
+    needs, ahead = stage.optimizer.needs, stage.schedule.ahead
+    return CheckContext(needs, data.train, first, online, ask, dict(earlier), stage.sampler, ahead)
 
 
 def _parts(stage: Stage, context: CheckContext, examiners: Sequence[WeightedReward]) -> Figures:

@@ -155,6 +155,17 @@ def test_the_server_generates_with_the_weights_of_the_step(policy_of: Any, fake:
     assert loads[:5] == ["/pause", "/collective_rpc", "/reset_prefix_cache", "/update_weight_version", "/resume"]
 
 
+def test_a_policy_and_its_copy_share_a_server(policy_of: Any, fake: FakeVLLM) -> None:
+    """As with schedule.ahead, where an evaluation asks the policy between two steps that its copy generates."""
+    own, served = policy_of(), policy_of(VLLMServer(fake.url))
+    copied = served.behaviour()
+    before = texts(copied, greedy=True)
+    moved(served), moved(own)
+    assert texts(served, greedy=True) == texts(own, greedy=True) != before
+    assert texts(copied, greedy=True) == before, "the copy has its weights still"
+    copied.close()
+
+
 def test_log_probabilities_are_recorded_where_they_are_the_distribution_s(policy_of: Any, fake: FakeVLLM) -> None:
     served = policy_of(VLLMServer(fake.url))
     raw = policy_of(VLLMServer(fake.url, logprobs="raw"))

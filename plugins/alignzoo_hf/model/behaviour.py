@@ -7,7 +7,24 @@ from typing import Any
 
 import torch
 
+from alignzoo.engines import not_ahead
+from alignzoo.errors import ModelError
+from alignzoo_hf.decode.engines import engine_of
 from alignzoo_hf.model.frozen import matrices
+from alignzoo_hf.model.spec import HF
+
+
+def check(spec: HF, *, writes: bool, sharded: bool) -> None:
+    """Raise ModelError where a policy cannot generate while it is trained."""
+    if not writes:
+        raise ModelError("the policy only scores: it cannot generate while it is trained. Set schedule.ahead to 0")
+    if sharded:
+        raise ModelError(
+            "the policy is sharded over the processes, so that each would have to hold a whole copy beside its part to "
+            "generate while it is trained: set policy.shard=none, or schedule.ahead=0"
+        )
+    if why := not_ahead(engine := engine_of(spec)):
+        raise ModelError(f"the engine {type(engine).__name__} cannot generate while the policy is trained: {why}")
 
 
 def copied(lm: Any, *, bf16: bool) -> tuple[Any, frozenset[str]]:

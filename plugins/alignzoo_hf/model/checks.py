@@ -17,7 +17,7 @@ from alignzoo.cost import FLOAT32
 from alignzoo.errors import ModelError
 from alignzoo.interfaces import CheckContext, DiskUse, Earlier
 from alignzoo.types import Prompt
-from alignzoo_hf.model import adapters, models, quantized, weights
+from alignzoo_hf.model import adapters, behaviour, models, quantized, shards, weights
 from alignzoo_hf.model.encoding import encoder
 from alignzoo_hf.model.spec import HF
 
@@ -39,6 +39,8 @@ def check_policy(spec: HF, context: CheckContext) -> None:
         )
     quantized.check(spec)
     writes = not models.only_scores(context.needs)
+    if context.ahead:
+        behaviour.check(spec, writes=writes, sharded=shards.is_sharded(spec, context.needs))
     _check_kind(spec.model, context.earlier, scores=False if writes else None)
     whole = _resolved(spec, context.earlier)
     if whole is None:

@@ -212,9 +212,7 @@ class HFPolicy(Generating, Answering, TableTraining):
     def behaviour(self) -> HFPolicy:
         """As `alignzoo.interfaces.HasBehaviour`: the language model with trained weights, a tokenizer and an engine of
         its own; frozen weights lie in memory once."""
-        if self.lm is None or self._sharded is not None:
-            what = "only scores" if self.lm is None else "is sharded over the processes"
-            raise ModelError(f"the policy {what}: it cannot generate while it is trained. Set schedule.ahead to 0")
+        behaviour.check(self.spec, writes=self.lm is not None, sharded=self._sharded is not None)
         own = copy.copy(self)
         own.lm, own._copied = behaviour.copied(self.lm, bf16=self.bf16)
         own._main, own.tokenizer = own.lm, copy.deepcopy(self.tokenizer)  # a fast tokenizer is not for two threads

@@ -227,6 +227,12 @@ def reference_bytes(shape: ModelShape, matrices: int = FLOAT32) -> int:
     return 0 if shape.adapted else frozen_bytes(shape, matrices)
 
 
+def copy_bytes(shape: ModelShape, matrices: int = FLOAT32) -> int:
+    """The copy of a policy that generates while it is trained: what is trained, its linear layers in `matrices` bytes a
+    weight; frozen weights beneath an adapter are shared."""
+    return matrices * shape.trained if shape.adapted else frozen_bytes(shape, matrices)
+
+
 def gradient_bytes(shape: ModelShape) -> int:
     """One float32 for each trained weight."""
     return FLOAT32 * shape.trained + (gradient_bytes(shape.critic) if shape.critic else 0)

@@ -14,7 +14,7 @@ import alignzoo.planning.estimate
 from alignzoo.allocator import HOLES
 from alignzoo.errors import RunError
 from alignzoo.machine import HERE, Machine, assumed, bytes_of
-from alignzoo.planning.estimate import COPIES, FREED, IN_EVALUATIONS, StagePlan, plan
+from alignzoo.planning.estimate import AHEAD, AHEAD_CACHE, COPIES, FREED, IN_EVALUATIONS, StagePlan, plan
 from alignzoo.recipe import load
 from alignzoo.registry import Registry
 
@@ -77,6 +77,22 @@ def test_a_rollout_by_hand(plain_model: Path, tmp_path: Path) -> None:
     learning = sum(said.bytes[name] for name in ("gradients", "activations", "logits"))
     generating = said.bytes["key-value cache"] + said.bytes[COPIES]
     assert said.peak == sum(said.bytes.values()) - min(learning, generating)
+
+
+def test_what_is_generated_ahead_lies_beside_what_is_trained(plain_model: Path, tmp_path: Path) -> None:
+    data = rows_of(tmp_path, [{"prompt": "abcd"}, {"prompt": "efgh"}])
+    more = WRITING | {"policy__max_new_tokens": 10}
+    plain, late = (
+        planned("grpo", plain_model, data, length=6, schedule__ahead=k, schedule__importance_cap=2, **more)
+        for k in (0, 2)
+    )
+    assert plain.bytes[AHEAD] == plain.bytes[AHEAD_CACHE] == 0
+    assert late.bytes[AHEAD] == 3 * 4 * PARAMETERS  # the copy, and the weights of two updates that wait for it
+    generating = plain.bytes["key-value cache"] + plain.bytes[COPIES]
+    assert late.bytes[AHEAD_CACHE] == generating
+    learning = sum(plain.bytes[name] for name in ("gradients", "activations", "logits"))
+    both = late.bytes[AHEAD] + max(learning + generating, generating) - max(learning, generating)
+    assert late.peak - late.bytes["program"] == plain.peak - plain.bytes["program"] + both
 
 
 def test_evaluations_by_hand(plain_model: Path, tmp_path: Path) -> None:

@@ -44,10 +44,21 @@ IN_EVALUATIONS = "reference, in evaluations"
 COPIES = "copies to generate by"
 """What is made of weights while completions are generated."""
 
+AHEAD = "copy that generates ahead"
+"""What `schedule.ahead` takes: a copy of the trained weights, and those that wait for it, of as many updates."""
+
+AHEAD_CACHE = "its key-value cache"
+"""And its engine's copies, while the policy is trained."""
+
 FREED = "freed, not given back"
 """What lies free between tensors of which one layer after the other is computed twice."""
 
-APART: tuple[tuple[str, ...], ...] = (LEARNING, ("key-value cache", COPIES), (IN_EVALUATIONS,), ("saving",))
+APART: tuple[tuple[str, ...], ...] = (
+    (*LEARNING, AHEAD_CACHE),
+    ("key-value cache", COPIES),
+    (IN_EVALUATIONS,),
+    ("saving",),
+)
 """Parts that are held one after the other, and never together."""
 
 
@@ -146,9 +157,12 @@ def _disk(step: Rehearsal) -> dict[str, int]:
     return {"model": step.outline.stored * shape.parameters, "checkpoint": checkpoint}
 
 
-def bytes_of(step: Rehearsal, outline: Outline, tokens_per_pass: int = 0) -> dict[str, int]:
-    """By part."""
+def bytes_of(
+    step: Rehearsal, outline: Outline, tokens_per_pass: int = 0, *, ahead: int | None = None
+) -> dict[str, int]:
+    """By part; where so many steps are generated ahead, or as many as the schedule says."""
     shape, schedule = outline.shape, step.stage.schedule
+    ahead = schedule.ahead if ahead is None else ahead
     tokens, answers = step.at_once(tokens_per_pass or schedule.micro_tokens or outline.tokens_per_pass)
     trunks = [shape, *cost.critics(shape)]
     whole = [round(outline.kept * cost.activation_bytes(trunk, tokens, outline.width)) for trunk in trunks]
@@ -159,7 +173,9 @@ def bytes_of(step: Rehearsal, outline: Outline, tokens_per_pass: int = 0) -> dic
     held = any(each.role == REFERENCE for each in step.filled())
     rows = min(step.writer.rows, outline.slots)
     cached = step.writer.cached * rows // max(1, step.writer.rows)
-    sampled = 3 * cost.FLOAT32 * rows * shape.vocab  # logits, probabilities, and their sums
+    cache = cost.cache_bytes(shape, cached, outline.width)
+    cache += 3 * cost.FLOAT32 * rows * shape.vocab  # logits, probabilities, and their sums
+    waiting = ahead * cost.FLOAT32 * shape.trained
     return {
         "weights": cost.weight_bytes(shape, outline.frozen),
         "reference": reference if held else 0,
@@ -169,8 +185,10 @@ def bytes_of(step: Rehearsal, outline: Outline, tokens_per_pass: int = 0) -> dic
         "reward models": sum(cost.frozen_bytes(each.shape, each.width) for each in step.rewards),
         "activations": (sum(kept) + working) * trains,  # on the way back, the gradients of one layer's are there too
         "logits": outline.logits(answers) if step.speaks else 0,
-        "key-value cache": cost.cache_bytes(shape, cached, outline.width) + sampled,
+        "key-value cache": cache,
         COPIES: outline.copied if step.writer.rows or step.evaluation.answers else 0,
+        AHEAD: cost.copy_bytes(shape, outline.width) + waiting if ahead else 0,
+        AHEAD_CACHE: cache + outline.copied if ahead else 0,
         FREED: HOLES * trains if outline.recompute and outline.device.type == "cpu" else 0,
         IN_EVALUATIONS: reference if not held and step.evaluation.answers else 0,
         "saving": _copied(outline) * trains,
@@ -203,6 +221,8 @@ def _advice(step: Rehearsal, own: Parts, available: int) -> Iterator[str]:
     if step.writer.rows > LEAST:
         fewer = min(step.writer.rows, outline.slots) // 4
         found.append((f"policy.generate_batch={fewer}", peak(bytes_of(step, replace(outline, slots=fewer)))))
+    if step.stage.schedule.ahead:
+        found.append(("schedule.ahead=0", peak(bytes_of(step, outline, ahead=0))))
     found += [(settings, peak(bytes_of(step, other))) for settings, other in outline.cheaper().items()]
     for settings, most in sorted(found, key=lambda each: each[1] > spare):
         if most < now:

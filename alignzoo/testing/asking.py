@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -47,3 +50,18 @@ def answered(attempt: Attempt, policy: Policy, batch: Batch, columns: frozenset[
     with attempt.runs(f"forward({sorted(columns)})"), torch.no_grad():
         out = policy.forward(batch, columns)
     return {name: column for name, column in vars(out).items() if isinstance(column, Tensor)}
+
+
+@contextmanager
+def weights_moved(policy: Policy) -> Iterator[None]:
+    """Inside, every trained weight is another; afterwards as before."""
+    state = {name: tensor.clone() for name, tensor in policy.state().items()}
+    rng = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for group in policy.parameters():
+            for parameter in group["params"]:
+                parameter += 0.1 * torch.randn(parameter.shape, generator=rng).to(parameter)
+    try:
+        yield
+    finally:
+        policy.restore(state)

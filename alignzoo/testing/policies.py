@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +26,9 @@ from alignzoo.testing.asking import (
     generated,
     loaded,
     plain_prompts,
+    weights_moved,
 )
+from alignzoo.testing.copies import behaviour
 from alignzoo.testing.generation import encodes, goes_on, neighbours, own_words, seeds, writes
 from alignzoo.testing.laws import Attempt, Checks, Given, checks, is_a_spec, summary
 from alignzoo.testing.measure import padded
@@ -109,21 +111,6 @@ def causal(spec: PolicySpec, given: Given) -> None:
     attempt.require(float(moved) > 1e-6, "another log-probability of the last token", "the same: a shift by one")
 
 
-@contextlib.contextmanager
-def _moved(policy: Policy) -> Iterator[None]:
-    """Inside, every trained weight is another; afterwards as before."""
-    state = {name: tensor.clone() for name, tensor in policy.state().items()}
-    rng = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for group in policy.parameters():
-            for parameter in group["params"]:
-                parameter += 0.1 * torch.randn(parameter.shape, generator=rng).to(parameter)
-    try:
-        yield
-    finally:
-        policy.restore(state)
-
-
 def reference(spec: PolicySpec, given: Given) -> None:
     """The reference answers as before training, and ends where its `with` ends, by an error too."""
     attempt = Attempt(5, "answering('ref') before and after the weights moved", "a reference that is not a copy")
@@ -133,7 +120,7 @@ def reference(spec: PolicySpec, given: Given) -> None:
     start = answered(attempt, policy, batch, asked)
     with policy.answering(REFERENCE):
         attempt.unchanged("the reference's {} at the start", start, answered(attempt, policy, batch, asked))
-    with _moved(policy):
+    with weights_moved(policy):
         now = answered(attempt, policy, batch, asked)
         attempt.require(not torch.equal(now["logprobs"], start["logprobs"]), "other answers after a move", "the same")
         with policy.answering(REFERENCE):
@@ -159,13 +146,13 @@ def roles(spec: PolicySpec, given: Given) -> None:
     before = _greedy(attempt, policy, given)
     batch = batch_of(before, policy)
     start = answered(attempt, policy, batch, LOGPROBS)
-    with _moved(policy):
+    with weights_moved(policy):
         moved = answered(attempt, policy, batch, LOGPROBS)
         for role in (REFERENCE, "teacher"):
             _speaks(replace(attempt, given=f"answering({role!r}) after the weights moved"), policy, role, given, before)
         with attempt.runs("follow('ref', 1.0)"):
             policy.follow(REFERENCE, 1.0)
-        with _moved(policy), policy.answering(REFERENCE):
+        with weights_moved(policy), policy.answering(REFERENCE):
             found = _logprobs(attempt, policy, batch)
         copied = replace(attempt, law=7, given="follow('ref', 1.0), then other weights", cause="a view, not a copy")
         copied.near("reference's log-probabilities", moved["logprobs"], found, TOLERANCE)
@@ -176,7 +163,7 @@ def roles(spec: PolicySpec, given: Given) -> None:
     twin.restore(state)
     for each in (policy, twin):
         each.restore(state)
-        with _moved(each), each.answering(REFERENCE):
+        with weights_moved(each), each.answering(REFERENCE):
             attempt.near("reference's log-probabilities", moved["logprobs"], _logprobs(attempt, each, batch), TOLERANCE)
     with contextlib.suppress(ModelError), policy.answering("no such role"):
         attempt.fail("a ModelError for a role that is not there", "none")
@@ -270,11 +257,11 @@ def checkpoints(spec: PolicySpec, given: Given) -> None:
     policy = loaded(attempt, spec, WRITER)
     batch = batch_of(generated(attempt, policy, given), policy)
     before = answered(attempt, policy, batch)
-    with _moved(policy):
+    with weights_moved(policy):
         pass
     attempt.unchanged("{} after restore", before, answered(attempt, policy, batch))
     twin = loaded(attempt, spec, WRITER)
-    with _moved(policy):
+    with weights_moved(policy):
         moved = answered(attempt, policy, batch)
         twin.restore({name: tensor.clone() for name, tensor in policy.state().items()})
         attempt.unchanged("{} in another process", moved, answered(attempt, twin, batch))
@@ -300,6 +287,7 @@ POLICY_CHECKS: Checks = checks(
     (1, neighbours),
     (5, reference),
     (5, roles),
+    (3, behaviour),
     (6, gradients),
     (1, updates),
     (11, scores),

@@ -37,7 +37,7 @@ class _Said:
 
 
 def behaviour(spec: PolicySpec, given: Given) -> None:
-    """A policy's copy is as the policy was until it is brought up to date, in a thread beside the policy's training, too."""
+    """A policy's copy is as the policy was, in a thread beside its training, too, until it is brought up to date."""
     attempt = Attempt(3, "behaviour(), then other weights", "weights, a cache or an engine that the two share")
     policy, prompts = loaded(attempt, spec, AHEAD), plain_prompts(given)[:2]
     if not isinstance(policy, HasBehaviour):

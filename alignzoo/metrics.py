@@ -177,7 +177,7 @@ class Clock:
         start = time.perf_counter()
         yield
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-            torch.cuda.synchronize()
+            torch.cuda.current_stream().synchronize()  # not the device, on which another thread may record a graph
         self.spent[phase] = self.spent.get(phase, 0.0) + time.perf_counter() - start
 
     def seconds(self) -> Figures:

@@ -37,7 +37,7 @@ def test_a_phase_ends_when_the_gpus_kernels_have(monkeypatch: pytest.MonkeyPatch
         now[0] += 5.0
 
     monkeypatch.setattr("alignzoo.metrics.time", SimpleNamespace(perf_counter=lambda: now[0]))
-    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(synchronize=synchronize))
     for started, expected in ((False, 1.0), (True, 6.0)):
         monkeypatch.setattr(torch.cuda, "is_initialized", lambda started=started: started)
         clock = Clock()

@@ -250,10 +250,9 @@ class Ahead:
             task.spent, task.written = self._ledger.write(task.step + 1, "step", task.spent), True
 
     def _copied(self) -> Weights:
-        state, device = self._stage.policy.state(), self._stage.policy.device
+        state = self._stage.policy.state()
         found = {name: state[name].detach().clone() for name in self._names}
-        if device.type == "cuda":
-            torch.cuda.current_stream(device).synchronize()  # the thread reads them on a stream of its own
+        _finished(self._stage.policy.device)
         return found
 
     # --- the thread's side --------------------------------------------------------------------------------------------
@@ -271,6 +270,7 @@ class Ahead:
                 try:
                     if task.version != version:
                         self._policy.restore(task.weights)
+                        _finished(self._policy.device)  # their memory is the training's again when they go
                     version, task.weights = task.version, {}
                     rolled = _rolled(replace(task.stage, policy=self._policy), task)
                 except BaseException as error:  # raised again where the run takes this step
@@ -300,6 +300,12 @@ def _behaviour(policy: Policy) -> Policy:
             f"{type(policy).__name__} has no method behaviour(), which makes it: set schedule.ahead to 0"
         )
     return policy.behaviour()
+
+
+def _finished(device: torch.device) -> None:
+    """Wait for this thread's kernels on a GPU: the other thread's do not, as they are on another stream."""
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from alignzoo.errors import DataError, did_you_mean
 from alignzoo.files import line_of
 from alignzoo.storage import write_text
 from alignzoo.types import Text
-from alignzoo_human.resolve import How, Labelled, labelled
+from alignzoo_human.resolve import SOFT, How, Labelled, labelled
 from alignzoo_human.store import Store
 
 Row = dict[str, Any]
@@ -101,10 +101,10 @@ def _preferences(each: Labelled, how: How, out: Counter[str]) -> Iterator[tuple[
     if len(each.answers) < 2:
         out["a single answer, which is no pair"] += 1
     for i, j, share in each.pairs(how):
-        if share == 0.5 and how != "soft":
+        if share == 0.5 and how not in SOFT:
             out["a tie, which such pairs cannot say: --resolve soft, or --as ranks keeps them"] += 1
             continue
-        yield each.answers[i], each.answers[j], {CONFIDENCE: round(share, 6)} if how == "soft" else {}
+        yield each.answers[i], each.answers[j], {CONFIDENCE: round(share, 6)} if how in SOFT else {}
 
 
 def _preference(each: Labelled, how: How, out: Counter[str]) -> Iterator[Row]:
@@ -127,7 +127,7 @@ def _hh(each: Labelled, how: How, out: Counter[str]) -> Iterator[Row]:
 
 def _unpaired(each: Labelled, how: How, out: Counter[str]) -> Iterator[Row]:
     """Good or bad: by grades, the upper half is good; of answers that were compared, what is better than most."""
-    scores = each.scores("soft" if how == "soft" else how)
+    scores = each.scores(how)
     if scores is None:
         out["answers that nobody compared"] += 1
         return

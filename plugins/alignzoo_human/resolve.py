@@ -12,11 +12,19 @@ from typing import Any, Literal, TypeAlias
 from alignzoo.errors import DataError, did_you_mean
 from alignzoo.types import Text
 from alignzoo_human.items import Item, written
-from alignzoo_human.votes import Vote
+from alignzoo_human.raters import shares
+from alignzoo_human.votes import Kind, Vote
 
 How: TypeAlias = Literal["majority", "soft"] | str
-"""majority: an answer is above another where more raters say so than the contrary; soft: the share of raters; or
+"""majority: an answer is above another where more raters say so than the contrary; soft: the share of raters; quality:
+how probable it is by Dawid and Skene's model, in which a rater counts by how far their votes tell what is true; or
 "rater=NAME", that rater alone."""
+
+SOFT = ("soft", "quality")
+"""What gives labels that are uncertain."""
+
+FEWEST = 3
+"""Raters without whom nobody can tell who of them is right."""
 
 Answered: TypeAlias = tuple[Vote, Mapping[str, Any]]
 
@@ -31,6 +39,10 @@ class Labelled:
     """For i < j: of each rater who compared the two 1 where i is better, 0 where j is, 0.5 for a tie."""
     grades: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
     """Each answer's grades."""
+    raters: dict[tuple[int, ...], list[str]] = field(default_factory=lambda: defaultdict(list))
+    """Who gave each of them: by two answers for `preferred`, by one for `grades`."""
+    expected: dict[tuple[int, ...], float] = field(default_factory=dict)
+    """By the same, what is expected to be true when raters count by their quality."""
     votes: dict[str, float] = field(default_factory=dict)
     """Each rater's verdict on a pair, as `preferred` has it."""
     bad: list[str] = field(default_factory=list)
@@ -49,13 +61,15 @@ class Labelled:
             return 0.5 if a == b else float(a > b)
         if not verdicts:
             return None
-        mean = statistics.fmean(verdicts)
+        mean = self.expected[low, high] if how == "quality" else statistics.fmean(verdicts)
         if how == "majority":
             mean = 0.5 if abs(mean - 0.5) < 1e-9 else float(mean > 0.5)
         return mean if i == low else 1 - mean
 
     def grade(self, i: int, how: How) -> float:
         """An answer's grade: the raters' median, or their mean where labels are soft."""
+        if how == "quality":
+            return self.expected[i,]
         return statistics.median(self.grades[i]) if how == "majority" else statistics.fmean(self.grades[i])
 
     @property
@@ -95,8 +109,13 @@ def labelled(
     only = how.removeprefix("rater=") if how.startswith("rater=") else None
     if only is not None and only not in raters:
         raise DataError(f"the store has no votes of {only!r}. {did_you_mean(only, raters)}")
-    if only is None and how not in ("majority", "soft"):
-        raise DataError(f"--resolve: {how!r} is unknown. Known: majority, soft, rater=NAME")
+    if only is None and how not in ("majority", *SOFT):
+        raise DataError(f"--resolve: {how!r} is unknown. Known: majority, {', '.join(SOFT)}, rater=NAME")
+    if how == "quality" and len(raters) < FEWEST:
+        raise DataError(
+            f"--resolve quality: how good raters are shows in what {FEWEST} or more of them say of the same questions, "
+            f"and here are votes of {', '.join(raters) or 'nobody'}: take --resolve soft"
+        )
     found: dict[str, Labelled] = {}
     for vote, more in answered:
         if vote.gold or vote.repeat or (only is not None and vote.rater != only):
@@ -104,7 +123,32 @@ def labelled(
         item = items[vote.item]
         key = written([item.prompt, item.criterion])
         _take(found.setdefault(key, Labelled(item.prompt, [], best=best)), item, vote, more)
+    if how == "quality":
+        _weigh(list(found.values()))
     return list(found.values())
+
+
+def _weigh(found: Sequence[Labelled]) -> None:
+    """Work out how good each rater is, over all questions, and what is probably true by that.
+
+    Every two answers of a ranking are taken as a question of their own.
+    """
+    kinds: tuple[Kind, Kind] = ("pair", "grade")
+    votes: dict[Kind, list[Vote]] = {kind: [] for kind in kinds}
+    places: dict[str, tuple[Labelled, tuple[int, ...]]] = {}
+    for number, each in enumerate(found):
+        for place, who in each.raters.items():
+            kind, said = ("pair", each.preferred[place]) if len(place) == 2 else ("grade", each.grades[place[0]])
+            name = f"{number}: {place}"
+            places[name] = each, place
+            votes[kind] += [
+                Vote(name, rater, kind, value, 0.0, None, False, False, float(at))
+                for at, (rater, value) in enumerate(zip(who, said, strict=True))
+            ]
+    for kind in kinds:
+        for name, by in shares(votes[kind], kind, by_quality=True).items() if votes[kind] else ():
+            each, place = places[name]
+            each.expected[place] = sum(value * probability for value, probability in by.items())
 
 
 def _take(each: Labelled, item: Item, vote: Vote, more: Mapping[str, Any]) -> None:
@@ -119,12 +163,14 @@ def _take(each: Labelled, item: Item, vote: Vote, more: Mapping[str, Any]) -> No
     _note(each, places, vote, reasons, str(more.get("comment") or ""))
     if vote.kind == "grade" and not isinstance(vote.value, tuple):
         each.grades[places[0]].append(vote.value)
+        each.raters[places[0],].append(vote.rater)
         return
     ranks = vote.value if isinstance(vote.value, tuple) else (1 - vote.value, vote.value)
     for a, b in itertools.combinations(range(len(places)), 2):
         better = 0.5 if ranks[a] == ranks[b] else float(ranks[a] < ranks[b])
         i, j = places[a], places[b]
         each.preferred[min(i, j), max(i, j)].append(better if i < j else 1 - better)
+        each.raters[min(i, j), max(i, j)].append(vote.rater)
     if vote.kind == "pair" and not isinstance(vote.value, tuple):
         each.votes[vote.rater] = vote.value if places[0] < places[1] else 1 - vote.value
 

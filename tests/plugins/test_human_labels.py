@@ -210,3 +210,26 @@ def test_an_empty_answer_is_ranked_but_is_no_half_of_a_pair(store: Store) -> Non
     found = exporting.export(store, "preference")
     assert [(row["chosen"], row["rejected"]) for row in found.rows] == [("a", "b")]
     assert list(found.left_out) == ["what this format cannot hold, column 'rejected': it is empty: --as ranks may"]
+
+
+def test_raters_count_by_their_quality_only_where_that_is_asked_for(store: Store) -> None:
+    # ann and bob are right, cyd answers at random: her vote must not lift the answer that they both refuse
+    for n in range(30):
+        right = float(n % 3 > 0)
+        vote(store, Item.made("pair", f"q{n}", ("a", "b")), ann=right, bob=right, cyd=float(n % 2))
+        vote(store, Item.made("grade", f"g{n}", ("a",)), ann=5 - n % 2, bob=5 - n % 2, cyd=1)
+    soft, quality = (rows(store, "preference", how) for how in ("soft", "quality"))
+    assert {row["confidence"] for row in soft} == {0.666667, 1.0}
+    assert len(quality) == 30 and all(row["confidence"] > 0.9 for row in quality)
+    assert sum(row["chosen"] == "a" for row in quality) == 20
+    good = {how: [row for row in rows(store, "unpaired", how) if row["prompt"][0] == "g"] for how in ("soft", "quality")}
+    assert (len(good["soft"]), len(good["quality"])) == (15, 30)  # (4 + 4 + 1)/3 is the middle, neither good nor bad
+    assert all(row["label"] for row in good["quality"])
+
+
+def test_two_raters_cannot_tell_who_is_right(store: Store) -> None:
+    vote(store, Item.made("pair", "q", ("a", "b")), ann=1.0, bob=0.0)
+    with pytest.raises(DataError, match="votes of ann, bob: take --resolve soft"):
+        rows(store, "preference", "quality")
+    with pytest.raises(DataError, match="Known: majority, soft, quality, rater=NAME"):
+        rows(store, "preference", "qualty")

@@ -262,7 +262,8 @@ def label_export(
         str, typer.Option("--as", metavar="FORMAT", help="preference, ranking, unpaired, ...: any that is read.")
     ] = "preference",
     resolve: Annotated[
-        str, typer.Option(metavar="HOW", help="majority, soft (the raters' share), quality (they count by it), rater=NAME.")
+        str,
+        typer.Option(metavar="HOW", help="majority, soft (the raters' share), quality (they count by it), rater=NAME."),
     ] = "majority",
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Default: beside STORE.")] = None,
     debug: Debug = False,

@@ -222,7 +222,9 @@ def test_raters_count_by_their_quality_only_where_that_is_asked_for(store: Store
     assert {row["confidence"] for row in soft} == {0.666667, 1.0}
     assert len(quality) == 30 and all(row["confidence"] > 0.9 for row in quality)
     assert sum(row["chosen"] == "a" for row in quality) == 20
-    good = {how: [row for row in rows(store, "unpaired", how) if row["prompt"][0] == "g"] for how in ("soft", "quality")}
+    good = {
+        how: [row for row in rows(store, "unpaired", how) if row["prompt"][0] == "g"] for how in ("soft", "quality")
+    }
     assert (len(good["soft"]), len(good["quality"])) == (15, 30)  # (4 + 4 + 1)/3 is the middle, neither good nor bad
     assert all(row["label"] for row in good["quality"])
 

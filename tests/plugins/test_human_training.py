@@ -22,7 +22,11 @@ pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
 from alignzoo import Completion, Context, Group, Prompt, Question, RewardError, Score, opened
+from alignzoo.data import from_rows
 from alignzoo.judging import prefer
+from alignzoo.judging.examine import Examiner
+from alignzoo.judging.pairs import pairs_of
+from alignzoo_constitution.reward import Constitution
 from alignzoo_human.items import Item, Settings
 from alignzoo_human.judge import HumanJudge
 from alignzoo_human.reward import HumanReward, doubt
@@ -178,6 +182,33 @@ def test_people_judge_a_pair_once_in_both_orders(voted: Store) -> None:
         patient = dataclasses.replace(judge, wait=30.0, on_timeout="stop")  # and yet it does not wait: nobody is left
         with opened(patient, Context()) as patiently:
             assert patiently.judge([Question("skipped", ("a", "b"))], None)[0].kind == "abstain"
+
+
+def test_people_stand_where_an_ai_judge_does(tmp_path: Path) -> None:
+    """A constitution asks them by each principle, and a judge's report compares them with other labels."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    people = HumanJudge(store=str(tmp_path / "v.sqlite"), names=("ann",), port=port, wait=20)
+    by: list[str] = []
+
+    def rater(question: dict[str, Any]) -> Any:
+        by.append(question["criterion"])
+        return by_text(question)
+
+    done = threading.Event()
+    threading.Thread(target=lambda: working(link_of(Path(people.store), port), rater, done), daemon=True).start()
+    constitution = Constitution(constitution="safe", principles=("polite", "brief"), judge=people)
+    with opened(constitution, Context("c")) as scoring:
+        (scores,) = scoring.score([group("q", "b", "a")], None)  # type: ignore[arg-type]
+    assert scores[1].value > 0 > scores[0].value  # type: ignore[operator]
+    assert sorted(by) == ["which reply has no more than 25 words ?", "which reply is more polite ?"]
+    labels = [("a", "b"), ("a", "b"), ("b", "a"), ("a", "b")]  # the third label is not the rater's
+    rows = [{"prompt": f"q{n}", "chosen": chosen, "rejected": other} for n, (chosen, other) in enumerate(labels)]
+    with opened(people, Context("report")) as judging:
+        found = Examiner(probes=0, resamples=20).examine(judging, pairs_of(from_rows(rows)))
+    done.set()
+    assert found.judged[-1].agreement.value == 0.75
+    assert len(by) == 2 + 4  # each pair once, in both orders and again
 
 
 def test_who_waits_in_vain_stops_or_goes_on(tmp_path: Path) -> None:

@@ -148,7 +148,9 @@ WRONG = [
     ('name = "after"', 'name = "dpo-2"', "a second stage is called 'dpo-2'"),
     ('data = "stage:sample"', 'data = "stage:sft"', "that stage trains a model and leaves no data"),
     ('"last:dpo or stage:sft" }\ndata', '"stage:sample" }\ndata', "that stage trains nothing"),
-    ('optimizer = "none"', 'optimizer = { name = "none", beta = 1 }', "'none' has no settings"),
+    ('optimizer = "none"', 'optimizer = { name = "none", beta = 1 }', "sample-1.optimizer.beta"),
+    ('optimizer = "none"', 'optimizer = { name = "none", earlier = "a.jsonl" }', "an earlier stage that leaves data"),
+    ('optimizer = "none"', 'optimizer = { name = "none", earlier = "stage:sft" }', "that stage trains a model"),
     (
         "n = 4",
         "n = 1",
@@ -289,6 +291,27 @@ def test_rounds_train_on_what_they_generated_and_resume_byte_for_byte(small: Pat
         assert not (out / "models" / "dpo-2").exists()
         alignzoo.run(small, out=out, resume=True)
         assert files(out) == whole
+
+
+def test_the_data_of_all_rounds_add_up(small: Path, tmp_path: Path) -> None:
+    earlier = ["sample.schedule.steps=1", 'sample.optimizer.earlier="last:sample or none"']
+    planned = {each.name: each for each in load(small, earlier, registry=Registry()).stages}
+    assert [len(data_of(planned[name])[0]) for name in ("dpo-1", "dpo-2")] == [2, 4]
+    without = small.read_text().partition('[[stage.stage]]\nname = "dpo"')[0]  # nothing is trained
+    small.write_text(without.replace("last:dpo or ", "").replace("evaluate = { prompts = 2 }", "evaluate.prompts = 0"))
+    alignzoo.run(small, out=tmp_path / "run", overrides=earlier)
+    first, both = ((tmp_path / "run" / "data" / f"sample-{n}.jsonl").read_text() for n in (1, 2))
+    assert both.startswith(first) and len(first.splitlines()) == 2 and len(both.splitlines()) == 4
+
+
+def test_a_model_of_ones_own_stands_for_the_tasks_wherever_a_recipe_names_that(tmp_path: Path, zoo: Registry) -> None:
+    def references(*changes: str) -> list[str]:
+        recipe = load("human-rlhf", ["again.rounds=1", *changes], registry=zoo)
+        return [stage.policy.reference for stage in recipe.stages if stage.name == "ppo-again-1"]  # type: ignore[attr-defined]
+
+    assert references() == references("policy.model=task:base") == ["task:policy"]
+    assert references(f"policy.model={tmp_path}") == [str(tmp_path)]
+    assert references(f"policy.model={tmp_path}", "policy.reference=task:policy") == ["task:policy"]
 
 
 @pytest.mark.slow

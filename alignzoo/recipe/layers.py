@@ -11,7 +11,7 @@ from functools import partial, reduce
 from alignzoo.errors import RecipeError, did_you_mean
 from alignzoo.recipe.overrides import TO_ALL, TO_LAST, Changes, Overrides, normal, parse, route
 from alignzoo.recipe.parts import show
-from alignzoo.recipe.rounds import KEYS, ROUND, Placed, Round, addressed, names_of, unrolled
+from alignzoo.recipe.rounds import KEYS, ROUND, Placed, Round, addressed, mapped, names_of, unrolled
 from alignzoo.recipe.tables import STAGE_REFERENCE, TASK_REFERENCE, Node, merge
 from alignzoo.registry.registrar import NAME
 
@@ -70,7 +70,7 @@ def layered(root: Node, overrides: Overrides, tasks: Collection[str]) -> list[La
             extra += _of_task(asked, by_task)
         for each in extra:
             table = _with_layer(table, each, stage, address, last=stage.base == placed[-1].base)
-        table = _overridden(table, changed)
+        table = _overridden(_with_own_model(table, changed.broad), changed)
         earlier = [each.name for each in placed[:here]]
         check_references(stage.name, table, earlier)
         found.append(Layered(stage.name, table, changed.rewards, earlier, stage.round))
@@ -94,6 +94,19 @@ def _is_own(table: Node, own: Collection[str]) -> bool:
     suits a task's own data and model, and nothing of others."""
     return any(_is_users(table.value.get(part), key, own) for part, keys in OWN.items() for key in keys)
 
+
+def _with_own_model(table: Node, broad: Node) -> Node:
+    """The table in which a model that is given for every stage stands wherever the task's does: a reference that a
+    policy keeps in all rounds is the user's model then, and not one of another task with other tokens."""
+    policy = broad.value.get("policy")
+    model = policy.value.get("model") if policy is not None and policy.is_table else None
+    if model is None or model.is_reference or not model.value or str(model.value).startswith(TASK_REFERENCE):
+        return table
+    return mapped(table, lambda leaf: model if leaf.value in TASK_MODELS else leaf)
+
+
+TASK_MODELS = (f"{TASK_REFERENCE}policy", f"{TASK_REFERENCE}base")
+"""What stands for a model of the stage's task."""
 
 OWN = {"data": ("path", "rows", "mix"), "policy": ("model",)}
 """Where a stage says whose data it is trained on, and whose model is trained."""

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 class Nothing:
     """It needs no column, keeps every row, and has no loss."""
 
+    earlier: str = ""
+    """An earlier stage that leaves data, as stage:NAME, "last:NAME or stage:OTHER" or "last:NAME or none": its data are
+    left again, before what is generated here, so that the data of all rounds add up; empty: only what is generated
+    here."""
     needs: ClassVar[frozenset[str]] = frozenset()
     epochs: ClassVar[int] = 0
     trains: ClassVar[str] = NOTHING

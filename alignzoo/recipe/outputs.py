@@ -18,15 +18,22 @@ def connected(stages: Sequence[Stage]) -> tuple[Stage, ...]:
     where a stage wants of another what that one does not leave."""
     found: dict[str, Stage] = {}
     for stage in stages:
-        for key, name in _references(stage.resolved, stage.name):
-            _check(key, name, found[name], wants_data=key == f"{stage.name}.data.path")
+        named = dict(_references(stage.resolved, stage.name))
+        for key, name in named.items():
+            _check(key, name, found[name], wants_data=key in (f"{stage.name}.data.path", _earlier(stage.name)))
         path = _path(stage)
         origin = found[path.removeprefix(STAGE_REFERENCE)] if path.startswith(STAGE_REFERENCE) else None
         if origin is not None:
             _check_data(stage)
             _check_enough(stage, origin)
-        found[stage.name] = replace(stage, origin=origin)
+        earlier = found.get(named.get(_earlier(stage.name), ""))
+        found[stage.name] = replace(stage, origin=origin, earlier=earlier)
     return tuple(found.values())
+
+
+def _earlier(stage: str) -> str:
+    """The key by which a stage that leaves data names one whose data it leaves again."""
+    return f"{stage}.optimizer.earlier"
 
 
 def leaves_data(stage: Stage) -> bool:

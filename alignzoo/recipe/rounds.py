@@ -103,7 +103,7 @@ def unrolled(stages: Sequence[Node], overrides: Iterable[Override]) -> tuple[lis
 
 def addressed(node: Node, here: int, placed: Sequence[Placed]) -> Node:
     """A table whose references to stages of rounds are those of the stages of the run; `here` is where it belongs."""
-    return _mapped(node, lambda leaf: _address(leaf, here, placed))
+    return mapped(node, lambda leaf: _address(leaf, here, placed))
 
 
 def _address(leaf: Node, here: int, placed: Sequence[Placed]) -> Node:
@@ -190,12 +190,12 @@ def _check_names(placed: Sequence[Placed]) -> None:
         seen[each.name] = node
 
 
-def _mapped(node: Node, change: Callable[[Node], Node]) -> Node:
+def mapped(node: Node, change: Callable[[Node], Node]) -> Node:
     """A node with every value in it that is no table or list of tables changed."""
     if node.is_table:
-        return Node({key: _mapped(each, change) for key, each in node.value.items()}, node.where)
+        return Node({key: mapped(each, change) for key, each in node.value.items()}, node.where)
     if node.is_list:
-        return Node([_mapped(each, change) for each in node.value], node.where)
+        return Node([mapped(each, change) for each in node.value], node.where)
     return change(node)
 
 

@@ -66,6 +66,8 @@ class Stage:
     """Which round it is, of a stage that the recipe repeats."""
     origin: Stage | None = field(default=None, compare=False, repr=False)
     """The earlier stage that generates its data, where its data's path is "stage:NAME"."""
+    earlier: Stage | None = field(default=None, compare=False, repr=False)
+    """The earlier stage whose data are left again, of a stage that leaves data."""
     code: tuple[Code, ...] = field(default=(), compare=False, repr=False)
     """The settings that name code, which a run would run."""
     notes: tuple[str, ...] = field(default=(), compare=False, repr=False)
@@ -159,10 +161,16 @@ class _Builder:
             return self._merging(node)
         if node is None or given is None or given.value != NOTHING:
             return self._trained()
-        for key, setting in node.without("name").value.items():
-            raise RecipeError(f"{setting.where}: {self.name}.optimizer.{key}: {NOTHING!r} has no settings")
-        self.resolved["optimizer"] = {"name": NOTHING}
-        return Nothing()
+        built: Nothing = build(Nothing, node.without("name"), f"{self.name}.optimizer")
+        if built.earlier == NOTHING:  # of a first round
+            built = Nothing()
+        if built.earlier and not built.earlier.startswith(STAGE_REFERENCE):
+            raise RecipeError(
+                f"{node.where}: {self.name}.optimizer.earlier: found {built.earlier!r}, allowed: an earlier stage that "
+                "leaves data, as stage:NAME"
+            )
+        self.resolved["optimizer"] = {"name": NOTHING} | ({"earlier": built.earlier} if built.earlier else {})
+        return built
 
     def _merging(self, node: Node) -> Merge:
         """The settings of a merge, of which no adapter is: merging needs whole models."""

@@ -26,6 +26,7 @@ from alignzoo.lifecycle import Opening
 from alignzoo.printable import printable
 from alignzoo.recipe import Recipe, Stage, load
 from alignzoo.recipe.merge import Merge
+from alignzoo.recipe.nothing import Nothing
 from alignzoo.recipe.outputs import leaves_data
 from alignzoo.registry import Registry
 from alignzoo.rewards import opened_rewards
@@ -49,7 +50,7 @@ from alignzoo.storage import install, partial_of, write_json, writing
 from alignzoo.training import checkpoint, loop, recording
 from alignzoo.training.generation import generate
 from alignzoo.training.journal import Journal
-from alignzoo.training.loop import Interrupted
+from alignzoo.training.loop import Interrupted, Outcome
 from alignzoo.training.merging import merge
 from alignzoo.training.stage import Progress, Run, Warn
 from alignzoo.traits import REWARD_MODEL, traits_of
@@ -208,7 +209,7 @@ def _stage(stage: Stage, data: Checked, folder: Path, watch: _Watch, resume: boo
         if isinstance(stage.optimizer, Merge):
             outcome = merge(live, stage.optimizer, _models(stage, stage.optimizer))
         else:
-            outcome = generate(live, left, resume=resume) if generates else loop.run(live, resume=resume)
+            outcome = _generate(live, left, stage, resume) if generates else loop.run(live, resume=resume)
         number = stage.round.number if stage.round else 0
         done = StageResult(stage.name, _label(stage), **asdict(outcome), model=left, round=number)
         if not generates:
@@ -216,6 +217,12 @@ def _stage(stage: Stage, data: Checked, folder: Path, watch: _Watch, resume: boo
         ended = _alerts(watch.registry.observe("alignzoo_run_end", run=about, result=done))
         recording.tell(live, done.steps, processes.of_first(ended))
     return done, policy
+
+
+def _generate(live: Run, left: Path, stage: Stage, resume: bool) -> Outcome:
+    """Run a stage that leaves data, in addition to those of an earlier one that it names."""
+    named = stage.optimizer.earlier if isinstance(stage.optimizer, Nothing) else ""
+    return generate(live, left, earlier=Path(named) if named else None, resume=resume)
 
 
 def _live(

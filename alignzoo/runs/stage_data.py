@@ -60,9 +60,15 @@ def _generated(stage: Stage, origin: Stage, read: Read) -> Sets:
     path = str(stage.data.path)
     if not path.startswith(STAGE_REFERENCE):
         return generated_for(stage), heldout, shown
-    number = origin.schedule.total(len(asked)) * origin.schedule.prompts
+    number = _to_come(origin, read)
     bare = [replace(prompt, completions=(), labels=()) for prompt in asked]
     return [bare[index % len(bare)] for index in range(number)], heldout, shown
+
+
+def _to_come(stage: Stage, read: Read) -> int:
+    """How many prompts a stage that leaves data will leave at most, those of an earlier one included."""
+    own = stage.schedule.total(len(data_of(stage, read)[0])) * stage.schedule.prompts
+    return own + (_to_come(stage.earlier, read) if stage.earlier is not None else 0)
 
 
 def generated_for(stage: Stage) -> list[Prompt]:

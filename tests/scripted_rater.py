@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import http.client
 import json
+import math
+import random
 import secrets
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -60,6 +63,33 @@ class Rater:
             self.asked.append(question["ask"])
             done += 1
         return done
+
+
+def noisy(gold: Callable[[str, str], float], seed: int) -> Verdict:
+    """A rater who ranks by gold with Gumbel noise, the same for the same answer, whichever question it is in: answer a
+    is preferred to b with probability σ(gold(a) - gold(b)), as Bradley and Terry have it."""
+
+    def verdict(question: dict[str, Any]) -> Any:
+        asked = question["prompt"][-1]["content"]
+        worth = []
+        for answer in question["answers"]:
+            chance = random.Random(repr((seed, asked, answer[-1]["content"]))).random()
+            worth.append(gold(asked, answer[-1]["content"]) - math.log(-math.log(chance)))
+        if question["kind"] == "pair":
+            return float(worth[0] > worth[1])
+        return [1 + sum(other > each for other in worth) for each in worth]
+
+    return verdict
+
+
+def link_of(store: Path, port: int, patience: float = 30) -> str:
+    """The link that a run prints, when it is there: ann's."""
+    from alignzoo_human.guard import secret_of, token_of
+
+    until = time.monotonic() + patience
+    while not store.with_name(store.name + ".key").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    return f"http://127.0.0.1:{port}/?t={token_of(secret_of(store), 'ann')}"
 
 
 def working(link: str, verdict: Verdict, until: threading.Event) -> threading.Thread:

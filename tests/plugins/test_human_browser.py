@@ -187,6 +187,39 @@ def test_pairs_rankings_and_grades_by_keys_alone(driver: Any, served: Any) -> No
     checked(driver)
 
 
+@pytest.mark.slow
+def test_a_session_of_twenty_pairs_and_ten_rankings_by_keys_alone(driver: Any, served: Any) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    orders = [Item.made("ranking", f"order {number}", ("a", "b", "c", "d")) for number in range(10)]
+    store, page_at = served([*(pair(number) for number in range(20)), *orders])
+    page = Page(driver).open(page_at.links["ann"])
+    said: dict[str, Any] = {}
+    for number in range(20):
+        said[page("#prompt").text] = number % 3 / 2
+        page.vote((Keys.ARROW_RIGHT, Keys.ARROW_UP, Keys.ARROW_LEFT)[number % 3])
+    for number in range(10):
+        first, second = 1 + number % 4, 1 + (number + 1) % 4
+        said[page("#prompt").text] = (first, second)
+        rest = [str(place) for place in range(1, 5) if place not in (first, second)]
+        page.vote(str(first), str(second), rest[0], "=", rest[1], Keys.ENTER)
+    assert page.at == "done" and page("#pace").text.startswith("30 of 30")
+    asks = {asked.item: asked for asked in store.refresh().asks.values()}
+    prompts = {known.number: store.items()[known.key].prompt for known in store.state.items.values()}
+    screens = {prompts[number]: asked.screen for number, asked in asks.items()}
+    votes = {store.items()[vote.item].prompt: vote for vote in store.votes()}
+    assert len(votes) == len(said) == 30
+    for prompt, verdict in said.items():
+        vote, screen = votes[prompt], screens[prompt]
+        if isinstance(verdict, tuple):
+            ranks = [vote.value[i] for i in screen]  # as they stood on the screen
+            assert sorted(ranks) == [1, 2, 3, 3]
+            assert (ranks[verdict[0] - 1], ranks[verdict[1] - 1]) == (1, 2)
+        else:
+            assert vote.value == (verdict if screen == (0, 1) else 1 - verdict)
+    checked(driver)
+
+
 def test_back_double_click_reload_undo_and_two_tabs(driver: Any, served: Any) -> None:
     from selenium.webdriver.common.keys import Keys
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from scripted_rater import Rater, working
+from scripted_rater import Rater, link_of, working
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -66,16 +66,6 @@ def recipe(tmp_path: Path, plain_model: Path) -> Path:
         port = free.getsockname()[1]
     path.write_text(RECIPE.format(model=json.dumps(str(plain_model)), data=json.dumps(str(data)), port=port))
     return path
-
-
-def link_of(store: Path, port: int) -> str:
-    """The link that a run prints, when it is there."""
-    from alignzoo_human.guard import secret_of, token_of
-
-    until = time.monotonic() + 30
-    while not store.with_name(store.name + ".key").exists() and time.monotonic() < until:
-        time.sleep(0.05)
-    return f"http://127.0.0.1:{port}/?t={token_of(secret_of(store), 'ann')}"
 
 
 def rated(recipe: Path, out: Path, most: int) -> threading.Event:

@@ -80,3 +80,14 @@ def test_from_a_model_to_an_aligned_model(
     assert (tmp_path / "runs/aligned/models/ppo/config.json").exists()
     said = alignzoo("label", "status", "answers.labels.sqlite")
     assert said.code == 0 and "8 of 8 questions" in said.out
+    assert all(f"temperature {t}: preferred to others' answers in" in said.out for t in (0.7, 1.0, 1.3))
+    Path("others.jsonl").write_text(Path("prompts.jsonl").read_text())
+    both, *_ = words_of("compare")
+    said = alignzoo(*both)
+    assert said.code == 0, said.err
+    models = [
+        origin["model"]
+        for line in Path("both.jsonl").read_text().splitlines()
+        for origin in json.loads(line)["origins"]
+    ]
+    assert models == ["MODEL", "runs/aligned/models/ppo"] * 8

@@ -6,6 +6,8 @@ asserted: it is not stable across starting policies.
 
 from __future__ import annotations
 
+import json
+import math
 from hashlib import sha256
 from pathlib import Path
 
@@ -45,6 +47,19 @@ def test_the_hidden_gold_rises_on_preferences(name: str, gain: float, kl: float,
     result = alignzoo.run(name, task="shop", seed=1, out=tmp_path / "run")
     assert result.after["gold"] - result.before["gold"] >= gain
     assert 0 < result.after["kl"] <= kl
+
+
+@slow
+def test_kto_learns_from_single_labels_with_its_mismatched_answers(tmp_path: Path) -> None:
+    """The answers of each pair are labelled one by one, good or bad, and gold rises beyond its 95 % interval."""
+    result = alignzoo.run("kto", task="shop", seed=1, out=tmp_path / "run", evaluate={"greedy": False, "best_of": 0})
+    before, after = result.before, result.after
+    assert after["gold"] - before["gold"] > 1.96 * math.hypot(before["gold_se"], after["gold_se"])
+    assert 0 < after["kl"] <= 1.0
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    rows = [line["rows"] for line in lines]
+    assert rows[0] == 64 and set(rows[1:]) == {96}  # two answers to each of 32 prompts, and one to another prompt
+    assert lines[0]["baseline"] == 0 < max(line["baseline"] for line in lines)
 
 
 @slow

@@ -292,7 +292,7 @@ def label_status(
     """Who has voted how often, how fast, and how far the questions are."""
     from rich.table import Table
 
-    from alignzoo_human import asking
+    from alignzoo_human import asking, winners
     from alignzoo_human.store import Store
 
     with Store(store) as opened:
@@ -307,7 +307,7 @@ def label_status(
         asked = [known for known in state.items.values() if not known.gold]
         done = sum(known.voted >= known.wanted for known in asked)
         shown.print(f"{done} of {len(asked)} questions have all their votes", markup=False)
-        for line in asking.estimates(opened):
+        for line in (*asking.estimates(opened), *winners.told(winners.winners(opened.items(), votes))):
             shown.print(line, markup=False)
 
 

@@ -14,7 +14,10 @@ from alignzoo import Policy, RunError
 from alignzoo.testing import toy_policy
 from alignzoo.testing.world import toy_prompts
 from alignzoo_human.collect import AT_ONCE, Way, collect, ways
+from alignzoo_human.items import Item
 from alignzoo_human.sources import gathered, items
+from alignzoo_human.votes import Value, Vote
+from alignzoo_human.winners import winners
 
 PROMPTS = toy_prompts(5)
 WAYS = ways(["small", "large"], [0.7, 1.0], [], [0.9], 6)
@@ -84,3 +87,31 @@ def test_answers_of_several_models_are_labelled_together_and_blindly(tmp_path: P
     models = {origin["model"] for item in found for each in item.origins for origin in each["from"]}
     assert models == {"small", "large"}
     assert not any(name in json.dumps(item.answers) for item in found for name in models)
+
+
+def vote(item: Item, value: Value, **known: Any) -> Vote:
+    fields = {"rater": "ann", "seconds": 1.0, "left": None, "gold": False, "repeat": False, "at": 0.0} | known
+    return Vote(item=item.key, kind=item.kind, value=value, **fields)
+
+
+def by(*models: str, **settings: Any) -> dict[str, Any]:
+    return {"from": [{"file": "a.jsonl", "model": model, "seed": 1, **settings} for model in models]}
+
+
+def test_whose_answers_are_preferred() -> None:
+    ranked = Item.made(
+        "ranking", "q", ("a", "b", "c", "d"), origins=[by("small"), by("large"), by("large", "small"), by("large")]
+    )
+    pair = Item.made("pair", "r", ("a", "b"), origins=[by("large"), by("small")])
+    # q: small's a is 2nd, large's b 1st and d 2nd: a loses to b and ties with d; c, which both gave, is nobody's
+    votes = [vote(ranked, (2, 1, 1, 2)), vote(pair, 1.0), vote(pair, 0.0, rater="bob")]
+    ignored = [vote(pair, 0.0, gold=True), vote(pair, 0.0, repeat=True)]
+    found = winners({each.key: each for each in (ranked, pair)}, votes + ignored)
+    assert {name: (each.value, each.n) for name, each in found.items()} == {
+        "small": ((0.25 + 0.5) / 2, 2),
+        "large": ((0.75 + 0.5) / 2, 2),
+    }
+    alone = Item.made("pair", "r", ("a", "b"), origins=[by("one", temperature=0.7), by("one", temperature=1.0)])
+    assert winners({alone.key: alone}, [vote(alone, 1.0)])["temperature 0.7"].value == 1.0
+    same = Item.made("pair", "r", ("a", "b"), origins=[by("one"), by("one")])
+    assert winners({same.key: same}, [vote(same, 1.0)]) == {}

@@ -56,6 +56,9 @@ class Traits:
 
 
 WAIVABLE = (
+    "first_step",
+    "zero_advantage",
+    "critic",
     "prefers_better",
     "columns_read",
     "ratios",

@@ -394,7 +394,7 @@ def test_a_broken_optimizer_is_caught(optimizer: Any, check: str, law: int) -> N
 
 
 def test_every_check_catches_something() -> None:
-    away = set(WAIVABLE) - {"prefers_better"}  # test_conformance_away
+    away = set(WAIVABLE) - {"first_step", "zero_advantage", "critic", "prefers_better"}  # test_conformance_away
     assert {check for _, check, _ in BROKEN} == set(OPTIMIZER_CHECKS) - away
 
 

@@ -22,21 +22,13 @@ REGISTRY.load_all()
 ZOO = [each for each in REGISTRY.list("optimizer") if each.distribution == "alignzoo"]
 FILES = {each.name: PLUGINS / (each.target.partition(":")[0].replace(".", "/") + ".py") for each in ZOO}
 
-COLUMNS = {"chord": ["demonstration"], "ppo-ptx": ["demonstration"], "generative-reward-model": ["solution"]}
-"""Columns that a method's own sampler adds."""
-
-WAIVED = {"ppo-ptx": {"critic"}, "chord": {"first_step"}}
-"""What does not hold of the rows that such a sampler adds: given text teaches the critic nothing,
-and its tokens are weighed by what they are now."""
-
 
 @pytest.mark.parametrize("name", [each.name for each in ZOO])
 def test_an_optimizer_keeps_the_laws(name: str) -> None:
     part: Any = REGISTRY.get("optimizer", name)()
     stateful = isinstance(part, HasNext | HasFollow)  # of others, a resumed run is the runner's, and held elsewhere
-    waived = WAIVED.get(name, set()) | (set() if stateful else {"resume"})
-    laws = [check for check in OPTIMIZER_CHECKS if check not in waived]
-    check_optimizer(part, columns=COLUMNS.get(name, []), only=laws)
+    waived = set() if stateful else {"resume"}
+    check_optimizer(part, only=[check for check in OPTIMIZER_CHECKS if check not in waived])
 
 
 def test_there_are_ninety_methods_of_distinct_classes_with_family_and_summary() -> None:

@@ -12,7 +12,7 @@ from annotated_types import Ge, Le
 from alignzoo import Batch, Forward, StepReport, Terms
 from alignzoo.interfaces import CheckContext
 from alignzoo_policy_gradient.base import ClippedGroup
-from alignzoo_policy_gradient.demonstrations import check_sampler, is_demonstration, weigh_apart
+from alignzoo_policy_gradient.demonstrations import COLUMN, check_sampler, is_demonstration, weigh_apart
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,12 @@ class CHORD(ClippedGroup):
     phi: bool = True
     """Weigh a demonstration's tokens by π·(1-π)."""
     search: ClassVar[Mapping[str, tuple[float, float]]] = {"mu": (0.01, 0.9)}
-    laws: ClassVar[Mapping[str, str]] = {"ratios": "a demonstration's tokens are weighed by what they are now"}
+    columns: ClassVar[Mapping[str, tuple[float, ...]]] = {COLUMN: (0.0, 1.0)}
+    laws: ClassVar[Mapping[str, str]] = {
+        "first_step": "a demonstration's tokens are weighed by what they are now",
+        "zero_advantage": "a demonstration is imitated whatever the rewards are",
+        "ratios": "a demonstration's tokens are weighed by what they are now",
+    }
 
     def check(self, context: CheckContext) -> None:
         """Raise where nobody brings demonstrations."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from annotated_types import Ge
 
 from alignzoo import Batch, Forward, Terms
 from alignzoo.interfaces import CheckContext
-from alignzoo_policy_gradient.demonstrations import check_sampler, is_demonstration, weigh_apart
+from alignzoo_policy_gradient.demonstrations import COLUMN, check_sampler, is_demonstration, weigh_apart
 from alignzoo_policy_gradient.ppo import PPO
 
 
@@ -27,6 +28,11 @@ class PPOptx(PPO):
 
     ptx: Annotated[float, Ge(0)] = 27.8
     """γ, the weight of the given text's negative log-likelihood."""
+    columns: ClassVar[Mapping[str, tuple[float, ...]]] = {COLUMN: (0.0, 1.0)}
+    laws: ClassVar[Mapping[str, str]] = {
+        "zero_advantage": "given text is imitated whatever the rewards are",
+        "critic": "given text teaches the critic nothing",
+    }
 
     def check(self, context: CheckContext) -> None:
         """Raise where nobody brings the text."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
@@ -75,6 +75,7 @@ class GenerativeRewardModel:
     prepare_reads: ClassVar[frozenset[str]] = frozenset()
     couples: ClassVar[str] = "row"
     imitates: ClassVar[bool] = True
+    columns: ClassVar[Mapping[str, tuple[float, ...]]] = {COLUMN: (0.0, 1.0)}
 
     def prepare(self, batch: Batch) -> Batch:
         batch = fn.best(batch)

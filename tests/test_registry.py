@@ -17,6 +17,7 @@ import pytest
 
 import alignzoo
 from alignzoo.errors import PluginError
+from alignzoo.recipe import load
 from alignzoo.registry import Registration, Registry
 
 SIMPO = '''
@@ -726,3 +727,32 @@ def test_a_loose_plugin_may_import_its_neighbour(tmp_path: Path) -> None:
     registry = Registry()
     registry.add_file(tmp_path / "loose.py")
     assert registry.get("reward", "mine")().free == 3
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("DPO", "dpo"),
+        ("Dr.GRPO", "dr-grpo"),
+        ("dr_grpo", "dr-grpo"),
+        ("self-play/Nash_MD", "nash-md"),
+        ("gr-po", "grpo"),
+    ],
+)
+def test_case_and_hyphens_of_a_name_do_not_count(written: str, meant: str) -> None:
+    registry = Registry()
+    assert registry.canonical("optimizer", "REINFORCE++") == "reinforce-pp"
+    assert load("Rest_EM", registry=registry).name == "rest-em"
+    assert registry.has("optimizer", written)
+    assert registry.canonical("optimizer", written).rpartition("/")[2] == meant
+
+
+def test_a_name_as_it_is_registered_goes_before_one_that_differs_in_case(tmp_path: Path) -> None:
+    (tmp_path / "shouting.py").write_text(REWARD + HOOK + "    zoo.reward('MODEL', Nice)\n")
+    registry = Registry()
+    registry.add_file(tmp_path / "shouting.py")
+    found = {name: registry.registration("reward", name) for name in ("MODEL", "model")}
+    assert [each.name for each in found.values()] == ["MODEL", "model"]
+    assert not any(each.conflicts for each in registry.list("reward"))
+    with pytest.raises(PluginError, match="'Model' is registered by"):
+        registry.get("reward", "Model")  # either might be meant

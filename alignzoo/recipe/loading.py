@@ -89,7 +89,7 @@ def _find(name: str, registry: Registry) -> tuple[Node, str]:
     if not registry.has("recipe", name) and registry.has("optimizer", name):
         name = registry.canonical("optimizer", name)
     if registry.has("recipe", name):
-        return read_toml(registry.get("recipe", name)), name.rpartition("/")[2]
+        return read_toml(registry.get("recipe", name)), registry.registration("recipe", name).name
     if registry.has("optimizer", name):
         optimizer = registry.get("optimizer", name)
         _check_says_online(name, optimizer)

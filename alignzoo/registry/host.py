@@ -246,8 +246,12 @@ class Registry:
         return [each for plugin in self._plugins.values() for each in plugin.registrations.values()]
 
     def _find(self, kind: str, name: str) -> Registrations:
+        """What has this name or alias; where nothing has, what has it in other letters' case or with other hyphens."""
         owner, _, name = name.rpartition("/")
-        found = [each for each in self._registrations() if each.kind == kind and name in each.names]
+        there = [each for each in self._registrations() if each.kind == kind]
+        found = [each for each in there if name in each.names] or [
+            each for each in there if _plainly(name) in map(_plainly, each.names)
+        ]
         return [each for each in found if not owner or owner in (each.plugin, each.distribution)]
 
     def _examined(self, plugin: Plugin) -> Examination:
@@ -352,6 +356,11 @@ class Registry:
         others = [each for each in self._manager.get_plugins() if each is not loaded]
         self._manager.subset_hook_caller("alignzoo_register", others)(zoo=registrar)
         return registrar
+
+
+def _plainly(name: str) -> str:
+    """A name without its case, its hyphens and whatever stands for one; a plus sign is the word."""
+    return "".join(c for c in name.casefold() if c not in "-_. ").replace("+", "plus")
 
 
 def _check_kind(kind: str) -> None:

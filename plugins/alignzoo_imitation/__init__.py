@@ -37,6 +37,6 @@ def alignzoo_register(zoo):
         "alignzoo_imitation.filtered:FilteredSFT",
         family="imitation",
         summary="Imitate every completion that is good enough",
-        aliases=("rft",),
+        aliases=("rft", "rejection-sampling"),
     )
     zoo.sampler("rationalised", "alignzoo_imitation.rationalised:Rationalised")

@@ -14,7 +14,7 @@ from alignzoo import Batch, DataError, Forward, Group, PluginError, Policy, Prom
 from alignzoo import functional as fn
 from alignzoo.batching import collate
 from alignzoo.interfaces import CheckContext, PolicyInfo
-from alignzoo.testing import check_optimizer, toy_batch
+from alignzoo.testing import toy_batch
 from alignzoo.testing.world import ToyPolicy, toy_policy
 from alignzoo_imitation.sft import SFT
 from alignzoo_policy_gradient.chord import CHORD
@@ -225,7 +225,7 @@ def test_ppo_ptx_is_ppo_and_the_likelihood_of_given_text() -> None:
     ppo = loss_of(PPO(kl=0.0), own, **{name: values[:3] for name, values in both.items()})
     assert loss_of(PPOptx(kl=0.0, ptx=0.5), mixed(), **both) == pytest.approx(ppo + 0.5 * 3.5 / 3)
     alone = {name: values[:3] for name, values in both.items()}
-    assert loss_of(PPOptx(kl=0.0), own, **alone) == pytest.approx(ppo)  # which keeps the laws that the given text waives
+    assert loss_of(PPOptx(kl=0.0), own, **alone) == pytest.approx(ppo)  # which keeps the laws that given text cannot
 
 
 @dataclass(frozen=True)

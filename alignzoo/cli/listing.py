@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from alignzoo.registry import Registry
     from alignzoo.registry.registrar import Registration
 
+COLUMNS = 80
+"""Of a terminal on which a line of the list fits."""
+
 
 @told
 def list_plugins(
@@ -104,42 +107,37 @@ def _of_family(everything: Sequence[Registration], family: str) -> list[Registra
 
 
 def _print_optimizers(listed: Sequence[Registration]) -> None:
-    """Optimizers by their families, each with its variants beneath it: a summary fits on 80 columns."""
-    from rich.table import Table
+    """Optimizers by their families, each with its variants beneath it, a line of at most 80 columns each."""
     from rich.text import Text
 
     out = console()
-    rows = Table(box=None, show_header=False, pad_edge=False, expand=True)
-    rows.add_column(no_wrap=True, min_width=18)
-    rows.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
-
     optimizers = [each for each in listed if each.kind == "optimizer"]
     roots = {(each.kind, each.plugin, each.name): _root(each, optimizers) for each in listed}
-
-    # alignzoo's own go without their owner, so that a summary has the room.
-    if foreign := any(map(_whose, optimizers)):
-        rows.add_column(no_wrap=True, style="dim")
-
-    def add(each: Registration, indent: int) -> None:
-        name = f"{each.plugin}/{each.name}" if each.conflicts else each.name
-        kind = "" if each.kind == "optimizer" else f"{each.kind}: "
-        rows.add_row(
-            Text(" " * indent + name, style="cyan"),
-            Text(kind + each.summary),
-            *([Text(_whose(each))] if foreign else []),
-        )
-
     tops = [each for each in optimizers if _root(each, optimizers) is each]
-    for family in sorted({each.family for each in tops}, key=lambda name: (not name, name)):
-        rows.add_row(Text(f"  {family or 'without a family'}", style="bold"))
-        for top in (each for each in tops if each.family == family):
-            add(top, 4)
-            for each in listed:
-                if each is not top and roots[each.kind, each.plugin, each.name] is top:
-                    add(each, 6)
     out.print(Text("optimizers", style="bold"))
-    out.print(rows)
+    for family in sorted({each.family for each in tops}, key=lambda name: (not name, name)):
+        out.print(Text(f"  {family or 'without a family'}", style="bold"))
+        lines: list[tuple[str, Registration]] = []
+        for top in (each for each in tops if each.family == family):
+            variants = [e for e in listed if e is not top and roots[e.kind, e.plugin, e.name] is top]
+            lines += [(" " * 4 + _called(top), top), *((" " * 6 + _called(each), each) for each in variants)]
+        width = _width(lines)
+        for name, each in lines:
+            said = ("" if each.kind == "optimizer" else f"{each.kind}: ") + each.summary
+            whose = f"  {owner}" if (owner := _whose(each)) else ""
+            line = Text.assemble((f"{name:{width}}", "cyan"), "  ", said, (whose, "dim"))
+            out.print(line, no_wrap=True, overflow="ellipsis")
     out.print()
+
+
+def _called(each: Registration) -> str:
+    return f"{each.plugin}/{each.name}" if each.conflicts else each.name
+
+
+def _width(lines: Sequence[tuple[str, Registration]]) -> int:
+    """How wide the names of a family stand, so that its longest summary has room; a longer name pushes its own."""
+    room = COLUMNS - 2 - max(len(each.summary) for _, each in lines if each.kind == "optimizer")
+    return min(max(len(name) for name, _ in lines), room)
 
 
 def _whose(each: Registration) -> str:
@@ -168,7 +166,7 @@ def _print(listed: Sequence[Registration]) -> None:
             continue
         rows = Table(box=None, title=f"{kind}s" if kind != "policy" else "policies", title_justify="left", expand=True)
         rows.title_style, rows.show_header, rows.pad_edge = "bold", False, False
-        rows.add_column(no_wrap=True, width=18)
+        rows.add_column(no_wrap=True, min_width=18)
         rows.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
         rows.add_column(no_wrap=True, style="dim")
         for each in listed:

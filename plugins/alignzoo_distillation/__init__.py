@@ -56,7 +56,7 @@ def alignzoo_register(zoo):
         "alignzoo_distillation.distillm_reverse:ReverseDistiLLM",
         family="distillation",
         variant_of="distillm",
-        summary="The skew reverse KL to a teacher, on the policy's own text",
+        summary="A skew reverse KL to a teacher, on the policy's own text",
     )
     zoo.optimizer(
         "minillm",

@@ -20,7 +20,7 @@ def alignzoo_register(zoo):
         "generative-reward-model",
         "alignzoo_process.generative:GenerativeRewardModel",
         family="reward models",
-        summary="A verifier that replies yes or no, by next-token prediction",
+        summary="A verifier whose next token says yes or no",
         aliases=("genrm",),
     )
     zoo.sampler("verdicts", "alignzoo_process.generative:Verdicts")

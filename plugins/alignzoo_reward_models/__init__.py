@@ -23,7 +23,7 @@ def alignzoo_register(zoo):
         "smoothed-reward-model",
         "alignzoo_reward_models.smoothed:SmoothedRewardModel",
         family="reward models",
-        summary="Bradley-Terry that expects one label in ten to be wrong",
+        summary="Bradley-Terry that expects one label in ten wrong",
         variant_of="reward-model",
     )
     zoo.optimizer(
@@ -36,7 +36,7 @@ def alignzoo_register(zoo):
         "ordinal-reward-model",
         "alignzoo_reward_models.ordinal:OrdinalRewardModel",
         family="reward models",
-        summary="Graded preferences: much better, a little better, as good",
+        summary="Graded preferences: much or slightly better, as good",
     )
     zoo.optimizer(
         "plackett-luce",
@@ -68,13 +68,13 @@ def alignzoo_register(zoo):
         "attribute-reward-model",
         "alignzoo_reward_models.attributes:AttributeRewardModel",
         family="reward models",
-        summary="Says a rating and several attributes, an output for each",
+        summary="A rating and several attributes, an output for each",
         aliases=("multi-attribute-reward-model",),
     )
     zoo.optimizer(
         "generalizable-reward-model",
         "alignzoo_reward_models.generalizable:GeneralizableRewardModel",
         family="reward models",
-        summary="Bradley-Terry on a trunk that still has to generate",
+        summary="Bradley-Terry on a trunk that still generates",
         aliases=("grm",),
     )

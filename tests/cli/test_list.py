@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shlex
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from alignzoo.cli import listing
+from alignzoo.registry import Registry
 
 PLUGIN = """
 import alignzoo
@@ -35,6 +42,18 @@ def test_who_reads_the_first_line_alone_hears_of_no_error() -> None:
 def test_one_kind(alignzoo) -> None:
     said = alignzoo("list", "--kind", "sampler")
     assert "samplers" in said.out and "optimizers" not in said.out
+
+
+def test_the_lines_of_optimizers_and_all_names_are_whole_on_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.StringIO()
+    monkeypatch.setattr(listing, "console", lambda: Console(file=out, width=80, highlight=False))
+    listed = Registry().list()
+    listing._print(listed)
+    said = [line.rstrip() for line in out.getvalue().splitlines()]
+    assert max(map(len, said)) <= 80
+    for each in listed:
+        line = f"{each.name} " if each.kind != "optimizer" else each.summary
+        assert any(line in other for other in said), each.name
 
 
 def test_an_unknown_kind_is_told_with_the_known_ones(alignzoo) -> None:

@@ -25,6 +25,7 @@ KINDS = {
     "length": "completions have become much longer, or much shorter, than at the start",
     "length-reward": "the reward goes with length, and lengths follow it",
     "heldout": "the loss on held-out data is above what it was before training",
+    "chance": "held-out pairs are told apart no better than by a coin when training ends",
     "loss": "the loss on given data rises from the first steps on",
     "rate": "the learning rate is far above what is usual for this method and a model of this size",
     "constant-reward": "the reward has been one number for all completions since the run began",
@@ -70,6 +71,10 @@ class Monitor:
     """The held-out loss has risen when it is above its start by this share, ..."""
     heldout_least: float = 0.01
     """... and by this much at least."""
+    chance_least: int = 20
+    """Of fewer held-out pairs nothing is said, ..."""
+    chance_errors: float = 1.645
+    """... of others where the accuracy less so many standard errors is at most 0.5 (a test at the level 0.05)."""
     loss_rise: float = 0.5
     """The loss on given data has risen when its average is above that of the first steps by this share, and by `sigmas`
     standard errors."""
@@ -111,6 +116,19 @@ class Monitor:
             "worse at its own objective on data that it has not seen. A smaller schedule.lr or fewer steps may help"
         )
         return Alert("heldout", said, {"now": losses[-1], "start": losses[0]})
+
+    def chance(self, after: Figures) -> Alert | None:
+        """The accuracy on held-out pairs in the last evaluation, of a coin's 0.5."""
+        n, accuracy = after.get("heldout/n", 0.0), after.get("heldout/accuracy", 1.0)
+        error = after.get("heldout/accuracy_se", 0.0)
+        if n < self.chance_least or accuracy - self.chance_errors * error > 0.5:
+            return None
+        said = (
+            f"the accuracy on {n:.0f} held-out pairs is {accuracy:.2f} ± {error:.2f} after training, not shown to be "
+            "above the 0.5 of a coin: as a reward this would be noise. More pairs, more steps (schedule.epochs) or a "
+            "larger schedule.lr may help, and more held-out pairs tell it sooner"
+        )
+        return Alert("chance", said, {"now": accuracy, "error": error, "n": n})
 
     def rate(self, lr: float, weights: int, *, adapter: bool, supervised: bool) -> Alert | None:
         """The peak learning rate, for a model of so many weights, frozen ones too."""
@@ -312,8 +330,8 @@ class _Watched:
 
     def ended(self, before: Figures, after: Figures) -> list[Alert]:
         """What the last evaluation has shown."""
-        alert = Monitor().heldout([before, after])
-        return self.new([alert] if alert else [])
+        alerts = Monitor().heldout([before, after]), Monitor().chance(after)
+        return self.new([alert for alert in alerts if alert])
 
     def new(self, alerts: Sequence[Alert]) -> list[Alert]:
         """Those of kinds that have not been told."""

@@ -250,6 +250,16 @@ def test_the_monitor_goes_on_where_a_resumed_run_does(tmp_path: Path) -> None:
     assert (tmp_path / "cut" / "warnings.jsonl").read_bytes() == (tmp_path / "whole" / "warnings.jsonl").read_bytes()
 
 
+def test_pairs_that_are_told_apart_as_by_a_coin() -> None:
+    def said(accuracy: float, error: float, n: float) -> bool:
+        after = {"heldout/n": n, "heldout/accuracy": accuracy, "heldout/accuracy_se": error}
+        return Monitor().chance(after) is not None
+
+    assert said(0.478, 0.1065, 23.0) and said(0.60, 0.07, 49.0)  # 0.60 - 1.645 * 0.07 = 0.485
+    assert not said(0.62, 0.07, 49.0) and not said(0.4, 0.15, 10.0)  # 0.62 - 0.115 = 0.505; too few to say it
+    assert Monitor().chance({"heldout/n": 50.0, "heldout/loss": 1.0}) is None
+
+
 def test_what_was_told_before_a_run_that_had_only_to_be_evaluated_is_not_told_again(tmp_path: Path) -> None:
     def watched() -> _Watched:
         return _Watched(Journal(tmp_path, "sft"), 1e-3, True, 1000, False, True)

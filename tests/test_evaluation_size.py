@@ -59,6 +59,23 @@ def test_what_is_held_out_bounds_it_and_it_is_said(stage: Any) -> None:
     assert str(found) == "evaluation: 40 answers to 10 held-out prompts, 2 times; training: 2,560 completions"
 
 
+@pytest.mark.parametrize(
+    ("settings", "asked"),
+    [
+        # 6 pairs of 4 answers in both orders, 10 steps of 16 prompts; one sampled answer alone is compared with nothing
+        ("principles_per_comparison=1", 10 * 16 * 6 * 2),
+        ("principles_per_comparison=0", 10 * 16 * 6 * 2 * 5),
+        ("principles_per_comparison=0, orders='one', pairs=3", 10 * 16 * 3 * 5),
+        # by itself each of 4 answers; in 2 evaluations of 10 prompts one that is sampled, and the greedy one
+        ("mode='pointwise'", (10 * 16 * 4 + 2 * 10 * 2) * 5),
+    ],
+)
+def test_what_a_judge_will_be_asked_is_said(stage: Any, settings: str, asked: int) -> None:
+    reward = f"reward={{name='constitution', constitution='safe', judge='rules', {settings}}}"
+    found = amount(stage("rlaif-dpo", "schedule.steps=10", "sampler.n=4", reward), 1000, 10, 0)
+    assert found.questions == asked and str(found).endswith(f"; {asked:,} questions to a judge")
+
+
 def rows(values: list[float], groups: list[int]) -> tuple[torch.Tensor, Batch]:
     n = len(values)
     batch = Batch(

@@ -97,6 +97,15 @@ class HasCosts(Protocol):
 
 
 @runtime_checkable
+class HasQuestions(Protocol):
+    """A reward that asks a judge, and knows beforehand how often."""
+
+    def questions(self, prompts: int, completions: int) -> int:
+        """How many questions it asks about so many prompts with so many completions each, of which none are alike."""
+        ...
+
+
+@runtime_checkable
 class Optimizer(Protocol):
     """PPO, DPO, GRPO...: how scored groups train a policy. A frozen dataclass; its fields are its hyper-parameters.
 

@@ -107,6 +107,14 @@ class JudgedReward:
             scores.append(tuple(by_text[completion.text] for completion in group.completions))
         return scores
 
+    def questions_by(self, criteria: int, prompts: int, completions: int) -> int:
+        """How many questions `judged` asks by so many criteria about each comparison or answer; as `HasQuestions`."""
+        if self.mode == "pointwise":
+            return prompts * completions * criteria
+        pairs = completions * (completions - 1) // 2
+        asked = pairs if self.pairs == "all" else min(pairs, self.pairs)
+        return prompts * asked * criteria * (2 if self.orders == "both" else 1)
+
     def _verdicts(self, questions: Sequence[Question], policy: Policy) -> Sequence[Verdict]:
         if self.mode == "pointwise":
             return ask(self.judge, questions, policy, on_error=self.on_error, attempts=self.attempts, tally=self._tally)

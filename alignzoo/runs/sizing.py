@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from alignzoo.interfaces import HasQuestions
 from alignzoo.recipe import Stage
 from alignzoo.requirements import generated_per_prompt
 from alignzoo.schedule import Evaluation, Schedule
@@ -35,12 +36,15 @@ class Amount:
     """What all of them generate."""
     read: int
     """Given completions that all of them read."""
+    questions: int = 0
+    """What a judge is asked in all, about training and evaluation; 0 where a budget decides."""
 
     def __str__(self) -> str:
         parts = [f"{self.answers:,} answers to {self.prompts} held-out prompts"] if self.answers else []
         parts += [f"{self.read:,} held-out completions read"] if self.read else []
         told = f"evaluation: {' and '.join(parts) or 'none'}, {self.evaluations} times" if parts else "evaluation: none"
-        return told + (f"; training: {self.trained:,} completions" if self.trained else "")
+        told += f"; training: {self.trained:,} completions" if self.trained else ""
+        return told + (f"; {self.questions:,} questions to a judge" if self.questions else "")
 
 
 def amount(stage: Stage, train: int, prompts: int, rows: int) -> Amount:
@@ -49,14 +53,21 @@ def amount(stage: Stage, train: int, prompts: int, rows: int) -> Amount:
     traits = traits_of(stage.optimizer)
     given = max(1, traits.completions)
     steps = schedule.total(train)
-    trained = 0 if schedule.has_budget else steps * schedule.prompts * (generated_per_prompt(stage.sampler) or given)
+    completions = generated_per_prompt(stage.sampler) or given
+    trained = 0 if schedule.has_budget else steps * schedule.prompts * completions
     evaluations = _evaluations(schedule, steps)
     writes = traits.trains == "policy"
     each = (settings.n + settings.greedy) * writes
     all_answers = each * evaluations + settings.best_of * writes
     answered = min(prompts, _most(settings, trained, all_answers, ANSWERED)) if writes else 0
     read = min(rows, _most(settings, trained, given * evaluations, READ)) if not online else 0
-    return Amount(trained, evaluations, answered, read, answered * all_answers, read * given * evaluations)
+    asked = 0
+    for source in (reward.source for reward in stage.rewards):
+        if trained and isinstance(source, HasQuestions):
+            asked += steps * source.questions(schedule.prompts, completions)
+            sampled, greedy = (source.questions(answered, n) for n in (settings.n, 1))
+            asked += evaluations * (sampled + greedy * settings.greedy) * settings.reward
+    return Amount(trained, evaluations, answered, read, answered * all_answers, read * given * evaluations, asked)
 
 
 def _most(settings: Evaluation, trained: int, each: int, most: int) -> int:

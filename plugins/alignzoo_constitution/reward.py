@@ -50,6 +50,10 @@ class Constitution(JudgedReward):
     def score(self, groups: Sequence[Group], policy: Policy) -> list[tuple[Score, ...]]:
         return self.judged(groups, self.criteria, policy, drawn=self.principles_per_comparison)
 
+    def questions(self, prompts: int, completions: int) -> int:
+        criteria = min(self.principles_per_comparison or len(self.criteria), len(self.criteria))
+        return self.questions_by(criteria, prompts, completions)
+
     def _examples(self, principle: Principle) -> tuple[tuple[Question, Verdict], ...]:
         """A principle's examples as questions with their verdicts; by turns the better answer is shown, or is first."""
         shown = []

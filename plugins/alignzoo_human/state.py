@@ -139,16 +139,17 @@ class State:
     # --- the queue ----------------------------------------------------------------------------------------------------
 
     def chosen(self, rater: str, tab: str, now: float) -> Choice | None:
-        """What a rater is asked next in this tab: what it shows already, what was left lying, or something new."""
+        """What a rater is asked next in this tab: what it shows already, what was left lying, something new, or what
+        another tab of the rater's shows."""
         person = self.raters[rater]
         waiting = sorted(person.open)
         mine = [ask for ask in waiting if self.asks[ask].tab == tab]
         left = [ask for ask in waiting if self.asks[ask].last_shown + self.settings.lease < now]
-        for ask in (*mine, *left):
-            asked = self.asks[ask]
-            return ask, asked.item, asked.again, asked.screen
-        fresh = self._fresh(rater, person, now)
-        if fresh is None:
+        fresh = None if mine or left else self._fresh(rater, person, now)
+        if fresh is None:  # at the end also what is open in another tab, which may have been closed
+            for ask in (*mine, *left, *waiting):
+                asked = self.asks[ask]
+                return ask, asked.item, asked.again, asked.screen
             return None
         at = len(person.asks)
         if draw(self.settings.salt, rater, at, "repeat") < self.settings.repeat_share:

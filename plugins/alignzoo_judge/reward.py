@@ -30,5 +30,8 @@ class JudgeReward(JudgedReward):
     criterion: str = ""
     """What to judge by, in a sentence or a rubric; empty: overall quality."""
 
+    def questions(self, prompts: int, completions: int) -> int:
+        return self.questions_by(1, prompts, completions)
+
     def score(self, groups: Sequence[Group], policy: Policy) -> list[tuple[Score, ...]]:
         return self.judged(groups, [Criterion(self.criterion)], policy)

@@ -105,9 +105,34 @@ def _raises_exit(status: int) -> NoReturn:
     raise SystemExit(status)
 
 
+@contextmanager
+def stays_put() -> Iterator[None]:
+    """Inside, parts are at work in other threads beside this one. The working directory is one for all of them, so that
+    os.chdir raises PluginError in every thread but this."""
+    here = threading.get_ident()
+
+    def chdir(path: Any) -> None:
+        if threading.get_ident() != here:
+            raise PluginError(
+                "it changes the working directory while another thread trains (schedule.ahead), whose relative paths "
+                "would mean something else: let it use whole paths, or cwd= of subprocess; or set schedule.ahead to 0"
+            )
+        _changes(path)
+
+    os.chdir = chdir
+    try:
+        yield
+    finally:
+        os.chdir = _changes
+
+
+_changes = os.chdir
+"""As Python has it."""
+
+
 def _as_a_child() -> None:
     global _exits, _at_work
-    _exits, _at_work, os._exit = threading.Lock(), 0, _ends
+    _exits, _at_work, os._exit, os.chdir = threading.Lock(), 0, _ends, _changes
 
 
 os.register_at_fork(after_in_child=_as_a_child)

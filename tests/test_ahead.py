@@ -18,7 +18,7 @@ import pytest
 import torch
 
 import alignzoo
-from alignzoo import Completion, Decoding, ModelError, Prompt, RewardError, RunError, Score
+from alignzoo import AlignzooError, Completion, Decoding, ModelError, Prompt, RewardError, RunError, Score
 from alignzoo import functional as fn
 from alignzoo.evaluation.heldout import Heldout
 from alignzoo.interfaces import CheckContext, Policy
@@ -302,6 +302,41 @@ class Mixes(ToySampler):
 def test_a_role_that_the_copy_does_not_have_is_told(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"no role 'ref'.*step 1 is generated ahead, by a copy .*schedule.ahead=0"):
         train(tmp_path, ahead=1, sampler=Mixes())
+
+
+@dataclass(frozen=True)
+class Does(ToyReward):
+    """Does something that is a whole process's first."""
+
+    act: Callable[[], object]
+
+    def score(self, groups: Sequence[Group], policy: Policy) -> list[tuple[Score, ...]]:
+        self.act()
+        return ToyReward().score(groups, policy)
+
+
+@pytest.mark.parametrize(
+    ("act", "why"),
+    [
+        (lambda: os.chdir(os.sep), "changes the working directory while another thread trains .*cwd= of subprocess"),
+        (
+            lambda: signal.signal(signal.SIGALRM, signal.SIG_DFL),
+            "step 1 is generated ahead, in a thread .*signal.alarm",
+        ),
+    ],
+)
+def test_what_belongs_to_the_whole_process_is_refused_in_the_thread(
+    act: Callable[[], object], why: str, tmp_path: Path
+) -> None:
+    before = os.getcwd(), os.chdir
+    with pytest.raises(AlignzooError, match=why):
+        train(tmp_path / "ahead", ahead=1, reward=Does(act))
+    assert (os.getcwd(), os.chdir) == before
+
+
+def test_a_budget_of_operations_needs_a_policy_whose_operations_can_be_counted(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"ToyPolicy does not tell the sizes .*the run would never end"):
+        train(tmp_path, budget_flops=1e9)
 
 
 def test_samples_that_nobody_knows_the_likelihood_of_are_refused(tmp_path: Path) -> None:

@@ -19,13 +19,14 @@ from torch import Tensor
 
 from alignzoo import processes
 from alignzoo.columns import POLICY
-from alignzoo.errors import ModelError, RunError
+from alignzoo.errors import AlignzooError, ModelError, RunError
 from alignzoo.evaluation.answers import Figures
 from alignzoo.gathering import is_collective, roles_asked
 from alignzoo.interfaces import HasBehaviour, Optimizer, Policy, RewardSource, Sampler
 from alignzoo.metrics import Clock
 from alignzoo.rewards import WeightedReward
 from alignzoo.schedule import Schedule
+from alignzoo.surroundings import stays_put
 from alignzoo.training.journal import Ledger
 from alignzoo.training.recording import AHEAD
 from alignzoo.training.rollout import Rollout, rollout
@@ -35,6 +36,9 @@ from alignzoo.traits import REWARD_MODEL, traits_of
 from alignzoo.types import Alert
 
 Weights = Mapping[str, Tensor]
+
+MAIN_THREAD = "main thread"
+"""What Python's errors say where code can only run there: of signals, and so of time limits by them."""
 
 
 def check(schedule: Schedule, optimizer: Optimizer, sampler: Sampler, rewards: Sequence[WeightedReward]) -> None:
@@ -115,7 +119,7 @@ def opened(stage: Run, ledger: Ledger, waited: Sequence[Mapping[str, Any]], star
     if not stage.schedule.ahead:
         yield InStep(ledger)
         return
-    with Ahead(stage, ledger) as source:
+    with stays_put(), Ahead(stage, ledger) as source:
         source.restore(waited, start)
         yield source
 
@@ -285,11 +289,19 @@ class Ahead:
 def _rolled(stage: Run, task: Task) -> Rollout:
     try:
         return rollout(stage, task.step, task.clock, task.version)
-    except ModelError as error:
-        raise ModelError(
-            f"{error} (step {task.step + 1} is generated ahead, by a copy of the policy that has no other model beside "
-            "it: with schedule.ahead=0 the policy itself is asked)"
-        ) from error
+    except AlignzooError as error:
+        if isinstance(error, ModelError):
+            error.args = (
+                f"{error} (step {task.step + 1} is generated ahead, by a copy of the policy that has no other model "
+                "beside it: with schedule.ahead=0 the policy itself is asked)",
+            )
+        elif MAIN_THREAD in str(error):
+            error.args = (
+                f"{error} (step {task.step + 1} is generated ahead, in a thread beside the main one, where code that "
+                "sets signals cannot run, time limits by signal.alarm among it: switch these off, or set "
+                "schedule.ahead to 0)",
+            )
+        raise
 
 
 def _behaviour(policy: Policy) -> Policy:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from alignzoo import columns, cost, processes
+from alignzoo.errors import RunError
 from alignzoo.evaluation.answers import Figures
 from alignzoo.interfaces import Policy
 from alignzoo.schedule import Schedule
@@ -34,6 +35,16 @@ class Spent:
 
     def __mul__(self, times: float) -> Spent:
         return Spent(self.tokens * times, self.flops * times, self.seconds * times)
+
+
+def check(schedule: Schedule, policy: Policy) -> None:
+    """Raise RunError for a budget that no step would spend any of."""
+    if schedule.budget_flops and policy.info().shape is None:
+        raise RunError(
+            f"schedule.budget_flops is {schedule.budget_flops:g}, but {type(policy).__name__} does not tell the sizes "
+            "of its model (PolicyInfo.shape), so that its operations cannot be counted and the run would never end: "
+            "set schedule.steps, budget_tokens or budget_seconds instead"
+        )
 
 
 def spent_in(metrics: Mapping[str, float]) -> Spent:

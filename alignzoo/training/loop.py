@@ -25,7 +25,7 @@ from alignzoo.microbatch import MicroBatcher
 from alignzoo.roles import following, moving
 from alignzoo.schedule import Recording
 from alignzoo.torch_optimizers import torch_optimizer
-from alignzoo.training import ahead, checkpoint, no_gradient, recording
+from alignzoo.training import ahead, budget, checkpoint, no_gradient, recording
 from alignzoo.training.budget import Meter
 from alignzoo.training.budget import work as work_done
 from alignzoo.training.journal import Ledger
@@ -63,6 +63,7 @@ def run(stage: Run, *, resume: bool = False) -> Outcome:
 
 
 def _run(stage: Run, ledger: Ledger, resume: bool) -> Outcome:
+    budget.check(stage.schedule, stage.policy)
     stage.policy.optimize(partial(torch_optimizer, stage.schedule, stage.policy.device))
     stage, optimizer, start, waited = started(stage, resume)
     with ahead.opened(stage, ledger, waited, start) as source:

@@ -50,6 +50,8 @@ ONE_EACH: Any = {"completions": 4, "rows": 4, "without": ("groups/tied", "groups
         ("identical", step(groups__tied=0, groups__identical=1, grad_norm=5e-7)),
         ("tied-or-identical", step(groups__tied=0.75, groups__identical=0.25, grad_norm=5e-7)),
         ("no-rows", step(rows=0, without=("grad_norm",))),
+        ("stale", step(staleness__dropped=8, rows=0, without=("groups/tied", "grad_norm"))),
+        ("masked", step(importance=0, grad_norm=0)),
         ("zero", step(SFT(), grad_norm=0, online=False, **ONE_EACH)),
     ],
 )

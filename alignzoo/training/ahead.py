@@ -83,7 +83,8 @@ def _obstacles(
 
 def alerts(schedule: Schedule, optimizer: Optimizer) -> list[Alert]:
     """What is told of a stage that generates ahead before its first step."""
-    if not schedule.ahead or schedule.importance_cap or "old_logprobs" not in optimizer.needs:
+    of_policy = "old_logprobs" in optimizer.needs or traits_of(optimizer).online
+    if not schedule.ahead or schedule.importance_cap or not of_policy:
         return []
     message = (
         f"schedule.ahead is {schedule.ahead} and schedule.importance_cap is 0: what an earlier policy generated is "

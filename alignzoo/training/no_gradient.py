@@ -54,6 +54,10 @@ class Step:
     """The completions were generated in this run."""
     converged: bool
     """Steps before had a gradient, and none had a higher mean reward."""
+    stale: int = 0
+    """Completions that `schedule.max_staleness` has left out."""
+    weight: float = 1.0
+    """The mean importance weight of a token."""
 
     @property
     def uncompared(self) -> bool:
@@ -95,6 +99,13 @@ CAUSES = (
         "the sampler kept none of the groups that it sampled",
         "take prompts on which rewards differ, raise sampler.n, or let it try more often",
         "look at what the sampler drops",
+    ),
+    Cause(
+        "stale",
+        lambda s: not s.rows and 0 < s.scored <= s.stale,
+        "all {stale} scored completions are by a policy of more steps ago than schedule.max_staleness allows",
+        "raise it, or let the sampler bring newer ones",
+        "raise it, or set it to 0",
     ),
     Cause(
         "not-scored",
@@ -163,6 +174,13 @@ CAUSES = (
         "see what its prepare() drops, and give it rows that it keeps",
     ),
     Cause(
+        "masked",
+        lambda s: s.weight == 0,
+        "every importance weight is above schedule.importance_cap, so that schedule.importance_mode leaves all out",
+        "raise the cap, or take token_truncate, which cuts weights to it",
+        "raise the cap, or take token_truncate, which cuts weights to it",
+    ),
+    Cause(
         "zero",
         lambda s: True,
         "the loss of {rows} completions has a gradient of exactly 0",
@@ -195,6 +213,8 @@ def step_of(metrics: Mapping[str, float], optimizer: Optimizer, *, online: bool,
         least=traits_of(optimizer).completions,
         online=online,
         converged=converged,
+        stale=int(metrics.get("staleness/dropped", 0)),
+        weight=metrics.get("importance", 1.0),
     )
 
 

@@ -32,7 +32,7 @@ def generate(stage: Run, data: Path, *, earlier: Path | None = None, resume: boo
     rewards = [reward.source for reward in stage.rewards]
     with Ledger(stage.journal, [*rewards, stage.sampler]) as ledger:
         outcome = _generate(stage, ledger, resume)
-    _write(stage, outcome.steps, data, read_lines(earlier) if earlier is not None else [])
+    _write(stage, outcome.steps, data, earlier)
     return outcome
 
 
@@ -127,19 +127,20 @@ def _reply(text: str, prompt: Prompt) -> Any:
     return text if isinstance(prompt.messages, str) else [{"role": "assistant", "content": text}]
 
 
-def _write(stage: Run, steps: int, path: Path, earlier: Sequence[Mapping[str, Any]]) -> None:
+def _write(stage: Run, steps: int, path: Path, earlier: Path | None) -> None:
     """The data file, whole: earlier data, and those of all steps."""
     if processes.index():
         return
+    former = read_lines(earlier) if earlier is not None else []
     rows = [{key: value for key, value in line.items() if key != "step"} for line in stage.journal.read(GENERATED)]
     kept = [row for row in rows if row["completions"]]
-    if not kept and not earlier:
+    if not kept and not former:
         raise RunError(f"{stage.name}: nothing was generated that has a score, so there are no data for a later stage")
     if len(kept) < len(rows):
         told = f"{len(rows) - len(kept)} of {len(rows)} prompts are left out of the data: every score abstained"
         recording.tell(stage, steps, [Alert("data", told)])
     path.parent.mkdir(exist_ok=True)
-    write_text(path, "".join(map(line_of, [*earlier, *kept])), private=True)
+    write_text(path, "".join(map(line_of, [*former, *kept])), private=True)
 
 
 def _prompt(row: Mapping[str, Any]) -> Prompt:

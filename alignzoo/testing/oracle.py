@@ -24,8 +24,9 @@ TOLERANCE = 2e-5
 """How far value and gradient may be from the twin's, relative to their size: both compute in float32."""
 SHAPES = {
     "pairs": ([4, 2, 3, 5, 6, 1, 2, 2, 1, 7], [0, 0, 1, 1, 2, 2, 3, 3, 4, 4], [1.0, 0.0] * 5),
-    "alike": ([3, 2, 3, 5, 3, 1, 3, 3], [0, 0, 1, 1, 2, 2, 3, 3], [1.0, 0.0] * 4),
+    "pairs alike": ([3, 2, 3, 5, 3, 1, 3, 3], [0, 0, 1, 1, 2, 2, 3, 3], [1.0, 0.0] * 4),
     "groups": ([3, 1, 5, 4, 2, 6], [0, 0, 0, 1, 1, 1], [1.0, 0.0, 0.3, 0.0, 2.0, 0.5]),
+    "groups alike": ([3, 1, 5, 4, 3, 6], [0, 0, 0, 1, 1, 1], [1.0, 0.0, 0.3, 0.0, 2.0, 0.5]),
     "labels": ([3, 1, 5, 4, 2, 6, 2, 3], list(range(8)), [1.0, 0.0, 1.0, 1.0, 0.0, 1.0, 1.0, 1.0]),
 }
 """Lengths, groups and rewards of what a twin is compared on. Of the labelled rows the last three are other prompts'."""
@@ -99,7 +100,7 @@ def _beside(optimizer: Optimizer, twin: Twin, spread: float) -> Compared:
 
 def _rows(optimizer: Optimizer, twin: Twin, spread: float) -> tuple[Batch, Tensor, dict[str, Tensor]]:
     """A batch with the columns that the optimizer needs, the policy's log-probabilities, and its other answers."""
-    lengths, group, rewards = SHAPES["alike" if twin.alike else twin.rows]
+    lengths, group, rewards = SHAPES[f"{twin.rows} alike" if twin.alike else twin.rows]
     batch = toy_batch(lengths, group=group, rewards=rewards)
     rng = torch.Generator().manual_seed(3)
     base = -0.2 - 2 * torch.rand(batch.mask.shape, generator=rng)

@@ -11,6 +11,7 @@ from annotated_types import Ge, Gt
 
 from alignzoo import Batch, DataError, Forward, Group, PluginError, Policy, Prompt, Terms, rankings
 from alignzoo.interfaces import CheckContext
+from alignzoo.twins import Twin
 
 COLUMN = "optimal_value"
 """V* of a row's prompt."""
@@ -81,3 +82,6 @@ class AStarPO:
     def loss(self, batch: Batch, out: Forward) -> Terms:
         error = rankings.implicit_reward(batch, out.logprobs, self.beta) - batch.advantages
         return Terms(error**2, {"error": error.detach().abs()})
+
+    def oracle(self) -> Twin:
+        return Twin("trl", "alignzoo_trl.labels:a2po", {"beta2": self.beta}, rows="labels")

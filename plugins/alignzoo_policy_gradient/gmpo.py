@@ -11,6 +11,7 @@ from annotated_types import Gt
 
 from alignzoo import Batch, Forward, Terms
 from alignzoo import functional as fn
+from alignzoo.twins import Twin
 from alignzoo_policy_gradient.base import GroupRelative
 
 
@@ -39,3 +40,7 @@ class GMPO(GroupRelative):
         mean = fn.sequence_mean(batch.mask)
         cost = -batch.advantages * (cut * mean).sum(1).exp()  # (N,), the geometric mean
         return Terms(cost, {"clip_fraction": ((cut != log_ratio) * mean).sum(1)})
+
+    def oracle(self) -> Twin:
+        settings = {"epsilon_low": self.clip, "epsilon_high": self.clip, "beta": self.kl}
+        return Twin("trl", "alignzoo_trl.groups:gmpo", settings, rows="groups")

@@ -13,6 +13,7 @@ from torch.nn.functional import logsigmoid
 
 from alignzoo import Batch, Forward, Terms
 from alignzoo import functional as fn
+from alignzoo.twins import Twin
 from alignzoo_preference.pairs import PairLoss, Pairs
 
 
@@ -52,6 +53,11 @@ class TPO(PairLoss):
         cost = of_pair.loss[0::2] - self.nll * mean[best]
         figures = {name: each[0::2].repeat_interleave(3) for name, each in of_pair.metrics.items()}
         return Terms(cost.repeat_interleave(3), figures)  # all three rows carry their triple's cost
+
+    def oracle(self) -> Twin:
+        kind = {"loss_type": "tpo-l", "tpo_l_gamma": self.gamma} if self.length_normalised else {"loss_type": "sigmoid"}
+        settings = kind | {"beta": self.beta, "tpo_alpha": self.nll}
+        return Twin("trl", "alignzoo_trl.pairs:tpo", settings, rows="groups", alike=True)
 
     def cost(self, pairs: Pairs) -> Tensor:
         better, worse = self.rewards(pairs)

@@ -1,4 +1,4 @@
-"""TRL's policy gradients over groups: of its GRPOTrainer, and of its RLOOTrainer."""
+"""TRL's policy gradients over groups: of its GRPOTrainer, its GMPOTrainer and its RLOOTrainer."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from alignzoo import Batch
+from alignzoo_trl.pairs import unstable
 
 ALONE = SimpleNamespace(
     num_processes=1,
@@ -23,6 +24,21 @@ ALONE = SimpleNamespace(
 
 def grpo(batch: Batch, logprobs: Tensor, **settings: Any) -> Any:
     """The loss of TRL's GRPOTrainer, of the completions (the first column is the prompt's)."""
+    from trl.trainer.grpo_trainer import GRPOTrainer
+
+    return GRPOTrainer._compute_loss(*_trainer(batch, logprobs, settings))
+
+
+def gmpo(batch: Batch, logprobs: Tensor, **settings: Any) -> Any:
+    """The loss of TRL's GMPOTrainer."""
+    with unstable():
+        from trl.experimental.gmpo.gmpo_trainer import GMPOTrainer
+
+    return GMPOTrainer._compute_loss(*_trainer(batch, logprobs, settings))
+
+
+def _trainer(batch: Batch, logprobs: Tensor, settings: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
+    """What stands for a trainer, its model, and the inputs of a step."""
     from trl.trainer.grpo_trainer import GRPOTrainer
 
     leaf, mask = logprobs[:, 1:], batch.mask[:, 1:].long()
@@ -60,7 +76,7 @@ def grpo(batch: Batch, logprobs: Tensor, **settings: Any) -> Any:
         "ref_per_token_logps": None if batch.ref_logprobs is None else batch.ref_logprobs[:, 1:],
         "num_items_in_batch": mask.sum(),
     }
-    return GRPOTrainer._compute_loss(trainer, trainer.model, inputs)
+    return trainer, trainer.model, inputs
 
 
 def rloo(batch: Batch, logprobs: Tensor, *, clip: float) -> Any:

@@ -1,4 +1,4 @@
-"""TRL's losses on single answers that are desirable or not: of its KTOTrainer."""
+"""TRL's losses on single answers: of its KTOTrainer, and of its A2POTrainer."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from alignzoo import Batch
+from alignzoo_trl.pairs import unstable
 
 
 def kto(batch: Batch, logprobs: Tensor, *, loss_type: str = "kto", threshold: float = 0.5, **settings: Any) -> Any:
@@ -42,3 +43,23 @@ def kto(batch: Batch, logprobs: Tensor, *, loss_type: str = "kto", threshold: fl
     rest = torch.zeros(n, 1)
     out = SimpleNamespace(log_probs=sums[~others][:, None], entropy=rest, mean_logits=rest)
     return KTOTrainer._compute_loss(trainer, lambda **_: out, inputs, False)
+
+
+def a2po(batch: Batch, logprobs: Tensor, **settings: Any) -> Any:
+    """The loss of TRL's A2POTrainer: an answer for each prompt, whose optimal value is known."""
+    with unstable():
+        from trl.experimental.a2po.a2po_trainer import A2POTrainer
+
+    assert batch.ref_logprobs is not None
+    trainer: Any = SimpleNamespace(
+        args=SimpleNamespace(**settings),
+        model=SimpleNamespace(training=True),
+        _metrics={"train": defaultdict(list)},
+        _get_sequence_logps=lambda *_: (logprobs * batch.mask).sum(1),
+    )
+    inputs = dict.fromkeys(("input_ids", "attention_mask", "logits_to_keep")) | {
+        "ref_logps": (batch.ref_logprobs * batch.mask).sum(1),
+        "rewards": batch.rewards,
+        "v_star": batch.extra["optimal_value"],
+    }
+    return A2POTrainer.compute_loss(trainer, None, inputs)

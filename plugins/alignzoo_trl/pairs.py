@@ -1,4 +1,4 @@
-"""TRL's losses over preference pairs: of its DPOTrainer, its CPOTrainer and its ORPOTrainer."""
+"""TRL's losses over preference pairs: of its DPOTrainer, CPOTrainer, ORPOTrainer and TPOTrainer."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def dpo(batch: Batch, logprobs: Tensor, *, collision: Tensor | None = None, tau:
 
 
 @contextmanager
-def _unstable() -> Iterator[None]:
+def unstable() -> Iterator[None]:
     """TRL warns that these may change without notice, which whoever compares with them will see."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*trl.experimental.*")
@@ -89,7 +89,7 @@ def _likelihood(batch: Batch, logprobs: Tensor) -> Tensor:
 
 def cpo(batch: Batch, logprobs: Tensor, *, nll: float = 0.0, mean: bool = False, **settings: Any) -> Any:
     """The loss of TRL's CPOTrainer; `mean` says whether its answers are means over tokens, as for "simpo"."""
-    with _unstable():
+    with unstable():
         from trl.experimental.cpo.cpo_trainer import CPOTrainer
 
     usual = {"alpha": 0.0, "beta": 0.3, "simpo_gamma": 0.0, "label_smoothing": 0.0, "loss_type": "sigmoid"}
@@ -101,10 +101,43 @@ def cpo(batch: Batch, logprobs: Tensor, *, nll: float = 0.0, mean: bool = False,
 
 def orpo(batch: Batch, logprobs: Tensor, *, beta: float) -> Any:
     """The loss of TRL's ORPOTrainer."""
-    with _unstable():
+    with unstable():
         from trl.experimental.orpo.orpo_trainer import ORPOTrainer
 
     trainer: Any = SimpleNamespace(beta=beta, accelerator=CPU)
     answers = _sums(batch, logprobs) / batch.mask.sum(1)
     losses = -ORPOTrainer.odds_ratio_loss(trainer, answers[0::2], answers[1::2])[0]
     return losses.mean() - _likelihood(batch, logprobs)
+
+
+def tpo(batch: Batch, logprobs: Tensor, **settings: Any) -> Any:
+    """The loss of TRL's TPOTrainer, on triples: the best answer, the preferred one and the worst."""
+    with unstable():
+        from trl.experimental.tpo.tpo_trainer import TPOTrainer
+
+    branches = (1, 2, 0) if settings["tpo_alpha"] else (1, 2)  # without imitation it leaves the best answers out
+    order = [row for first in branches for row in range(first, len(batch), 3)]
+    accelerator = SimpleNamespace(gather_for_metrics=_unchanged, gather=_unchanged)
+    trainer: Any = SimpleNamespace(
+        **({"label_smoothing": 0.0, "tpo_l_gamma": 0.0} | settings),
+        model=SimpleNamespace(training=True),
+        accelerator=accelerator,
+        _metrics=defaultdict(lambda: defaultdict(list)),
+        _total_train_tokens=0,
+        _tp_size=1,
+    )
+    inputs = {name: column[order].long() for name, column in {
+        "input_ids": batch.tokens, "attention_mask": batch.attend, "completion_mask": batch.mask,
+    }.items()}  # fmt: skip
+    said = torch.where(batch.mask, logprobs, -1.0)[order][:, 1:]
+    logits = _logits(inputs["input_ids"][:, 1:], said, int(batch.tokens.max()) + 2)
+    last = torch.zeros_like(logits[:, :1])
+    return TPOTrainer._compute_loss(
+        trainer, lambda **_: SimpleNamespace(logits=torch.cat([logits, last], 1)), inputs, False
+    )
+
+
+def _logits(tokens: Tensor, logprobs: Tensor, vocabulary: int) -> Tensor:
+    """Normalised log-probabilities over a vocabulary, (N, T, V): of each token this one, of all others what is left."""
+    left = torch.log(-torch.expm1(logprobs)) - torch.log(torch.tensor(vocabulary - 1.0))
+    return torch.where(torch.arange(vocabulary) == tokens[:, :, None], logprobs[:, :, None], left[:, :, None])

@@ -17,15 +17,17 @@ from alignzoo_unpaired.shared import Listed
 class LIRE(Listed):
     """Listwise reward enhancement: the expected reward of a draw from a prompt's answers.
 
-    -Σ_i P_i·r_i + w·(-log π(y*)), P = softmax(log π(y|x)/T) over a group, y* the best.
+    -Σ_i P_i·r̂_i + w·(-log π(y*)), P = softmax(log π(y|x)/T) and r̂ = softmax(r), both over a group, y* the best.
 
-    Zhu et al. 2024 (arXiv:2405.13516) sec. 3: the reward's size counts, not only its order. There is no
-    reference. Summaries of the paper were read, which have a softmax with a temperature over the answers and the
-    expected reward under it; the paper's own equation was not.
+    Zhu et al. 2024 (arXiv:2405.13516), as the authors' code (stevie1023/Lire, `lire_loss`) has it, which was read, with
+    its T; the equation in the paper itself was not. Their code leaves the imitation out. The reward's size counts, not
+    only its order. There is no reference.
     """
 
-    temperature: Annotated[float, Gt(0)] = 1.0
+    temperature: Annotated[float, Gt(0)] = 2.0
     """T: large, all answers have a part in it; small, only the likeliest."""
+    softmax_rewards: bool = True
+    """Take a group's rewards through a softmax, so that they are between 0 and 1 whatever their scale is."""
     sft: Annotated[float, Ge(0)] = 0.0
     """w, the weight of the imitation of the best."""
     search: ClassVar[Mapping[str, tuple[float, float]]] = {"temperature": (0.5, 20.0)}
@@ -33,6 +35,7 @@ class LIRE(Listed):
     def loss(self, batch: Batch, out: Forward) -> Terms:
         total, _ = rankings.likelihood(batch, out.logprobs)
         share = rankings.group_softmax(total / self.temperature, batch.group)
-        expected = share * batch.rewards * fn.group_size(batch.group)
+        worth = rankings.group_softmax(batch.rewards, batch.group) if self.softmax_rewards else batch.rewards
+        expected = share * worth * fn.group_size(batch.group)
         imitation = -total * rankings.best_of_group(batch) * fn.group_size(batch.group)
         return Terms(-expected + self.sft * imitation, {"expected": expected})

@@ -44,13 +44,16 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "luspo": [{"kl": 0.3}],
     "dapo": [{"kl": 0.3}],
     "rloo": [{"kl": 0.0}, {"clip": 0.1}],
+    "gmpo": [{"kl": 0.3, "clip": 0.1}],
+    "tpo": [{"beta": 0.5, "nll": 0.0}, {"beta": 2.0, "length_normalised": True, "gamma": 0.7}],
+    "a-star-po": [{"beta": 0.2}],
     "kto": [{"desirable": 1.5, "undesirable": 0.75, "beta": 0.5}],
 }
 """Other settings than the default that are compared as well."""
 
 
-def test_there_are_thirty_seven_twins() -> None:
-    assert len(TWINS) >= 37
+def test_there_are_forty_twins() -> None:
+    assert len(TWINS) >= 40
 
 
 @pytest.mark.parametrize("name", TWINS)

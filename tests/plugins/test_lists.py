@@ -128,8 +128,18 @@ def test_the_gradient_of_lire_is_each_answers_lead_over_the_expected_reward() ->
     rewards = torch.tensor([3.0, 1.0, 2.0], dtype=torch.float64)
     share = torch.softmax(said / 2, 0)
     lead = rewards - (share * rewards).sum()
-    found = objective(LIRE(temperature=2.0), answers(rewards.tolist()), logprobs=said.tolist())
+    found = objective(LIRE(softmax_rewards=False), answers(rewards.tolist()), logprobs=said.tolist())
     agrees(found, -float((share * rewards).sum()), (-share * lead / 2).tolist())
+
+
+def test_lire_of_two_answers_and_of_one_group_among_others_by_hand() -> None:
+    # P = σ(±(1 - 0)/2), r̂ = σ(±2): P·r̂ = σ(0.5)·σ(2) + σ(-0.5)·σ(-2) = 0.622459·0.880797 + 0.377541·0.119203
+    loss, slope = -0.593264, 0.622459 * 0.377541 * (0.880797 - 0.119203) / 2
+    found = objective(LIRE(), answers([2.0, 0.0]), logprobs=[-1.0, -2.0])
+    assert found.loss == pytest.approx(loss, abs=1e-6)
+    assert found.gradient["logprobs"].tolist() == pytest.approx([-slope, slope], abs=1e-6)
+    both = objective(LIRE(), answers([2.0, 0.0, 9.0, 7.0], [0, 0, 1, 1]), logprobs=[-1.0, -2.0, -4.0, -5.0])
+    assert both.loss == pytest.approx(loss, abs=1e-6)
 
 
 def test_the_soft_ndcg_is_the_metric_where_the_sorting_is_sharp() -> None:

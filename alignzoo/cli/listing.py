@@ -125,7 +125,7 @@ def _print_optimizers(listed: Sequence[Registration]) -> None:
         for name, each in lines:
             said = ("" if each.kind == "optimizer" else f"{each.kind}: ") + each.summary
             whose = f"  {owner}" if (owner := _whose(each)) else ""
-            line = Text.assemble((f"{name:{width}}", "cyan"), "  ", said, (whose, "dim"))
+            line = Text.assemble((name.ljust(width), "cyan"), "  ", said, (whose, "dim"))
             out.print(line, no_wrap=True, overflow="ellipsis")
     out.print()
 
@@ -135,9 +135,9 @@ def _called(each: Registration) -> str:
 
 
 def _width(lines: Sequence[tuple[str, Registration]]) -> int:
-    """How wide the names of a family stand, so that its longest summary has room; a longer name pushes its own."""
-    room = COLUMNS - 2 - max(len(each.summary) for _, each in lines if each.kind == "optimizer")
-    return min(max(len(name) for name, _ in lines), room)
+    """How wide a family's names stand, so that alignzoo's own summaries have room; a longer name pushes its own."""
+    own = [len(each.summary) for _, each in lines if each.kind == "optimizer" and not _whose(each)]
+    return max(18, min(max(len(name) for name, _ in lines), COLUMNS - 2 - max(own, default=0)))
 
 
 def _whose(each: Registration) -> str:

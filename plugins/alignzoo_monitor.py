@@ -72,7 +72,7 @@ class Monitor:
     heldout_least: float = 0.01
     """... and by this much at least."""
     chance_least: int = 20
-    """Of fewer held-out pairs nothing is said, ..."""
+    """Nothing is said of fewer held-out pairs, ..."""
     chance_errors: float = 1.645
     """... of others where the accuracy less so many standard errors is at most 0.5 (a test at the level 0.05)."""
     loss_rise: float = 0.5

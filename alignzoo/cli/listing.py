@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from alignzoo.registry.registrar import Registration
 
 COLUMNS = 80
-"""Of a terminal on which a line of the list fits."""
+"""Columns of a terminal on which a line of the list fits."""
 
 
 @told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,24 @@ def test_a_recipe_runs_on_its_own_task(recipe: str, tmp_path: Path) -> None:
     else:
         parts = {name for line in trained for name in line["parts"]}
         assert {"constitution/harmless", "constitution/non_evasive"} <= parts
+
+
+@pytest.mark.slow
+def test_constitutional_ai_runs_on_ones_own_model_and_prompts(tiny_model: Path, tmp_path: Path) -> None:
+    """Every role that a recipe leaves open is the user's own model's: writer, judge, and start of every stage."""
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps({"prompt": f"Say {n}."}) + "\n" for n in range(6)))
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)  # with room for a judge's question in bytes
+    config = json.loads((model / "config.json").read_text()) | {"max_position_embeddings": 4096}
+    (model / "config.json").write_text(json.dumps(config))
+    own = [f"policy.model={model}", f"data.path={tmp_path / 'prompts.jsonl'}", "data.heldout=0", "data.chat=user"]
+    own += ["policy.max_new_tokens=6", "preference-model.sampler.writer.max_new_tokens=6"]
+    few = [f"{stage}.schedule.steps=1" for stage in ("sl-cai", "preference-model", "rl")]
+    few += [f"{stage}.schedule.prompts=2" for stage in ("sl-cai", "preference-model", "rl")]
+    result = alignzoo.run("cai", overrides=[*own, *few], out=tmp_path / "run")
+    assert [stage.name for stage in result.stages] == ["sl-cai", "preference-model", "rl"]
+    (reward,) = json.loads((tmp_path / "run" / "manifest.json").read_text())["recipe"]["stage"][1]["reward"]
+    assert reward["judge"]["model"] == str(model)
 
 
 class Obliging:

@@ -96,6 +96,12 @@ def test_a_reward_model_of_no_head_is_found_before_the_first_step(
     assert nothing_trained(tmp_path / "out")
 
 
+def test_a_judge_that_would_ask_a_reward_model_is_found_before_the_first_step(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"preference-model\.reward: Constitution asks the policy in training"):
+        alignzoo.run("cai", out=tmp_path / "run", overrides=["preference-model.reward.judge=local"])
+    assert nothing_trained(tmp_path / "run")
+
+
 def test_conversations_without_a_template_are_found_before_the_first_step(
     tmp_path: Path, pipeline: dict[str, Any]
 ) -> None:

@@ -14,10 +14,11 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from alignzoo import processes
+from alignzoo import columns, processes
 from alignzoo.data import Data, train_and_heldout
-from alignzoo.errors import AlignzooError, RunError
+from alignzoo.errors import AlignzooError, ModelError, RunError
 from alignzoo.evaluation.answers import Figures
+from alignzoo.gathering import roles_asked
 from alignzoo.interfaces import CheckContext, Earlier, HasCheck, HasCosts, HasDiskUse
 from alignzoo.recipe import Recipe, Stage
 from alignzoo.recipe.outputs import leaves_data
@@ -63,6 +64,7 @@ def check(recipe: Recipe, outputs: Mapping[str, str], folder: Path, *, ask: bool
             check_ahead(stage.schedule, stage.optimizer, stage.sampler, stage.rewards)
         with _blamed(f"{stage.name}.{'task' if stage.data is None else 'data'}"):
             data = Checked(*data_of(stage, read))
+        _check_roles(stage)
         context = _context(stage, data, earlier, ask=ask and processes.index() == 0)
         examiners = heldout_of(stage, data.prompts, data.shown).rewards
         checked[stage.name] = replace(data, spent=_parts(stage, context, examiners))
@@ -70,6 +72,20 @@ def check(recipe: Recipe, outputs: Mapping[str, str], folder: Path, *, ask: bool
         earlier[stage.name] = Earlier(stage.policy, stage.optimizer.needs)
     _check_disk(need, folder)
     return checked
+
+
+def _check_roles(stage: Stage) -> None:
+    """Raise ModelError where a part asks the policy in training, and that is a reward model, which says nothing."""
+    needs = stage.optimizer.needs
+    if not needs or columns.of_part(needs, "language"):
+        return
+    for key, part in (("sampler", stage.sampler), *(("reward", each.source) for each in stage.rewards)):
+        if roles_asked(part):
+            raise ModelError(
+                f"{stage.name}.{key}: {type(part).__name__} asks the policy in training, here a reward model, which "
+                f"cannot answer: name a model that can, as in {stage.name}.{key}.judge.model=DIRECTORY, or an earlier "
+                "stage's as stage:NAME"
+            )
 
 
 def _reading() -> Read:

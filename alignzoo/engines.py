@@ -88,6 +88,16 @@ class OpenEngine(Protocol):
 
 
 @runtime_checkable
+class Rests(Protocol):
+    """An open engine whose memory is the training's while the policy is trained."""
+
+    def rest(self) -> None:
+        """Give up what memory it can, until it is asked again. Called before every pass with a gradient, whether it
+        rests already or not."""
+        ...
+
+
+@runtime_checkable
 class Engine(Protocol):
     """The settings of an engine: a frozen dataclass, `policy.engine = "NAME"` or a table with a name.
 

@@ -30,6 +30,9 @@ class VLLM:
 
     memory: Annotated[float, Gt(0), Le(1)] = 0.3
     """Share of the GPU's memory for vLLM's copy of the weights and its cache; the rest is for training."""
+    rests: bool = True
+    """Give that share to the training, too, while the policy is trained (vLLM's sleep mode, level 2): the weights are
+    handed over anew when something is to be generated next, and the cache is allocated again after them."""
     exact: ClassVar[bool] = False
     separate: ClassVar[bool] = True
     laws: ClassVar[Mapping[str, str]] = {
@@ -60,7 +63,7 @@ class OpenVLLM:
             ) from error
         self.vllm = vllm
         self.engine: Any = None
-        self.length, self.version = 0, ""
+        self.length, self.version, self.resting = 0, "", False
 
     def generate(
         self, prefixes: Sequence[Tokens], n: int, decoding: CompleteDecoding, *, seeds: Sequence[int], at_once: int
@@ -71,13 +74,19 @@ class OpenVLLM:
         with torch.autocast(self.model.device.type, enabled=False):  # precisions are vLLM's own
             if longest > self.length:
                 self._start(longest)
-            elif self.version != self.model.version():
+            elif self.resting or self.version != self.model.version():
                 self._take_weights()
             return self._generate(prefixes, n, decoding, seeds)
 
+    def rest(self) -> None:
+        """As `Rests.rest`: nothing of vLLM's weights and cache stays on the GPU."""
+        if self.settings.rests and self.engine is not None and not self.resting:
+            self.engine.sleep(level=2)
+            self.resting = True
+
     def close(self) -> None:
         """Free the GPU's memory."""
-        self.engine, self.length, self.version = None, 0, ""
+        self.engine, self.length, self.version, self.resting = None, 0, "", False
         gc.collect()
 
     def _start(self, longest: int) -> None:
@@ -95,6 +104,7 @@ class OpenVLLM:
                 max_model_len=self.length,
                 max_num_seqs=self.model.at_once,
                 gpu_memory_utilization=self.settings.memory,
+                enable_sleep_mode=self.settings.rests,
                 enable_prefix_caching=True,  # a group's prompt is computed once
                 logprobs_mode="processed_logprobs",  # of the distribution that tokens are drawn from
                 trust_remote_code=self.model.trust_remote_code,
@@ -129,11 +139,18 @@ class OpenVLLM:
         return [until_stop(each, decoding.stop, self.model.text) for each in found]
 
     def _take_weights(self) -> None:
-        """Load the policy's present weights into vLLM's model, and forget the prompts it computed with former ones."""
+        """Load the policy's present weights into vLLM's model, and forget the prompts it computed with former ones.
+        One that rests is woken in two parts, so that its cache is not there while the weights are handed over."""
         weights = list(self.model.weights())
+        if self.resting:
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()  # what torch keeps for its next tensors is vLLM's
+            self.engine.wake_up(tags=["weights"])
         self.engine.apply_model(lambda model: model.load_weights(iter(weights)) and None)
         self.engine.reset_prefix_cache()
-        self.version = self.model.version()
+        if self.resting:
+            self.engine.wake_up(tags=["kv_cache"])
+        self.version, self.resting = self.model.version(), False
 
 
 def _generated(output: Any, ends: frozenset[int], *, known: bool) -> Generated:

@@ -17,8 +17,9 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from alignzoo import ModelError
+from alignzoo import ModelError, Prompt
 from alignzoo import functional as fn
+from alignzoo.batching import collate
 from alignzoo.decoding import CompleteDecoding
 from alignzoo.engines import Generated
 from alignzoo_hf.decode import engine, slots
@@ -28,7 +29,7 @@ from alignzoo_hf.decode.graphs import Graphs
 from alignzoo_hf.decode.sampling import draw, inverse_cdf, uniforms
 from alignzoo_hf.decode.transformers_engines import PagedEngine, TransformersEngine, unfit
 from alignzoo_hf.model.spec import HF
-from alignzoo_vllm import OpenVLLM
+from alignzoo_vllm import VLLM, OpenVLLM
 from rounding import close, depth
 
 STOPS = frozenset(range(1, 9))
@@ -426,8 +427,16 @@ class FakeLLM:
         self.config = transformers.AutoConfig.from_pretrained(model)
         self.settings, self.model, self.forgotten = settings, FakeModel(), 0
         self.autocast = torch.is_autocast_enabled("cpu")
+        self.told: list[str] = []
+
+    def sleep(self, level: int) -> None:
+        self.told.append(f"sleep {level}")
+
+    def wake_up(self, tags: list[str]) -> None:
+        self.told += [f"wake {each}" for each in tags]
 
     def apply_model(self, function: Any) -> list[Any]:
+        self.told.append("weights")
         return [function(self.model)]
 
     def reset_prefix_cache(self) -> bool:
@@ -478,6 +487,35 @@ def test_vllm_is_given_the_weights_before_it_writes(monkeypatch: pytest.MonkeyPa
     assert held["model.layers.0.mlp.up_proj.weight"].shape == (48, 32) and not [k for k in held if "lora" in k]
     assert torch.equal(held["model.norm.weight"], model.get_base_model().model.norm.weight)
     assert engine.forgotten == 2 and chosen.engine is engine
+
+
+def test_vllm_rests_while_the_policy_is_trained_and_is_woken_in_two_parts(
+    monkeypatch: pytest.MonkeyPatch, plain_model: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=FakeLLM, SamplingParams=SimpleNamespace))
+    policy = HF(str(plain_model), device="cpu", max_new_tokens=4, engine=VLLM()).load(frozenset({"logprobs"}))
+    prompts = [Prompt("one", chat="plain")]
+
+    def generate() -> FakeLLM:
+        policy.generate(prompts, 1, seeds=[0])
+        return policy._own.engine(STOPS).engine  # type: ignore[attr-defined]
+
+    batch = collate([policy.encode(prompts[0], ["two"])], scored=False)
+    engine = generate()
+    with torch.no_grad():
+        policy.forward(batch, frozenset({"logprobs"}))
+    assert engine.settings["enable_sleep_mode"] and not engine.told
+    for _ in range(2):  # two micro-batches
+        policy.forward(batch, frozenset({"logprobs"}))
+    assert engine.told == ["sleep 2"]
+    assert generate() is engine and generate() is engine
+    assert engine.told == ["sleep 2", "wake weights", "weights", "wake kv_cache"]
+    stays = opened(
+        HF(engine=VLLM(rests=False)), random_model("Llama"), AutoTokenizer.from_pretrained(plain_model), STOPS
+    )
+    stays.generate([(5, 6)], 1, CompleteDecoding(4), seeds=[0], at_once=8)
+    stays.rest()  # type: ignore[attr-defined]
+    assert not stays.engine.told and not stays.engine.settings["enable_sleep_mode"]  # type: ignore[attr-defined]
 
 
 def test_vllm_engines_of_several_processes_are_each_on_their_own_gpu_and_as_long_as_the_texts(

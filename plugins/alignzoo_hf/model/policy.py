@@ -229,6 +229,8 @@ class HFPolicy(Generating, Answering, TableTraining):
         """The columns asked for, at completion positions only; the vocabulary is never held for all of them."""
         if self._reloads and torch.is_grad_enabled() and self._voice is self._own and self.roles[REFERENCE].release():
             self._let_go = time.monotonic()  # the next evaluation loads it again
+        if self.lm is not None and torch.is_grad_enabled():
+            self._own.rest()
         batch = batch.to(self.device)
         sharded = self._voice.sharded if self.lm is not None else self._sharded
         answers = (self._answers if sharded is None else partial(sharded, self._answers))(batch, columns)

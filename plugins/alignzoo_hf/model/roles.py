@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from alignzoo.cost import ModelShape
 from alignzoo.decoding import CompleteDecoding
-from alignzoo.engines import OpenEngine
+from alignzoo.engines import OpenEngine, Rests
 from alignzoo.errors import ModelError
 from alignzoo.sharded import assign
 from alignzoo_hf.decode import engines
@@ -92,6 +92,11 @@ class Voice:
         if self._engine is None:
             self._engine = engines.opened(self._generating(), self.model, self.tokenizer, stop_ids)
         return self._engine
+
+    def rest(self) -> None:
+        """Let the engine's memory be the training's, where it has some to give."""
+        if isinstance(self._engine, Rests):
+            self._engine.rest()
 
     def close(self) -> None:
         """Close the engine, which is opened again where it is asked again."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import calls_of_processes
 from alignzoo.interfaces import CheckContext, HasCheck, HasFollow, HasNext
 from alignzoo.recipe import load
 from alignzoo.registry import Registry
@@ -29,6 +30,15 @@ def test_an_optimizer_keeps_the_laws(name: str) -> None:
     stateful = isinstance(part, HasNext | HasFollow)  # of others, a resumed run is the runner's, and held elsewhere
     waived = set() if stateful else {"resume"}
     check_optimizer(part, only=[check for check in OPTIMIZER_CHECKS if check not in waived])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [each.name for each in ZOO])
+def test_processes_make_the_same_passes_and_their_gradients_add_up(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of shares that are uneven, and where one has none. Those that exchange weights or gradients in a pass would wait
+    for each other for ever if one made another pass."""
+    for sizes in ((2, 4, 3, 2), (3, 2)):
+        calls_of_processes.check(REGISTRY.get("optimizer", name)(), COLUMNS.get(name, ()), sizes, monkeypatch)
 
 
 def test_there_are_ninety_methods_of_distinct_classes_with_family_and_summary() -> None:

@@ -16,12 +16,14 @@ import torch
 
 pytest.importorskip("requests")
 
+import alignzoo
 import alignzoo_vllm_server
 from alignzoo import ModelError, Policy, Prompt
 from alignzoo.decoding import Decoding
 from alignzoo.policies import loaded
 from alignzoo_hf.model.spec import HF
 from alignzoo_vllm_server import VLLMServer
+from toy_run import lines
 
 LOADING = threading.Lock()
 """transformers changes its own classes for as long as it loads a model, and so one is loaded at a time."""
@@ -222,6 +224,54 @@ def test_a_server_that_is_away_is_named_and_one_that_is_busy_is_asked_again(
     away = policy_of(VLLMServer("http://127.0.0.1:9", retries=1))
     with pytest.raises(ModelError, match=r"http://127.0.0.1:9 did not do /pause: it cannot be reached .*--resume"):
         texts(away)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("fault", "ahead"), [("shapes", 0), ("few", 1), ("stale", 1)])
+def test_a_server_that_fails_in_a_run_loses_nothing(
+    plain_model: Path, fake: FakeVLLM, quick: None, fault: str, ahead: int, tmp_path: Path
+) -> None:
+    """The run ends with what is wrong, and the one that goes on has the texts and figures of one that was whole."""
+    asked: list[int] = []
+
+    def reward(completions: list[Any], **columns: Any) -> list[float]:
+        asked.append(len(completions))
+        if len(asked) == 3 and breaks:
+            fake.fault = fault
+        return [float(sum(map(ord, str(each))) % 97) for each in completions]
+
+    def run(out: str, *, resume: bool = False) -> list[dict[str, Any]]:
+        alignzoo.run(
+            "grpo",
+            policy={
+                "name": "hf",
+                "model": str(plain_model),
+                "max_new_tokens": 5,
+                "device": "cpu",
+                "engine": {"name": "vllm-server", "url": fake.url, "retries": 1},
+            },
+            data=[{"prompt": f"{number}"} for number in range(8)],
+            reward=reward,
+            out=tmp_path / out,
+            resume=resume,
+            sampler={"n": 3},
+            evaluate={"prompts": 2, "greedy": False, "reward": False},
+            schedule={"steps": 4, "prompts": 3, "lr": 1e-2, "save_every": 1, "eval_every": 2, "ahead": ahead},
+            warn=lambda *told: None,
+        )
+        return lines(tmp_path / out / "metrics.jsonl")
+
+    breaks = False
+    whole = run("whole")
+    breaks = True
+    asked.clear()
+    with pytest.raises(ModelError, match="the server "):
+        run("broken")
+    fake.fault, breaks = "", False
+    found = run("broken", resume=True)
+    assert len(found) == 4
+    for one, other in zip(whole, found, strict=True):
+        assert other == pytest.approx(one, rel=1e-5, abs=1e-6)
 
 
 def test_an_address_is_checked() -> None:

@@ -10,20 +10,20 @@ from typing import Any
 
 from alignzoo.judging.agreement import Estimate
 from alignzoo_human.bias import share
-from alignzoo_human.items import Item
+from alignzoo_human.items import Item, written
 from alignzoo_human.votes import Vote
 
 SETTINGS = ("temperature", "top_k", "top_p", "max_new_tokens")
 """How a model's answers may differ."""
 
 FEWEST = 10
-"""Questions without which an interval over them would say too much."""
+"""Prompts without which an interval over them would say too much."""
 
 
 def winners(items: Mapping[str, Item], votes: Sequence[Vote], *, seed: int = 0) -> dict[str, Estimate]:
     """For each who generated answers, how often theirs is preferred to an answer of somebody else, a tie counting half.
 
-    It is the mean over questions, with its interval over these. An answer that several gave alike counts for none of
+    It is the mean over prompts, with its interval over these. An answer that several gave alike counts for none of
     them, and neither do tests of raters and repeated questions. Empty where one alone generated everything.
     """
     names = _names(items.values())
@@ -37,13 +37,13 @@ def winners(items: Mapping[str, Item], votes: Sequence[Vote], *, seed: int = 0) 
         for i, j in itertools.permutations(range(len(ranks)), 2):
             if len(given[i]) == len(given[j]) == 1 and given[i] != given[j]:
                 worth = 0.5 if ranks[i] == ranks[j] else float(ranks[i] < ranks[j])
-                won[next(iter(given[i]))][vote.item].append(worth)
+                won[next(iter(given[i]))][written(item.prompt)].append(worth)
     shares = {name: share([fmean(each) for each in by.values()], seed, "winners") for name, by in sorted(won.items())}
     return {name: found for name, found in shares.items() if found is not None}
 
 
 def _names(items: Iterable[Item]) -> Any:
-    """What who generated an answer is called: the model, or the file; where that is one, by its settings."""
+    """The name of who generated an answer: the model or the file, and where all have the same one, the settings."""
     origins = [origin for item in items for each in item.origins for origin in each.get("from", ())]
     several = len({_who(origin) for origin in origins}) > 1
 
@@ -65,5 +65,5 @@ def told(found: Mapping[str, Estimate]) -> list[str]:
 
 def _share(each: Estimate) -> str:
     if each.n < FEWEST:
-        return f"{each.value:.0%} of comparisons, in {each.n} questions, too few for an interval"
-    return f"{each.value:.0%} [{each.low:.0%}, {each.high:.0%}] of comparisons, in {each.n} questions"
+        return f"{each.value:.0%} of comparisons, in answers to {each.n} prompts, too few for an interval"
+    return f"{each.value:.0%} [{each.low:.0%}, {each.high:.0%}] of comparisons, in answers to {each.n} prompts"

@@ -43,12 +43,14 @@ def winners(items: Mapping[str, Item], votes: Sequence[Vote], *, seed: int = 0) 
 
 
 def _names(items: Iterable[Item]) -> Any:
-    """The name of who generated an answer: the model or the file, and where all have the same one, the settings."""
+    """The name of who generated an answer: the model or the file; where all have the same one, the settings that
+    differ."""
     origins = [origin for item in items for each in item.origins for origin in each.get("from", ())]
     several = len({_who(origin) for origin in origins}) > 1
+    differ = [key for key in SETTINGS if len({origin.get(key) for origin in origins}) > 1]
 
     def name(origin: Mapping[str, Any]) -> str:
-        return _who(origin) if several else ", ".join(f"{key} {origin[key]}" for key in SETTINGS if key in origin)
+        return _who(origin) if several else ", ".join(f"{key} {origin[key]}" for key in differ if key in origin)
 
     return name
 

@@ -111,7 +111,7 @@ def test_whose_answers_are_preferred() -> None:
         "small": ((0.25 + 0.5) / 2, 2),
         "large": ((0.75 + 0.5) / 2, 2),
     }
-    alone = Item.made("pair", "r", ("a", "b"), origins=[by("one", temperature=0.7), by("one", temperature=1.0)])
+    alone = Item.made("pair", "r", ("a", "b"), origins=[by("one", temperature=t, top_k=9) for t in (0.7, 1.0)])
     assert winners({alone.key: alone}, [vote(alone, 1.0)])["temperature 0.7"].value == 1.0
     same = Item.made("pair", "r", ("a", "b"), origins=[by("one"), by("one")])
     assert winners({same.key: same}, [vote(same, 1.0)]) == {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
@@ -95,6 +96,12 @@ class CheckContext:
     """The stage's sampler, for an optimizer that needs groups of a kind that only some samplers bring."""
     ahead: int = 0
     """How many steps are generated ahead, by a copy of the policy while it is trained (`schedule.ahead`)."""
+    rewards: tuple[str, ...] = ()
+    """The names of the stage's rewards, as they are the keys of `Batch.sources`."""
+
+    def sides(self, threshold: float) -> frozenset[bool]:
+        """Whether labels of the data are above a threshold, below it, or both, by the first thousand prompts."""
+        return frozenset(label > threshold for prompt in islice(self.prompts, 1000) for label in prompt.labels)
 
 
 @runtime_checkable

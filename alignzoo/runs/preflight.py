@@ -106,7 +106,8 @@ def _context(stage: Stage, data: Checked, earlier: Mapping[str, Earlier], *, ask
     first = drawn(data.train, stage.schedule.prompts, stage.seed, 0)
     online = stage.sampler.online
     needs, ahead = stage.optimizer.needs, stage.schedule.ahead
-    return CheckContext(needs, data.train, first, online, ask, dict(earlier), stage.sampler, ahead)
+    rewards = tuple(each.name for each in stage.rewards)
+    return CheckContext(needs, data.train, first, online, ask, dict(earlier), stage.sampler, ahead, rewards)
 
 
 def _parts(stage: Stage, context: CheckContext, examiners: Sequence[WeightedReward]) -> Figures:

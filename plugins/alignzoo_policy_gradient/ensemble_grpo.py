@@ -10,8 +10,10 @@ import torch
 from annotated_types import Ge
 
 from alignzoo import Batch, Forward, Terms
+from alignzoo.interfaces import CheckContext
 from alignzoo.types import FloatN
 from alignzoo_policy_gradient.base import ClippedGroup
+from alignzoo_policy_gradient.limits import tell_of_one
 
 SPREAD = "disagreement"
 """The column of the variance of an answer's rewards."""
@@ -40,6 +42,10 @@ class EnsembleGRPO(ClippedGroup):
         "sources": "all members count alike",
         "baseline": "more from one member alone is a disagreement",
     }
+
+    def check(self, context: CheckContext) -> None:
+        """Warn where there are no several rewards."""
+        tell_of_one(context, "nobody to disagree with")
 
     def prepare(self, batch: Batch) -> Batch:
         rewards, spread = self.ensemble(batch)

@@ -8,8 +8,10 @@ import torch
 
 from alignzoo import Batch
 from alignzoo import functional as fn
+from alignzoo.interfaces import CheckContext
 from alignzoo.types import FloatN
 from alignzoo_policy_gradient.base import ClippedGroup
+from alignzoo_policy_gradient.limits import tell_of_one
 
 EPSILON = 1e-4
 """Added to standard deviations, as in TRL."""
@@ -36,6 +38,10 @@ class GDPO(ClippedGroup):
     Rewards of another range than the others no longer drown or vanish, and different mixtures no longer fall together.
     w_k is the recipe's weight; a reward that abstained counts 0. Averaged over all tokens.
     """
+
+    def check(self, context: CheckContext) -> None:
+        """Warn where there are no several rewards."""
+        tell_of_one(context, "this only scales its advantages over the batch")
 
     def credit(self, batch: Batch) -> FloatN:
         rewards = batch.sources or {"": batch.rewards}

@@ -25,8 +25,12 @@ class GFPO(ClippedGroup):
     """
 
     keep: Annotated[int, Ge(2)] = 4
-    """k: how many answers of a group are learnt from. A group that has no more keeps all, so sample more of them."""
+    """k: how many answers of a group are learnt from, fewer than it has."""
     laws: ClassVar[Mapping[str, str]] = {"kl_estimate": "the KL is of the answers that are kept, a biased sample"}
+
+    @property
+    def completions(self) -> int:  # type: ignore[override]
+        return self.keep + 1
 
     def order(self, batch: Batch) -> FloatN:
         """What each answer is sorted by: those with the least are kept."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Self
 
@@ -13,6 +14,7 @@ from annotated_types import Ge, Gt
 from torch import Tensor
 
 from alignzoo import Batch, PluginError, StepReport
+from alignzoo.interfaces import CheckContext
 from alignzoo.types import FloatN
 
 log = logging.getLogger("alignzoo")
@@ -21,13 +23,24 @@ EXCESS = "excess"
 """The column and metric of what a cost has above its limit."""
 
 
+def check_named(name: str, rewards: Collection[str]) -> None:
+    """Raise PluginError for a reward that the run does not have."""
+    if name not in rewards:
+        known = ", ".join(sorted(rewards)) or "none"
+        raise PluginError(f"the run has no reward {name!r}, it has: {known}. Name one of them, or add it to reward")
+
+
 def source(batch: Batch, name: str) -> FloatN:
     """One of the run's rewards, (N,), NaN where it abstained. Raises PluginError for a name that the run does not
     have."""
-    if name not in batch.sources:
-        known = ", ".join(sorted(batch.sources)) or "none"
-        raise PluginError(f"the run has no reward {name!r}, it has: {known}. Name one of them, or add it to reward")
+    check_named(name, batch.sources)
     return batch.sources[name]
+
+
+def tell_of_one(context: CheckContext, trains: str) -> None:
+    """Warn where a method of several rewards has one."""
+    if len(context.rewards) == 1:
+        log.warning("there is one reward, and so %s: give others beside it, reward=[..., {name=...}]", trains)
 
 
 @functools.cache
@@ -58,6 +71,11 @@ class Limited:
     """How fast ln λ follows the cost's excess over its limit."""
     largest: Annotated[float, Gt(0)] = field(default=5.0, kw_only=True)
     """λ does not grow above this."""
+
+    def check(self, context: CheckContext) -> None:
+        """Raise PluginError where the run has no reward of the cost's name."""
+        if self.cost and context.rewards:
+            check_named(self.cost, context.rewards)
 
     def excess(self, cost: FloatN) -> FloatN:
         """What of a cost counts against an answer, (N,)."""

@@ -10,8 +10,10 @@ import torch
 
 from alignzoo import Batch, Forward, Terms
 from alignzoo import functional as fn
+from alignzoo.interfaces import CheckContext
 from alignzoo.types import FloatN
 from alignzoo_policy_gradient.base import ClippedGroup
+from alignzoo_policy_gradient.limits import tell_of_one
 
 WORST = "worst"
 """The column of the reward that counts in this step."""
@@ -34,6 +36,10 @@ class MaxMin(ClippedGroup):
         "ranking": "the order is that of the lowest reward alone",
         "sources": "whichever reward is lowest counts, whatever its weight",
     }
+
+    def check(self, context: CheckContext) -> None:
+        """Warn where there are no several rewards."""
+        tell_of_one(context, "it counts in every step")
 
     def prepare(self, batch: Batch) -> Batch:
         telling = [each for each in batch.sources.values() if _tells(each, batch)]

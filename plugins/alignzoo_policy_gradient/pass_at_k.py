@@ -35,11 +35,15 @@ class PassAtK(ClippedGroup):
     """
 
     k: Annotated[int, Ge(1)] = 2
-    """How many answers are one try, fewer than a group's n: in a group with no more than k it is n - 1. The paper's 4
-    wants groups of 16 and more: where fewer than k answers are wrong, nothing is learnt."""
+    """How many answers are one try, fewer than a group has: where abstentions leave no more than k, it is one fewer
+    than these. The paper's 4 wants groups of 16 and more: where fewer than k answers are wrong, nothing is learnt."""
     right: float = 1.0
     """An answer is right where its reward is at least this."""
     laws: ClassVar[Mapping[str, str]] = {"baseline": "answers are right or wrong, and so rewards cannot be shifted"}
+
+    @property
+    def completions(self) -> int:  # type: ignore[override]
+        return self.k + 1
 
     def credit(self, batch: Batch) -> FloatN:
         good, rows = batch.rewards >= self.right, fn.group_size(batch.group).float()

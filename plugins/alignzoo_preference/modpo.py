@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Annotated
 
@@ -12,7 +14,10 @@ from torch.nn.functional import logsigmoid
 
 from alignzoo import Batch, PluginError
 from alignzoo import functional as fn
+from alignzoo.interfaces import CheckContext
 from alignzoo_preference.pairs import Pairs, ReferencePairLoss
+
+log = logging.getLogger("alignzoo")
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,19 @@ class MODPO(ReferencePairLoss):
         if sum(self.weights) >= 1:
             raise ValueError(f"weights add up to {sum(self.weights):g} and leave nothing of 1 for the preferences")
 
+    def check(self, context: CheckContext) -> None:
+        """Raise PluginError where the run has no reward of one of these names; warn where there are no others."""
+        if not self.others:
+            log.warning("optimizer.others names no other reward, and so the preferences alone count: name some")
+        for name in self.others:
+            if context.rewards and name not in context.rewards:
+                raise self._unknown(name, context.rewards)
+
+    @staticmethod
+    def _unknown(name: str, rewards: Iterable[str]) -> PluginError:
+        known = ", ".join(sorted(rewards)) or "none"
+        return PluginError(f"the run has no reward {name!r}, it has: {known}. Name one of them in others")
+
     def shares(self) -> tuple[float, ...]:
         """w_k of each other reward."""
         return self.weights or (1 / (1 + len(self.others)),) * len(self.others)
@@ -45,8 +63,7 @@ class MODPO(ReferencePairLoss):
         others = torch.zeros_like(batch.rewards)
         for name, weight in zip(self.others, self.shares(), strict=True):
             if name not in batch.sources:
-                known = ", ".join(sorted(batch.sources)) or "none"
-                raise PluginError(f"the run has no reward {name!r}, it has: {known}. Name one of them in others")
+                raise self._unknown(name, batch.sources)
             others = others + weight * batch.sources[name].nan_to_num(nan=0.0)
         return fn.best_and_worst(replace(batch, extra={**batch.extra, "others": others}))
 

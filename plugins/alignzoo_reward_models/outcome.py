@@ -9,8 +9,9 @@ import torch
 from annotated_types import Ge
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from alignzoo import Batch, Forward, Terms
+from alignzoo import Batch, DataError, Forward, Terms
 from alignzoo import functional as fn
+from alignzoo.interfaces import CheckContext
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,15 @@ class OutcomeRewardModel:
     prepare_reads: ClassVar[frozenset[str]] = frozenset()
     trains: ClassVar[str] = "reward-model"
     couples: ClassVar[str] = "row"
+
+    def check(self, context: CheckContext) -> None:
+        """Raise DataError where the data have answers of one kind alone, of which nothing can be learnt."""
+        if not context.online and len(sides := context.sides(self.threshold)) == 1:
+            kind = "right" if True in sides else "wrong"
+            raise DataError(
+                f"all answers of the data are {kind}, as far as they were looked at (optimizer.threshold="
+                f"{self.threshold:g}), and so a verifier could learn nothing but to say so: give labels of both kinds"
+            )
 
     def prepare(self, batch: Batch) -> Batch:
         return batch

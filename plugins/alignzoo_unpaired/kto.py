@@ -37,6 +37,7 @@ class KTO(Labelled):
 
     def check(self, context: CheckContext) -> None:
         """Raise where nobody brings the mismatched answers that z is measured by."""
+        super().check(context)
         if not isinstance(context.sampler, Mismatched):
             raise PluginError(
                 "kto measures its KL baseline by answers to other prompts, which the stage's sampler does not bring: "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -12,7 +13,10 @@ from torch import Tensor
 
 from alignzoo import Batch, Forward, rankings
 from alignzoo import functional as fn
+from alignzoo.interfaces import CheckContext
 from alignzoo.types import FloatN
+
+log = logging.getLogger("alignzoo")
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,16 @@ class Labelled:
     kl_weight: ClassVar[str] = "beta"
     couples: ClassVar[str] = "row"
     search: ClassVar[Mapping[str, tuple[float, float]]] = {"beta": (0.01, 1.0)}
+
+    def check(self, context: CheckContext) -> None:
+        """Warn where the data have answers of one kind alone."""
+        sides = frozenset() if context.online else context.sides(self.threshold)
+        if len(sides) == 1:
+            kind = "desirable" if True in sides else "undesirable"
+            log.warning(
+                "all answers that were looked at are %s (optimizer.threshold=%g), and so this is only told what to %s: "
+                "give data with labels of both kinds", kind, self.threshold, "raise" if True in sides else "lower",
+            )  # fmt: skip
 
     def prepare(self, batch: Batch) -> Batch:
         return batch

@@ -18,7 +18,14 @@ def build_part(registry: Registry, kind: str, node: Node, path: str, policy: str
     if not node.is_table:
         return _ready(kind, node, path), _live(node.value)
     if "name" not in node.value:
-        raise RecipeError(f"{node.where}: {path} has no name. Known: {', '.join(registry.names(kind)) or 'none'}.")
+        known = f"Known: {', '.join(registry.names(kind)) or 'none'}."
+        part = path.partition(".")[2]
+        if node.value and "." not in part:  # a setting that was meant for another stage, perhaps
+            meant = (
+                f"say {path}.name as well, or which other stage is meant, as in STAGE.{part}.{next(iter(node.value))}"
+            )
+            raise RecipeError(f"{node.where}: {path} has no name that this could be a setting of: {meant}. {known}")
+        raise RecipeError(f"{node.where}: {path} has no name. {known}")
     name: str = checked(str, node.value["name"], f"{path}.name")
     table = node.without("name")
     try:

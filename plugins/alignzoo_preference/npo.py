@@ -9,8 +9,9 @@ from typing import Annotated, ClassVar
 from annotated_types import Ge, Gt
 from torch.nn.functional import logsigmoid
 
-from alignzoo import Batch, Forward, Terms
+from alignzoo import Batch, DataError, Forward, Terms
 from alignzoo import functional as fn
+from alignzoo.interfaces import CheckContext
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,14 @@ class NPO:
     laws: ClassVar[Mapping[str, str]] = {
         "every_token": "it reads bad answers alone, and raises none (arXiv:2404.05868)"
     }
+
+    def check(self, context: CheckContext) -> None:
+        """Raise DataError where the data have no bad answer to be unlearnt."""
+        if not context.online and context.sides(self.threshold) == {True}:
+            raise DataError(
+                f"no answer that was looked at is below optimizer.threshold={self.threshold:g}, and only such are "
+                "unlearnt: give data with bad answers, as pairs or with labels, or a higher threshold"
+            )
 
     def prepare(self, batch: Batch) -> Batch:
         return batch.select(batch.rewards < self.threshold)

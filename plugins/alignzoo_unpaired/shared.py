@@ -19,6 +19,17 @@ from alignzoo.types import FloatN
 log = logging.getLogger("alignzoo")
 
 
+def tell_of_one_kind(context: CheckContext, threshold: float) -> None:
+    """Warn where the data have answers of one kind alone, all desirable or all not."""
+    sides = frozenset() if context.online else context.sides(threshold)
+    if len(sides) == 1:
+        kind, way = ("desirable", "raise") if True in sides else ("undesirable", "lower")
+        log.warning(
+            "all answers that were looked at are %s (optimizer.threshold=%g), and so this is only told what to %s: "
+            "give data with labels of both kinds", kind, threshold, way,
+        )  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Labelled:
     """Single answers, each desirable or not, and a reference."""
@@ -37,13 +48,7 @@ class Labelled:
 
     def check(self, context: CheckContext) -> None:
         """Warn where the data have answers of one kind alone."""
-        sides = frozenset() if context.online else context.sides(self.threshold)
-        if len(sides) == 1:
-            kind = "desirable" if True in sides else "undesirable"
-            log.warning(
-                "all answers that were looked at are %s (optimizer.threshold=%g), and so this is only told what to %s: "
-                "give data with labels of both kinds", kind, self.threshold, "raise" if True in sides else "lower",
-            )  # fmt: skip
+        tell_of_one_kind(context, self.threshold)
 
     def prepare(self, batch: Batch) -> Batch:
         return batch

@@ -11,6 +11,8 @@ from annotated_types import Ge
 
 from alignzoo import Batch, Forward, Terms
 from alignzoo import functional as fn
+from alignzoo.interfaces import CheckContext
+from alignzoo_unpaired.shared import tell_of_one_kind
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,10 @@ class Unlikelihood:
     prepare_reads: ClassVar[frozenset[str]] = frozenset()
     couples: ClassVar[str] = "row"
     search: ClassVar[Mapping[str, tuple[float, float]]] = {"alpha": (0.1, 10.0)}
+
+    def check(self, context: CheckContext) -> None:
+        """Warn where the data have answers of one kind alone."""
+        tell_of_one_kind(context, self.threshold)
 
     def prepare(self, batch: Batch) -> Batch:
         return replace(batch, weights=fn.token_mean(batch.mask))

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from alignzoo import DataError, PluginError, Prompt
+from alignzoo import DataError, PluginError, Prompt, RecipeError
 from alignzoo.interfaces import CheckContext
+from alignzoo.recipe import load
+from alignzoo.registry import Registry
 from alignzoo.traits import traits_of
 from alignzoo_policy_gradient.ensemble_grpo import EnsembleGRPO
 from alignzoo_policy_gradient.gdpo import GDPO
@@ -18,10 +20,12 @@ from alignzoo_policy_gradient.lagrangian_ppo import LagrangianPPO
 from alignzoo_policy_gradient.max_min import MaxMin
 from alignzoo_policy_gradient.pass_at_k import PassAtK
 from alignzoo_preference.modpo import MODPO
+from alignzoo_preference.npo import NPO
 from alignzoo_reward_models.outcome import OutcomeRewardModel
 from alignzoo_unpaired.apo_zero import APOZeroUnpaired
 from alignzoo_unpaired.kto import KTO
 from alignzoo_unpaired.mismatched import Mismatched
+from alignzoo_unpaired.unlikelihood import Unlikelihood
 
 
 def context(*rewards: str, labels: tuple[float, ...] = (), online: bool = False) -> CheckContext:
@@ -51,7 +55,7 @@ def test_a_reward_that_the_run_does_not_have_is_named_before_it_trains(part: Any
         part.check(context("helpful", "brief"))
 
 
-@pytest.mark.parametrize("part", [KTO(), APOZeroUnpaired()], ids=lambda part: type(part).__name__)
+@pytest.mark.parametrize("part", [KTO(), APOZeroUnpaired(), Unlikelihood()], ids=lambda part: type(part).__name__)
 @pytest.mark.parametrize(
     ("labels", "told"), [((1.0, 1.0), "are desirable"), ((0.0, 0.0), "are undesirable"), ((1.0, 0.0), ""), ((), "")]
 )
@@ -63,6 +67,18 @@ def test_labels_of_one_kind_are_told(
     caplog.clear()
     part.check(context("labels", labels=labels, online=True))  # what is generated has other scores
     assert not caplog.messages
+
+
+def test_without_a_bad_answer_there_is_nothing_to_unlearn() -> None:
+    NPO().check(context("labels", labels=(1.0, 0.0)))
+    NPO(threshold=2.0).check(context("labels", labels=(1.0, 1.0)))
+    with pytest.raises(DataError, match=r"is below optimizer\.threshold=0\.5"):
+        NPO().check(context("labels", labels=(1.0, 1.0)))
+
+
+def test_a_setting_of_a_part_that_a_stage_does_not_have_says_whose_it_may_be() -> None:
+    with pytest.raises(RecipeError, match=r"which other stage is meant, as in STAGE\.sampler\.n\. Known: .*policy"):
+        load("iterative-dpo", ["sampler.n=1"], registry=Registry())
 
 
 def test_a_verifier_of_answers_of_one_kind_is_refused() -> None:

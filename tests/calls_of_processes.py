@@ -52,10 +52,10 @@ def passes(policy: Any, part: Any, batch: Batch, rank: int, count: int, patch: p
     return policy.calls
 
 
-def check(part: Any, columns: Sequence[str], sizes: Sequence[int], patch: pytest.MonkeyPatch) -> None:
+def check(part: Any, sizes: Sequence[int], patch: pytest.MonkeyPatch) -> None:
     """An optimizer's three processes make the same passes of these groups, which leave shares uneven or one process
     with nothing but company, and their gradients add up to those of one."""
-    made = case(part, toy_groups(0, sizes=sizes, columns=(*columns, *_columns(part))))
+    made = case(part, toy_groups(0, sizes=sizes, columns=_columns(part)))
     prepared = part.prepare(made.batch)
     if not len(prepared):
         return

@@ -38,7 +38,7 @@ def test_processes_make_the_same_passes_and_their_gradients_add_up(name: str, mo
     """Of shares that are uneven, and where one has none. Those that exchange weights or gradients in a pass would wait
     for each other for ever if one made another pass."""
     for sizes in ((2, 4, 3, 2), (3, 2)):
-        calls_of_processes.check(REGISTRY.get("optimizer", name)(), COLUMNS.get(name, ()), sizes, monkeypatch)
+        calls_of_processes.check(REGISTRY.get("optimizer", name)(), sizes, monkeypatch)
 
 
 def test_there_are_ninety_methods_of_distinct_classes_with_family_and_summary() -> None:

@@ -60,9 +60,9 @@ def human(seed: int, out: Path) -> None:
     stop, store = threading.Event(), out / "parts" / "labels.sqlite"
     verdict = noisy(gold, seed)
     threading.Thread(target=lambda: working(link_of(store, port, 600), verdict, stop), daemon=True).start()
-    people = {"names": ["ann"], "port": port}
-    asked = {f"{stage}.reward.{key}": each for stage in ("label", "label-again") for key, each in people.items()}
-    alignzoo.run("human-rlhf", seed=seed, out=out, overrides={**asked, "evaluate.greedy": False}, resume=out.exists())
+    people = ['names=["ann"]', f"port={port}"]
+    asked = [f"{stage}.reward.{each}" for stage in ("label", "label-again") for each in people]
+    alignzoo.run("human-rlhf", seed=seed, out=out, overrides=[*asked, "evaluate.greedy=false"], resume=out.exists())
     stop.set()
 
 
@@ -70,7 +70,7 @@ def recorded(seed: int, out: Path) -> None:
     """PPO against a reward model of recorded comparisons."""
     recipe = out.with_name(f"{out.name}.toml")
     recipe.write_text(RECORDED)
-    alignzoo.run(recipe, seed=seed, out=out, overrides={"evaluate.greedy": False}, resume=out.exists())
+    alignzoo.run(recipe, seed=seed, out=out, overrides=["evaluate.greedy=false"], resume=out.exists())
 
 
 def figures(out: Path) -> list[dict[str, Any]]:

@@ -50,8 +50,8 @@ def test_gold_rises_with_a_noisy_raters_labels_and_a_killed_run_asks_nothing_aga
     stop, store = threading.Event(), out / "parts" / "labels.sqlite"
     verdict = noisy(gold, 1)
     threading.Thread(target=lambda: working(link_of(store, port, 600), verdict, stop), daemon=True).start()
-    people = {"names": ["ann"], "port": port}
-    asked = {f"{stage}.reward.{key}": each for stage in ("label", "label-again") for key, each in people.items()}
+    people = ['names=["ann"]', f"port={port}"]
+    asked = [f"{stage}.reward.{each}" for stage in ("label", "label-again") for each in people]
     where = [("reward-model", 5), ("label-again-1", 1), ("ppo-again-1", 2), ("reward-model-again-2", 3)]
 
     def kill(label: str, done: int, total: int, figures: Any) -> None:
@@ -59,7 +59,7 @@ def test_gold_rises_with_a_noisy_raters_labels_and_a_killed_run_asks_nothing_aga
             where.pop(0)
             raise Killed
 
-    settings = {**asked, "evaluate.greedy": False, "evaluate.prompts": 256}
+    settings = [*asked, "evaluate.greedy=false", "evaluate.prompts=256"]
     for resume in (False, True, True, True, True):
         try:
             result = alignzoo.run("human-rlhf", seed=1, out=out, overrides=settings, resume=resume, progress=kill)

@@ -17,7 +17,9 @@ class GFPOEfficiency(GFPO):
 
     The k answers of each group with the largest r/|y|.
 
-    Shrivastava et al. 2025 (arXiv:2508.09726), "token efficiency". Long answers stay where they earn it.
+    Shrivastava et al. 2025 (arXiv:2508.09726), "token efficiency". Long answers stay where they earn it. Where answers
+    are right or wrong, the right ones come first, so that a group with k of them keeps no wrong one and teaches
+    nothing: `keep` has to be larger than the right answers that a group is expected to have.
     """
 
     laws: ClassVar[Mapping[str, str]] = {

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from turns import Turns, distinct, job
+from turns import Turns, distinct, given_tokens, job
 
 import alignzoo
 from alignzoo import Batch, Completion, Group, Prompt, Score, allocator
@@ -35,8 +35,8 @@ METHODS: dict[str, dict[str, Any]] = {
 class Observer:
     """Waits before each step and tells after it."""
 
-    def __init__(self, turns: Turns) -> None:
-        self.turns = turns
+    def __init__(self, turns: Turns, given: int) -> None:
+        self.turns, self.given = turns, given
 
     @alignzoo.hookimpl
     def alignzoo_run_start(self, run: Any) -> None:
@@ -47,9 +47,8 @@ class Observer:
     def alignzoo_after_step(self, report: Any) -> None:
         metrics = report.metrics
         phases = {name.removeprefix("seconds/"): value for name, value in metrics.items() if name.startswith("seconds")}
-        tokens = metrics["tokens/generated"] or metrics["tokens/trained"]
         self.turns.done(
-            tokens=tokens,
+            tokens=metrics["tokens/generated"] or self.given,
             trained=metrics["tokens/trained"],
             loss=metrics["loss"],
             grad_norm=metrics["grad_norm"],
@@ -80,7 +79,8 @@ def settings_of(method: str, folder: Path) -> dict[str, Any]:
 
 def run(method: str, folder: Path, turns: Turns, out: Path) -> None:
     registry = Registry()
-    registry.add(Observer(turns), name="turns")
+    kind = METHODS[method]["data"]
+    registry.add(Observer(turns, given_tokens(folder, kind) if kind in ("sft", "pairs") else 0), name="turns")
     alignzoo.run(method, out=out, registry=registry, **settings_of(method, folder))
 
 

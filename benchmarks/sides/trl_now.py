@@ -18,7 +18,7 @@ import datasets
 import torch
 import transformers
 import trl
-from turns import Turns, distinct, job
+from turns import Turns, distinct, given_tokens, job
 
 COMMON: dict[str, Any] = {
     "max_steps": 1000,
@@ -103,8 +103,7 @@ def trainer(method: str, folder: Path, out: Path, variant: str, turns: Turns) ->
         )
     kind = "sft" if method == "sft" else "pairs"
     given = rows(folder, kind)
-    lengths = [1 + len(row[c].split()) + len(row["prompt"].split()) for row in given for c in row if c != "prompt"]
-    total = asked.get("tokens", {}).get(kind, sum(lengths))
+    total = given_tokens(folder, kind)
     callbacks = [Callback(turns, lambda: total)]
     data = {"train_dataset": datasets.Dataset.from_list(given), "processing_class": words, "callbacks": callbacks}
     at_once = min(asked["rows"], len(given))

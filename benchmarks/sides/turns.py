@@ -27,6 +27,17 @@ def job(folder: str | os.PathLike[str]) -> dict[str, Any]:
         return JOB | json.load(file)
 
 
+def given_tokens(folder: str | os.PathLike[str], kind: str) -> int:
+    """The tokens of given rows, each of its prompt and its answer: the same for all sides. One that computes a prompt
+    once for two answers has not done less of the work."""
+    known: dict[str, int] = job(folder).get("tokens", {})
+    if kind in known:
+        return known[kind]
+    with open(os.path.join(folder, f"{kind}.jsonl")) as file:
+        rows = [json.loads(line) for line in file]
+    return sum(1 + len(row[c].split()) + len(row["prompt"].split()) for row in rows for c in row if c != "prompt")
+
+
 def most_resident() -> int:
     """Peak bytes of this program. Where /proc does not tell, getrusage does, which counts the process that started it
     too: what a child had in memory between fork and exec is its parent's."""

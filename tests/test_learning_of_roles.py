@@ -1,10 +1,12 @@
-"""Methods whose reference moves, generates or teaches learn on embedded tasks, by their public names alone.
+"""Methods whose reference moves, generates or teaches, and transcripts of two turns, learn on embedded tasks, by public
+names alone.
 
 One seed each. "Learns" is: the hidden gold of held-out prompts rises beyond its 95 % interval.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 import torch
 
 import alignzoo
+from alignzoo.registry import Registry
 from alignzoo_tiny.tasks import Sort
 
 EVALUATE = {"prompts": 256, "best_of": 0, "greedy": False}
@@ -75,3 +78,15 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_distillation_from_a_larger_teacher(name: str, teacher: Path, tmp_path: Path) -> None:
     short = {"schedule": {"steps": 20}, "evaluate": EVALUATE, "optimizer": {"name": name, "teacher": str(teacher)}}
     assert gain(alignzoo.run("grpo", task="sort", seed=1, out=tmp_path / "run", **short)) > 1
+
+
+def test_a_transcript_with_what_the_policy_has_not_said_between_its_turns(tmp_path: Path) -> None:
+    registry = Registry()
+    registry.add_file(Path(__file__).parent / "public_api" / "alignzoo_second_try.py")
+    given: dict[str, Any] = {"sampler": "second-try", "schedule": {"steps": 40, "prompts": 12, "minibatch": 6}}
+    alignzoo.run("grpo", task="sort", seed=1, out=tmp_path / "run", registry=registry, evaluate={"prompts": 0}, **given)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    rewards = [line["reward/mean"] for line in lines]
+    before, after = sum(rewards[:5]) / 5, sum(rewards[-5:]) / 5
+    error = math.sqrt(2 * 0.25 / (5 * 12))  # at most, of five steps of twelve prompts
+    assert after > before + 1.96 * error, (before, after)

@@ -10,6 +10,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -32,14 +33,15 @@ class Rater:
         self.cookie = headers["set-cookie"].partition(";")[0]
 
     def request(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, dict[str, str], bytes]:
-        connection = http.client.HTTPConnection(self.host, timeout=30)
         given = {"Host": self.host, "Origin": f"http://{self.host}", "Cookie": self.cookie} | headers
         content = body if isinstance(body, bytes | None) else json.dumps(body).encode()
-        connection.request(method, path, content, {name: value for name, value in given.items() if value})
-        answer = connection.getresponse()
-        found = answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
-        connection.close()
-        return found
+        with closing(http.client.HTTPConnection(self.host, timeout=30)) as connection:
+            try:
+                connection.request(method, path, content, {name: value for name, value in given.items() if value})
+                answer = connection.getresponse()
+                return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
+            except http.client.HTTPException as error:  # the server ended in the middle of its answer
+                raise OSError(f"no whole answer: {error}") from error
 
     def call(self, name: str, body: Any) -> tuple[int, dict[str, Any]]:
         status, _, content = self.request("POST", f"/api/{name}", body)

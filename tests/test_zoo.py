@@ -35,7 +35,7 @@ def test_an_optimizer_keeps_the_laws(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [each.name for each in ZOO])
 def test_processes_make_the_same_passes_and_their_gradients_add_up(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of shares that are uneven, and where one has none. Those that exchange weights or gradients in a pass would wait
+    """Shares are uneven, and one process has none. Methods that exchange weights or gradients in a pass would wait
     for each other for ever if one made another pass."""
     for sizes in ((2, 4, 3, 2), (3, 2)):
         calls_of_processes.check(REGISTRY.get("optimizer", name)(), sizes, monkeypatch)

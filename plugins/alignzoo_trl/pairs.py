@@ -21,6 +21,12 @@ def _unchanged(value: Any) -> Any:
     return value
 
 
+def _inputs(batch: Batch, order: list[int]) -> dict[str, Tensor]:
+    """What TRL's collator gives for these rows, in this order."""
+    given = {"input_ids": batch.tokens, "attention_mask": batch.attend, "completion_mask": batch.mask}
+    return {name: column[order].long() for name, column in given.items()}
+
+
 class Answers(torch.nn.Module):
     """A language model that answers with these log-probabilities of each token, (2P, T - 1)."""
 
@@ -64,9 +70,7 @@ def dpo(batch: Batch, logprobs: Tensor, *, collision: Tensor | None = None, tau:
         _total_train_tokens=0,
         _tp_size=1,
     )
-    inputs = {name: column[order].long() for name, column in {
-        "input_ids": batch.tokens, "attention_mask": batch.attend, "completion_mask": batch.mask,
-    }.items()}  # fmt: skip
+    inputs = _inputs(batch, order)
     return DPOTrainer._compute_loss(trainer, trainer.model, inputs, False)
 
 
@@ -126,9 +130,7 @@ def tpo(batch: Batch, logprobs: Tensor, **settings: Any) -> Any:
         _total_train_tokens=0,
         _tp_size=1,
     )
-    inputs = {name: column[order].long() for name, column in {
-        "input_ids": batch.tokens, "attention_mask": batch.attend, "completion_mask": batch.mask,
-    }.items()}  # fmt: skip
+    inputs = _inputs(batch, order)
     said = torch.where(batch.mask, logprobs, -1.0)[order][:, 1:]
     logits = _logits(inputs["input_ids"][:, 1:], said, int(batch.tokens.max()) + 2)
     last = torch.zeros_like(logits[:, :1])

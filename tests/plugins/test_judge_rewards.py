@@ -53,6 +53,20 @@ def place(question: Question) -> float:
     return 0.8
 
 
+@pytest.mark.parametrize("settings", [{}, {"orders": "one"}, {"pairs": 3}, {"mode": "pointwise"}], ids=str)
+@pytest.mark.parametrize("drawn", [0, 1])
+def test_as_many_questions_are_asked_as_are_announced(settings: dict[str, Any], drawn: int) -> None:
+    judge = Says(place if settings.get("mode") != "pointwise" else lambda question: 0.5)
+    groups = [group("a", "b", "c", "d"), group("e", "f", "g", "h")]
+    for reward in (
+        JudgeReward(judge, **settings),
+        Constitution(judge, constitution="zoo", principles_per_comparison=drawn, **settings),
+    ):
+        judge.heard.clear()
+        reward.score(groups, None)  # type: ignore[arg-type]
+        assert len(judge.heard) == reward.questions(prompts=2, completions=4) > 0
+
+
 # --- the scores of a group --------------------------------------------------------------------------------------------
 
 

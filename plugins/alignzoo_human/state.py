@@ -147,10 +147,11 @@ class State:
         left = [ask for ask in waiting if self.asks[ask].last_shown + self.settings.lease < now]
         fresh = None if mine or left else self._fresh(rater, person, now)
         if fresh is None:  # at the end also what is open in another tab, which may have been closed
-            for ask in (*mine, *left, *waiting):
-                asked = self.asks[ask]
-                return ask, asked.item, asked.again, asked.screen
-            return None
+            ask = next(iter((*mine, *left, *waiting)), None)
+            if ask is None:
+                return None
+            asked = self.asks[ask]
+            return ask, asked.item, asked.again, asked.screen
         at = len(person.asks)
         if draw(self.settings.salt, rater, at, "repeat") < self.settings.repeat_share:
             again = self._repetition(person)

@@ -9,12 +9,42 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 
 class OutOfTime(Exception):
     """A call has not come to its end within its time limit."""
+
+
+class Kept:
+    """What others' code has raised inside a `kept` block; `error` is None where it raised nothing."""
+
+    error: BaseException | None = None
+
+    def __init__(self, kind: type[BaseException], but: tuple[type[BaseException], ...]) -> None:
+        self._kind, self._but = kind, but
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> bool:
+        if isinstance(error, self._kind) and not isinstance(error, self._but):
+            self.error = error
+        return self.error is not None
+
+
+def kept(kind: type[BaseException] = Exception, *, but: tuple[type[BaseException], ...] = ()) -> Kept:
+    """A boundary to others' code, for the one who goes on whatever it raises: an error of this kind, except those in
+    `but`, becomes a value. It is read after the block, and told or raised there.
+
+        with kept() as found:
+            answers = plugin.evaluate()
+        if found.error is not None:
+            tell(found.error)
+    """
+    return Kept(kind, but)
 
 
 def result_of(call: Callable[[], Any], seconds: float = 0.0) -> Any:
@@ -91,33 +121,27 @@ def failing(call: Callable[[Sequence[int]], object], n: int) -> list[int]:
 
 
 def _raises(call: Callable[[Sequence[int]], object], rows: Sequence[int]) -> bool:
-    try:
+    with kept(BaseException, but=(KeyboardInterrupt,)) as found:
         call(rows)
-    except KeyboardInterrupt:
-        raise
-    except BaseException:  # whatever a user's function may raise; that it does is what is asked
-        return True
-    return False
+    return found.error is not None
 
 
 def _in_a_thread(work: Callable[[], Any], seconds: float | None) -> Any:
-    results: list[Any] = []
-    failures: list[BaseException] = []
+    ended: Future[Any] = Future()
 
     def run() -> None:
-        try:
-            results.append(work())
-        except BaseException as error:  # raised again below, in the thread that waits for it
-            failures.append(error)
+        with kept(BaseException) as failed:
+            ended.set_result(work())
+        if failed.error is not None:
+            ended.set_exception(failed.error)
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if failures:
-        raise failures[0]
-    if not results:
-        raise OutOfTime
-    return results[0]
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        return ended.result(seconds)
+    except TimeoutError:
+        if ended.done():
+            return ended.result()  # the TimeoutError is the work's own, or it has just come to its end
+        raise OutOfTime from None
 
 
 def _awaited(value: Any) -> Any:

@@ -48,6 +48,11 @@ class DivergedError(RunError):
     """A run's loss, its gradient or what it learnt is no longer finite."""
 
 
+def in_words(error: BaseException) -> str:
+    """What an error says; one that is not alignzoo's own with its class before."""
+    return str(error) if isinstance(error, AlignzooError) else f"{type(error).__name__}: {error}"
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A hint for a misspelt name: the nearest known ones, those of the same letters first, or all of them."""
     known = sorted(known)

@@ -13,6 +13,7 @@ from typing import Any
 import typer
 
 import alignzoo
+from alignzoo.calling import kept
 from alignzoo.cli.common import AsJson, NoPlugins, Plugins, console, registry, told
 
 
@@ -73,10 +74,10 @@ def _extra(marker: Any) -> str:
 
 def find_devices() -> list[dict[str, Any]]:
     """Where a policy can compute."""
-    try:
+    with kept() as failed:  # a torch that cannot be imported is what this is for
         import torch
-    except Exception as error:  # a torch that cannot be imported is what this is for
-        return [{"name": "torch", "status": f"{type(error).__name__}: {error}"}]
+    if failed.error is not None:
+        return [{"name": "torch", "status": f"{type(failed.error).__name__}: {failed.error}"}]
     threads = {"name": "cpu", "threads": torch.get_num_threads(), "cores": os.cpu_count(), "status": "ok"}
     found: list[dict[str, Any]] = [threads]
     for index in range(torch.cuda.device_count()):

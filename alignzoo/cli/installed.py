@@ -9,6 +9,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from alignzoo.calling import kept
 from alignzoo.cli.common import fail
 
 GROUP = "alignzoo.commands"
@@ -52,13 +53,12 @@ def _points() -> Iterator[importlib.metadata.EntryPoint]:
 
 
 def _target(point: importlib.metadata.EntryPoint, owner: str) -> Any:
-    try:
+    with kept() as failed:  # told by whoever calls the command
         return point.load()
-    except Exception as error:  # a plugin's; it is told by whoever calls the command
-        return _refused(
-            f"the command {point.name!r} of {owner} cannot be imported: {type(error).__name__}: {error}. Install it "
-            "again, or uninstall it"
-        )
+    return _refused(
+        f"the command {point.name!r} of {owner} cannot be imported: {type(failed.error).__name__}: {failed.error}. "
+        "Install it again, or uninstall it"
+    )
 
 
 def _refused(message: str) -> Any:

@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alignzoo.calling import kept
 from alignzoo.compare.answers import Examiner, preferred
 from alignzoo.compare.plan import Cell, safe
 from alignzoo.data import Data, read
-from alignzoo.errors import AlignzooError, RecipeError
+from alignzoo.errors import AlignzooError, RecipeError, in_words
 from alignzoo.evaluation import outside
 from alignzoo.evaluation.outside import Item, Kind, Measured
 from alignzoo.files import read_json
@@ -103,13 +104,12 @@ def evaluate(cell: Cell, folder: Path, stage: Stage, model: str, registry: Regis
         return live[which]
 
     for name in missing(cell, folder):
-        try:
+        with kept() as failed:  # the package that evaluates is another's: what it raises is told with the column
             told = Told(_measured(name, cell, model, spec.model, policy, registry))
-        except AlignzooError as error:
-            told = Told(Measured(name, ()), str(error))
-        except Exception as error:  # the package that evaluates is another's: what it raises is told with the column
-            traceback.print_exc()
-            told = Told(Measured(name, ()), f"{type(error).__name__}: {error}")
+        if failed.error is not None:
+            told = Told(Measured(name, ()), in_words(failed.error))
+            if not isinstance(failed.error, AlignzooError):
+                traceback.print_exception(failed.error)
         _write(folder, told)
 
 

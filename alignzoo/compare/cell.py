@@ -15,11 +15,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from alignzoo.calling import kept
 from alignzoo.compare import also
 from alignzoo.compare.answers import Examiner, examine, figures
 from alignzoo.compare.plan import TOLERANCE, Cell, entry, read_cell
 from alignzoo.compare.results import CellResult, Figures, Status, from_plain
-from alignzoo.errors import AlignzooError, DivergedError
+from alignzoo.errors import DivergedError, in_words
 from alignzoo.evaluation.answers import write_answers
 from alignzoo.files import read_json, read_lines
 from alignzoo.interfaces import Context
@@ -71,16 +72,13 @@ def _trained(cell: Cell, folder: Path) -> CellResult:
     from alignzoo.training.loop import Interrupted
 
     begun = time.perf_counter()
-    try:
+    with kept(but=(Interrupted,)) as failed:  # one that is interrupted is not over
         result = _run(cell, folder)
-    except Interrupted:
-        raise  # it is not over
-    except DivergedError as error:
-        result = _without_figures(cell, folder, "diverged", str(error))
-    except Exception as error:
-        traceback.print_exc()
-        told = str(error) if isinstance(error, AlignzooError) else f"{type(error).__name__}: {error}"
-        result = _without_figures(cell, folder, "failed", told)
+    if failed.error is not None:
+        status: Status = "diverged" if isinstance(failed.error, DivergedError) else "failed"
+        if status == "failed":
+            traceback.print_exception(failed.error)
+        result = _without_figures(cell, folder, status, in_words(failed.error))
     shutil.rmtree(folder / "run" / "checkpoints", ignore_errors=True)
     write_json(folder / "timing.json", _timing(folder) | {"seconds/cell": time.perf_counter() - begun})
     write_json(folder / "cell.json", asdict(result))

@@ -9,9 +9,9 @@ whoever started it is done or was killed, it kills what still runs and ends.
 from __future__ import annotations
 
 import atexit
-import contextlib
 import importlib
 import json
+import logging
 import os
 import selectors
 import shutil
@@ -21,6 +21,11 @@ import tempfile
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
+
+from alignzoo.calling import kept
+from alignzoo.errors import in_words
+
+log = logging.getLogger("alignzoo")
 
 
 def main() -> None:
@@ -62,37 +67,42 @@ def _fork(folder: str, environment: dict[str, str], woken: int, notes: Path) -> 
     pid = os.fork()
     if pid:
         return pid
-    try:
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        os.environ.update(environment)
-        os.close(woken)
-        log = os.open(Path(folder) / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        nothing = os.open(os.devnull, os.O_RDONLY)
-        for old, new in ((nothing, 0), (log, 1), (log, 2)):
-            os.dup2(old, new)
-        import torch
-
-        from alignzoo.compare.cell import INTERRUPTED, run_cell
-        from alignzoo.training.loop import Interrupted
-
-        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-        before = set(sys.modules)
-        try:
-            run_cell(Path(folder))
-        except Interrupted:
-            os._exit(INTERRUPTED)
-        learnt = [name for name, module in list(sys.modules.items()) if name not in before and _is_file(module)]
-        (notes / str(os.getpid())).write_text(json.dumps(learnt))
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
-    except BaseException:
+    status = 1
+    with kept(BaseException) as failed:  # a child returns into no code of its parent's, whatever happens
+        status = _run_here(folder, environment, woken, notes)
+    if failed.error is not None:
         import traceback
 
-        traceback.print_exc()
-        sys.stderr.flush()
-        os._exit(1)
+        traceback.print_exception(failed.error)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _run_here(folder: str, environment: dict[str, str], woken: int, notes: Path) -> int:
+    """Run a cell in this new process, its output in the cell's log; its exit status."""
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.environ.update(environment)
+    os.close(woken)
+    log = os.open(Path(folder) / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for old, new in ((nothing, 0), (log, 1), (log, 2)):
+        os.dup2(old, new)
+    import torch
+
+    from alignzoo.compare.cell import INTERRUPTED, run_cell
+    from alignzoo.training.loop import Interrupted
+
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    before = set(sys.modules)
+    try:
+        run_cell(Path(folder))
+    except Interrupted:
+        return INTERRUPTED
+    learnt = [name for name, module in list(sys.modules.items()) if name not in before and _is_file(module)]
+    (notes / str(os.getpid())).write_text(json.dumps(learnt))
+    return 0
 
 
 def _is_file(module: object) -> bool:
@@ -104,8 +114,10 @@ def _learn(note: Path) -> None:
     """Import what a child had to import."""
     if note.exists():
         for name in json.loads(note.read_text()):
-            with contextlib.suppress(Exception):  # what cannot be imported here, the next child imports itself
+            with kept() as failed:
                 importlib.import_module(name)
+            if failed.error is not None:
+                log.debug("each cell imports %s itself: %s", name, in_words(failed.error))
         note.unlink()
 
 

@@ -8,11 +8,12 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
+from alignzoo.calling import kept
 from alignzoo.decoding import Decoding
 from alignzoo.interfaces import Policy
 from alignzoo.testing.laws import Attempt
@@ -100,9 +101,10 @@ def forgotten(part: object) -> Iterator[None]:
 
 
 def _copied(table: Any) -> Any:
-    with suppress(Exception):  # a table of a third party may hold what cannot be copied
-        return copy.deepcopy(table)
-    return copy.copy(table)
+    """A copy to the ground, where a third party's table can be copied so; else of the table itself."""
+    with kept() as refused:
+        found = copy.deepcopy(table)
+    return found if refused.error is None else copy.copy(table)
 
 
 def _owners(part: object) -> Iterator[Any]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
+from alignzoo.calling import kept
 from alignzoo.errors import did_you_mean
 from alignzoo.interfaces import Policy
 from alignzoo.testing.engines import ENGINE_CHECKS
@@ -76,12 +77,12 @@ def results(part: Any, made: Mapping[str, Check], given: Given) -> Iterator[Chec
     for check in made.values():
         start = time.perf_counter()
         error, figures = None, {}
-        try:
+        with kept() as failed:  # what broke another law may leave nothing to check
             figures = dict(check(part, given))
-        except ConformanceError as broken:
-            error = broken
-        except Exception as raised:  # what broke another law may leave nothing to check
-            found = f"{type(raised).__name__}: {raised}"
+        if isinstance(failed.error, ConformanceError):
+            error = failed.error
+        elif failed.error is not None:
+            found = f"{type(failed.error).__name__}: {failed.error}"
             error = ConformanceError(check.law, check.name, "the check to run", found, "what another check has found")
         law = error.law if error else check.law
         yield CheckResult(check.name, law, check.about, error, time.perf_counter() - start, figures)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from alignzoo import processes
+from alignzoo.calling import kept
 from alignzoo.columns import POLICY
 from alignzoo.errors import AlignzooError, ModelError, RunError
 from alignzoo.evaluation.answers import Figures
@@ -272,19 +273,18 @@ class Ahead:
                     task.rolled.set_exception(failure)
                     continue
                 before = self._ledger.counters()
-                try:
+                with kept(BaseException) as failed:  # raised again where the run takes this step
                     if task.version != version:
                         self._policy.restore(task.weights)
                         _finished(self._policy.device)  # their memory is the training's again when they go
                     version, task.weights = task.version, {}
                     rolled = _rolled(replace(task.stage, policy=self._policy), task)
-                except BaseException as error:  # raised again where the run takes this step
-                    failure, task.spent = error, self._ledger.since(before)
-                    task.rolled.set_exception(error)
-                    processes.say_failed(error)
-                else:
-                    task.spent = self._ledger.since(before)
+                task.spent, failure = self._ledger.since(before), failed.error
+                if failure is None:
                     task.rolled.set_result(rolled)
+                else:
+                    task.rolled.set_exception(failure)
+                    processes.say_failed(failure)
 
 
 def _rolled(stage: Run, task: Task) -> Rollout:

@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
+from alignzoo.calling import kept
 from alignzoo.decoding import Decoding
 from alignzoo.errors import AlignzooError
 from alignzoo.interfaces import Policy
@@ -59,24 +60,28 @@ class Answering:
         while (first := self._next()) is not None:
             together = [first, *self._alike(first[0])]
             live = [(asked, found) for asked, found in together if found.set_running_or_notify_cancel()]
-            try:
+            with kept() as failed:  # a request's error is its asker's, and the next ones are answered
                 answers = iter(self._generated([asked for asked, _ in live]))
-                for asked, found in live:
-                    found.set_result([next(answers) for _ in asked.prompts])
-            except Exception as error:  # a request's error is its asker's, and the next ones are answered
-                self._fail(live, error)
+                shares = [[next(answers) for _ in asked.prompts] for asked, _ in live]
+            if failed.error is not None:
+                self._fail(live, failed.error)
+                continue
+            for (_, found), share in zip(live, shares, strict=True):
+                found.set_result(share)
 
-    def _fail(self, live: list[tuple[Asked, Future[Answered]]], error: Exception) -> None:
+    def _fail(self, live: list[tuple[Asked, Future[Answered]]], error: BaseException) -> None:
         """One of several may be at fault: each is asked alone."""
         if len(live) == 1:
             told = BadRequest(str(error)) if isinstance(error, AlignzooError | ValueError) else error
             live[0][1].set_exception(told)
             return
         for asked, found in live:
-            try:
-                found.set_result(list(self._generated([asked])))
-            except Exception as alone:
-                self._fail([(asked, found)], alone)
+            with kept() as failed:
+                answers = list(self._generated([asked]))
+            if failed.error is None:
+                found.set_result(answers)
+            else:
+                self._fail([(asked, found)], failed.error)
 
     def _next(self) -> tuple[Asked, Future[Answered]] | None:
         return self._left.popleft() if self._left else self._waiting.get()

@@ -9,6 +9,7 @@ from itertools import count
 
 from torch import Tensor
 
+from alignzoo.calling import kept
 from alignzoo.testing.laws import Attempt
 from alignzoo.testing.laws import randomness as randomness
 
@@ -31,10 +32,10 @@ def globals_of(part: object) -> dict[str, bytes]:
 
 
 def _content(value: object) -> bytes:
-    try:
-        return pickle.dumps(value)
-    except Exception:  # an object of a third party, which may raise whatever it likes
-        return repr(value).encode()
+    """The bytes of a value; of a third party's that cannot be pickled, how it prints."""
+    with kept() as refused:
+        found = pickle.dumps(value)
+    return found if refused.error is None else repr(value).encode()
 
 
 def as_before(attempt: Attempt, what: str, before: dict[str, bytes], now: dict[str, bytes]) -> None:

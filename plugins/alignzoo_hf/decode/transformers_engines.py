@@ -20,9 +20,10 @@ from transformers import (
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from alignzoo import functional as fn
+from alignzoo.calling import kept
 from alignzoo.decoding import CompleteDecoding
 from alignzoo.engines import EngineModel, Generated, stopped_at, until_stop
-from alignzoo.errors import ModelError
+from alignzoo.errors import ModelError, in_words
 from alignzoo_hf.decode import slots
 from alignzoo_hf.decode.engine import SlotEngine
 from alignzoo_hf.decode.sampling import draw, uniforms
@@ -42,10 +43,10 @@ def unfit(model: EngineModel) -> str:
     if kinds or other:
         names = sorted({kind.__name__ for kind in kinds} | other)
         return f"its cache is not of keys and values alone ({', '.join(names)})"
-    try:
+    with kept() as failed:  # a model's own code may fail in any way when its attention is not ours
         answer, expected, exact = _tried(model)
-    except Exception as error:  # a model's own code may fail in any way when its attention is not ours
-        return f"its forward pass does not go through the attention interface ({type(error).__name__}: {error})"
+    if failed.error is not None:
+        return f"its forward pass does not go through the attention interface ({in_words(failed.error)})"
     tolerance = 1e-3 if exact else 0.1
     if not torch.allclose(answer, expected, rtol=tolerance, atol=tolerance):
         worst = float((answer - expected).abs().max())

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from alignzoo import functional as fn
+from alignzoo.calling import kept
 from alignzoo.types import Batch
 from alignzoo_hf.forward.layers import EXACT
 from alignzoo_hf.forward.packed import Packing, attending, pack
@@ -79,9 +80,9 @@ def predicting(batch: Batch) -> tuple[Tensor, Tensor]:
 
 def can_pack(model: Any) -> bool:
     """Whether packed states equal padded ones: tried on a few short random rows, and told once where they do not."""
-    try:
+    with kept() as failed:  # transformers' models raise many kinds; each means that this one cannot
         why = _difference(model)
-    except Exception as error:  # transformers' models raise many kinds; each means that this one is told otherwise
+    if (error := failed.error) is not None:
         why = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"[:300]
     if why:
         log.warning(

@@ -10,6 +10,8 @@ import pytest
 from alignzoo.errors import PluginError, RecipeError
 from alignzoo.recipe import load
 from alignzoo.registry import Registry
+from alignzoo.registry.registrar import Origin
+from alignzoo.registry.source import declared
 
 PART = """
 from dataclasses import dataclass
@@ -58,6 +60,38 @@ def test_what_is_said_of_a_name_is_read_without_import(plugin: Callable[..., Pat
     read = registry(plugin("read", FAMILY, top="raise SystemError('imported')")).list("optimizer")
     mine = next(each for each in read if each.name == "mine")
     assert (mine.family, mine.aliases, mine.variant_of) == ("preference", ("my-own", "own"), "dpo")
+
+
+PARTS = """
+def _first(zoo):
+    '''The first half of a long list.'''
+    zoo.optimizer("one", Mine, family="preference")
+    _nested(zoo)
+
+def _nested(zoo):
+    zoo.optimizer("two", Mine, aliases=("deux",))
+
+def _endless(zoo):
+    _endless(zoo)
+
+def _takes_more(zoo, more=1):
+    zoo.optimizer("three", Mine)
+"""
+
+
+def test_a_list_told_in_parts_is_read_without_import(plugin: Callable[..., Path]) -> None:
+    top = "raise SystemError('imported')" + PARTS
+    read = registry(plugin("parts", "_first(zoo)\n    zoo.optimizer('mine', Mine)", top=top)).list("optimizer")
+    mine = [(each.name, each.family, each.aliases) for each in read if each.owner.endswith("parts.py'")]
+    assert mine == [("mine", "", ()), ("one", "preference", ()), ("two", "", ("deux",))]
+
+
+@pytest.mark.parametrize(
+    "call", ["_endless(zoo)", "_takes_more(zoo)", "_first(zoo, 1)", "_nowhere(zoo)", "_first('zoo')"]
+)
+def test_a_part_that_cannot_be_read_is_run(call: str, plugin: Callable[..., Path], tmp_path: Path) -> None:
+    origin = Origin("parts", folder=tmp_path, module="parts")
+    assert declared(plugin("parts", call, top=PARTS), origin)[1] is None
 
 
 @pytest.mark.parametrize(

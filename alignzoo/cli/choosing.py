@@ -57,11 +57,7 @@ def choose(
     asked = {"checker": checker, "judge": judge, REWARD_MODEL: reward_model, "people": people}
     scorers, answer, path = [name for name, given in asked.items() if given], "", ""
     if not data and not scorers and not teacher:
-        shapes = "".join(f"\n  --data {name}: {what}" for name, what in fitting.SHAPES.items())
-        raise RecipeError(
-            f"say what you have: --data FILE, which is looked at, or its shape:{shapes}\n"
-            "and who scores what a policy generates: --checker, --judge, --reward-model, --people; or --teacher"
-        )
+        raise RecipeError(_say_what_you_have())
     if data and fitting.is_file(data):
         renamed = dict(each.split("=", 1) for each in column or () if "=" in each)
         path = data
@@ -82,16 +78,25 @@ def choose(
     )
     fits = sorted(fitting.fitting(zoo, have), key=_known)
     possible = list(fitting.within(fits, have.memory))
-    if as_json:
-        about = {
-            "data": have.shape,
-            "scorers": scorers,
-            "answer": answer,
-            "methods": [_facts(have, each) for each in possible],
-        }
-        sys.stdout.write(json.dumps(about, indent=2, ensure_ascii=False) + "\n")
-        return
-    sys.stdout.write(printable("\n".join(_lines(have, fits, possible, everything))) + "\n")
+    shown = _as_json(have, possible) if as_json else printable("\n".join(_lines(have, fits, possible, everything)))
+    sys.stdout.write(shown + "\n")
+
+
+def _say_what_you_have() -> str:
+    from alignzoo.cli import fitting
+
+    shapes = "".join(f"\n  --data {name}: {what}" for name, what in fitting.SHAPES.items())
+    return (
+        f"say what you have: --data FILE, which is looked at, or its shape:{shapes}\n"
+        "and who scores what a policy generates: --checker, --judge, --reward-model, --people; or --teacher"
+    )
+
+
+def _as_json(have: Have, possible: Sequence[Fit]) -> str:
+    """What fits, and what was asked for."""
+    methods = [_facts(have, each) for each in possible]
+    about = {"data": have.shape, "scorers": list(have.scorers), "answer": have.answer, "methods": methods}
+    return json.dumps(about, indent=2, ensure_ascii=False)
 
 
 def _facts(have: Have, fit: Fit) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
@@ -23,51 +23,67 @@ ONE = (
 )
 """Told of a comparison of one algorithm."""
 
+STOPPED = "\nstopped; what is finished stays so. The same command with --out {} goes on"
+
+Names: TypeAlias = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="NAME... [KEY=VALUE]...",
+        help="Recipes or algorithms, also with settings, as in 'ppo[optimizer.kl=0.1]'; overrides of them all.",
+    ),
+]
+Task: TypeAlias = Annotated[
+    list[str] | None, typer.Option(metavar="TASK", help="As in shop, or 'shop[n_prompts=200]'; repeatable.")
+]
+Budget: TypeAlias = Annotated[
+    str | None, typer.Option(metavar="tokens=N", help="What each run may spend: tokens=, seconds= or flops=.")
+]
+Tune: TypeAlias = Annotated[int, typer.Option(min=0, metavar="TRIALS", help="Settings tried first for each algorithm.")]
+TuneKL: TypeAlias = Annotated[
+    float | None, typer.Option(min=0, metavar="NATS", help="Choose among the trials within this KL to the start.")
+]
+Out: TypeAlias = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Where to write, or to go on; default: runs/compare-NUMBER.")
+]
+Executor: TypeAlias = Annotated[str, typer.Option(metavar="NAME", help="Where runs execute: local, ray or slurm.")]
+BestOf: TypeAlias = Annotated[int, typer.Option(min=2, help="Samples per prompt of the best-of-n baseline.")]
+Judge: TypeAlias = Annotated[
+    str, typer.Option(metavar="JUDGE", help="Who decides which of two answers wins: gold, or a judge's name.")
+]
+Measure: TypeAlias = Annotated[
+    str,
+    typer.Option(metavar="REWARD", help="What scores held-out answers, if not the task or the reward trained on."),
+]
+Also: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(metavar="TASK|FILE|lm-eval:NAME", help="Evaluate final policies with more; as `evaluate --with`."),
+]
+AlsoLimit: TypeAlias = Annotated[int | None, typer.Option(min=2, help="Only the first so many items of each --also.")]
+PluginFiles: TypeAlias = Annotated[
+    list[Path] | None, typer.Option("--plugin", metavar="FILE", help="Also take this Python file as a plugin.")
+]
+
 
 @told
 def compare(
-    names: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="NAME... [KEY=VALUE]...",
-            help="Recipes or algorithms, also with settings, as in 'ppo[optimizer.kl=0.1]'; overrides of them all.",
-        ),
-    ],
-    task: Annotated[
-        list[str] | None, typer.Option(metavar="TASK", help="As in shop, or 'shop[n_prompts=200]'; repeatable.")
-    ] = None,
+    names: Names,
+    task: Task = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each algorithm on each task.")] = 3,
-    budget: Annotated[
-        str | None, typer.Option(metavar="tokens=N", help="What each run may spend: tokens=, seconds= or flops=.")
-    ] = None,
-    tune: Annotated[int, typer.Option(min=0, metavar="TRIALS", help="Settings tried first for each algorithm.")] = 0,
-    tune_kl: Annotated[
-        float | None, typer.Option(min=0, metavar="NATS", help="Choose among the trials within this KL to the start.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where to write, or to go on; default: runs/compare-NUMBER.")
-    ] = None,
+    budget: Budget = None,
+    tune: Tune = 0,
+    tune_kl: TuneKL = None,
+    out: Out = None,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Runs at once.")] = 1,
-    executor: Annotated[str, typer.Option(metavar="NAME", help="Where runs execute: local, ray or slurm.")] = "local",
+    executor: Executor = "local",
     prompts: Annotated[int, typer.Option(min=2, help="Held-out prompts of the final evaluation.")] = 256,
-    best_of: Annotated[int, typer.Option(min=2, help="Samples per prompt of the best-of-n baseline.")] = 4,
-    judge: Annotated[
-        str, typer.Option(metavar="JUDGE", help="Who decides which of two answers wins: gold, or a judge's name.")
-    ] = "gold",
-    measure: Annotated[
-        str,
-        typer.Option(metavar="REWARD", help="What scores held-out answers, if not the task or the reward trained on."),
-    ] = "",
-    also: Annotated[
-        list[str] | None,
-        typer.Option(metavar="TASK|FILE|lm-eval:NAME", help="Evaluate final policies with more; as `evaluate --with`."),
-    ] = None,
-    also_limit: Annotated[int | None, typer.Option(min=2, help="Only the first so many items of each --also.")] = None,
+    best_of: BestOf = 4,
+    judge: Judge = "gold",
+    measure: Measure = "",
+    also: Also = None,
+    also_limit: AlsoLimit = None,
     frontier: Annotated[bool, typer.Option("--frontier", help="Run each algorithm under several KL weights.")] = False,
     retry: Annotated[bool, typer.Option("--retry", help="Run again what has failed or diverged.")] = False,
-    plugin: Annotated[
-        list[Path] | None, typer.Option("--plugin", metavar="FILE", help="Also take this Python file as a plugin.")
-    ] = None,
+    plugin: PluginFiles = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress and no table.")] = False,
     trust: Trust = False,
     debug: Debug = False,
@@ -77,11 +93,10 @@ def compare(
     from alignzoo.compare.executors import executor_of
     from alignzoo.runs import api
 
-    algorithms = [name for name in names if "=" not in name.partition("[")[0]]
     overrides = [name for name in names if "=" in name.partition("[")[0]]
+    algorithms = [name for name in names if name not in overrides]
     _check_trust(algorithms, task or (), overrides, registry(plugin), trust)
-    where = out if out is not None else api.next_folder("compare")
-    shown = console(stderr=True)
+    where, shown = out or api.next_folder("compare"), console(stderr=True)
     if len(algorithms) == 1 and not quiet:
         shown.print(ONE.format(algorithms[0]), markup=False, soft_wrap=True)
     try:
@@ -107,8 +122,7 @@ def compare(
             progress=_progress(shown, quiet, where),
         )
     except KeyboardInterrupt:
-        again = "stopped; what is finished stays so. The same command with --out"
-        console(stderr=True).print(f"\n{again} {where} goes on", markup=False, soft_wrap=True)
+        shown.print(STOPPED.format(where), markup=False, soft_wrap=True)
         raise typer.Exit(130) from None
     _print(console(), results, where, quiet)
 

@@ -62,18 +62,15 @@ def run(
         check_trust(loaded.code, trust)
     if out is None and not resume and processes.count() == 1:
         out = api.next_folder(loaded.name)
-    flags = ["--trust"] if loaded.code else []
-    flags += [word for each in plugin or () for word in ("--plugin", str(each))]
-    flags += [word for each in no_plugin or () for word in ("--no-plugin", each)]
-    flags += [word for each in tracker or () for word in ("--tracker", each)]
-    flags += ["--no-ask"] if no_ask else []
+    given = {"--plugin": plugin, "--no-plugin": no_plugin, "--tracker": tracker}
+    flags = [word for option, values in given.items() for each in values or () for word in (option, str(each))]
+    flags += [flag for flag, wanted in (("--trust", loaded.code), ("--no-ask", no_ask)) if wanted]
     again = shlex.join(["alignzoo", "run", recipe, *(overrides or ()), *flags, "--out", str(out), "--resume"])
     try:
-        err = console(stderr=True)
-        with shown_on(err, quiet=quiet) as progress:
-            warn = warning_on(err)
+        with shown_on(err := console(stderr=True), quiet=quiet) as progress:
             show = (lambda *seen: None) if quiet else example_on(err)
-            watching: dict[str, Any] = {"progress": progress, "warn": warn, "trackers": tracker or (), "show": show}
+            watching: dict[str, Any] = {"progress": progress, "warn": warning_on(err), "show": show}
+            watching["trackers"] = tracker or ()
             result = api.execute(loaded, zoo, out=out, resume=resume, ask=not no_ask, **watching)
     except (api.Interrupted, KeyboardInterrupt) as stopped:
         said = str(stopped) or "stopped at once: what came after the last checkpoint will be done again"

@@ -11,7 +11,7 @@ import contextlib
 import pkgutil
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from importlib.machinery import ModuleSpec
 from importlib.util import resolve_name
@@ -102,18 +102,34 @@ class _Reader:
         return ""
 
     def registrations(self) -> list[Registration] | None:
-        """One for each statement of `alignzoo_register`, or None."""
+        """One for each name that `alignzoo_register` gives, or None."""
         hooks = [node for node in self.tree.body if isinstance(node, ast.FunctionDef) and _is_hook(node)]
         register = [node for node in hooks if node.name == "alignzoo_register"]
         if hooks and not self.may_register:
             return []  # it only observes
         if len(register) != 1 or not _takes_zoo(register[0].args):
             return None
-        body = register[0].body
-        found = [self._registration(statement) for statement in body[ast.get_docstring(register[0]) is not None :]]
+        found = list(self._read(register[0], ()))
         known = [each for each in found if each is not None]
         names = [(each.kind, name) for each in known for name in each.names]
         return known if len(known) == len(found) and len(set(names)) == len(names) else None
+
+    def _read(self, function: ast.FunctionDef, within: tuple[str, ...]) -> Iterator[Registration | None]:
+        """What a function registers, one for each statement, None for one that cannot be read. A statement may hand
+        `zoo` to another function of the module, so that a long list is told in parts."""
+        for statement in function.body[ast.get_docstring(function) is not None :]:
+            match statement:
+                case ast.Expr(ast.Call(ast.Name(name), [ast.Name("zoo")], [])) if name not in within:
+                    part = self._function(name)
+                    yield from self._read(part, (*within, name)) if part is not None else (None,)
+                case _:
+                    yield self._registration(statement)
+
+    def _function(self, name: str) -> ast.FunctionDef | None:
+        """A plain function of the module that takes `zoo`, where it alone has this name."""
+        bound = [node for node in self.tree.body if isinstance(node, ast.FunctionDef) and node.name == name]
+        plain = [node for node in bound if _takes_zoo(node.args) and not node.decorator_list]
+        return plain[0] if len(bound) == len(plain) == 1 and self.bound.get(name, self) is None else None
 
     def _registration(self, statement: ast.stmt) -> Registration | None:
         match statement:

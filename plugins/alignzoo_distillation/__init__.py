@@ -5,6 +5,12 @@ import alignzoo
 
 @alignzoo.hookimpl
 def alignzoo_register(zoo):
+    _of_tokens(zoo)
+    _of_answers(zoo)
+
+
+def _of_tokens(zoo):
+    """Divergences between the student and its teacher, token by token."""
     zoo.optimizer(
         "bond",
         "alignzoo_distillation.bond:BOND",
@@ -58,6 +64,10 @@ def alignzoo_register(zoo):
         variant_of="distillm",
         summary="A skew reverse KL to a teacher, on the policy's own text",
     )
+
+
+def _of_answers(zoo):
+    """Whole answers: what a teacher, or the best of several, would have said."""
     zoo.optimizer(
         "minillm",
         "alignzoo_distillation.minillm:MiniLLM",

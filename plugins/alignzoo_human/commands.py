@@ -8,12 +8,13 @@ import webbrowser
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from alignzoo.cli.common import Debug, NoPlugins, Plugins, console, registry, told
 from alignzoo.errors import DataError, RecipeError
+from alignzoo_human import options
 
 if TYPE_CHECKING:
     from alignzoo_human.active import Drawn
@@ -88,45 +89,32 @@ label = typer.Typer(
 def label_open(
     sources: Annotated[list[Path], typer.Argument(metavar="SOURCE...", help="Data with answers, a run, or a store.")],
     store: Annotated[Path | None, typer.Option(metavar="FILE", help="Where votes go; default: beside SOURCE.")] = None,
-    kind: Annotated[Literal["auto", "pair", "ranking", "grade"], typer.Option(help="What is asked.")] = "auto",
-    rank: Annotated[int, typer.Option(min=0, help="How many answers a ranking has at most; 0: all.")] = 0,
-    pairs: Annotated[int, typer.Option(min=0, help="How many pairs of a prompt are compared; 0: all.")] = 0,
-    grades: Annotated[
-        int | None, typer.Option(min=2, max=9, help="The best grade; 2: bad and good. Default 5.")
-    ] = None,
-    criteria: Annotated[str | None, typer.Option(metavar="A,B,...", help="What reasons are given by.")] = None,
-    reasons: Annotated[Literal["off", "optional", "required"] | None, typer.Option(help="Whether to ask why.")] = None,
-    instructions: Annotated[str | None, typer.Option(metavar="TEXT", help="What raters are to go by.")] = None,
-    rater: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Who rates; each has a link.")] = None,
-    raters: Annotated[int, typer.Option(min=1, help="How many raters are asked the same, see --overlap.")] = 1,
-    overlap: Annotated[float, typer.Option(min=0, max=1, help="The share of questions that --raters are asked.")] = 1.0,
-    gold: Annotated[Path | None, typer.Option(metavar="FILE", help="Labelled data by which raters are tested.")] = None,
-    gold_share: Annotated[float | None, typer.Option(min=0, max=1, help="Their share; default 0.05.")] = None,
-    repeat: Annotated[
-        float | None, typer.Option(min=0, max=1, help="The share asked once more, sides flipped.")
-    ] = None,
-    active: Annotated[
-        list[str] | None, typer.Option(metavar="MODEL_DIR", help="A reward model; ask first what it is unsure of.")
-    ] = None,
-    by: Annotated[
-        Literal["uncertainty", "disagreement", "information"] | None,
-        typer.Option(help="What --active goes by; default: uncertainty of one model, disagreement of several."),
-    ] = None,
-    ask: Annotated[int, typer.Option(min=0, help="How many new questions --active draws; 0: all.")] = 0,
-    random: Annotated[float, typer.Option(min=0.2, max=1, help="The share that is drawn at random.")] = 0.2,
-    markdown: Annotated[bool | None, typer.Option("--markdown/--text", help="Show answers as Markdown.")] = None,
-    show_others: Annotated[
-        bool | None, typer.Option("--show-others/--hide-others", help="After one's own vote.")
-    ] = None,
-    format: Annotated[str, typer.Option(help="The format of SOURCE.")] = "auto",
-    limit: Annotated[int, typer.Option(min=0, help="Read only the first so many rows; 0: all.")] = 0,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of which pairs and answers are drawn.")] = 0,
-    listen: Annotated[
-        str, typer.Option(metavar="ADDRESS", help="Serve other machines, too; links let in.")
-    ] = "127.0.0.1",
-    name: Annotated[list[str] | None, typer.Option(metavar="HOST", help="A name that the page is called by.")] = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: 8765, or a free one.")] = 0,
-    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the first rater's link.")] = True,
+    kind: options.Kind = "auto",
+    rank: options.Rank = 0,
+    pairs: options.PairsOf = 0,
+    grades: options.Grades = None,
+    criteria: options.Criteria = None,
+    reasons: options.Reasons = None,
+    instructions: options.Instructions = None,
+    rater: options.Rater = None,
+    raters: options.Raters = 1,
+    overlap: options.Overlap = 1.0,
+    gold: options.Gold = None,
+    gold_share: options.GoldShare = None,
+    repeat: options.Repeat = None,
+    active: options.Active = None,
+    by: options.By = None,
+    ask: options.Ask = 0,
+    random: options.AtRandom = 0.2,
+    markdown: options.Markdown = None,
+    show_others: options.ShowOthers = None,
+    format: options.Format = "auto",
+    limit: options.Limit = 0,
+    seed: options.Seed = 0,
+    listen: options.Listen = "127.0.0.1",
+    name: options.Name = None,
+    port: options.Port = 0,
+    browser: options.Browser = True,
     debug: Debug = False,
 ) -> None:
     """Ask people about answers: opens a page on this machine, until Ctrl-C."""

@@ -12,6 +12,19 @@ if TYPE_CHECKING:
 
 @alignzoo.hookimpl
 def alignzoo_register(zoo: Registrar) -> None:
+    _with_a_critic(zoo)
+    _reinforce(zoo)
+    _regression_and_plain(zoo)
+    _groups(zoo)
+    _trust_regions(zoo)
+    _entropy(zoo)
+    _credit(zoo)
+    _second_terms(zoo)
+    _constraints(zoo)
+
+
+def _with_a_critic(zoo: Registrar) -> None:
+    """Actor and critic."""
     zoo.optimizer(
         "ppo",
         "alignzoo_policy_gradient.ppo:PPO",
@@ -51,6 +64,10 @@ def alignzoo_register(zoo: Registrar) -> None:
         family="policy gradient",
         summary="Regression of the log-ratio onto the critic's advantage",
     )
+
+
+def _reinforce(zoo: Registrar) -> None:
+    """REINFORCE with its baselines."""
     zoo.optimizer(
         "reinforce",
         "alignzoo_policy_gradient.reinforce:REINFORCE",
@@ -97,6 +114,10 @@ def alignzoo_register(zoo: Registrar) -> None:
         summary="Online policy mirror descent, as in Kimi k1.5",
         aliases=("kimi",),
     )
+
+
+def _regression_and_plain(zoo: Registrar) -> None:
+    """Regression onto advantages, and plain policy gradients of a group."""
     zoo.optimizer(
         "dro-token",
         "alignzoo_policy_gradient.dro_token:DROToken",
@@ -121,6 +142,10 @@ def alignzoo_register(zoo: Registrar) -> None:
         family="policy gradient",
         summary="The gradient of log P(success): (r - mean)/mean",
     )
+
+
+def _groups(zoo: Registrar) -> None:
+    """GRPO, and its normalisers and ratios of whole sequences."""
     zoo.optimizer(
         "grpo",
         "alignzoo_policy_gradient.grpo:GRPO",
@@ -175,6 +200,10 @@ def alignzoo_register(zoo: Registrar) -> None:
         family="policy gradient",
         summary="GRPO with ratios multiplied over a sequence, not averaged",
     )
+
+
+def _trust_regions(zoo: Registrar) -> None:
+    """GRPO with another bound of the ratio."""
     zoo.optimizer(
         "cispo",
         "alignzoo_policy_gradient.cispo:CISPO",
@@ -213,6 +242,10 @@ def alignzoo_register(zoo: Registrar) -> None:
         family="policy gradient",
         summary="Tokens are masked until the batch's second moment is small",
     )
+
+
+def _entropy(zoo: Registrar) -> None:
+    """GRPO that keeps up the entropy."""
     zoo.optimizer(
         "clip-cov",
         "alignzoo_policy_gradient.clip_cov:ClipCov",
@@ -232,6 +265,10 @@ def alignzoo_register(zoo: Registrar) -> None:
         summary="Only tokens of high entropy are trained on (80/20)",
         aliases=("80-20",),
     )
+
+
+def _credit(zoo: Registrar) -> None:
+    """Another credit for the answers of a group, or another baseline."""
     zoo.optimizer(
         "pass-at-k",
         "alignzoo_policy_gradient.pass_at_k:PassAtK",
@@ -286,6 +323,10 @@ def alignzoo_register(zoo: Registrar) -> None:
         summary="A clip by each token's probability, z-scores with a memory",
     )
     zoo.sampler("remembering", "alignzoo_policy_gradient.dcpo:Remembering")
+
+
+def _second_terms(zoo: Registrar) -> None:
+    """A teacher, process rewards, demonstrations or other text beside the rewards."""
     zoo.optimizer(
         "kdrl",
         "alignzoo_policy_gradient.kdrl:KDRL",
@@ -314,6 +355,10 @@ def alignzoo_register(zoo: Registrar) -> None:
         variant_of="ppo",
     )
     zoo.sampler("and-demonstrations", "alignzoo_policy_gradient.demonstrations:AndDemonstrations")
+
+
+def _constraints(zoo: Registrar) -> None:
+    """Limits on costs, and several rewards at once."""
     zoo.optimizer(
         "lagrangian-grpo",
         "alignzoo_policy_gradient.lagrangian_grpo:LagrangianGRPO",

@@ -7,6 +7,17 @@ import alignzoo
 
 @alignzoo.hookimpl
 def alignzoo_register(zoo):
+    _losses_of_the_margin(zoo)
+    _noisy_and_anchored(zoo)
+    _mixed_and_divergences(zoo)
+    _length_scale_and_noise(zoo)
+    _ties_and_dispersion(zoo)
+    _without_a_reference(zoo)
+    _weights_and_references(zoo)
+
+
+def _losses_of_the_margin(zoo):
+    """DPO, and other losses of the same margin of log-ratios."""
     zoo.optimizer(
         "dpo",
         "alignzoo_preference.dpo:DPO",
@@ -58,6 +69,10 @@ def alignzoo_register(zoo):
             "nca",
         ),
     )
+
+
+def _noisy_and_anchored(zoo):
+    """Losses for labels that may be wrong, for whole distributions, and with an anchor for either answer."""
     zoo.optimizer(
         "robust-dpo",
         "alignzoo_preference.robust_dpo:RobustDPO",
@@ -113,6 +128,10 @@ def alignzoo_register(zoo):
         family="preference",
         summary="A discovered loss, between logistic and exponential",
     )
+
+
+def _mixed_and_divergences(zoo):
+    """Losses with a second term, and other divergences or scales in place of the log-ratio."""
     zoo.optimizer(
         "rpo",
         "alignzoo_preference.rpo:RPO",
@@ -166,6 +185,10 @@ def alignzoo_register(zoo):
             "smaug",
         ),
     )
+
+
+def _length_scale_and_noise(zoo):
+    """DPO that minds length, the scale of its rewards, or unreliable pairs."""
     zoo.optimizer(
         "r-dpo",
         "alignzoo_preference.r_dpo:RDPO",
@@ -211,6 +234,10 @@ def alignzoo_register(zoo):
         family="preference",
         summary="DPO with an offset by the scores",
     )
+
+
+def _ties_and_dispersion(zoo):
+    """Pairs that may be tied, or prompts that people agree on more than on others."""
     zoo.optimizer(
         "dpo-rk",
         "alignzoo_preference.rao_kupper:RaoKupperDPO",
@@ -231,6 +258,10 @@ def alignzoo_register(zoo):
         summary="DPO weighed by how much people agree on a prompt",
         aliases=("mallowspo",),
     )
+
+
+def _without_a_reference(zoo):
+    """Losses that ask no reference."""
     zoo.optimizer(
         "simpo",
         "alignzoo_preference.simpo:SimPO",
@@ -281,6 +312,10 @@ def alignzoo_register(zoo):
         family="preference",
         summary="Negative preference optimization: unlearn bad answers",
     )
+
+
+def _weights_and_references(zoo):
+    """Pairs or tokens with weights, a moving reference, several objectives."""
     zoo.optimizer(
         "wpo",
         "alignzoo_preference.wpo:WPO",

@@ -5,6 +5,12 @@ import alignzoo
 
 @alignzoo.hookimpl
 def alignzoo_register(zoo):
+    _of_pairs(zoo)
+    _of_labels(zoo)
+
+
+def _of_pairs(zoo):
+    """Bradley–Terry and its relatives, which are trained on pairs or rankings."""
     zoo.optimizer(
         "reward-model",
         "alignzoo_reward_models.bradley_terry:RewardModel",
@@ -45,6 +51,10 @@ def alignzoo_register(zoo):
         summary="Whole rankings: the best first, then the best of the rest",
         aliases=("listwise-reward-model",),
     )
+
+
+def _of_labels(zoo):
+    """Reward models that are trained on scores, labels or attributes."""
     zoo.optimizer(
         "regression-reward-model",
         "alignzoo_reward_models.regression:RegressionRewardModel",

@@ -5,6 +5,13 @@ import alignzoo
 
 @alignzoo.hookimpl
 def alignzoo_register(zoo):
+    _labels(zoo)
+    _lists(zoo)
+    _steps(zoo)
+
+
+def _labels(zoo):
+    """Answers with a label each."""
     zoo.optimizer(
         "kto",
         "alignzoo_unpaired.kto:KTO",
@@ -48,6 +55,10 @@ def alignzoo_register(zoo):
         summary="A reward for each answer, and a value of the prompt",
         aliases=("dro",),
     )
+
+
+def _lists(zoo):
+    """Answers with ranks or scores."""
     zoo.optimizer(
         "rrhf",
         "alignzoo_unpaired.rrhf:RRHF",
@@ -99,6 +110,10 @@ def alignzoo_register(zoo):
         summary="The ranking metric NDCG itself, made smooth",
         aliases=("neural-ndcg",),
     )
+
+
+def _steps(zoo):
+    """Labels of whole answers, from which steps get their rewards."""
     zoo.optimizer(
         "implicit-prm",
         "alignzoo_unpaired.implicit_prm:ImplicitPRM",

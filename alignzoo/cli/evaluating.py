@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from alignzoo.cli.common import AsJson, Debug, NoPlugins, Plugins, console, registry, told
-from alignzoo.errors import RecipeError
+from alignzoo.errors import ModelError, RecipeError
 
 if TYPE_CHECKING:
     from alignzoo.compare.outside import Line
@@ -54,9 +54,11 @@ def evaluate(
     kinds = {each: _kind(zoo, each, model) for each in by}
     from alignzoo.compare.outside import lines
 
-    settings = {"max_new_tokens": max_new_tokens}
-    found = [_measured(zoo, model, each, kinds[each], limit, settings) for each in by]
-    base = [] if against is None else [_measured(zoo, against, each, kinds[each], limit, settings) for each in by]
+    def measured(which: str) -> list[Measured]:
+        settings = {"max_new_tokens": max_new_tokens}
+        return [_measured(zoo, which, against, each, kinds[each], limit, settings) for each in by]
+
+    found, base = measured(model), [] if against is None else measured(against)
     made = lines(found, base)
     if out is not None:
         _write(out, model, against, found, base, made)
@@ -78,7 +80,15 @@ def _kind(zoo: Registry, name: str, model: str) -> str:
     return kind
 
 
-def _measured(zoo: Registry, model: str, name: str, kind: str, limit: int | None, settings: dict[str, Any]) -> Measured:
+def _measured(
+    zoo: Registry,
+    model: str,
+    against: str | None,
+    name: str,
+    kind: str,
+    limit: int | None,
+    settings: dict[str, Any],
+) -> Measured:
     from alignzoo.evaluation import outside
 
     with console(stderr=True).status(f"evaluating {model} with {name}"), ExitStack() as stack:
@@ -98,8 +108,18 @@ def _measured(zoo: Registry, model: str, name: str, kind: str, limit: int | None
         if model.startswith(JUDGE):
             judge = recipe.named_part(zoo, "judge", model.removeprefix(JUDGE), None)
             return outside.by_judge(name, prompts, stack.enter_context(opened(judge, Context("evaluate"))))
-        reward = zoo.get("reward", "model")(model=model)
-        return outside.by_reward(name, prompts, stack.enter_context(opened(reward, Context("evaluate"))), None)
+        try:
+            reward = stack.enter_context(opened(zoo.get("reward", "model")(model=model), Context("evaluate")))
+        except ModelError as no_scorer:
+            if against is None:
+                raise RecipeError(
+                    f"{no_scorer}. A language model is asked which answers it has raised since another one, and their "
+                    "loss: give the one that it began with, --against BASE"
+                ) from no_scorer
+            from alignzoo.compare.also import by_raising
+
+            return by_raising(name, prompts, load(zoo, model, settings), load(zoo, against, settings))
+        return outside.by_reward(name, prompts, reward, None)
 
 
 def _write(

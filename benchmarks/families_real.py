@@ -2,9 +2,10 @@
 
     python benchmarks/families_real.py MODEL_DIR            # writes results/families_real.json and .md
 
-Every step sees the same two prompts, so that a loss that falls is what was trained, and not other rows. Of a method
-that samples its own answers the loss says nothing; ten steps tell that it runs and that every figure is finite. Memory
-is the peak of a process of its own, beside what `alignzoo plan` says of one that has just begun.
+Every step sees the same two prompts, so that a loss that falls is what was trained, and not other rows. The loss of a
+method that samples its own answers says nothing; there the start's own answers are asked: of two answers to a prompt,
+how often has the one with the higher reward gained log-probability on the other since the start (0.5: no better than a
+coin). Memory is the peak of a process of its own, beside what `alignzoo plan` says before it begins.
 """
 
 from __future__ import annotations
@@ -49,17 +50,44 @@ def rows(shape: str) -> list[dict[str, Any]]:
     }[shape]
 
 
+REWARD = '''
+def short_words(completions, **columns):
+    """The share of short words, of at most four letters."""
+    texts = [c[0]["content"] if isinstance(c, list) else c for c in completions]
+    return [sum(len(word) <= 4 for word in text.split()) / max(1, len(text.split())) for text in texts]
+
+
+def characters(completions, **columns):
+    """The length, in hundreds of characters."""
+    return [len(c[0]["content"] if isinstance(c, list) else c) / 100 for c in completions]
+'''
+
+ANSWERS = 16
+"""The start's answers to each prompt, by which a method that samples is judged."""
+
+SAMPLED = ["reward={short}", "sampler.n=4"]
+
 FAMILIES: dict[str, tuple[str, str, list[str]]] = {
     # family: method, shape of its data, further settings
     "imitation": ("sft", "demonstrations", []),
     "preference": ("dpo", "pairs", []),
-    "reward models": ("reward-model", "pairs", []),
-    "policy gradient": ("grpo", "prompts", ["reward=length", "sampler.n=2", "policy.max_new_tokens=8"]),
-    "distillation": ("forward-kd", "demonstrations", ["optimizer.teacher={sft}"]),
     "lists and scores": ("rrhf", "rankings", []),
     "unpaired labels": ("kto", "labels", []),
-    "self-play": ("rebel", "prompts", ["reward=length", "sampler.n=2", "policy.max_new_tokens=8"]),
+    "reward models": ("reward-model", "pairs", []),
+    "distillation": ("forward-kd", "demonstrations", ["optimizer.teacher={sft}"]),
+    "distillation, on policy": ("gkd", "prompts", ["optimizer.teacher={sft}"]),
+    "policy gradient": ("grpo", "prompts", SAMPLED),
+    "policy gradient, with a critic": ("ppo", "prompts", SAMPLED),
+    "self-play": ("rebel", "prompts", SAMPLED),
+    "constraints": ("lagrangian-grpo", "prompts", ["reward=[{short},{long}]", "sampler.n=4"]),
 }
+
+
+def filled(setting: str, **values: str) -> str:
+    """A setting with its places filled in."""
+    for name, value in values.items():
+        setting = setting.replace(f"{{{name}}}", value)
+    return setting
 
 
 def settings(family: str, model: str, folder: Path) -> list[str]:
@@ -69,6 +97,12 @@ def settings(family: str, model: str, folder: Path) -> list[str]:
     data.write_text("\n".join(map(json.dumps, rows(shape))), encoding="utf-8")
     trained = folder / "sft" / "models" / "sft"
     teacher = trained if trained.is_dir() else model
+    rewards = folder / "rewards.py"
+    rewards.write_text(REWARD, encoding="utf-8")
+    named = {
+        name: f'{{name="python", function="{rewards}:{function}"}}'
+        for name, function in (("short", "short_words"), ("long", "characters"))
+    }
     return [
         *(
             f"policy.model={model}",
@@ -78,7 +112,7 @@ def settings(family: str, model: str, folder: Path) -> list[str]:
             f"schedule.steps={STEPS}",
         ),
         *("schedule.prompts=4" if shape == "labels" else "schedule.prompts=2", "policy.max_length=256"),
-        *("policy.max_new_tokens=16", *(each.format(sft=teacher) for each in more)),
+        *("policy.max_new_tokens=16", *(filled(each, sft=str(teacher), **named) for each in more)),
     ]
 
 
@@ -91,7 +125,9 @@ def tried(family: str, model: str, folder: Path, registry: Registry) -> dict[str
     run = alignzoo.run(method, overrides=given, out=folder / method, registry=registry)
     status = Path("/proc/self/status").read_text()
     steps = [step for file in sorted(run.out.rglob("metrics.jsonl")) for step in read_lines(file)]
-    return {
+    online = "reward={short}" in FAMILIES[family][2]
+    moved = raised(next((run.out / "models").iterdir()), model, folder) if online else {}
+    return moved | {
         "family": family,
         "method": method,
         "data": shape,
@@ -104,14 +140,43 @@ def tried(family: str, model: str, folder: Path, registry: Registry) -> dict[str
     }
 
 
+def raised(trained: Path, model: str, folder: Path) -> dict[str, Any]:
+    """How often, of two of the start's answers, the trained model has raised the better one more than the worse."""
+    scorer: dict[str, Any] = {}
+    exec(REWARD, scorer)
+    asked, pairs = folder / "prompts.jsonl", folder / "answers.jsonl"
+    said = command("generate", model, f"--prompts={asked}", "-n", str(ANSWERS), "--max-new-tokens=16", "--json")
+    with pairs.open("w", encoding="utf-8") as file:
+        for line in said.splitlines():
+            said_to = json.loads(line)
+            texts = [each["text"] for each in said_to["completions"]]
+            scored = sorted(zip(scorer["short_words"](texts), texts, strict=True))
+            for (low, worse), (high, better) in zip(scored[: ANSWERS // 2], scored[ANSWERS // 2 :], strict=True):
+                if high > low:
+                    row = {"prompt": said_to["prompt"][-1]["content"], "chosen": better, "rejected": worse}
+                    file.write(json.dumps(row) + "\n")
+    found = json.loads(command("evaluate", str(trained), f"--with={pairs}", f"--against={model}", "--json"))
+    return {"raised": found}
+
+
+def command(*words: str) -> str:
+    """What an `alignzoo` command prints, run in a process of its own."""
+    program = [str(Path(sys.executable).parent / "alignzoo"), *words]
+    return subprocess.run(program, check=True, capture_output=True, text=True).stdout
+
+
 def table(found: dict[str, Any]) -> str:
     """The page."""
-    head = "| family | method | rate | loss, first step | tenth | GB planned | GB measured |"
-    lines = [head, "|---|---|---|---|---|---|---|"]
+    head = "| family | method | rate | loss, first step | tenth | better answers raised | GB planned | GB measured |"
+    lines = [head, "|---|---|---|---|---|---|---|---|"]
     for each in found["runs"]:
         first, last = (f"{loss:.4f}" for loss in each["loss"])
-        sizes = " | ".join(f"{each[size] / 1e9:.2f}" if size in each else "" for size in ("planned", "measured"))
-        lines.append(f"| {each['family']} | `{each['method']}` | {each['lr']:g} | {first} | {last} | {sizes} |")
+        sizes = " | ".join(f"{each[size] / 1e9:.2f}" for size in ("planned", "measured"))
+        moved = next((line for line in each.get("raised", ()) if line["metric"] == "preference"), None)
+        share = f"{moved['mean']:.2f} [{moved['low']:.2f}, {moved['high']:.2f}] of {moved['items']}" if moved else ""
+        lines.append(
+            f"| {each['family']} | `{each['method']}` | {each['lr']:g} | {first} | {last} | {share} | {sizes} |"
+        )
     finite = all(each["finite"] and each["steps"] == STEPS for each in found["runs"])
     said = "every figure of every step was finite" if finite else "not every figure of every step was finite"
     text = (__doc__ or "").split("\n\n", 2)

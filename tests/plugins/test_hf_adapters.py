@@ -135,6 +135,67 @@ def test_a_model_is_saved_in_the_precision_that_it_lay_in(plain_model: Path, tmp
     assert json.loads((tmp_path / "fp32" / "config.json").read_text())["dtype"] == "float32"
 
 
+@pytest.fixture(scope="module")
+def in_bf16(plain_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that lies in bf16."""
+    path = tmp_path_factory.mktemp("bf16")
+    AutoModelForCausalLM.from_pretrained(plain_model, dtype=torch.bfloat16).save_pretrained(path)
+    AutoTokenizer.from_pretrained(plain_model).save_pretrained(path)
+    return path
+
+
+def shifted(policy: HFPolicy, share: float) -> HFPolicy:
+    """With each weight of a matrix larger by this share of itself."""
+    with torch.no_grad():
+        for weight in policy.lm.parameters():
+            if weight.ndim == 2 and weight.requires_grad:
+                weight.mul_(1 + share)
+    return policy
+
+
+def dtype_of(path: Path) -> str:
+    return str(json.loads((path / "config.json").read_text())["dtype"])
+
+
+def test_what_rounding_would_take_back_is_saved_in_full(in_bf16: Path, tmp_path: Path) -> None:
+    """A weight of bf16 has a step of 0.4 to 0.8 % of itself: of 0.1 % more nothing is left, of 3 % nearly all."""
+    policy = shifted(policy_of(in_bf16), 0.001)
+    with pytest.warns(UserWarning, match=r"0\.0% would be left in a model of bfloat16.* so it is saved in float32"):
+        policy.save(tmp_path / "small")
+    assert dtype_of(tmp_path / "small") == "float32"
+    expected = policy.forward(ragged(1), LOGPROBS)["logprobs"]
+    found = policy_of(tmp_path / "small").forward(ragged(1), LOGPROBS)["logprobs"]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+def test_a_change_that_rounding_keeps_is_saved_as_the_model_lay(
+    in_bf16: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    shifted(policy_of(in_bf16), 0.03).save(tmp_path / "large")
+    policy_of(in_bf16).save(tmp_path / "none")
+    assert dtype_of(tmp_path / "large") == dtype_of(tmp_path / "none") == "bfloat16"
+    assert not [each for each in recwarn if "would be left" in str(each.message)]
+
+
+def test_a_precision_that_is_named_is_kept_and_the_loss_told(in_bf16: Path, tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match=r"0\.0% would be left .* it is saved so: policy.save_dtype=fp32"):
+        shifted(policy_of(in_bf16, save_dtype="bf16"), 0.001).save(tmp_path / "bf16")
+    assert dtype_of(tmp_path / "bf16") == "bfloat16"
+    policy_of(in_bf16, save_dtype="fp32").save(tmp_path / "fp32")
+    assert dtype_of(tmp_path / "fp32") == "float32"
+
+
+def test_a_small_adapter_is_told_and_kept_beside_its_merged_model(in_bf16: Path, tmp_path: Path) -> None:
+    policy = policy_of(in_bf16, lora_rank=2)
+    with torch.no_grad():
+        for name, weight in policy.lm.named_parameters():
+            if "lora_B" in name:
+                weight.add_(1e-6)
+    with pytest.warns(UserWarning, match=r"would be left .* the adapter beside it keeps them all"):
+        policy.save(tmp_path / "out")
+    assert dtype_of(tmp_path / "out") == "bfloat16"
+
+
 def test_embeddings_and_heads_are_groups_of_their_own(plain_model: Path) -> None:
     policy = HFPolicy(HF(str(plain_model), device="cpu", max_new_tokens=4), LOGPROBS | {"values"})
     groups = policy.parameters()

@@ -85,7 +85,9 @@ def config(spec: HF) -> Any:
 
 
 def stored_dtype(spec: HF) -> torch.dtype:
-    """The precision that the model lies in, in which it is saved again."""
+    """The precision in which the model is saved: the one that it lies in, where none is named."""
+    if spec.save_dtype != "auto":
+        return torch.bfloat16 if spec.save_dtype == "bf16" else torch.float32
     if not isinstance(spec.model, str):
         found = next(spec.model.parameters()).dtype
     else:

@@ -31,7 +31,7 @@ from alignzoo_hf.forward import memory
 from alignzoo_hf.forward.answering import Answering
 from alignzoo_hf.forward.shape import critics_of, shape_of
 from alignzoo_hf.forward.tables import TableTraining
-from alignzoo_hf.model import behaviour, checks, critics, models, roles, saving, shards
+from alignzoo_hf.model import behaviour, checks, critics, models, roles, rounding, saving, shards
 from alignzoo_hf.model.adapters import share_frozen
 from alignzoo_hf.model.encoding import encoder
 from alignzoo_hf.model.fingerprint import fingerprint
@@ -61,9 +61,7 @@ class HFPolicy(Generating, Answering, TableTraining):
         models.check_answers(needs)
         self.spec = spec
         if spec.deterministic:
-            # without it cuBLAS has no deterministic products
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-            torch.use_deterministic_algorithms(True)
+            _compute_deterministically()
         self.device = models.device(spec)
         self.bf16 = models.wants_bf16(spec, self.device)
         self.tokenizer = models.tokenizer(spec)
@@ -351,11 +349,18 @@ class HFPolicy(Generating, Answering, TableTraining):
     def save(self, path: Path) -> None:
         """An ordinary transformers directory: the language model, or the scorer where there is one."""
         both = self.lm is not None and self.scorer is not None
-        whole = critics.whole(self.scorer, self.lm, self._stored) if both else self._main
-        write = saving.save if self._sharded is None else shards.save
-        write(whole, self.tokenizer, path, self._stored)
+        spec, sharded, trained = self.spec, self._sharded is not None, self.lm if both else self._main
+        named = spec.save_dtype != "auto"
+        dtype = rounding.saved_in(trained, spec.model, self._stored, named=named, sharded=sharded)
+        whole = critics.whole(self.scorer, self.lm, dtype) if both else self._main
+        (shards.save if sharded else saving.save)(whole, self.tokenizer, path, dtype)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if not self.bf16:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+
+def _compute_deterministically() -> None:
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS has no deterministic products
+    torch.use_deterministic_algorithms(True)

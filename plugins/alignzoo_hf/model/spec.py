@@ -49,6 +49,9 @@ class HF:
     """Where to compute; auto: a GPU when there is one."""
     dtype: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of the computation; trained weights stay in fp32. auto: bf16 on CUDA, fp32 elsewhere."""
+    save_dtype: Literal["auto", "fp32", "bf16"] = "auto"
+    """Precision of saved models; auto: the one that `model` lies in, or fp32 where rounding to it would take more than
+    half of what training has changed, as it does after few steps at a small rate. The run says so, with figures."""
     deterministic: bool = False
     """Only torch's deterministic algorithms, slower on a GPU, so that a run there repeats to the bit on the same card
     and versions; on a CPU runs do in any case. An operation that has none is an error."""

@@ -101,9 +101,9 @@ def _measured(
         if kind == "task":
             policy = load(zoo, model, settings)
             return outside.by_task(name, recipe.named_part(zoo, "task", name, None), policy, limit=limit)
-        from alignzoo.data import Data, read
+        from alignzoo.data import Data, prompts_of
 
-        prompts = list(read(Data(path=name, limit=limit or 0)))
+        prompts = prompts_of(Data(path=name, limit=limit or 0))
         outside.check_pairs(prompts, name)
         if model.startswith(JUDGE):
             judge = recipe.named_part(zoo, "judge", model.removeprefix(JUDGE), None)

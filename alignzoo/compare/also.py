@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from alignzoo.calling import kept
 from alignzoo.compare.answers import Examiner, preferred
 from alignzoo.compare.plan import Cell, safe
-from alignzoo.data import Data, read
+from alignzoo.data import Data, prompts_of
 from alignzoo.errors import AlignzooError, RecipeError, in_words
 from alignzoo.evaluation import outside
 from alignzoo.evaluation.outside import Item, Kind, Measured
@@ -63,7 +63,7 @@ def check(names: Sequence[str], limit: int | None, registry: Registry) -> None:
 
 
 def _pairs(name: str, limit: int | None) -> list[Prompt]:
-    return list(read(Data(path=name, limit=limit or 0)))
+    return prompts_of(Data(path=name, limit=limit or 0))
 
 
 # --- a cell -----------------------------------------------------------------------------------------------------------

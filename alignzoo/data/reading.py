@@ -21,7 +21,7 @@ from alignzoo.data.indexed import chosen, fact
 from alignzoo.data.indexing import indexed
 from alignzoo.data.mixing import Part, in_turn, mixed
 from alignzoo.data.sources import READERS, Shards, rows_at
-from alignzoo.data.turns import Chat, opened
+from alignzoo.data.turns import Chat, heard, opened
 from alignzoo.errors import DataError, did_you_mean
 from alignzoo.types import Prompt
 
@@ -108,6 +108,11 @@ def read(data: Data) -> Sequence[Prompt]:
     else:
         told = rows.told()
     return _listed(islice(told, data.limit or None), Parser(source, data.format, data.columns, data.turns))
+
+
+def prompts_of(data: Data) -> list[Prompt]:
+    """The rows as a run asks them: `data.chat` and `data.system` say which texts are turns of a conversation."""
+    return [*map(heard(data.chat, data.system), read(data))]
 
 
 def from_rows(

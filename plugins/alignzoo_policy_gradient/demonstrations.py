@@ -13,7 +13,7 @@ from torch import Tensor
 
 from alignzoo import Batch, Context, DataError, Group, PluginError, Policy, Prompt
 from alignzoo import functional as fn
-from alignzoo.data import Data, read
+from alignzoo.data import Data, prompts_of
 from alignzoo.interfaces import CheckContext
 
 COLUMN = "demonstration"
@@ -36,7 +36,7 @@ class AndDemonstrations:
 
     @cached_property
     def _given(self) -> list[Prompt]:
-        return list(read(Data(self.data)))
+        return prompts_of(Data(self.data))
 
     def open(self, context: Context) -> list[Prompt]:
         """Read the demonstrations, where they are others than the prompts' own."""

@@ -30,6 +30,9 @@ LOST = 0.5
 SAMPLE = 1 << 25
 """Weights that are looked at, of whole matrices."""
 
+ROWS = 512
+"""Rows of a matrix that are looked at together, so that no second copy of it is made."""
+
 
 def saved_in(model: Any, start: Any, dtype: torch.dtype, *, named: bool, sharded: bool) -> torch.dtype:
     """The precision to save a model in: `dtype`, that of its base or the one that is `named`; or full precision, where
@@ -85,15 +88,17 @@ def _trained(model: Any, start: Any) -> Iterator[tuple[Tensor, Tensor]]:
     for name, whole in found[:: _every(sum(each.numel() for _, each in found))]:
         after, rows = _here(whole.detach())
         with safe_open(files.folder / files.lies[name], "pt") as opened:
-            before = opened.get_slice(name)
-            if tuple(before.get_shape()) == tuple(whole.shape):
-                yield before[rows].to(after.device, after.dtype), after
+            stored = opened.get_slice(name)
+            for first in range(0, len(after) if stored.get_shape() == list(whole.shape) else 0, ROWS):
+                some = after[first : first + ROWS]
+                before = stored[rows.start + first : rows.start + first + len(some)]
+                yield before.to(after.device, after.dtype), some
 
 
 def _here(weight: Tensor) -> tuple[Tensor, slice]:
     """What this process has of a matrix, and which rows these are."""
     if not is_sharded([weight]):
-        return weight, slice(None)
+        return weight, slice(0, len(weight))
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
     whole: Any = weight
@@ -107,9 +112,10 @@ def _adapted(model: Any) -> Iterator[tuple[Tensor, Tensor]]:
     found = [each for each in model.modules() if isinstance(each, BaseTunerLayer) and hasattr(each, "get_delta_weight")]
     layers = [(each, each.get_base_layer().weight) for each in found]
     for layer, weight in layers[:: _every(sum(weight.numel() for _, weight in layers))]:
-        before = weight.detach().float()
         for name in layer.active_adapters:
-            yield before, before + layer.get_delta_weight(name).float()  # type: ignore[operator]
+            change = layer.get_delta_weight(name)  # type: ignore[operator]
+            for before, more in zip(weight.detach().split(ROWS), change.split(ROWS), strict=True):
+                yield before.float(), before.float() + more.float()
 
 
 def _every(weights: int) -> int:

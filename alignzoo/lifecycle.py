@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
 from alignzoo.errors import AlignzooError, PluginError
-from alignzoo.interfaces import Context, HasNext, Opens
+from alignzoo.interfaces import Chooses, Context, HasNext, Opens, Sampler
 from alignzoo.types import StepReport
 
 Part = TypeVar("Part")
@@ -140,6 +140,12 @@ def with_parts(part: Part, parts: Mapping[Place, Any]) -> Part:
     if not changes:
         return part
     return taking_over(dataclasses.replace(part, **changes), part)  # type: ignore[type-var]
+
+
+def repeats_the_data(sampler: Sampler) -> bool:
+    """Whether each pass over the data brings the rows of the one before, so that a frozen model's answers to them can
+    be remembered: nothing is generated, no prompts are chosen, and no step's successor brings other rows."""
+    return not sampler.online and not isinstance(sampler, Chooses | HasNext)
 
 
 def made_anew(part: object) -> list[str]:

@@ -62,10 +62,10 @@ def characters(completions, **columns):
     return [len(c[0]["content"] if isinstance(c, list) else c) / 100 for c in completions]
 '''
 
-ANSWERS = 16
+ANSWERS = 32
 """The start's answers to each prompt, by which a method that samples is judged."""
 
-SAMPLED = ["reward={short}", "sampler.n=4"]
+SAMPLED = ["reward={long}", "sampler.n=8", "policy.max_new_tokens=24"]
 
 FAMILIES: dict[str, tuple[str, str, list[str]]] = {
     # family: method, shape of its data, further settings
@@ -79,7 +79,7 @@ FAMILIES: dict[str, tuple[str, str, list[str]]] = {
     "policy gradient": ("grpo", "prompts", SAMPLED),
     "policy gradient, with a critic": ("ppo", "prompts", SAMPLED),
     "self-play": ("rebel", "prompts", SAMPLED),
-    "constraints": ("lagrangian-grpo", "prompts", ["reward=[{short},{long}]", "sampler.n=4"]),
+    "constraints": ("lagrangian-grpo", "prompts", ["reward=[{long},{short}]", *SAMPLED[1:], "optimizer.limit=0.9"]),
 }
 
 
@@ -125,7 +125,7 @@ def tried(family: str, model: str, folder: Path, registry: Registry) -> dict[str
     run = alignzoo.run(method, overrides=given, out=folder / method, registry=registry)
     status = Path("/proc/self/status").read_text()
     steps = [step for file in sorted(run.out.rglob("metrics.jsonl")) for step in read_lines(file)]
-    online = "reward={short}" in FAMILIES[family][2]
+    online = SAMPLED[1] in FAMILIES[family][2]
     moved = raised(next((run.out / "models").iterdir()), model, folder) if online else {}
     return moved | {
         "family": family,
@@ -145,12 +145,12 @@ def raised(trained: Path, model: str, folder: Path) -> dict[str, Any]:
     scorer: dict[str, Any] = {}
     exec(REWARD, scorer)
     asked, pairs = folder / "prompts.jsonl", folder / "answers.jsonl"
-    said = command("generate", model, f"--prompts={asked}", "-n", str(ANSWERS), "--max-new-tokens=16", "--json")
+    said = command("generate", model, f"--prompts={asked}", "-n", str(ANSWERS), "--max-new-tokens=24", "--json")
     with pairs.open("w", encoding="utf-8") as file:
         for line in said.splitlines():
             said_to = json.loads(line)
             texts = [each["text"] for each in said_to["completions"]]
-            scored = sorted(zip(scorer["short_words"](texts), texts, strict=True))
+            scored = sorted(zip(scorer["characters"](texts), texts, strict=True))
             for (low, worse), (high, better) in zip(scored[: ANSWERS // 2], scored[ANSWERS // 2 :], strict=True):
                 if high > low:
                     row = {"prompt": said_to["prompt"][-1]["content"], "chosen": better, "rejected": worse}

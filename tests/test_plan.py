@@ -197,6 +197,20 @@ def test_the_reference_is_asked_where_it_is_learnt_from_or_watched_in_every_step
     assert ("fill" in planned("grpo", plain_model, data, **more).operations) == fills
 
 
+def test_a_sampler_that_brings_other_rows_in_each_step_asks_the_reference_in_each(
+    plain_model: Path, tmp_path: Path
+) -> None:
+    """What `kto` draws beside the data's answers changes from step to step; what `dpo` reads is known beforehand."""
+    labels = [{"prompt": "ab", "completion": "cd", "label": True}, {"prompt": "ef", "completion": "gh", "label": False}]
+    pairs = [{"prompt": "ab", "chosen": "cd", "rejected": "ef"}]
+    asked = {}
+    for name, rows in (("kto", labels), ("dpo", pairs)):
+        (tmp_path / name).mkdir()
+        said = planned(name, plain_model, rows_of(tmp_path / name, rows))
+        asked[name] = ("fill" in said.operations, said.bytes["reference"] > 0)
+    assert asked == {"kto": (True, True), "dpo": (False, False)}
+
+
 def test_a_policy_without_an_outline(plain_model: Path, tmp_path: Path) -> None:
     data = rows_of(tmp_path, [{"prompt": "abcd", "completion": "efg"}])
     recipe = load("sft", [f"policy.model={plain_model}", f"data.path={data}"], registry=Registry())

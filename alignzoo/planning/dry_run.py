@@ -18,7 +18,7 @@ from alignzoo.cost import ModelShape, Work
 from alignzoo.decoding import AS_SET, Decoding
 from alignzoo.errors import RunError
 from alignzoo.interfaces import Context, HasCosts, HasOutline, Outline, PolicyInfo
-from alignzoo.lifecycle import opened
+from alignzoo.lifecycle import opened, repeats_the_data
 from alignzoo.microbatch import cut
 from alignzoo.planning.speed import Clock
 from alignzoo.recipe import Stage
@@ -214,7 +214,7 @@ class Rehearsal:
         schedule, generates = self.stage.schedule, bool(self.writer.tokens)
         watches = generates and traits_of(self.stage.optimizer).trains == "policy" and schedule.kl_every == 1
         moves = columns.REFERENCE in moving(self.stage.optimizer, self.steps)
-        again = not generates and not schedule.has_budget
+        again = repeats_the_data(self.stage.sampler) and not schedule.has_budget
         facts = Facts(
             groups=len(self.groups),
             watched=WATCHED if watches else STALENESS if generates and schedule.ahead else frozenset(),

@@ -18,8 +18,8 @@ from alignzoo.data.indexed import stays_on_disk
 from alignzoo.errors import DivergedError
 from alignzoo.evaluation.answers import Figures
 from alignzoo.evaluation.heldout import Evaluated, best_of, objective, scoring, work, writing
-from alignzoo.interfaces import Chooses, Optimizer
-from alignzoo.lifecycle import MADE_ANEW, made_anew, successor
+from alignzoo.interfaces import Optimizer
+from alignzoo.lifecycle import MADE_ANEW, made_anew, repeats_the_data, successor
 from alignzoo.metrics import Clock, means, memory, selection, shared
 from alignzoo.microbatch import MicroBatcher
 from alignzoo.roles import following, moving
@@ -269,7 +269,7 @@ def _passes(stage: Run, told: Callable[[Alert], None]) -> Passes:
     schedule = stage.schedule
     batcher = MicroBatcher(stage.policy, rows=schedule.micro_batch, tokens=schedule.micro_tokens, told=told)
     passes = Passes(stage.policy, schedule, batcher)
-    shown = not isinstance(stage.sampler, Chooses) and not stage.sampler.online
+    shown = repeats_the_data(stage.sampler)
     moves = REFERENCE in moving(stage.optimizer, stage.steps)
     large = stays_on_disk(stage.prompts)  # of which memory would not hold all answers
     if large or not shown or schedule.has_budget or moves or "ref_logprobs" not in stage.optimizer.needs:

@@ -401,6 +401,20 @@ def test_the_reference_is_loaded_when_it_is_first_asked(plain_model: Path, monke
         assert torch.equal(logprobs(live, batch), before)
 
 
+@pytest.mark.parametrize(("updates", "stays"), [(1, True), (2, False)], ids=["each update", "every other one"])
+def test_a_reference_that_is_asked_after_each_update_stays(updates: int, stays: bool, plain_model: Path) -> None:
+    policy: Any = HF(model=str(plain_model), device="cpu").load(frozenset({"logprobs", "ref_logprobs"}))
+    policy.optimize(torch.optim.SGD)
+    batch = batch_of(policy)
+    for _ in range(2):
+        with torch.no_grad(), policy.answering("ref"):
+            logprobs(policy, batch)
+        for _ in range(updates):
+            policy.backward(-logprobs(policy, batch).sum())
+            policy.step(1e-3, 1.0)
+    assert policy.roles["ref"].is_loaded is stays
+
+
 def test_the_reference_ends_with_its_block_even_after_an_error(load: Any) -> None:
     policy = load()
     batch = batch_of(policy)

@@ -100,7 +100,7 @@ class HFPolicy(Generating, Answering, TableTraining):
         self._reloads = self._trains and stored and "old_logprobs" not in needs and not blank
         own_start = self._trains and stored and not spec.reference and not spec.lora_rank and not blank
         self._begun = roles.writes(self.lm) if own_start else None
-        self._let_go = -math.inf
+        self._let_go, self._updates, self._asked = -math.inf, 0, 0
         self._at_once = spec.generate_batch
         self.roles: dict[str, Frozen] = {}
         if self.lm is not None:
@@ -247,6 +247,9 @@ class HFPolicy(Generating, Answering, TableTraining):
                 raise ModelError("this policy was loaded for writing only: it has no reference")
             raise ModelError(f"this policy has no role {role!r}. {did_you_mean(role, self.roles)}")
         voice: Voice = self.roles[role]
+        if role == REFERENCE:
+            self._reloads &= self._updates != self._asked + 1  # who is asked after each update stays
+            self._asked = self._updates
         former = self._voice
         if role == REFERENCE and self._is_start() and not voice.moved:
             voice = self._own
@@ -279,7 +282,7 @@ class HFPolicy(Generating, Answering, TableTraining):
 
     def step(self, lr: float, clip: float) -> float:
         """As `TorchTraining.step`; the policy is its own reference no longer."""
-        self._begun = None
+        self._begun, self._updates = None, self._updates + 1
         self._release()
         if self.spec.recompute:
             give_back()  # before the first moments find no room between what the last layers have left

@@ -138,3 +138,18 @@ def test_the_command(alignzoo: Any, tmp_path: Path) -> None:
     ):
         said = alignzoo("evaluate", *arguments)
         assert said.code == 1 and says in said.err
+
+
+def test_of_pairs_a_language_model_is_asked_what_it_has_raised(alignzoo: Any, tiny_model: Path, tmp_path: Path) -> None:
+    """Beside itself it has raised nothing: half of the pairs, and the same loss; a chat template makes texts turns."""
+    file = tmp_path / "pairs.jsonl"
+    rows = [{"prompt": f"say {i}", "chosen": f"it is {i}", "rejected": "no"} for i in range(4)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    with pytest.warns(UserWarning, match="each text prompt is a user's turn"):
+        said = alignzoo("evaluate", tiny_model, "--with", file, "--against", tiny_model, "--json")
+    assert said.code == 0, said.err
+    preference, nll = json.loads(said.out)
+    assert (preference["mean"], preference["base"], preference["items"]) == (0.5, 0.5, 4)
+    assert nll["mean"] == nll["base"] and nll["lower_is_better"]
+    said = alignzoo("evaluate", tiny_model, "--with", file)
+    assert said.code == 1 and "give the one that it began with, --against BASE" in said.err

@@ -71,7 +71,10 @@ def part_of(zoo: Registry, found: Registration, settings: Sequence[str]) -> Any:
     target = zoo.get(found.kind, f"{found.plugin}/{found.name}")
     from alignzoo.recipe import part
 
-    return part(target, settings, found.name, registry=zoo)
+    made = part(target, settings, found.name, registry=zoo)
+    if found.kind == "policy" and getattr(made, "model", None) == "":
+        raise PluginError(f"a policy is checked with a model: alignzoo check {found.name} model=DIRECTORY")
+    return made
 
 
 def _beside_its_twin(found: Registration, part: Any, as_json: bool) -> None:

@@ -107,7 +107,7 @@ def _of_family(everything: Sequence[Registration], family: str) -> list[Registra
 
 
 def _print_optimizers(listed: Sequence[Registration]) -> None:
-    """Optimizers by their families, each with its variants beneath it, a line of at most 80 columns each."""
+    """Optimizers by their families, each with its variants beneath it."""
     from rich.text import Text
 
     out = console()
@@ -125,8 +125,10 @@ def _print_optimizers(listed: Sequence[Registration]) -> None:
         for name, each in lines:
             said = ("" if each.kind == "optimizer" else f"{each.kind}: ") + each.summary
             whose = f"  {owner}" if (owner := _whose(each)) else ""
-            line = Text.assemble((name.ljust(width), "cyan"), "  ", said, (whose, "dim"))
-            out.print(line, no_wrap=True, overflow="ellipsis")
+            begins = f"{name.ljust(width)}  "
+            for piece in Text.assemble(said, (whose, "dim")).wrap(out, out.width - len(begins)):
+                out.print(Text.assemble((begins, "cyan"), piece), no_wrap=True)
+                begins = " " * len(begins)
     out.print()
 
 
@@ -167,12 +169,11 @@ def _print(listed: Sequence[Registration]) -> None:
         rows = Table(box=None, title=f"{kind}s" if kind != "policy" else "policies", title_justify="left", expand=True)
         rows.title_style, rows.show_header, rows.pad_edge = "bold", False, False
         rows.add_column(no_wrap=True, min_width=18)
-        rows.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
+        rows.add_column(ratio=1)
         rows.add_column(no_wrap=True, style="dim")
         for each in listed:
             if each.kind == kind:
-                where = f"{each.distribution} {each.version}".strip() or each.plugin
                 name = f"{each.plugin}/{each.name}" if each.conflicts else each.name
-                rows.add_row(Text(f"  {name}", style="cyan"), Text(each.summary), Text(where))
+                rows.add_row(Text(f"  {name}", style="cyan"), Text(each.summary), Text(_whose(each)))
         out.print(rows)
         out.print()

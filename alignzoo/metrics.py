@@ -32,13 +32,16 @@ def shared(
     `ahead`: an earlier policy has generated it; `dropped` completions were too stale to be in the batch."""
     completions = [completion for group in groups for completion in group.completions]
     figures = {"groups": float(len(groups)), "completions": float(len(completions)), "rows": float(len(prepared))}
-    figures |= comparisons(batch)
-    if len(batch):
+    scored = any(each.value is not None for group in groups for each in group.scores or ())
+    if scored or not len(batch):  # who reads no rewards trains on completions that have none
+        figures |= comparisons(batch)
+    if len(batch) and scored:
         rewards = batch.rewards.double()
         figures |= {"reward/mean": float(rewards.mean()), "reward/std": float(rewards.std(correction=0))}
         figures |= {f"reward/{name}": _mean_given(batch, name) for name in batch.parts}
         figures |= _error(rewards, batch)
         figures |= _correlated("length/reward", batch.own.sum(1).double(), rewards)
+    if len(batch):
         figures |= _staleness(batch.extra["staleness"], always=ahead)
         figures |= _lag(batch) if ahead else {}
     if dropped is not None:

@@ -43,6 +43,9 @@ class Traits:
     imitates: bool = False
     """It makes a group's best answer likelier whatever its score, so that an answer that the data call bad has to be
     left out."""
+    reads_rewards: bool = True
+    """Its loss depends on the rewards. Where it does not, as where a teacher alone says what is better, a run needs no
+    reward, and completions without a score are trained on as well."""
     kl_weight: str = ""
     """The field that weighs the KL to the reference: what `alignzoo compare --frontier` varies."""
     search: Mapping[str, tuple[float, float]] = field(default_factory=dict)

@@ -213,6 +213,11 @@ class UndeclaredEntropy(GRPO):
 
 
 @dataclass(frozen=True)
+class SaysItReadsNoRewards(GRPO):
+    reads_rewards: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
 class NaNOnTies(GRPO):
     def prepare(self, batch: Batch) -> Batch:
         centred = batch.rewards - fn.group_mean(batch.rewards, batch.group)
@@ -360,6 +365,7 @@ BROKEN: list[tuple[Any, str, int]] = [
     (Random(), "pure", 3),
     (RandomPrepare(), "pure", 3),
     (AsksWhetherItIsThere(), "reads", 3),
+    (SaysItReadsNoRewards(), "reads", 3),
     (Seeds(), "pure", 3),
     (NaNOnTies(), "hard_inputs", 4),
     (NoRowsNoMean(), "hard_inputs", 4),

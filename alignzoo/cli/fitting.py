@@ -47,8 +47,6 @@ REWARDS: Mapping[str, str] = {
 }
 """The setting by which each becomes a stage's reward."""
 
-UNREAD = "reward=length"
-"""A reward to watch, where a method is not trained on any."""
 
 ANSWERS = ("answer", "solution", "ground_truth", "final_answer", "target")
 """Columns in which data sets have the right answer."""
@@ -171,9 +169,11 @@ def _fit(have: Have, traits: Traits, others: Sequence[str]) -> tuple[Grade, str,
     answers = have.shape != "prompts"
     if others:
         given = tuple(f"optimizer.{role}=DIR" for role in others)
-        if traits.online:  # what is sampled is scored, though nothing of it may be trained on
-            given += (_reward(have) if have.scorers else UNREAD,)
-        return ("made", "", given) if have.teacher and (traits.online or answers) else None
+        if not have.teacher or not (traits.online or answers):
+            return None
+        if traits.online and traits.reads_rewards:
+            return ("made", "", (*given, _reward(have))) if have.scorers else None
+        return "made", "", given
     if traits.online:
         if not have.scorers:
             return None

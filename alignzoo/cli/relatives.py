@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from alignzoo.registry import Registry
     from alignzoo.registry.registrar import Registration
 
-TRAITS = ("couples", "trains", "online", "completions", "imitates")
+TRAITS = ("couples", "trains", "online", "completions", "imitates", "reads_rewards")
 """What is compared beside needs and settings."""
 
 

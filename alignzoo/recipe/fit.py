@@ -42,7 +42,7 @@ def check_fit(
     if not sampler.online:
         return
     useless = [reward.name for reward in rewards if not scores_generated(reward.source)]
-    if useless and not brings_scores(sampler):
+    if useless and not brings_scores(sampler) and traits_of(optimizer).reads_rewards:
         raise RecipeError(
             f"{_where(tables, 'reward', where)}: {stage}.reward: {useless[0]!r} scores only answers that come with the "
             f"data, but the stage's sampler{_called(tables, 'sampler')} generates new ones, which it cannot score. "

@@ -22,6 +22,7 @@ from alignzoo.recipe.trust import Code, code_of
 from alignzoo.registry import Registry
 from alignzoo.registry.registrar import MERGE, NOTHING
 from alignzoo.requirements import brings_scores
+from alignzoo.traits import traits_of
 
 if TYPE_CHECKING:
     from alignzoo.interfaces import Optimizer, PolicySpec, Sampler, Task
@@ -118,8 +119,8 @@ class _Builder:
         seed = self.seed()
         policy = self.part("policy")
         sampler = self.part("sampler", default=SAMPLER)
-        rewards = self.rewards(task if data is None else None, sampler, task if _of_its_task(data) else None)
         optimizer = self.optimizer()
+        rewards = self.rewards(task if data is None else None, sampler, optimizer, task if _of_its_task(data) else None)
         check_fit(self.name, self.tables, self.where, sampler, rewards, optimizer, self.known_rewards(task, data))
         return Stage(
             name=self.name,
@@ -234,11 +235,12 @@ class _Builder:
         self.resolved["data"] = {"kind": kind} | shown
         return kind, data
 
-    def rewards(self, task: Any, sampler: Any, named: Any) -> tuple[WeightedReward, ...]:
+    def rewards(self, task: Any, sampler: Any, optimizer: Any, named: Any) -> tuple[WeightedReward, ...]:
         """The stage's own rewards, or else its task's, or else the labels of given answers; `named` is the task that
         `reward = "task"` stands for."""
         path = f"{self.name}.reward"
-        nodes = self.reward_tables(task, sampler, path, named)
+        unscored = brings_scores(sampler) or not traits_of(optimizer).reads_rewards
+        nodes = self.reward_tables(task, sampler.online and not unscored, path, named)
         for keys, node in self.changed_rewards:
             nodes = _patched(nodes, keys, node, path)
         rewards, self.resolved["reward"] = self.weighted(nodes, path)
@@ -265,7 +267,7 @@ class _Builder:
             plain.append(resolved | {"weight": weight} if node.is_table else resolved)
         return tuple(rewards), plain
 
-    def reward_tables(self, task: Any, sampler: Any, path: str, named: Any) -> list[Node]:
+    def reward_tables(self, task: Any, needed: bool, path: str, named: Any) -> list[Node]:
         if "reward" in self.tables:
             given: list[Node] = self.tables["reward"].value
             if not given:
@@ -275,7 +277,7 @@ class _Builder:
             return [each for some in nodes for each in some]
         if task is not None:
             return _of_task(task)
-        if sampler.online and not brings_scores(sampler):
+        if needed:
             raise RecipeError(
                 f"{self.where}: {self.name} has no reward, but its sampler generates new completions, which nothing "
                 f"scores: give {self.known_rewards(None, None)}"

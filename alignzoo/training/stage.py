@@ -19,7 +19,7 @@ from alignzoo.rewards import WeightedReward, source_weights
 from alignzoo.schedule import Schedule
 from alignzoo.training.journal import Journal
 from alignzoo.traits import traits_of
-from alignzoo.types import Alert, Batch, Group, Prompt, StepReport
+from alignzoo.types import Alert, Batch, Group, Prompt, Score, StepReport
 
 Progress = Callable[[str, int, int, Mapping[str, float]], None]
 """Told of everything that takes time: what is done, how much of it, of how much, and the latest figures."""
@@ -73,12 +73,19 @@ class Run:
     def collated(self, groups: Sequence[Group], *, version: int | None = None) -> Batch:
         """These scored groups as a batch, with a column for each of the rewards; `version` is the policy's."""
         weights = source_weights(self.rewards)
+        if not traits_of(self.optimizer).reads_rewards:
+            groups = [replace(group, scores=tuple(map(_counted, group.scores or ()))) for group in groups]
         return collate(groups, self.policy.device, source_weights=weights, version=version)
 
     def keeps_samples(self, step: int) -> bool:
         """Whether what this step samples is written down."""
         every = self.schedule.samples_every
         return bool(every) and (step % every == 0 or step in (1, self.steps))
+
+
+def _counted(score: Score) -> Score:
+    """A score for who does not read it: 0 where every reward abstained."""
+    return replace(score, value=0.0) if score.value is None else score
 
 
 def prompts_of(stage: Run, step: int) -> list[Prompt]:

@@ -27,6 +27,7 @@ class DistiLLM:
     """α: 0 is the forward KL."""
     epochs: Annotated[int, Ge(1)] = 1
     """Passes over each batch."""
+    reads_rewards: ClassVar[bool] = False
     couples: ClassVar[str] = "row"
     answer: ClassVar[str] = "skew_kl"
     search: ClassVar[Mapping[str, tuple[float, float]]] = {"skew": (0.01, 0.5)}

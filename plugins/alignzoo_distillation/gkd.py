@@ -28,6 +28,7 @@ class GKD:
     """Passes over each batch."""
     search: ClassVar[Mapping[str, tuple[float, float]]] = {"beta": (0.1, 0.9)}
     online: ClassVar[bool] = True
+    reads_rewards: ClassVar[bool] = False
     couples: ClassVar[str] = "row"
 
     @property

@@ -31,6 +31,7 @@ class MiniLLM:
     epochs: Annotated[int, Ge(1)] = 1
     """Passes over each batch."""
     online: ClassVar[bool] = True
+    reads_rewards: ClassVar[bool] = False
     couples: ClassVar[str] = "row"
     needs: ClassVar[frozenset[str]] = frozenset({"logprobs", "old_logprobs", "teacher_logprobs", "teacher_reverse_kl"})
     search: ClassVar[Mapping[str, tuple[float, float]]] = {"clip": (0.05, 0.5)}

@@ -25,6 +25,7 @@ class OnPolicyDistillation:
     epochs: Annotated[int, Ge(1)] = 1
     """Passes over each batch."""
     online: ClassVar[bool] = True
+    reads_rewards: ClassVar[bool] = False
     couples: ClassVar[str] = "row"
     needs: ClassVar[frozenset[str]] = frozenset({"logprobs", "old_logprobs", "teacher_logprobs"})
 

@@ -25,6 +25,7 @@ class TopKDistillation:
     """How many of the teacher's tokens are told apart."""
     epochs: Annotated[int, Ge(1)] = 1
     """Passes over each batch."""
+    reads_rewards: ClassVar[bool] = False
     couples: ClassVar[str] = "row"
 
     @property

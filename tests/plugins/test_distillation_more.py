@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from alignzoo import Forward, PluginError, Prompt
+import alignzoo
+from alignzoo import Forward, PluginError, Prompt, RecipeError
 from alignzoo import functional as fn
+from alignzoo.files import read_lines
 from alignzoo.interfaces import CheckContext
 from alignzoo.testing import toy_batch
 from alignzoo.testing.world import toy_policy
@@ -116,3 +120,18 @@ def test_beside_anchor_brings_two_answers_of_the_reference() -> None:
     assert group.extra["by_anchor"] == (0.0, 0.0, 1.0, 1.0) and group.completions[3].logprobs is None
     with pytest.raises(PluginError, match="sampler=beside-anchor"):
         JBOND().check(CheckContext(frozenset(), (), (), True, False, {}, None))
+
+
+def test_who_learns_from_a_teacher_alone_needs_no_reward(plain_model: Path, tmp_path: Path) -> None:
+    """Its completions have no score, and are trained on; nothing is said of a reward that nobody gave."""
+    data = tmp_path / "prompts.jsonl"
+    data.write_text("".join(json.dumps({"prompt": f"Count to {n}: "}) + "\n" for n in range(6)))
+    given = [f"policy.model={plain_model}", f"data.path={data}", "policy.max_new_tokens=4", "schedule.prompts=2"]
+    given += ["schedule.steps=2", "evaluate.prompts=2", "schedule.lr=1e-3"]
+    with pytest.raises(RecipeError, match="has no reward, but its sampler generates new completions"):
+        alignzoo.run("grpo", overrides=given, out=tmp_path / "refused")
+    teacher = f'optimizer.teacher={{model="{plain_model}", temperature=2.0}}'
+    done = alignzoo.run("gkd", overrides=[*given, teacher], out=tmp_path / "out")
+    steps = list(read_lines(done.out / "metrics.jsonl"))
+    assert len(steps) == 2 and all(each["rows"] > 0 and each["grad_norm"] > 0 for each in steps[1:])
+    assert not [name for each in steps for name in each if name.startswith(("reward", "groups/tied"))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ from alignzoo.testing.measure import (
 from alignzoo.testing.optimizers.scene import without_weights
 from alignzoo.testing.optimizers.surroundings import as_before, globals_of, randomness
 from alignzoo.testing.world import toy_groups
-from alignzoo.traits import prepare_reads
+from alignzoo.traits import prepare_reads, traits_of
 from alignzoo.types import Batch, Forward
 
 
@@ -81,6 +82,8 @@ def reads(optimizer: Optimizer, given: Given) -> None:
 
     The runner hides the others, to spare a forward pass.
     """
+    if not traits_of(optimizer).reads_rewards:
+        _reads_no_rewards(optimizer, given)
     cause = "a column that prepare() reads and prepare_reads does not name"
     for variant in without_weights(optimizer):
         hidden = columns.filled(variant.part.needs) - prepare_reads(variant.part)
@@ -92,6 +95,20 @@ def reads(optimizer: Optimizer, given: Given) -> None:
         found = columns_of(prepare(attempt, variant.part, made.batch.answered(dict.fromkeys(hidden))))
         kept = {name: column for name, column in expected.items() if name.removeprefix("answers.") not in hidden}
         attempt.unchanged("what prepare makes of {}", kept, found)
+
+
+def _reads_no_rewards(optimizer: Optimizer, given: Given) -> None:
+    """Other rewards make no other gradient, where an optimizer says that it reads none."""
+    cause = "a loss that reads batch.rewards, of an optimizer with reads_rewards = False: leave the trait out"
+    attempt = Attempt(3, "the same batch with other rewards", cause)
+    for dense in (False, True):
+        made = case(optimizer, toy_groups(int(dense), columns=given.columns, dense=dense))
+        found = []
+        for rewards in (made.batch.rewards, 1.0 - 2.0 * made.batch.rewards):
+            prepared = prepare(attempt, optimizer, replace(made.batch, rewards=rewards))
+            found.append(pull(attempt, optimizer, prepared, leaves(answer(optimizer, made.policy, prepared))))
+        for name, gradient in found[0].items():
+            attempt.same(f"gradient in {name}", gradient, found[1][name])
 
 
 def _copies(batch: Batch) -> dict[str, Tensor]:

@@ -75,7 +75,7 @@ FAMILIES: dict[str, tuple[str, str, list[str]]] = {
     "unpaired labels": ("kto", "labels", []),
     "reward models": ("reward-model", "pairs", []),
     "distillation": ("forward-kd", "demonstrations", ["optimizer.teacher={sft}"]),
-    "distillation, on policy": ("gkd", "prompts", ["optimizer.teacher={sft}", "reward={long}"]),
+    "distillation, on policy": ("gkd", "prompts", ["optimizer.teacher={sft}"]),
     "policy gradient": ("grpo", "prompts", SAMPLED),
     "policy gradient, with a critic": ("ppo", "prompts", SAMPLED),
     "self-play": ("rebel", "prompts", SAMPLED),

@@ -119,5 +119,5 @@ def _adapted(model: Any) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _every(weights: int) -> int:
-    """Of so many weights each how manieth matrix is looked at."""
+    """Which matrices are looked at where there are so many weights: each, or every second, third, ..."""
     return -(-weights // SAMPLE) or 1

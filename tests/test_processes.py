@@ -64,7 +64,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
     return cache(lambda count: train(folder / str(count), count, *(["float64"] if count < 3 else []), *words))
 
 
-COUNTS = [2, pytest.param(3, marks=pytest.mark.slow)]
+COUNTS = [2, *(pytest.param(count, marks=pytest.mark.slow) for count in (3, 4))]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)

@@ -43,12 +43,18 @@ def test_each_process_holds_its_part(folder: Path) -> None:
             assert share == 1 if "one copy" in name else 0.45 < share < 0.55, f"{name}: {share:.2f} of it"
 
 
-def test_processes_with_sharded_weights_are_one(tmp_path: Path) -> None:
-    folders = {count: train(tmp_path / str(count), count, "sharded") for count in (1, 2)}
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runs of one process."""
+    return train(tmp_path_factory.mktemp("sharded") / "one", 1, "sharded")
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_processes_with_sharded_weights_are_one(alone: Path, count: int, tmp_path: Path) -> None:
+    folder = train(tmp_path / str(count), count, "sharded")
     for name in ("sft", "dpo", "reward-model", "grpo", "ppo"):
         for file in ("metrics.jsonl", "evaluations.jsonl"):
-            alone, together = (read(folders[count] / name / file) for count in (1, 2))
-            for one, other in zip(alone, together, strict=True):
+            for one, other in zip(read(alone / name / file), read(folder / name / file), strict=True):
                 assert flat(other) == pytest.approx(flat(one), rel=1e-4, abs=1e-4), f"{file} of {name}"
 
 

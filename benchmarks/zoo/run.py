@@ -25,6 +25,7 @@ from pathlib import Path
 import torch
 
 import alignzoo
+from alignzoo import columns
 from alignzoo.compare.results import CellResult
 from alignzoo.registry import Registry
 from alignzoo.registry.registrar import needs_of
@@ -74,12 +75,14 @@ def parts(registry: Registry, teacher: str) -> Iterator[Part]:
     critics = [name for name in gradient if "values" in needs_of(registry.get("optimizer", name))]
     few = ("schedule.evaluations=2",)
     pairs = (*few, "schedule.prompts=16")
-    yield from split("policy-gradient", "sort", [n for n in gradient if n not in critics], "grpo", "flops=5e10", few)
+    asked = [name for name in gradient if "teacher" in columns.roles(needs_of(registry.get("optimizer", name)))]
+    for part in split("policy-gradient", "sort", [n for n in gradient if n not in critics], "grpo", "flops=5e10", few):
+        yield replace(part, algorithms=tuple(name for name in part.algorithms if name not in asked))
     yield from split("pairs", "shop", zoo["preference"], "dpo", "flops=6e10", pairs)
     yield Part("unpaired", "shop", tuple(zoo["unpaired labels"]), "flops=6e10", pairs)
     own = ("bond", "j-bond", "self-distillation", "vbon")  # which are their own teachers
     taught = tuple(name for name in zoo["distillation"] if name not in own)
-    yield Part("distillation", "sort", taught, "flops=6e10", (*few, f"optimizer.teacher={teacher}"))
+    yield Part("distillation", "sort", (*taught, *asked), "flops=6e10", (*few, f"optimizer.teacher={teacher}"))
     yield Part("critics", "sort", (*critics, "grpo"), "flops=1.5e11", few)
     yield Part("self-play", "shop", (*zoo["self-play"], "online-dpo"), "flops=8e10", few)
     implicit = tuple(name for name in zoo["reward models"] if trains_policy(registry, name))

@@ -28,6 +28,13 @@ class DataError(AlignzooError):
     """A data file cannot be read, or a row has the wrong shape."""
 
 
+class MissingColumn(DataError, KeyError):
+    """A column is read of a batch that nobody has brought."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 class PluginError(AlignzooError):
     """A plugin failed to load, registered nonsense, or took a taken name."""
 

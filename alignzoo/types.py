@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from alignzoo.errors import MissingColumn
 from alignzoo.transcript import Completion as Completion
 
 FloatN: TypeAlias = Tensor
@@ -117,6 +118,16 @@ class Group:
     """Columns that the core does not know: of each completion a number, or a number for each of its tokens."""
 
 
+class Columns(dict[str, Any]):
+    """Columns by name, as any mapping; one that is not there is told with where columns come from."""
+
+    def __missing__(self, name: str) -> Any:
+        raise MissingColumn(
+            f"{name!r} is read of Batch.extra, and neither the stage's sampler (Group.extra) nor its data (a column of "
+            f"that name) bring it; found: {', '.join(sorted(self)) or 'none'}"
+        )
+
+
 @dataclass(frozen=True)
 class Batch:
     """Scored groups as tensors. Immutable: use `dataclasses.replace`."""
@@ -174,6 +185,7 @@ class Batch:
         shape = tuple(self.tokens.shape)
         if len(shape) != 2:
             raise ValueError(f"tokens must be (N, T), got {shape}")
+        object.__setattr__(self, "extra", Columns(self.extra))
         if self.prompt is None:
             object.__setattr__(self, "prompt", self.group)
         if self.row is None:

@@ -13,9 +13,8 @@ ROOT = Path(__file__).parents[1]
 CORE, PLUGINS = ROOT / "alignzoo", ROOT / "plugins"
 
 FLOORS = [
-    {"transcript", "decoding"},
-    {"types", "engines", "errors", "former", "hookspecs", "allocator", "importing", "calling", "printable"}
-    | {"divergences"},
+    {"transcript", "decoding", "errors"},
+    {"types", "engines", "former", "hookspecs", "allocator", "importing", "calling", "printable"} | {"divergences"},
     {"files", "surroundings", "machine", "columns", "twins", "serving"},
     {"functional", "interfaces", "schedule", "processes", "cost", "requirements", "storage"},
     {"sharded", "gathering"},

@@ -15,7 +15,7 @@ import torch
 import printed
 from alignzoo import Group, Prompt, Score
 from alignzoo.batching import collate
-from alignzoo.errors import PluginError
+from alignzoo.errors import DataError, PluginError
 from alignzoo.testing import OPTIMIZER_CHECKS, check_optimizer, check_sampler, toy_groups, toy_policy
 from alignzoo.traits import check_optimizer as check_traits
 
@@ -62,6 +62,14 @@ def test_a_role_has_one_completion_of_each_group() -> None:
     assert all(len(set(group.extra["margin"])) == 1 for group in groups)
     with pytest.raises(ValueError, match="with numbers, as greedy=0,1"):
         toy_groups(columns=["greedy=yes"])
+
+
+def test_a_column_that_nobody_brings_is_told_by_its_name() -> None:
+    batch = collate(toy_groups())
+    batch = batch.select(torch.arange(len(batch)) < 2)
+    with pytest.raises(DataError, match=r"'greedy' is read of Batch.extra, and neither the stage's sampler .* found: "):
+        batch.extra["greedy"]
+    assert batch.extra.get("greedy") is None and "greedy" not in batch.extra
 
 
 def test_a_step_without_scores_has_its_columns() -> None:

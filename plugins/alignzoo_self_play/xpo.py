@@ -9,8 +9,11 @@ from typing import Annotated, ClassVar
 import torch
 from annotated_types import Ge, Gt
 
-from alignzoo import Batch, Forward, Group, Policy, Prompt, Terms
+from alignzoo import Batch, Forward, Group, PluginError, Policy, Prompt, Terms
 from alignzoo import functional as fn
+from alignzoo.interfaces import CheckContext
+
+COLUMN = "by_reference"
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class AndReference:
 def _pair(own: Group, other: Group) -> Group:
     """What the reference has generated carries no log-probabilities: they would be taken for the policy's own."""
     given = tuple(replace(completion, logprobs=None) for completion in other.completions)
-    return replace(own, completions=own.completions + given, extra={"by_reference": (0.0, 1.0)})
+    return replace(own, completions=own.completions + given, extra={COLUMN: (0.0, 1.0)})
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,15 @@ class XPO:
     kl_weight: ClassVar[str] = "beta"
     completions: ClassVar[int] = 2
     search: ClassVar[Mapping[str, tuple[float, float]]] = {"beta": (0.01, 1), "alpha": (1e-05, 0.01)}
-    columns: ClassVar[Mapping[str, tuple[float, ...]]] = {"by_reference": (0.0, 1.0)}
+    columns: ClassVar[Mapping[str, tuple[float, ...]]] = {COLUMN: (0.0, 1.0)}
+
+    def check(self, context: CheckContext) -> None:
+        """Raise PluginError where nobody brings the reference's answers."""
+        if not isinstance(context.sampler, AndReference):
+            raise PluginError(
+                "xpo explores away from answers of the reference, and the stage's sampler brings none: set "
+                "sampler=and-reference"
+            )
 
     def prepare(self, batch: Batch) -> Batch:
         return fn.best_and_worst(batch)
@@ -60,5 +71,5 @@ class XPO:
     def loss(self, batch: Batch, out: Forward) -> Terms:
         away = fn.log_ratio(out.logprobs, batch.ref_logprobs, batch.mask).sum(1)
         margin = self.beta * (away[0::2] - away[1::2])
-        spoken = 2 * batch.extra["by_reference"] * (out.logprobs * batch.mask).sum(1)
+        spoken = 2 * batch.extra[COLUMN] * (out.logprobs * batch.mask).sum(1)
         return Terms(self.alpha * spoken - torch.nn.functional.logsigmoid(margin).repeat_interleave(2))

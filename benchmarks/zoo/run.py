@@ -78,7 +78,9 @@ def parts(registry: Registry, teacher: str) -> Iterator[Part]:
     asked = [name for name in gradient if "teacher" in columns.roles(needs_of(registry.get("optimizer", name)))]
     for part in split("policy-gradient", "sort", [n for n in gradient if n not in critics], "grpo", "flops=5e10", few):
         yield replace(part, algorithms=tuple(name for name in part.algorithms if name not in asked))
-    yield from split("pairs", "shop", zoo["preference"], "dpo", "flops=6e10", pairs)
+    three = [name for name in zoo["preference"] if traits_of(registry.get("optimizer", name)).completions > 2]
+    for part in split("pairs", "shop", zoo["preference"], "dpo", "flops=6e10", pairs):
+        yield replace(part, algorithms=tuple(name for name in part.algorithms if name not in three))
     yield Part("unpaired", "shop", tuple(zoo["unpaired labels"]), "flops=6e10", pairs)
     own = ("bond", "j-bond", "self-distillation", "vbon")  # which are their own teachers
     taught = tuple(name for name in zoo["distillation"] if name not in own)
@@ -88,7 +90,7 @@ def parts(registry: Registry, teacher: str) -> Iterator[Part]:
     implicit = tuple(name for name in zoo["reward models"] if trains_policy(registry, name))
     yield Part("imitation", "shop", (*own, *zoo["imitation"], *implicit), "flops=6e10", pairs)
     lists = (*few, "sampler.name=policy", "sampler.n=4", "reward=rules", "schedule.prompts=8")
-    yield Part("lists", "safe", tuple(zoo["lists and scores"]), "flops=6e10", lists)
+    yield Part("lists", "safe", (*zoo["lists and scores"], *three), "flops=6e10", lists)
 
 
 def split(

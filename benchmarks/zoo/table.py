@@ -17,6 +17,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from learning import gain
+
 from alignzoo.registry import Registry
 from alignzoo.registry.registrar import needs_of
 
@@ -42,7 +44,9 @@ against, and what one grid has shown of it on the embedded tasks. The grid is `b
 equal FLOPs within a comparison, the recipe's own settings, nothing tuned, controls in every comparison. Each figure is
 of held-out prompts. Intervals are those of the comparison, over seeds and prompts, and hold together. *Better than the
 start* is the comparison's own verdict: "no" says that it is not shown at this budget, not that a method does not learn.
-Budgets differ between comparisons, and so do tasks: figures of two comparisons are not to be held against each other.
+The evidence is that comparison's, and after it what the method gains, after less before, with the steps of its own
+recipe (`benchmarks/zoo/learning.py`). Budgets differ between comparisons, and so do tasks: figures of two comparisons
+are not to be held against each other.
 
 The order of methods on so small a world says nothing about their order elsewhere.
 """
@@ -117,6 +121,23 @@ def why(algorithm: str, better: str, pair: Any, cells: list[Any], results: Mappi
     return f"{told}; {WHY[algorithm]}" if algorithm in WHY else told
 
 
+def learnt() -> dict[str, str]:
+    """What methods gain with the steps of their own recipes, by name: `benchmarks/zoo/learning.py`."""
+    path = RESULTS / "learning.json"
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for run in json.loads(path.read_text())["runs"] if path.exists() else ():
+        if "error" not in run:
+            runs.setdefault(run["method"], []).append(run)
+    told = {}
+    for name, several in runs.items():
+        more, half = gain(several)
+        seeds = f"{len(several)} seeds" if len(several) > 1 else "one seed"
+        told[name] = (
+            f"its recipe's {several[0]['steps']} steps on {several[0]['task']}: {more:+.2f} ± {half:.2f}, {seeds}"
+        )
+    return told
+
+
 def reward_models() -> dict[str, str]:
     """Agreement with held-out labels, by name."""
     path = RESULTS / "reward-models.json"
@@ -151,7 +172,7 @@ def page() -> str:
     registry = Registry()
     registry.load_all()
     known = list(comparisons())
-    scores = reward_models()
+    scores, lengths = reward_models(), learnt()
     families: dict[str, list[Any]] = {}
     for each in registry.list("optimizer"):
         if each.family and each.distribution == "alignzoo":
@@ -162,7 +183,7 @@ def page() -> str:
     else:
         lines += ["No comparison of the grid has ended yet.", ""]
     for family in sorted(families):
-        rows = [_row(each, registry, known, scores) for each in sorted(families[family], key=lambda r: r.name)]
+        rows = [_row(each, registry, known, scores, lengths) for each in sorted(families[family], key=lambda r: r.name)]
         width = max(map(len, rows))
         columns = [*ABOUT, *FIGURES][:width]
         lines += [f"## {family.capitalize()}", "", _line(columns), _line(["---"] * width)]
@@ -175,7 +196,11 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _row(
-    each: Any, registry: Registry, known: Sequence[tuple[str, dict[str, Any]]], scores: Mapping[str, str]
+    each: Any,
+    registry: Registry,
+    known: Sequence[tuple[str, dict[str, Any]]],
+    scores: Mapping[str, str],
+    lengths: Mapping[str, str],
 ) -> list[str]:
     """The columns of ABOUT, and those of FIGURES where the grid has any."""
     cls = registry.get("optimizer", each.name)
@@ -186,9 +211,12 @@ def _row(
     found = next((s for name, results in known if (s := shown(name, results, each.name)) is not None), None)
     if found is not None:
         where = f"{found.comparison}: {found.task}, {found.budget}"
-        row += [found.figure, found.start, found.better, found.kl, found.tokens, found.seconds, where, found.why]
+        evidence = "; ".join(filter(None, (found.why, lengths.get(each.name))))
+        row += [found.figure, found.start, found.better, found.kl, found.tokens, found.seconds, where, evidence]
     elif each.name in scores:
         row += [scores[each.name], "0.50", "-", "-", "-", "-", "reward-models: shop", ""]
+    elif each.name in lengths:
+        row += [*["-"] * 7, lengths[each.name]]
     return row
 
 

@@ -30,6 +30,9 @@ ORACLES = ROOT / "tests" / "oracle"
 WHY: Mapping[str, str] = {
     "self-distillation": "its teacher is the policy shown an answer, and the embedded models cannot read one: shown "
     "the right one, 0.10 of its answers to `sort` are right, and 0.35 without",
+    "discopop": "the loss that was found rises with the margin round 0, where a policy starts (arXiv:2406.08414 sec. "
+    "5)",
+    "unlikelihood": "what bad answers say is unlearnt token by token, and most of it good answers to `shop` say, too",
     "npo": "it unlearns the worse answer, and has nothing that raises the better one",
 }
 """Why methods that are not meant to gain here do not, by their names."""

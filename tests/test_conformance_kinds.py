@@ -68,7 +68,12 @@ def test_the_toy_policy_conforms(check: Check, part: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"lora_rank": 2}, {"critic": "shared"}, {"lora_rank": 2, "critic": "shared", "temperature": 0.7}]
+    "settings",
+    [
+        {},
+        *(pytest.param(one, marks=pytest.mark.slow) for one in ({"lora_rank": 2}, {"critic": "shared"})),
+        {"lora_rank": 2, "critic": "shared", "temperature": 0.7},
+    ],
 )
 def test_the_hf_policy_conforms(settings: dict[str, Any], plain_model: Path) -> None:
     check_policy(HF(model=str(plain_model), max_new_tokens=5, device="cpu", **settings))

@@ -204,7 +204,7 @@ def references(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return asked
 
 
-@pytest.mark.parametrize("lora", [0, 2])
+@pytest.mark.parametrize("lora", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_second_run_asks_no_reference(
     folder: Path, plain_model: Path, references: list[int], tmp_path: Path, lora: int
 ) -> None:

@@ -18,6 +18,7 @@ from alignzoo.cli import exporting
 from alignzoo.cost import weight_bytes
 from alignzoo.errors import ModelError, RunError
 from alignzoo.types import Prompt
+from alignzoo_hf.model import rounding
 from alignzoo_hf.model.policy import HFPolicy
 from alignzoo_hf.model.spec import HF
 
@@ -183,6 +184,14 @@ def test_a_precision_that_is_named_is_kept_and_the_loss_told(in_bf16: Path, tmp_
     assert dtype_of(tmp_path / "bf16") == "bfloat16"
     policy_of(in_bf16, save_dtype="fp32").save(tmp_path / "fp32")
     assert dtype_of(tmp_path / "fp32") == "float32"
+
+
+def test_a_model_of_the_hub_began_where_it_was_fetched_to(in_bf16: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched = {"me/small": str(in_bf16 / "config.json")}
+    monkeypatch.setattr(rounding, "cached_file", lambda source, *_, **__: fetched.get(source))
+    model = shifted(policy_of(in_bf16), 0.001).lm
+    assert rounding.left(model, "me/small", torch.bfloat16) == pytest.approx(0.0, abs=1e-6)
+    assert rounding.left(model, "me/other", torch.bfloat16) is None
 
 
 def test_a_small_adapter_is_told_and_kept_beside_its_merged_model(in_bf16: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import Tensor
+from transformers.utils import cached_file
 
 from alignzoo import processes
 from alignzoo.sharded import is_sharded
@@ -81,9 +82,10 @@ def _changed(model: Any, start: Any) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _trained(model: Any, start: Any) -> Iterator[tuple[Tensor, Tensor]]:
-    if not isinstance(start, str) or not Path(start).is_dir():
+    folder = _folder(start)
+    if folder is None:
         return
-    files = Files(Path(start), exchanges=False)
+    files = Files(folder, exchanges=False)
     found = [(name, each) for name, each in model.named_parameters() if each.ndim == 2 and name in files.lies]
     for name, whole in found[:: _every(sum(each.numel() for _, each in found))]:
         after, rows = _here(whole.detach())
@@ -93,6 +95,14 @@ def _trained(model: Any, start: Any) -> Iterator[tuple[Tensor, Tensor]]:
                 some = after[first : first + ROWS]
                 before = stored[rows.start + first : rows.start + first + len(some)]
                 yield before.to(after.device, after.dtype), some
+
+
+def _folder(start: Any) -> Path | None:
+    """Where the weights of a directory, or of a model of the hub that has been fetched, lie; None for a live model."""
+    if not isinstance(start, str) or Path(start).is_dir():
+        return Path(start) if isinstance(start, str) else None
+    fetched = cached_file(start, "config.json", local_files_only=True, _raise_exceptions_for_missing_entries=False)
+    return Path(fetched).parent if fetched else None
 
 
 def _here(weight: Tensor) -> tuple[Tensor, slice]:

@@ -32,6 +32,7 @@ WHY: Mapping[str, str] = {
     "the right one, 0.10 of its answers to `sort` are right, and 0.35 without",
     "discopop": "the loss that was found rises with the margin round 0, where a policy starts (arXiv:2406.08414 sec. "
     "5)",
+    "apo-down": "it lowers both answers, for a policy that is better than its data, which the one of `shop` is not",
     "unlikelihood": "what bad answers say is unlearnt token by token, and most of it good answers to `shop` say, too",
     "npo": "it unlearns the worse answer, and has nothing that raises the better one",
 }

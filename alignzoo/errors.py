@@ -3,8 +3,10 @@
 AlignzooError
 ├── RecipeError     a recipe, an override, or a part's field
 ├── DataError       a data file or its rows
+│   └── MissingColumn   a column of a batch that nobody has brought
 ├── PluginError     a plugin that failed to load, registered nonsense, or took a taken name
 ├── ModelError      a model directory, a tokenizer, a device
+│   └── NoScorer        a model without a head that scores
 ├── RewardError     a reward that raised, or whose answer cannot be used
 └── RunError        a run that cannot start, go on, or be resumed
     └── DivergedError   a run whose loss, gradient or figures are no longer finite
@@ -41,6 +43,10 @@ class PluginError(AlignzooError):
 
 class ModelError(AlignzooError):
     """A model directory, a tokenizer or a device cannot be used."""
+
+
+class NoScorer(ModelError):
+    """A model has no head that scores: it is a language model, say."""
 
 
 class RewardError(AlignzooError):

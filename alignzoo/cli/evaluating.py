@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from alignzoo.cli.common import AsJson, Debug, NoPlugins, Plugins, console, registry, told
-from alignzoo.errors import ModelError, RecipeError
+from alignzoo.errors import NoScorer, RecipeError
 
 if TYPE_CHECKING:
     from alignzoo.compare.outside import Line
@@ -110,7 +110,7 @@ def _measured(
             return outside.by_judge(name, prompts, stack.enter_context(opened(judge, Context("evaluate"))))
         try:
             reward = stack.enter_context(opened(zoo.get("reward", "model")(model=model), Context("evaluate")))
-        except ModelError as no_scorer:
+        except NoScorer as no_scorer:
             if against is None:
                 raise RecipeError(
                     f"{no_scorer}. A language model is asked which answers it has raised since another one, and their "

@@ -20,7 +20,7 @@ from transformers import (
 
 from alignzoo import processes
 from alignzoo.columns import ANSWERS, OLD, POLICY, column, of_part
-from alignzoo.errors import ModelError
+from alignzoo.errors import ModelError, NoScorer
 from alignzoo_hf.forward import layers
 from alignzoo_hf.forward.head import Head
 from alignzoo_hf.model import adapters, quantized, weights
@@ -261,7 +261,7 @@ def check_scorer(spec: HF, source: str) -> None:
     config = _config(source, spec)
     if not is_scorer(config):
         kind = (config.architectures or ["a model of no named class"])[0]
-        raise ModelError(
+        raise NoScorer(
             f"{source} is no reward model: it holds {kind}, which has no head that scores. Give the directory of a "
             "sequence-classification model, as `alignzoo run reward-model` trains one"
         )

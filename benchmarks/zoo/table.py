@@ -34,6 +34,8 @@ WHY: Mapping[str, str] = {
     "5)",
     "apo-down": "it lowers both answers, for a policy that is better than its data, which the one of `shop` is not",
     "unlikelihood": "what bad answers say is unlearnt token by token, and most of it good answers to `shop` say, too",
+    "nash-md": "its recipe, which brings these answers, is newer than the grid",
+    "xpo": "its recipe, which brings this column, is newer than the grid",
     "npo": "it unlearns the worse answer, and has nothing that raises the better one",
 }
 """Why methods that are not meant to gain here do not, by their names."""
@@ -117,7 +119,8 @@ def why(algorithm: str, better: str, pair: Any, cells: list[Any], results: Mappi
     """The evidence where it is not better than the start."""
     if better == "failed":
         errors = [c["error"] for c in results["cells"] if c["algorithm"] == label and c["error"]]
-        return errors[0][:160] if errors else "no run has ended"
+        told = errors[0][:160] if errors else "no run has ended"
+        return f"{told}; {WHY[algorithm]}" if algorithm in WHY else told
     if better not in ("no", "worse"):
         return ""
     steps = fmean(cell["steps"] for cell in cells) if cells else 0

@@ -65,4 +65,12 @@ def following(optimizer: Optimizer, step: int) -> dict[str, float]:
 
 def moving(optimizer: Optimizer, steps: int) -> frozenset[str]:
     """The roles that will have moved before the last of so many steps."""
-    return frozenset(role for step in range(1, steps) for role in following(optimizer, step))
+    return frozenset(role for moved in moves(optimizer, steps - 1) for role in moved)
+
+
+def moves(optimizer: Optimizer, steps: int) -> list[dict[str, float]]:
+    """What `following` tells of each of so many steps; nothing of an optimizer that moves no role."""
+    if not isinstance(optimizer, HasFollow):
+        return []
+    told: Optimizer = optimizer
+    return [following(told, step) for step in range(1, steps + 1)]

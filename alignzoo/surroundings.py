@@ -11,12 +11,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from operator import attrgetter, is_
 from pathlib import Path
-from types import FrameType, FunctionType
+from types import CodeType, FrameType, FunctionType
 from typing import Any, NoReturn
 
 from alignzoo.errors import PluginError
 
+CODE = attrgetter("__code__")
 METHODS = (FunctionType, classmethod, staticmethod, property)
 PASSED_OVER = ("os", "collections.abc", "_collections_abc", __name__)
 """Modules through which every change of the environment goes, and which are not to blame for it."""
@@ -155,39 +157,49 @@ def _put_back_folder(folder: str) -> list[str]:
 
 # --- alignzoo's own functions -------------------------------------------------------------------------------------
 
-Known = list[tuple[Any, str, Any, Any]]
-"""An owner, the name of what it has, the function or class itself, and a function's code."""
+Known = list[tuple[Any, dict[str, Any], list[FunctionType], list[CodeType]]]
+"""An owner, all that it has by name, its functions, and what each of these does."""
 
 
 def _functions() -> Known:
-    """Every public function and class of alignzoo's modules, and every method of these classes."""
+    """What alignzoo's modules have, and what the classes of these modules have."""
     found: Known = []
     for name, module in list(sys.modules.items()):
-        if name.partition(".")[0] != "alignzoo" or module is None:
-            continue
-        for key, value in list(vars(module).items()):
-            if key.startswith("_") or not isinstance(value, FunctionType | type):
-                continue
-            found.append((module, key, value, getattr(value, "__code__", None)))
-            if isinstance(value, type) and value.__module__ == name:
-                methods = ((each, method) for each, method in vars(value).items() if isinstance(method, METHODS))
-                found += [(value, each, method, getattr(method, "__code__", None)) for each, method in methods]
+        if name.partition(".")[0] == "alignzoo" and module is not None:
+            own = [each for each in list(vars(module).values()) if isinstance(each, type) and each.__module__ == name]
+            for owner in (module, *own):
+                has = dict(vars(owner))
+                functions = [each for each in has.values() if type(each) is FunctionType]
+                found.append((owner, has, functions, list(map(CODE, functions))))
     return found
 
 
 def _put_back_functions(known: Known) -> list[str]:
+    """The public functions and classes of modules, and the methods of classes, that are not what they were."""
     changed = []
-    for owner, name, value, code in known:
-        replaced = vars(owner).get(name) is not value
-        if replaced:
-            setattr(owner, name, value)
-        recoded = code is not None and value.__code__ is not code
-        if recoded:
-            value.__code__ = code
-        if replaced or recoded:
+    for owner, had, functions, codes in known:
+        has = vars(owner)
+        if len(has) == len(had) and all(map(is_, has.values(), had.values())) and list(map(CODE, functions)) == codes:
+            continue
+        code_of = dict(zip(functions, codes, strict=True))
+        for name, value in had.items():
+            code = code_of.get(value) if type(value) is FunctionType else None
+            recoded = code is not None and value.__code__ is not code
+            if (has.get(name) is value and not recoded) or not _watched(owner, name, value):
+                continue
+            if has.get(name) is not value:
+                setattr(owner, name, value)
+            if recoded:
+                value.__code__ = code
             home = f"{owner.__module__}.{owner.__qualname__}" if isinstance(owner, type) else owner.__name__
             changed.append(f"{home}.{name}")
     return changed
+
+
+def _watched(owner: Any, name: str, value: object) -> bool:
+    if isinstance(owner, type):
+        return isinstance(value, METHODS)
+    return not name.startswith("_") and isinstance(value, FunctionType | type)
 
 
 # --- random states ------------------------------------------------------------------------------------------------

@@ -212,12 +212,11 @@ class Batch:
     def columns(self) -> dict[str, Tensor]:
         """Every tensor by name; those of a mapping with a dot: "extra.finished"."""
         found: dict[str, Tensor] = {}
-        for f in fields(self):
-            value = getattr(self, f.name)
+        for name, value in vars(self).items():
             if isinstance(value, Tensor):
-                found[f.name] = value
+                found[name] = value
             elif isinstance(value, Mapping):
-                found |= {f"{f.name}.{key}": each for key, each in value.items() if isinstance(each, Tensor)}
+                found |= {f"{name}.{key}": each for key, each in value.items() if isinstance(each, Tensor)}
         return found
 
     def with_columns(self, columns: Mapping[str, Tensor | None], *, media: tuple[Any, ...] | None = None) -> Batch:

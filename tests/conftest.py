@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests fork, which OpenMP does not survive with several threads
+
 import printed
 from judge_server import KEY, JudgeServer
 
@@ -27,6 +29,24 @@ TEMPLATE = (
 def no_references_kept() -> None:
     """Runs keep nothing for other runs, in the processes that tests start, too; tests of that set a folder."""
     os.environ["ALIGNZOO_REFERENCES"] = "off"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_curves() -> Iterator[None]:
+    """Runs in the tests' own process draw no curves, which takes longer than many a run; `curves` lets them."""
+    from alignzoo import report
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "curves", lambda folder: None)
+        yield
+
+
+@pytest.fixture
+def curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs draw their curves."""
+    from alignzoo import report
+
+    monkeypatch.setattr(report, "curves", sys.modules["alignzoo.report.curves"].curves)
 
 
 @pytest.fixture(scope="session")

@@ -132,6 +132,7 @@ def test_the_card_says_what_was_trained_on_what_and_under_which_licence(tmp_path
     assert ModelCard(hub).data.base_model == "owner/model" and "which says none here" in hub
 
 
+@pytest.mark.usefixtures("curves")
 def test_curves_are_drawn_from_the_journals(tmp_path: Path) -> None:
     metrics = [
         {"stage": "ppo", "step": step, "loss": 1 / step, "reward/mean": step / 9, "tokens/generated": 5.0}
@@ -151,6 +152,7 @@ def test_curves_are_drawn_from_the_journals(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".partial*"))
 
 
+@pytest.mark.usefixtures("curves")
 def test_no_journals_no_curves(tmp_path: Path) -> None:
     report.curves(tmp_path)
     assert list(tmp_path.iterdir()) == []

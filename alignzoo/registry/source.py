@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 import pkgutil
 import sys
 import warnings
@@ -69,10 +70,16 @@ def _below(name: str, path: Iterable[str]) -> ModuleSpec | None:
 
 
 def parse(path: Path) -> ast.Module:
-    """A file's syntax tree; its warnings wait for the import."""
+    """A file's syntax tree, to be read alone; its warnings wait for the import."""
+    return _parsed(path, path.read_bytes())
+
+
+@functools.lru_cache(maxsize=1024)
+def _parsed(path: Path, source: bytes) -> ast.Module:
+    """The same file is read for every registry that a program makes."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return ast.parse(path.read_bytes(), filename=str(path))
+        return ast.parse(source, filename=str(path))
 
 
 def declared(path: Path, origin: Origin) -> tuple[str, list[Registration] | None]:

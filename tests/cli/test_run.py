@@ -18,6 +18,7 @@ from rich.console import Console
 from alignzoo.cli import progress
 
 
+@pytest.mark.usefixtures("curves")
 def test_a_run_tells_its_results_and_where_they_are(alignzoo, recipe: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     said = alignzoo("run", recipe, "--trust", "schedule.reward_stop=-1", "--out", out)
@@ -49,6 +50,7 @@ def test_code_that_a_recipe_names_is_run_on_trust_alone(alignzoo, recipe: Path, 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("curves")
 def test_quiet_says_only_where_the_results_are(alignzoo, recipe: Path, tmp_path: Path) -> None:
     said = alignzoo("run", recipe, "--trust", "--out", tmp_path / "out", "--quiet")
     assert said.err == ""

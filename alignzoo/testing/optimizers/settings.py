@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from alignzoo.interfaces import HasNext, Optimizer
-from alignzoo.roles import following
+from alignzoo.roles import moves, specs_of
 from alignzoo.testing.laws import Attempt, ConformanceError, Given
 from alignzoo.testing.measure import Case, answer, case, leaves, loss, prepare, pull, reports
 from alignzoo.testing.world import toy_groups
@@ -49,6 +49,7 @@ class _Tried:
     optimizer: Any
     batches: Sequence[Sequence[Group]]
     found: dict[tuple[tuple[str, Any], ...], list[Tensor] | None] = dataclasses.field(default_factory=dict)
+    cases: dict[object, list[Case]] = dataclasses.field(default_factory=dict)
 
     def effect(self, attempt: Attempt, changes: Mapping[str, Any]) -> list[Tensor] | None:
         """Everything by which these changes can show; None where the optimizer refuses to take them."""
@@ -56,10 +57,17 @@ class _Tried:
         if key not in self.found:
             try:
                 part = dataclasses.replace(self.optimizer, **changes)
-                self.found[key] = [e for groups in self.batches for e in _effects(attempt, part, case(part, groups))]
+                self.found[key] = [each for made in self.case(part) for each in _effects(attempt, part, made)]
             except (ValueError, TypeError):
                 self.found[key] = None
         return self.found[key]
+
+    def case(self, part: Any) -> list[Case]:
+        """What a part with these settings is given: settings that ask for the same columns are given the same."""
+        asks = part.needs, frozenset(specs_of(part))
+        if asks not in self.cases:
+            self.cases[asks] = [case(part, groups) for groups in self.batches]
+        return self.cases[asks]
 
     def differ(self, attempt: Attempt, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
         """Whether two settings of an optimizer do different things; those that it refuses to take do not count."""
@@ -81,8 +89,8 @@ def _effects(attempt: Attempt, optimizer: Any, made: Case) -> Iterator[Tensor]:
     terms = loss(attempt, optimizer, prepared, out)
     yield from (prepared.weights, terms.loss.detach())
     yield from pull(attempt, optimizer, prepared, leaves(out)).values()
-    moves = [following(optimizer, step) for step in range(1, 101)]
-    yield torch.tensor([[each.get(role, 0.0) for each in moves] for role in sorted({r for m in moves for r in m})])
+    moved = moves(optimizer, 100)
+    yield torch.tensor([[each.get(role, 0.0) for each in moved] for role in sorted({r for m in moved for r in m})])
     names = [f.name for f in dataclasses.fields(optimizer)]
     for report in reports(terms) if isinstance(optimizer, HasNext) else ():
         successor = optimizer.next(report)

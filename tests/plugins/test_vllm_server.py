@@ -17,12 +17,12 @@ import torch
 pytest.importorskip("requests")
 
 import alignzoo
-import alignzoo_vllm_server
 from alignzoo import ModelError, Policy, Prompt
 from alignzoo.decoding import Decoding
 from alignzoo.policies import loaded
 from alignzoo_hf.model.spec import HF
-from alignzoo_vllm_server import VLLMServer
+from alignzoo_vllm_server import engine as serving
+from alignzoo_vllm_server.engine import VLLMServer
 from toy_run import lines
 
 LOADING = threading.Lock()
@@ -114,7 +114,7 @@ def fake(plain_model: Path) -> Iterator[FakeVLLM]:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(alignzoo_vllm_server, "PAUSE", 0.01)
+    monkeypatch.setattr(serving, "PAUSE", 0.01)
 
 
 @pytest.fixture

@@ -1,8 +1,9 @@
 """Engine `vllm-server`: vLLM's server, on other GPUs or machines, generates with the policy's weights.
 
 Written against the routes of vLLM's main branch of 2026 (0.33): /v1/completions with token ids, and with
-VLLM_SERVER_DEV_MODE=1 /collective_rpc, /pause, /resume, /reset_prefix_cache, /update_weight_version, /weight_info. It
-was tried against a stand-in of these routes with a real model behind it, not against vLLM itself: none was at hand.
+VLLM_SERVER_DEV_MODE=1 /collective_rpc, /pause, /resume, /reset_prefix_cache, /update_weight_version, /weight_info and
+those of `transfer`. It was tried against a stand-in of these routes with a real model behind it, not
+against vLLM itself: none was at hand.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import math
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,15 +21,18 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt
 
-import alignzoo
 from alignzoo import processes
 from alignzoo.decoding import CompleteDecoding
 from alignzoo.engines import EngineModel, Generated, Tokens, until_stop
 from alignzoo.errors import ModelError, PluginError
+from alignzoo_vllm_server.transfer import Broadcast
 
+STARTED = "start it with VLLM_SERVER_DEV_MODE=1, and let `folder` be one that it can read"
 PAUSE = 1.0
 """Seconds before a server that did not answer is asked again; twice as long each time."""
 
+_links: dict[str, Broadcast] = {}
+"""By a server's address, over what this process broadcasts weights to it."""
 _has: dict[str, tuple[object, str]] = {}
 """Whose weights this process has last given to the server at an address, and their version: a policy and its copy that
 generates ahead share one."""
@@ -36,16 +40,21 @@ generates ahead share one."""
 
 @dataclass(frozen=True)
 class VLLMServer:
-    """vLLM's server, which generates with the policy's weights of the step: a folder that both sides can read.
+    """vLLM's server, which generates with the policy's weights of the step.
 
     Start it with `VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --logprobs-mode processed_logprobs`, where MODEL is the
-    policy's. Before each step whose weights are others it is paused, takes them from `folder`, and forgets what it has
-    computed of prompts. A server that does not answer, or has other weights, ends the run with what is wrong, and
-    --resume goes on.
+    policy's. Before each step whose weights are others it is paused, takes them, and forgets what it has computed of
+    prompts. A server that does not answer, or has other weights, ends the run with what is wrong, and --resume goes on.
     """
 
     url: str | tuple[str, ...]
     """Its address, as in "http://127.0.0.1:8000"; several share the prompts."""
+    transfer: Literal["folder", "nccl"] = "folder"
+    """How it gets the weights: by files in a `folder` that both sides can read, or broadcast from this process's GPU to
+    its GPUs (nccl), by vLLM's weight transfer. That needs vLLM here, too, and the server started with
+    `--weight-transfer-config '{"backend": "nccl"}'`."""
+    address: str = ""
+    """By which the servers reach this machine for `transfer="nccl"`; empty: its address on the way to them."""
     folder: str = ""
     """Where weights are put for it, on a file system that the servers read, too; empty: a temporary folder here."""
     model: str = ""
@@ -131,28 +140,51 @@ class OpenServers:
         }
 
     def _hand_over(self, version: str) -> None:
-        """Save the present weights, and have every server load them. All processes save, as the contract has it; what
-        the first one saved is loaded, and the others go on when it is."""
+        """Give every server the present weights. All processes take part, as the contract of saving and gathering has
+        it; the first one asks the servers, and the others go on when these have the weights."""
+        if self.settings.transfer == "nccl":
+            self._broadcast(_short(version))
+        else:
+            self._by_files(_short(version))
+        _has.update({server.url: (self._mark, version) for server in self.servers})
+
+    def _broadcast(self, version: str) -> None:
+        self._of_all(_Server.pause)
+        failure = ""
+        for server in self.servers:  # each is a group of its own, in which this process is the first
+            link = _links.setdefault(server.url, Broadcast(server, self.settings.address, self.settings.timeout))
+            try:
+                link.send(self.model)
+            except ModelError as error:
+                failure = failure or str(error)
+        if failure := processes.of_first(failure):
+            raise ModelError(failure)
+        self._of_all(lambda server: server.go_on(version))
+
+    def _by_files(self, version: str) -> None:
         if processes.index() or not self.settings.folder:
             self._own = self._own or tempfile.TemporaryDirectory(prefix="alignzoo-weights-")
             place = Path(self._own.name)
         else:
             place = Path(self.settings.folder).absolute()
-        target = place / _short(version)
+        target = place / version
         self.model.save(target)
+        self._of_all(lambda server: server.load(target, version))
+        for former in place.iterdir() if place.exists() else ():
+            if former != target and len(former.name) == len(target.name) and (former / "config.json").exists():
+                shutil.rmtree(former)
+
+    def _of_all(self, ask: Callable[[_Server], None]) -> None:
+        """The first process asks every server. Of what fails all processes hear."""
         failure = ""
         if not processes.index():
             try:
                 with ThreadPoolExecutor(len(self.servers)) as pool:
-                    list(pool.map(lambda server: server.load(target, _short(version)), self.servers))
+                    list(pool.map(ask, self.servers))
             except ModelError as error:
                 failure = str(error)
         if failure := processes.of_first(failure):
             raise ModelError(failure)
-        for former in place.iterdir() if place.exists() else ():
-            if former != target and len(former.name) == len(target.name) and (former / "config.json").exists():
-                shutil.rmtree(former)
-        _has.update({server.url: (self._mark, version) for server in self.servers})
 
     def close(self) -> None:
         """The servers go on; what was saved for them here goes."""
@@ -197,20 +229,34 @@ class _Server:
                 raise self._odd("/v1/completions", "a log-probability of each token was asked for", choice)
         return sorted(choices, key=lambda choice: choice.get("index", 0))
 
+    def pause(self) -> None:
+        """Let it answer what it was asked, and nothing else for now."""
+        self.do("POST", "/pause?mode=wait", None, STARTED)
+
+    def go_on(self, version: str) -> None:
+        """Forget what was computed with other weights, and answer again."""
+        self.do("POST", "/reset_prefix_cache", None, STARTED)
+        self.do("POST", "/update_weight_version", {"new_version": version}, STARTED, optional=True)
+        self.do("POST", "/resume", None, STARTED)
+
     def load(self, folder: Path, version: str) -> None:
         """Take the weights of a folder, and forget what was computed with others."""
-        started = "start it with VLLM_SERVER_DEV_MODE=1, and let `folder` be one that it can read"
-        self._call("POST", "/pause?mode=wait", None, started)
-        self._call(
-            "POST", "/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}}, started
+        self.pause()
+        self.do(
+            "POST", "/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}}, STARTED
         )
-        self._call("POST", "/reset_prefix_cache", None, started)
-        self._call("POST", "/update_weight_version", {"new_version": version}, started, optional=True)
-        self._call("POST", "/resume", None, started)
+        self.go_on(version)
+
+    def workers(self) -> int:
+        """How many GPUs its model is on."""
+        found = self._json("GET", "/get_world_size", None).get("world_size")
+        if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+            raise self._odd("/get_world_size", "a number of workers was asked for", found)
+        return found
 
     def check_version(self, version: str) -> None:
         """Raise ModelError where somebody else has given the server other weights. An older vLLM cannot tell."""
-        text = self._call("GET", "/weight_info", None, "look at its log", optional=True)
+        text = self.do("GET", "/weight_info", None, "look at its log", optional=True)
         found = json.loads(text).get("weight_version") if text.lstrip().startswith("{") else None
         if found is not None and found != version:
             raise ModelError(
@@ -225,7 +271,7 @@ class _Server:
         return str(data[0]["id"])
 
     def _json(self, method: str, route: str, body: Any) -> dict[str, Any]:
-        text = self._call(method, route, body, "look at its log")
+        text = self.do(method, route, body, "look at its log")
         try:
             found = json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -234,11 +280,13 @@ class _Server:
             raise self._odd(route, "an object was expected", found)
         return found
 
-    def _call(self, method: str, route: str, body: Any, cure: str, *, optional: bool = False) -> str:
+    def do(
+        self, method: str, route: str, body: Any, cure: str, *, optional: bool = False, retries: int | None = None
+    ) -> str:
         """The answer's text. What fails on the way, or by a 5xx, is asked again, with growing waits; empty where the
         server does not have an optional route."""
         told = ""
-        for attempt in range(self.settings.retries + 1):
+        for attempt in range((self.settings.retries if retries is None else retries) + 1):
             if attempt:
                 time.sleep(PAUSE * 2 ** (attempt - 1))
             try:
@@ -280,8 +328,3 @@ def _generated(choice: Mapping[str, Any], ends: frozenset[int], *, known: bool) 
     tokens = tuple(choice["token_ids"])
     logprobs = tuple(map(float, choice["logprobs"]["token_logprobs"])) if known else ()
     return Generated(tokens, logprobs, bool(tokens) and tokens[-1] in ends)
-
-
-@alignzoo.hookimpl
-def alignzoo_register(zoo):
-    zoo.engine("vllm-server", VLLMServer)

@@ -125,7 +125,7 @@ def _runs(results: Results, task: str) -> Iterator[str]:
                 yield f"{failed} of {n} runs of {each.label} on {task} {status}{_rule(failed, n, results, task, each)}."
         share = marks.spent(results, task, each.label)
         over = sum(cell.status == "over-budget" for cell in mine)
-        told = "" if share is None else f": they spent {share:.2f} of it on the average"
+        told = "" if share is None else f": they spent {100 * share:.1f} % of it on the average"
         if over:
             yield f"{over} of {n} runs of {each.label} on {task} went over the budget{told}."
         elif share is not None and share < 1 - TOLERANCE:

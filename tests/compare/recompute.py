@@ -350,7 +350,7 @@ def _runs(raw: Raw, task: str, spent: dict[str, Any]) -> list[str]:
             elif k:
                 told.append(f"{k} of {n} runs of {label} on {task} {status}, so that it has no mean and no rank.")
         over, share = sum(cell["status"] == "over-budget" for cell in mine), spent[label]
-        which = "" if share is None else f": they spent {share:.2f} of it on the average"
+        which = "" if share is None else f": they spent {100 * share:.1f} % of it on the average"
         if over:
             told.append(f"{over} of {n} runs of {label} on {task} went over the budget{which}.")
         elif share is not None and share < 0.9:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from alignzoo.decoding import CompleteDecoding
+from alignzoo.errors import ModelError
 
 Tokens: TypeAlias = Sequence[int]
 """A prompt, or a prompt with a transcript that goes on."""
@@ -69,6 +70,35 @@ class EngineModel(Protocol):
     def text(self, tokens: Tokens) -> str:
         """These tokens as text, special tokens included."""
         ...
+
+
+@runtime_checkable
+class HasAdapter(Protocol):
+    """An `EngineModel` whose trained weights may be an adapter over weights that stay as they are, for an engine that
+    takes the two apart. Where there are several processes, both are written on all of them in the same order."""
+
+    def adapter_rank(self) -> int:
+        """The largest rank of the adapter's matrices; 0 where there is none."""
+        ...
+
+    def save_adapter(self, path: Path) -> None:
+        """Write the adapter alone, a directory as peft has it."""
+        ...
+
+    def save_base(self, path: Path) -> None:
+        """Write a model directory without the adapter."""
+        ...
+
+
+def adapted(model: EngineModel, setting: str) -> HasAdapter:
+    """The model as one with an adapter. Raises ModelError, which names the setting that asks for one, where it has
+    none."""
+    if isinstance(model, HasAdapter) and model.adapter_rank():
+        return model
+    raise ModelError(
+        f"{setting} hands over an adapter alone, and this policy has none: set policy.lora_rank, or let all weights be "
+        "handed over"
+    )
 
 
 class OpenEngine(Protocol):

@@ -17,9 +17,12 @@ from annotated_types import Gt, Le
 import alignzoo
 from alignzoo import processes
 from alignzoo.decoding import CompleteDecoding
-from alignzoo.engines import EngineModel, Generated, Tokens, until_stop
+from alignzoo.engines import EngineModel, Generated, Tokens, adapted, until_stop
 from alignzoo.errors import ModelError
 
+ADAPTERS = "policy.engine with adapters=true"
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""The ranks that vLLM keeps room for."""
 LENGTHS = 1024
 """The longest text that an engine is started for is a multiple of so many tokens."""
 
@@ -33,6 +36,9 @@ class VLLM:
     rests: bool = True
     """Give that share to the training, too, while the policy is trained (vLLM's sleep mode, level 2): the weights are
     handed over anew when something is to be generated next, and the cache is allocated again after them."""
+    adapters: bool = False
+    """Hand over the policy's adapter alone (`policy.lora_rank`), which vLLM computes beside the base's weights: those
+    are handed over once, and wait in the host's memory while the policy is trained (sleep mode, level 1)."""
     exact: ClassVar[bool] = False
     separate: ClassVar[bool] = True
     laws: ClassVar[Mapping[str, str]] = {
@@ -64,6 +70,9 @@ class OpenVLLM:
         self.vllm = vllm
         self.engine: Any = None
         self.length, self.version, self.resting = 0, "", False
+        self._adapter: Any = None
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._handed_over = 0
 
     def generate(
         self, prefixes: Sequence[Tokens], n: int, decoding: CompleteDecoding, *, seeds: Sequence[int], at_once: int
@@ -74,6 +83,8 @@ class OpenVLLM:
         with torch.autocast(self.model.device.type, enabled=False):  # precisions are vLLM's own
             if longest > self.length:
                 self._start(longest)
+            elif self.settings.adapters:
+                self._wake_with_adapter()
             elif self.resting or self.version != self.model.version():
                 self._take_weights()
             return self._generate(prefixes, n, decoding, seeds)
@@ -81,12 +92,16 @@ class OpenVLLM:
     def rest(self) -> None:
         """As `Rests.rest`: nothing of vLLM's weights and cache stays on the GPU."""
         if self.settings.rests and self.engine is not None and not self.resting:
-            self.engine.sleep(level=2)
+            self.engine.sleep(level=1 if self.settings.adapters else 2)
             self.resting = True
 
     def close(self) -> None:
         """Free the GPU's memory."""
         self.engine, self.length, self.version, self.resting = None, 0, "", False
+        self._adapter = None
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
         gc.collect()
 
     def _start(self, longest: int) -> None:
@@ -96,8 +111,14 @@ class OpenVLLM:
         self.close()  # its memory first
         self.length = max(longest, min(self.model.longest, -(-longest // LENGTHS) * LENGTHS))
         more: dict[str, Any] = {"distributed_executor_backend": "external_launcher"} if processes.count() > 1 else {}
+        if self.settings.adapters:
+            rank = adapted(self.model, ADAPTERS).adapter_rank()
+            more |= {"enable_lora": True, "max_lora_rank": next((r for r in RANKS if r >= rank), rank), "max_loras": 1}
         with tempfile.TemporaryDirectory() as folder:
-            self.model.save(Path(folder))
+            if self.settings.adapters:
+                adapted(self.model, ADAPTERS).save_base(Path(folder))
+            else:
+                self.model.save(Path(folder))
             self.engine = self.vllm.LLM(
                 model=folder,
                 dtype=str(self.model.dtype).removeprefix("torch."),
@@ -110,6 +131,8 @@ class OpenVLLM:
                 trust_remote_code=self.model.trust_remote_code,
                 **more,  # each process its own engine on its own GPU, where several train together
             )
+        if self.settings.adapters:
+            self._take_adapter()
         self.version = self.model.version()
 
     def _generate(
@@ -134,7 +157,8 @@ class OpenVLLM:
             for seed in seeds
         ]
         given = [{"prompt_token_ids": list(prefix)} for prefix in prefixes]
-        answers = self.engine.generate(given, wanted, use_tqdm=False)
+        adapter = {"lora_request": self._adapter} if self._adapter is not None else {}
+        answers = self.engine.generate(given, wanted, use_tqdm=False, **adapter)
         found = [_generated(each, ends, known=not decoding.filters) for answer in answers for each in answer.outputs]
         return [until_stop(each, decoding.stop, self.model.text) for each in found]
 
@@ -151,6 +175,27 @@ class OpenVLLM:
         if self.resting:
             self.engine.wake_up(tags=["kv_cache"])
         self.version, self.resting = self.model.version(), False
+
+    def _wake_with_adapter(self) -> None:
+        """As `_take_weights`, where the base's weights come back by themselves."""
+        if self.resting:
+            self.engine.wake_up()
+            self.resting = False
+        if self.version != self.model.version():
+            self._take_adapter()
+            self.version = self.model.version()
+
+    def _take_adapter(self) -> None:
+        """Put the present adapter where vLLM reads it, as another one than before: what it has computed of prompts is
+        kept by adapter, and the former one makes room."""
+        from vllm.lora.request import LoRARequest
+
+        if self._folder is not None:
+            self._folder.cleanup()
+        self._folder = tempfile.TemporaryDirectory(prefix="alignzoo-adapter-")
+        adapted(self.model, ADAPTERS).save_adapter(Path(self._folder.name))
+        self._handed_over += 1
+        self._adapter = LoRARequest(f"policy-{self._handed_over}", self._handed_over, self._folder.name)
 
 
 def _generated(output: Any, ends: frozenset[int], *, known: bool) -> Generated:

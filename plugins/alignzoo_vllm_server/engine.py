@@ -1,15 +1,16 @@
 """Engine `vllm-server`: vLLM's server, on other GPUs or machines, generates with the policy's weights.
 
-Written against the routes of vLLM's main branch of 2026 (0.33): /v1/completions with token ids, and with
+Written against the routes of vLLM's main branch of 2026 (0.33): /v1/completions with token ids; with
 VLLM_SERVER_DEV_MODE=1 /collective_rpc, /pause, /resume, /reset_prefix_cache, /update_weight_version, /weight_info and
-those of `transfer`. It was tried against a stand-in of these routes with a real model behind it, not
-against vLLM itself: none was at hand.
+those of `transfer`; and for adapters /v1/load_lora_adapter and /v1/unload_lora_adapter. It was tried against a stand-in
+of these routes with a real model behind it, not against vLLM itself: none was at hand.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import secrets
 import shutil
 import tempfile
 import time
@@ -23,16 +24,22 @@ from annotated_types import Ge, Gt
 
 from alignzoo import processes
 from alignzoo.decoding import CompleteDecoding
-from alignzoo.engines import EngineModel, Generated, Tokens, until_stop
+from alignzoo.engines import EngineModel, Generated, Tokens, adapted, until_stop
 from alignzoo.errors import ModelError, PluginError
 from alignzoo_vllm_server.transfer import Broadcast
 
 STARTED = "start it with VLLM_SERVER_DEV_MODE=1, and let `folder` be one that it can read"
+TAKES_ADAPTERS = (
+    "start it with VLLM_ALLOW_RUNTIME_LORA_UPDATING=True and --enable-lora, its --max-lora-rank at least "
+    "policy.lora_rank, and let `folder` be one that it can read"
+)
 PAUSE = 1.0
 """Seconds before a server that did not answer is asked again; twice as long each time."""
 
 _links: dict[str, Broadcast] = {}
 """By a server's address, over what this process broadcasts weights to it."""
+_adapters: dict[str, str] = {}
+"""By a server's address, the name of the adapter that this process has last given it."""
 _has: dict[str, tuple[object, str]] = {}
 """Whose weights this process has last given to the server at an address, and their version: a policy and its copy that
 generates ahead share one."""
@@ -49,10 +56,11 @@ class VLLMServer:
 
     url: str | tuple[str, ...]
     """Its address, as in "http://127.0.0.1:8000"; several share the prompts."""
-    transfer: Literal["folder", "nccl"] = "folder"
-    """How it gets the weights: by files in a `folder` that both sides can read, or broadcast from this process's GPU to
-    its GPUs (nccl), by vLLM's weight transfer. That needs vLLM here, too, and the server started with
-    `--weight-transfer-config '{"backend": "nccl"}'`."""
+    transfer: Literal["folder", "nccl", "adapter"] = "folder"
+    """How it gets the weights. `folder`: by files that both sides can read. `nccl`: broadcast from this GPU to the
+    server's, by vLLM's weight transfer; that needs vLLM here, too, and the server started with
+    `--weight-transfer-config '{"backend": "nccl"}'`. `adapter`: the policy's adapter alone, as files in `folder`; that
+    needs VLLM_ALLOW_RUNTIME_LORA_UPDATING=True and `--enable-lora --max-lora-rank RANK`."""
     address: str = ""
     """By which the servers reach this machine for `transfer="nccl"`; empty: its address on the way to them."""
     folder: str = ""
@@ -94,6 +102,7 @@ class OpenServers:
         urls = (settings.url,) if isinstance(settings.url, str) else settings.url
         self.servers = [_Server(url.rstrip("/").removesuffix("/v1"), settings) for url in urls]
         self._mark = object()
+        self._label = secrets.token_hex(4)  # a server keeps an adapter by its name, that of an earlier run as well
         self._own: tempfile.TemporaryDirectory[str] | None = None
 
     def generate(
@@ -103,8 +112,9 @@ class OpenServers:
         version = self.model.version()
         if any(_has.get(server.url) != (self._mark, version) for server in self.servers):
             self._hand_over(version)
-        for server in self.servers:
-            server.check_version(_short(version))
+        if self.settings.transfer != "adapter":  # whose name has the version
+            for server in self.servers:
+                server.check_version(_short(version))
         bodies = [self._body(prefix, n, decoding, seed) for prefix, seed in zip(prefixes, seeds, strict=True)]
         known = not decoding.filters and (self.settings.logprobs == "processed" or decoding.temperature == 1)
         ends = self.model.stop_ids | set(decoding.stop_tokens)
@@ -168,10 +178,17 @@ class OpenServers:
         else:
             place = Path(self.settings.folder).absolute()
         target = place / version
-        self.model.save(target)
-        self._of_all(lambda server: server.load(target, version))
+        if self.settings.transfer == "adapter":
+            adapted(self.model, "policy.engine with transfer='adapter'").save_adapter(target)
+            name = processes.of_first(f"{version}-{self._label}")
+            self._of_all(lambda server: server.load_adapter(target, name, former=_adapters.get(server.url)))
+            _adapters.update({server.url: name for server in self.servers})
+        else:
+            self.model.save(target)
+            self._of_all(lambda server: server.load(target, version))
         for former in place.iterdir() if place.exists() else ():
-            if former != target and len(former.name) == len(target.name) and (former / "config.json").exists():
+            ours = any((former / name).exists() for name in ("config.json", "adapter_config.json"))
+            if former != target and len(former.name) == len(target.name) and ours:
                 shutil.rmtree(former)
 
     def _of_all(self, ask: Callable[[_Server], None]) -> None:
@@ -216,7 +233,8 @@ class _Server:
     def complete(self, body: dict[str, Any]) -> list[dict[str, Any]]:
         """The choices for one prompt, checked."""
         self._name = self._name or self._first_model()
-        answer = self._json("POST", "/v1/completions", {"model": self._name} | body)
+        named = _adapters[self.url] if self.settings.transfer == "adapter" else self._name
+        answer = self._json("POST", "/v1/completions", {"model": named} | body)
         choices = answer.get("choices")
         if not isinstance(choices, list) or len(choices) != body["n"]:
             raise self._odd("/v1/completions", f"{body['n']} choices were asked for", answer)
@@ -246,6 +264,13 @@ class _Server:
             "POST", "/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}}, STARTED
         )
         self.go_on(version)
+
+    def load_adapter(self, folder: Path, name: str, *, former: str | None) -> None:
+        """Generate with the adapter of a folder from now on, by this name, in the place of the one before."""
+        body = {"lora_name": name, "lora_path": str(folder)}
+        self.do("POST", "/v1/load_lora_adapter", body, TAKES_ADAPTERS)
+        if former is not None:
+            self.do("POST", "/v1/unload_lora_adapter", {"lora_name": former}, TAKES_ADAPTERS)
 
     def workers(self) -> int:
         """How many GPUs its model is on."""

@@ -28,6 +28,7 @@ from alignzoo_hf.decode.engines import ServedModel, opened
 from alignzoo_hf.decode.graphs import Graphs
 from alignzoo_hf.decode.sampling import draw, inverse_cdf, uniforms
 from alignzoo_hf.decode.transformers_engines import PagedEngine, TransformersEngine, unfit
+from alignzoo_hf.model import saving
 from alignzoo_hf.model.spec import HF
 from alignzoo_vllm import VLLM, OpenVLLM
 from rounding import close, depth
@@ -432,7 +433,7 @@ class FakeLLM:
     def sleep(self, level: int) -> None:
         self.told.append(f"sleep {level}")
 
-    def wake_up(self, tags: list[str]) -> None:
+    def wake_up(self, tags: Sequence[str] = ("all",)) -> None:
         self.told += [f"wake {each}" for each in tags]
 
     def apply_model(self, function: Any) -> list[Any]:
@@ -443,8 +444,11 @@ class FakeLLM:
         self.forgotten += 1
         return True
 
-    def generate(self, prompts: Any, sampling_params: Any, *, use_tqdm: bool) -> list[Any]:
+    def generate(self, prompts: Any, sampling_params: Any, *, use_tqdm: bool, lora_request: Any = None) -> list[Any]:
         self.autocast |= torch.is_autocast_enabled("cpu")
+        if lora_request is not None:
+            name, number, path = lora_request
+            self.told.append(f"{name} {number} {sorted(each.name for each in Path(path).glob('*.safetensors'))}")
 
         def output(prompt: Any, end: int) -> Any:
             ids = [len(prompt["prompt_token_ids"]), end]
@@ -516,6 +520,36 @@ def test_vllm_rests_while_the_policy_is_trained_and_is_woken_in_two_parts(
     stays.generate([(5, 6)], 1, CompleteDecoding(4), seeds=[0], at_once=8)
     stays.rest()  # type: ignore[attr-defined]
     assert not stays.engine.told and not stays.engine.settings["enable_sleep_mode"]  # type: ignore[attr-defined]
+
+
+def test_vllm_is_given_adapters_as_adapters(monkeypatch: pytest.MonkeyPatch, plain_model: Path) -> None:
+    """The base once, without the adapter; of each version the adapter alone, by another number."""
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=FakeLLM, SamplingParams=SimpleNamespace))
+    for name in ("vllm.lora", "vllm.lora.request"):
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(LoRARequest=lambda *given: given))
+    tokenizer, model = AutoTokenizer.from_pretrained(plain_model), random_model("Llama", lora=True)
+    saved = []
+    monkeypatch.setattr(saving, "save", lambda *told: saved.append("merged"))
+    chosen = opened(HF(engine=VLLM(adapters=True)), model, tokenizer, STOPS)
+
+    def generate() -> None:
+        chosen.generate([(5, 6)], 1, CompleteDecoding(4), seeds=[0], at_once=8)
+
+    generate(), generate()
+    engine: Any = chosen.engine  # type: ignore[attr-defined]
+    assert not saved and engine.settings["enable_lora"] and engine.settings["max_lora_rank"] == 8  # of a rank of 4
+    alone = "['adapter_model.safetensors']"
+    assert engine.told == [f"policy-1 1 {alone}"] * 2
+    chosen.rest()  # type: ignore[attr-defined]
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(weight.requires_grad * 0.1)
+    generate()
+    assert engine.told[2:] == ["sleep 1", "wake all", f"policy-2 2 {alone}"] and not engine.model.weights
+    chosen.close()
+    plain = opened(HF(engine=VLLM(adapters=True)), random_model("Llama"), tokenizer, STOPS)
+    with pytest.raises(ModelError, match=r"adapters=true hands over an adapter alone.*policy.lora_rank"):
+        plain.generate([(5, 6)], 1, CompleteDecoding(4), seeds=[0], at_once=8)
 
 
 def test_vllm_engines_of_several_processes_are_each_on_their_own_gpu_and_as_long_as_the_texts(

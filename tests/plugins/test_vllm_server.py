@@ -36,6 +36,7 @@ class FakeVLLM:
 
     def __init__(self, model: Path) -> None:
         self.fault, self.version = "", None
+        self.adapters: list[str] = []
         self.routes: list[str] = []
         self._load(model)
         fake = self
@@ -75,6 +76,13 @@ class FakeVLLM:
                 return 200, {"weight_version": "another" if self.fault == "stale" else self.version}
             if route == "/update_weight_version":
                 self.version = body["new_version"]
+            if route == "/v1/load_lora_adapter":
+                if self.fault == "no adapters":
+                    return 404, "Not Found"
+                self._load(Path(body["lora_path"]))
+                self.adapters.append(body["lora_name"])
+            if route == "/v1/unload_lora_adapter":
+                self.adapters.remove(body["lora_name"])
             if route == "/collective_rpc":
                 if self.fault == "shapes":
                     return 500, "size mismatch for lm_head.weight"
@@ -85,7 +93,7 @@ class FakeVLLM:
             return self._complete(body)
 
     def _complete(self, body: Any) -> tuple[int, Any]:
-        assert body["model"] == "fake" and body["ignore_eos"] and body["logprobs"] == 0
+        assert body["model"] in (self.adapters or ["fake"]) and body["ignore_eos"] and body["logprobs"] == 0
         how = Decoding(
             body["max_tokens"], body["temperature"] or None, greedy=body["temperature"] == 0,
             stop=tuple(body["stop"]) or None, stop_tokens=tuple(body["stop_token_ids"]),
@@ -122,8 +130,8 @@ def policy_of(plain_model: Path) -> Iterator[Callable[..., Policy]]:
     """Policies, which are closed at the end."""
     made: list[Any] = []
 
-    def load(engine: Any = "alignzoo") -> Policy:
-        spec = HF(model=str(plain_model), max_new_tokens=5, device="cpu", engine=engine)
+    def load(engine: Any = "alignzoo", **settings: Any) -> Policy:
+        spec = HF(model=str(plain_model), max_new_tokens=5, device="cpu", engine=engine, **settings)
         made.append(loaded(spec, frozenset({"logprobs"})))
         return made[-1]
 
@@ -137,12 +145,12 @@ def texts(policy: Policy, **how: Any) -> list[Any]:
     return [(c.tokens, c.finished) for group in groups for c in group.completions]
 
 
-def moved(policy: Policy) -> None:
+def moved(policy: Policy, by: float = -1) -> None:
     """Another step's weights."""
     with torch.no_grad():
         for group in policy.parameters():
             for weight in group["params"] if isinstance(group, dict) else group.params:
-                weight.mul_(-1)
+                weight.mul_(by) if by < 0 else weight.add_(by * torch.sin(torch.arange(weight.numel())).view_as(weight))
 
 
 def test_the_server_generates_with_the_weights_of_the_step(policy_of: Any, fake: FakeVLLM) -> None:
@@ -166,6 +174,31 @@ def test_a_policy_and_its_copy_share_a_server(policy_of: Any, fake: FakeVLLM) ->
     assert texts(served, greedy=True) == texts(own, greedy=True) != before
     assert texts(copied, greedy=True) == before, "the copy has its weights still"
     copied.close()
+
+
+def test_an_adapter_goes_alone(policy_of: Any, fake: FakeVLLM, tmp_path: Path) -> None:
+    own = policy_of(lora_rank=4)
+    served = policy_of(VLLMServer(fake.url, transfer="adapter", folder=str(tmp_path)), lora_rank=4)
+    for policy in (own, served):
+        moved(policy, by=3.0)
+    seen = []
+    for _ in range(2):
+        seen.append(texts(served, greedy=True))
+        assert seen[-1] == texts(own, greedy=True)
+        assert len(fake.adapters) == 1, "the former one made room"
+        (saved,) = tmp_path.iterdir()
+        assert not (saved / "config.json").exists() and (saved / "adapter_model.safetensors").stat().st_size < 2e5
+        for policy in (own, served):
+            moved(policy)
+    assert "/pause" not in fake.routes and "/collective_rpc" not in fake.routes
+
+
+def test_an_adapter_that_is_not_there_or_not_taken_is_told(policy_of: Any, fake: FakeVLLM, quick: None) -> None:
+    with pytest.raises(ModelError, match=r"transfer='adapter' hands over an adapter alone.*policy.lora_rank"):
+        texts(policy_of(VLLMServer(fake.url, transfer="adapter")))
+    fake.fault = "no adapters"
+    with pytest.raises(ModelError, match=r"load_lora_adapter: it says 404.*--enable-lora"):
+        texts(policy_of(VLLMServer(fake.url, transfer="adapter"), lora_rank=4))
 
 
 def test_log_probabilities_are_recorded_where_they_are_the_distribution_s(policy_of: Any, fake: FakeVLLM) -> None:

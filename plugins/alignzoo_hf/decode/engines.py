@@ -15,7 +15,7 @@ from torch import Tensor
 
 from alignzoo.engines import Engine, EngineModel, OpenEngine, Tokens
 from alignzoo.registry import Registry
-from alignzoo_hf.model import adapters, models, saving
+from alignzoo_hf.model import adapters, models, saving, weights
 from alignzoo_hf.model.spec import HF
 
 log = logging.getLogger("alignzoo")
@@ -102,6 +102,19 @@ class ServedModel:
     def save(self, path: Path) -> None:
         """As transformers saves it, in the precision of the computation."""
         saving.save(self.module, self.tokenizer, path, self.dtype)
+
+    def adapter_rank(self) -> int:
+        """As `HasAdapter` has it."""
+        return adapters.rank(self.module)
+
+    def save_adapter(self, path: Path) -> None:
+        """As peft saves it."""
+        with weights.quietly():
+            adapters.save_adapter(self.module, self.tokenizer, path)
+
+    def save_base(self, path: Path) -> None:
+        """In the precision of the computation."""
+        saving.save_base(self.module, self.tokenizer, path, self.dtype)
 
     @torch.no_grad()
     def logits(self, rows: Sequence[Tokens]) -> Tensor:

@@ -159,6 +159,14 @@ def has_adapter(model: Any) -> bool:
     return hasattr(model, "merge_and_unload")
 
 
+def rank(model: Any) -> int:
+    """The largest rank of its adapter's matrices; 0 of a model without one."""
+    if not has_adapter(model):
+        return 0
+    configs = model.peft_config.values()
+    return max(max((each.r, *(each.rank_pattern or {}).values())) for each in configs)
+
+
 def sharing(model: Any) -> Any:
     """A copy of a model whose weights lie in the memory of its own: nothing may be written to them in place. Weights of
     few bits are the same objects, which know their scales."""

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import GenerationConfig
 
 from alignzoo.allocator import give_back
+from alignzoo.errors import ModelError
 from alignzoo_hf.forward.head import drop_buffer
 from alignzoo_hf.model import adapters, models, quantized, weights
 
@@ -42,6 +43,23 @@ def save(model: Any, tokenizer: Any, path: Path, dtype: torch.dtype) -> None:
         del whole
         gc.collect()  # a copy of peft's refers to itself
         give_back()
+
+
+def save_base(model: Any, tokenizer: Any, path: Path, dtype: torch.dtype) -> None:
+    """A transformers directory of what an adapter lies over. Raises ModelError where its weights have few bits: engines
+    read them otherwise than transformers saves them."""
+    if quantized.is_quantized(models.bare(model)):
+        raise ModelError(
+            "the policy's base has weights of few bits, which an engine cannot be given: let it load the adapter over "
+            "the unquantized base, or take engine 'alignzoo'"
+        )
+    whole = adapters.sharing(model).unload().to(dtype)
+    for parameter in whole.parameters():
+        parameter.data = parameter.data.contiguous()  # frozen weights may lie by columns
+    ended(whole, tokenizer)
+    with weights.quietly():
+        whole.save_pretrained(path)
+    tokenizer.save_pretrained(path)
 
 
 def ended(model: Any, tokenizer: Any) -> GenerationConfig:

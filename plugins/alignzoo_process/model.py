@@ -9,8 +9,10 @@ import torch
 from annotated_types import Ge
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from alignzoo import Batch, Forward, Terms
+from alignzoo import Batch, Forward, PluginError, Terms
 from alignzoo import functional as fn
+from alignzoo.interfaces import CheckContext
+from alignzoo_process.steps import Steps
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,15 @@ class ProcessRewardModel:
     prepare_reads: ClassVar[frozenset[str]] = frozenset()
     trains: ClassVar[str] = "reward-model"
     couples: ClassVar[str] = "row"
+
+    def check(self, context: CheckContext) -> None:
+        """Raise PluginError where answers are rows instead of steps, each with what comes before it."""
+        if context.sampler is not None and not isinstance(context.sampler, Steps):
+            raise PluginError(
+                "process-reward-model reads the end of each step of a solution, and the stage's sampler brings whole "
+                "answers: set sampler=steps, with data whose completions are the steps of a solution and whose scores "
+                "say how right each is"
+            )
 
     def prepare(self, batch: Batch) -> Batch:
         return batch

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import ClassVar
 
 from alignzoo import DataError, Group, Policy, Prompt, Score
+from alignzoo.interfaces import CheckContext
+
+FEW = 4
+"""So many rows, all of two steps of which the second is wrong, are hardly solutions."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,17 @@ class Steps:
     online: ClassVar[bool] = False
     from_data: ClassVar[bool] = True
     brings_scores: ClassVar[bool] = True
+
+    def check(self, context: CheckContext) -> None:
+        """Raise DataError where all rows look like preference pairs, whose answers would be read as two steps."""
+        rows = list(islice(context.prompts, 1000))
+        if len(rows) >= FEW and all(len(row.completions) == 2 and row.labels == (1.0, 0.0) for row in rows):
+            raise DataError(
+                f"each of the first {len(rows)} rows has two completions, the first labelled 1 and the second 0, as a "
+                "preference pair has. The sampler 'steps' would read them as two steps of a solution, the first right "
+                "and the second wrong: give data with the steps of a solution and a label of each, or train a reward "
+                "model that reads pairs"
+            )
 
     def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seeds: Sequence[int]) -> list[Group]:
         return [self._group(prompt, policy) for prompt in prompts]

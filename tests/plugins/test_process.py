@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -62,6 +64,21 @@ def test_a_step_is_read_with_what_comes_before_it() -> None:
     assert [score.value for score in group.scores or ()] == [1.0, 0.5, 0.0]
     with pytest.raises(DataError, match="3 steps but 2 labels"):
         Steps().sample([replace(prompt, labels=(1.0, 0.0))], toy_policy(0), seeds=[0])
+
+
+def test_pairs_and_whole_answers_are_no_steps(alignzoo, plain_model: Path, tmp_path: Path) -> None:
+    def told(rows: list[dict[str, object]], *settings: str) -> str:
+        data = tmp_path / "rows.jsonl"
+        data.write_text("\n".join(map(json.dumps, rows)))
+        more = (f"policy.model={plain_model}", f"data.path={data}", "data.heldout=0.25", "schedule.steps=1")
+        said = alignzoo("run", "process-reward-model", *more, *settings, "--out", tmp_path / f"out{len(settings)}")
+        return said.err if said.code else ""
+
+    pairs = [{"prompt": f"{n}", "chosen": "a", "rejected": "b"} for n in range(8)]
+    steps = [{"prompt": f"{n}", "completions": ["a", "b"], "scores": [1, n % 2]} for n in range(8)]
+    assert "as a preference pair has" in told(pairs)
+    assert "set sampler=steps" in told(steps, "sampler=dataset")
+    assert not told(steps, "schedule.prompts=2", "evaluate.prompts=2")
 
 
 def test_a_process_reward_model_learns_soft_labels_and_is_an_outcome_model_on_hard_ones() -> None:

@@ -11,7 +11,7 @@ from alignzoo import DataError, Group, Policy, Prompt, Score
 from alignzoo.interfaces import CheckContext
 
 FEW = 4
-"""So many rows, all of two steps of which the second is wrong, are hardly solutions."""
+"""So many rows, all of two steps of which one is wrong, are hardly solutions."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ class Steps:
     def check(self, context: CheckContext) -> None:
         """Raise DataError where all rows look like preference pairs, whose answers would be read as two steps."""
         rows = list(islice(context.prompts, 1000))
-        if len(rows) >= FEW and all(len(row.completions) == 2 and row.labels == (1.0, 0.0) for row in rows):
+        if len(rows) >= FEW and all(len(row.completions) == 2 and sorted(row.labels) == [0.0, 1.0] for row in rows):
             raise DataError(
-                f"each of the first {len(rows)} rows has two completions, the first labelled 1 and the second 0, as a "
-                "preference pair has. The sampler 'steps' would read them as two steps of a solution, the first right "
-                "and the second wrong: give data with the steps of a solution and a label of each, or train a reward "
-                "model that reads pairs"
+                f"each of the first {len(rows)} rows has two completions, one labelled 1 and the other 0, as a "
+                "preference pair has. The sampler 'steps' would read them as two steps of a solution, one of them "
+                "wrong: give data with the steps of a solution and a label of each, or train a reward model that "
+                "reads pairs"
             )
 
     def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seeds: Sequence[int]) -> list[Group]:

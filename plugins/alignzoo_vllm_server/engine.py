@@ -114,7 +114,7 @@ class OpenServers:
             self._hand_over(version)
         if self.settings.transfer != "adapter":  # whose name has the version
             for server in self.servers:
-                server.check_version(_short(version))
+                self._check(server, _short(version))
         bodies = [self._body(prefix, n, decoding, seed) for prefix, seed in zip(prefixes, seeds, strict=True)]
         known = not decoding.filters and (self.settings.logprobs == "processed" or decoding.temperature == 1)
         ends = self.model.stop_ids | set(decoding.stop_tokens)
@@ -129,6 +129,14 @@ class OpenServers:
                 raise
         found = [_generated(choice, ends, known=known) for answer in answers for choice in answer]
         return [until_stop(each, decoding.stop, self.model.text) for each in found]
+
+    def _check(self, server: _Server, version: str) -> None:
+        """One that was started again has neither the weights nor the link."""
+        try:
+            server.check_version(version)
+        except ModelError:
+            _links.pop(server.url, None)
+            raise
 
     def _body(self, prefix: Tokens, n: int, decoding: CompleteDecoding, seed: int) -> dict[str, Any]:
         return {

@@ -141,7 +141,7 @@ class Broadcast:
         ended, client = threading.Event(), self._client
 
         def called() -> None:
-            with kept() as raised, torch.no_grad(), torch.device(device):
+            with kept() as raised, torch.no_grad():
                 if device.type == "cuda":
                     torch.cuda.set_device(device)  # each thread has its own
                 found.append(call())

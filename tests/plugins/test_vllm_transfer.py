@@ -205,6 +205,18 @@ def test_a_policy_and_its_copy_share_the_link(vllm: None, plain_model: Path, ser
     assert server.routes.count("/init_weight_transfer_engine") == 1
 
 
+def test_a_server_that_was_started_again_is_linked_anew(vllm: None, plain_model: Path, server: Receiving) -> None:
+    engine = VLLMServer(server.url, transfer="nccl", address="127.0.0.1")
+    texts(policy_of(plain_model, engine))
+    broken = policy_of(plain_model, engine)
+    server.fault = "stale"
+    with pytest.raises(ModelError, match="it was started again"):
+        texts(broken)
+    server.fault = ""
+    assert texts(policy_of(plain_model, engine)) == texts(policy_of(plain_model))
+    assert server.routes.count("/init_weight_transfer_engine") == 2
+
+
 def test_matrices_go_in_the_precision_in_which_the_policy_computes() -> None:
     class Model:
         dtype = torch.bfloat16

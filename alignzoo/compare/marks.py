@@ -35,7 +35,7 @@ def marks(results: Results, task: str, label: str) -> Iterator[str]:
             yield f"{n} of {len(mine)} {status}"
     share = spent(results, task, label)
     if share is not None and abs(share - 1) > TOLERANCE:
-        yield f"spent {share:.2f} of the budget"
+        yield f"spent {100 * share:.0f} % of the budget"
     elif any(cell.status == "over-budget" for cell in mine):
         yield "over the budget"
 
@@ -48,6 +48,6 @@ def terms(results: Results, task: str, a: str, b: str) -> str:
     shares = {label: spent(results, task, label) for label in (a, b)}
     known = [share for share in shares.values() if share is not None]
     if len(known) == 2 and max(known) > (1 + TOLERANCE) * min(known):
-        told = " and ".join(f"{share:.2f} ({label})" for label, share in shares.items())
+        told = " and ".join(f"{100 * share:.0f} % ({label})" for label, share in shares.items())
         return f", having spent {told} of the budget in {next(iter(budget))}"
     return f" at equal {next(iter(budget))}"

@@ -281,7 +281,8 @@ def sentences(raw: Raw, task: str, every: dict[tuple[str, str, str], dict[str, A
             shares = [spent[a], spent[b]]
             terms = f" at equal {currency}" if currency else " at their recipes' own steps"
             if None not in shares and max(shares) > 1.1 * min(shares):
-                terms = f", having spent {shares[0]:.2f} ({a}) and {shares[1]:.2f} ({b}) of the budget in {currency}"
+                one, two = (f"{100 * share:.0f} %" for share in shares)
+                terms = f", having spent {one} ({a}) and {two} ({b}) of the budget in {currency}"
             told.append(f"{a} beats {b} on {task} by {number(pair, metric)}{terms}.")
     undecided = [each for each in among if not each[2]["shown"]]
     for a, b, pair in undecided:

@@ -50,7 +50,7 @@ def test_terms_that_are_not_equal_are_told_on_both_sides() -> None:
         for label, spent in (("a", 8000.0), ("b", 10_000.0))
     )
     assert said(pair("a", "b", 0.5, True), cells=cells, budget={"tokens": 1e4}) == [
-        "a beats b on t by 0.50 [0.30, 0.70] gold, having spent 0.80 (a) and 1.00 (b) of the budget in tokens.",
+        "a beats b on t by 0.50 [0.30, 0.70] gold, having spent 80 % (a) and 100 % (b) of the budget in tokens.",
         "The runs of a on t ended short of the budget: they spent 80.0 % of it on the average.",
     ]
     over = tuple(replace(cell, status="over-budget", costs={"tokens": 1.5e4}) for cell in cells[:1])

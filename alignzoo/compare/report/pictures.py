@@ -65,7 +65,8 @@ def _learning(results: Results, task: str, metric: str, curves: Sequence[Curve],
     says += "".join(f"; {each}, beyond the picture" for each in far)
     ends = {name: np.mean([run[-1] for run in every], axis=0) for name, every in runs.items()}
     best = max(ends, key=lambda name: float(ends[name][1]))
-    title = f"{best} has gained the most {metric}, {ends[best][1]:.2f}, after {_short(round(ends[best][0]), 0)} {unit}"
+    after = _short(float(f"{ends[best][0]:.3g}"), 0)
+    title = f"{best} has gained the most {metric}, {ends[best][1]:.2f}, after {after} {unit}"
     return Picture(slug(task, "learning", unit), title, f"{says}.", draw, [*near, *shown], room(len(near) + len(shown)))
 
 

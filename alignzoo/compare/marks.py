@@ -45,9 +45,8 @@ def terms(results: Results, task: str, a: str, b: str) -> str:
     budget = results.settings.get("budget")
     if not budget:
         return " at their recipes' own steps"
-    shares = {label: spent(results, task, label) for label in (a, b)}
-    known = [share for share in shares.values() if share is not None]
+    known = [share for label in (a, b) if (share := spent(results, task, label)) is not None]
     if len(known) == 2 and max(known) > (1 + TOLERANCE) * min(known):
-        told = " and ".join(f"{100 * share:.0f} % ({label})" for label, share in shares.items())
+        told = " and ".join(f"{100 * share:.0f} % ({label})" for label, share in zip((a, b), known, strict=True))
         return f", having spent {told} of the budget in {next(iter(budget))}"
     return f" at equal {next(iter(budget))}"

@@ -270,7 +270,7 @@ def test_who_records_what_forward_answers(load: Any, tokenizer: Any, changes: di
     batch = collate([scored(group) for group in groups])
     with torch.no_grad():
         away = (recorded - logprobs(policy, batch)[batch.mask]).abs().max()
-    assert bool(away < 1e-5) is exact
+    assert away < 1e-5 or not exact  # without instructions for bf16 a processor may round both alike
 
 
 def chi_squared(tokens: Tensor, probabilities: Tensor) -> tuple[float, float]:

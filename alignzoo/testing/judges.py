@@ -10,7 +10,7 @@ from statistics import fmean
 from alignzoo.interfaces import Judge, Policy
 from alignzoo.judging import prefer
 from alignzoo.judging.asking import Preference
-from alignzoo.testing.elsewhere import LATER, another_clock, another_hash, forgotten, left_as_it_was
+from alignzoo.testing.elsewhere import LATER, SALTS, another_clock, another_hash, forgotten, left_as_it_was
 from alignzoo.testing.laws import Attempt, Checks, Figures, Given, checks, is_a_spec
 from alignzoo.testing.lifecycle import STATE, opens, succeeds
 from alignzoo.testing.world import toy_groups, toy_policy
@@ -84,8 +84,9 @@ def other_process(judge: Judge, given: Given) -> None:
     questions = _questions(given)
     with forgotten(judge):
         first = _judge(attempt, judge, questions, given)
-    with forgotten(judge), another_hash():
-        _same(attempt, "with another hash", first, _judge(attempt, judge, questions, given))
+    for salt in SALTS:
+        with forgotten(judge), another_hash(salt):
+            _same(attempt, "with another hash", first, _judge(attempt, judge, questions, given))
     later = replace(attempt, cause="the time of day in a verdict")
     for seconds in LATER:
         with forgotten(judge), another_clock(seconds):

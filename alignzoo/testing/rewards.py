@@ -14,7 +14,7 @@ import torch
 from alignzoo.interfaces import Opens, Policy, RewardSource
 from alignzoo.lifecycle import closed
 from alignzoo.requirements import scores_generated
-from alignzoo.testing.elsewhere import LATER, another_clock, another_hash, forgotten, left_as_it_was
+from alignzoo.testing.elsewhere import LATER, SALTS, another_clock, another_hash, forgotten, left_as_it_was
 from alignzoo.testing.laws import Attempt, Checks, Figures, Given, checks, is_a_spec
 from alignzoo.testing.lifecycle import STATE, opens, succeeds
 from alignzoo.testing.world import toy_policy
@@ -152,8 +152,9 @@ def other_process(reward: RewardSource, given: Given) -> None:
             found = [_score(attempt, fresh, [group], given)[0] for group in (groups[::-1] if turned else groups)]
         scored.append(found[::-1] if turned else found)
     _same(attempt, "with the other prompt first", *scored)
-    with forgotten(reward), another_hash():
-        _same(attempt, "with another hash of texts", scored[0], _score(attempt, reward, groups, given))
+    for salt in SALTS:
+        with forgotten(reward), another_hash(salt):
+            _same(attempt, "with another hash of texts", scored[0], _score(attempt, reward, groups, given))
     attempt = replace(attempt, cause="the time of day in a score")
     for seconds in LATER:
         with forgotten(reward), another_clock(seconds):

@@ -19,6 +19,15 @@ def brings_scores(sampler: Any) -> bool:
     return _flag(sampler, "brings_scores", default=False)
 
 
+def brings(sampler: Any) -> frozenset[str]:
+    """The columns of `Batch.extra` that a sampler's groups have, `brings: ClassVar[frozenset[str]]`; none where it does
+    not say."""
+    found: object = getattr(sampler, "brings", frozenset())
+    if not isinstance(found, set | frozenset) or not all(isinstance(name, str) for name in found):
+        raise PluginError(f"{_name(sampler)}.brings is {found!r}, expected names, as in frozenset({{'greedy'}})")
+    return frozenset(found)
+
+
 def from_data(sampler: Any) -> bool:
     """Whether a sampler's completions are those of the data and no others, `from_data: ClassVar[bool]`; False where it
     does not say."""

@@ -114,6 +114,7 @@ OPTIONAL: Mapping[str, tuple[str, ...]] = {
         "costs",
         "open",
         "check",
+        "brings",
         "brings_scores",
         "from_data",
     ),

@@ -159,12 +159,17 @@ class BringsZeros(PolicySampler):
         return [replace(group, scores=(Score(0.0),) * len(group.completions)) for group in groups]
 
 
+class LeavesOutItsColumn(PolicySampler):
+    brings: ClassVar[frozenset[str]] = frozenset({"greedy"})
+
+
 @pytest.mark.parametrize(
     ("sampler", "check"),
     [
         *((cls(n=2), "generated") for cls in (AllFinished, CutAndFinished, TextOfTheNext, AnotherVersion)),
         (SeedPlusI(), "seeds_apart"),
         (BringsZeros(), "own_scores"),
+        (LeavesOutItsColumn(), "own_columns"),
     ],
     ids=lambda x: type(x).__name__ if isinstance(x, PolicySampler) else x,
 )

@@ -15,8 +15,8 @@ CORE, PLUGINS = ROOT / "alignzoo", ROOT / "plugins"
 FLOORS = [
     {"transcript", "decoding", "errors"},
     {"types", "engines", "former", "hookspecs", "allocator", "importing", "calling", "printable"} | {"divergences"},
-    {"files", "surroundings", "machine", "columns", "twins", "serving"},
-    {"functional", "interfaces", "schedule", "processes", "cost", "requirements", "storage"},
+    {"files", "surroundings", "machine", "columns", "twins", "serving", "requirements"},
+    {"functional", "interfaces", "schedule", "processes", "cost", "storage"},
     {"sharded", "gathering"},
     {"rankings", "gradients", "torch_optimizers", "microbatch", "policies", "traits", "lifecycle"},
     {"batching", "data", "judging", "rewards", "roles"},

@@ -7,15 +7,18 @@ import dataclasses
 import re
 import statistics
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import calls_of_processes
+from alignzoo import PluginError, Prompt
 from alignzoo.interfaces import CheckContext, HasCheck, HasFollow, HasNext
 from alignzoo.recipe import load
 from alignzoo.registry import Registry
 from alignzoo.testing import OPTIMIZER_CHECKS, check_optimizer
+from alignzoo.traits import traits_of
 
 PLUGINS = Path(__file__).parents[1] / "plugins"
 REGISTRY = Registry()
@@ -75,6 +78,25 @@ def test_a_method_runs_by_its_name_alone(name: str) -> None:
         if isinstance(stage.optimizer, HasCheck):
             needs, online = frozenset(stage.optimizer.needs), stage.sampler.online
             stage.optimizer.check(CheckContext(needs, (), (), online, ask=False, earlier={}, sampler=stage.sampler))
+
+
+def reads_columns(name: str) -> bool:
+    part = REGISTRY.get("optimizer", name)
+    return bool(traits_of(part).columns) and hasattr(part, "check")
+
+
+@pytest.mark.parametrize("name", [each.name for each in ZOO if reads_columns(each.name)])
+def test_any_sampler_that_brings_its_columns_will_do(name: str) -> None:
+    part: Any = REGISTRY.get("optimizer", name)()
+    pairs = (Prompt("question", ("good", "bad"), (1.0, 0.0)),) * 2
+
+    def check(*columns: str) -> None:
+        own = SimpleNamespace(online=True, brings=frozenset(columns))
+        part.check(CheckContext(frozenset(part.needs), pairs, pairs, True, ask=False, earlier={}, sampler=own))
+
+    check(*traits_of(part).columns)
+    with pytest.raises(PluginError, match="set sampler="):
+        check()
 
 
 def test_a_method_is_a_page() -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import torch
 
 from alignzoo.interfaces.policies import Policy, PolicySpec
+from alignzoo.requirements import brings
 from alignzoo.types import Group, Prompt, Text
 
 if TYPE_CHECKING:
@@ -98,6 +99,11 @@ class CheckContext:
     """How many steps are generated ahead, by a copy of the policy while it is trained (`schedule.ahead`)."""
     rewards: tuple[str, ...] = ()
     """The names of the stage's rewards, as they are the keys of `Batch.sources`."""
+
+    def brings(self, column: str) -> bool:
+        """Whether this column of `Batch.extra` comes with the sampler's groups, as its trait `brings` says, or with the
+        data's rows."""
+        return column in brings(self.sampler) or any(column in prompt.info for prompt in self.first)
 
     def sides(self, threshold: float) -> frozenset[bool]:
         """Whether labels of the data are above a threshold, below it, or both, by the first thousand prompts."""

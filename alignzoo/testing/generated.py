@@ -11,7 +11,7 @@ from typing import Any
 from alignzoo import functional as fn
 from alignzoo.decoding import AS_SET, Decoding
 from alignzoo.interfaces import Policy, Sampler
-from alignzoo.requirements import brings_scores
+from alignzoo.requirements import brings, brings_scores
 from alignzoo.testing.laws import Attempt, Given
 from alignzoo.testing.world import ToyPolicy, toy_policy
 from alignzoo.types import Completion, Group, Prompt
@@ -110,3 +110,12 @@ def own_scores(sampler: Sampler, given: Given) -> None:
     for group in scored:
         n, m = len(group.completions), len(group.scores or ())
         attempt.require(n == m, f"{n} scores, one a completion", str(m))
+
+
+def own_columns(sampler: Sampler, given: Given) -> None:
+    """Every group has the columns that the sampler's trait `brings` names."""
+    attempt = Attempt(11, "a few prompts", "brings: ClassVar[frozenset[str]] names a column that sample() leaves out")
+    policy = given.policy or toy_policy(drift=0.1)
+    named = brings(sampler)
+    for group in _sampled(attempt, sampler, given.asked(), policy, 0) if named else ():
+        attempt.require(named <= group.extra.keys(), f"Group.extra with {sorted(named)}", str(sorted(group.extra)))

@@ -13,7 +13,7 @@ from alignzoo import functional as fn
 from alignzoo.batching import answer, collate
 from alignzoo.interfaces import Chooses, Policy, Sampler, Selects
 from alignzoo.lifecycle import closed
-from alignzoo.testing.generated import generated, own_scores, seeds_apart
+from alignzoo.testing.generated import generated, own_columns, own_scores, seeds_apart
 from alignzoo.testing.laws import Attempt, Checks, Given, checks, is_a_spec
 from alignzoo.testing.lifecycle import STATE, opens, succeeds
 from alignzoo.testing.prompts import as_many, asked, shared
@@ -249,6 +249,7 @@ SAMPLER_CHECKS: Checks = checks(
     (11, generated),
     (3, seeds_apart),
     (11, own_scores),
+    (11, own_columns),
     (11, asked),
     (11, as_many),
     (3, selects),

@@ -27,6 +27,7 @@ class BesideAnchor:
     anchors: Annotated[int, Ge(1)] = 2
     """Answers of the anchor."""
     online: ClassVar[bool] = True
+    brings: ClassVar[frozenset[str]] = frozenset({COLUMN})
 
     def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seeds: Sequence[int]) -> list[Group]:
         own = policy.generate(prompts, self.n, seeds=[fn.derive(seed, "policy") for seed in seeds])
@@ -75,7 +76,7 @@ class JBOND:
 
     def check(self, context: CheckContext) -> None:
         """Raise where nobody brings the anchor's answers."""
-        if not isinstance(context.sampler, BesideAnchor):
+        if not context.brings(COLUMN):
             raise PluginError(
                 "j-bond distils the best of two answers of its anchor, and the stage's sampler brings none: set "
                 "sampler=beside-anchor, or train with bond, whose anchor is the policy itself"

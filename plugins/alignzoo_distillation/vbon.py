@@ -12,7 +12,7 @@ from annotated_types import Ge, Gt
 from alignzoo import Batch, Forward, PluginError, Terms
 from alignzoo import functional as fn
 from alignzoo.interfaces import CheckContext
-from alignzoo_distillation.j_bond import COLUMN, BesideAnchor
+from alignzoo_distillation.j_bond import COLUMN
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class VBoN:
 
     def check(self, context: CheckContext) -> None:
         """Raise where nobody brings the reference's answers."""
-        if not isinstance(context.sampler, BesideAnchor):
+        if not context.brings(COLUMN):
             raise PluginError(
                 "vbon measures each answer by the rewards of its reference's, and the stage's sampler brings none: "
                 "set sampler=beside-anchor, sampler.n of the policy's answers and sampler.anchors of the reference's"

@@ -29,6 +29,7 @@ class WithOptimalValue:
     beta: Annotated[float, Gt(0)] = 0.5
     """β₁: towards 0, V* is the best of the reference's rewards; towards infinity, their mean."""
     online: ClassVar[bool] = True
+    brings: ClassVar[frozenset[str]] = frozenset({COLUMN})
 
     def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seeds: Sequence[int]) -> list[Group]:
         values = [self._value(prompt) for prompt in prompts]
@@ -70,7 +71,7 @@ class AStarPO:
 
     def check(self, context: CheckContext) -> None:
         """Raise where nobody brings the optimal values."""
-        if not isinstance(context.sampler, WithOptimalValue):
+        if not context.brings(COLUMN):
             raise PluginError(
                 "a-star-po regresses on the optimal value of each prompt, which the stage's sampler does not bring: "
                 "run the recipe a-star-po, or set sampler=with-optimal-value on data with scored answers"

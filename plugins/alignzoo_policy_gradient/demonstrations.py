@@ -33,6 +33,7 @@ class AndDemonstrations:
     """A file or dataset of demonstrations, of which one is drawn for each prompt; empty: the prompt's own best answer,
     as data.kind=demonstrations brings it."""
     online: ClassVar[bool] = True
+    brings: ClassVar[frozenset[str]] = frozenset({COLUMN})
 
     @cached_property
     def _given(self) -> list[Prompt]:
@@ -73,7 +74,7 @@ def _demonstration(prompt: Prompt) -> object:
 
 def check_sampler(name: str, context: CheckContext) -> None:
     """Raise PluginError where nobody brings demonstrations."""
-    if not isinstance(context.sampler, AndDemonstrations):
+    if not context.brings(COLUMN):
         raise PluginError(
             f"{name} imitates demonstrations beside its policy gradient, and the stage's sampler brings none: set "
             "sampler=and-demonstrations, with data.kind=demonstrations or a file by sampler.data"

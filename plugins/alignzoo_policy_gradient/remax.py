@@ -26,6 +26,7 @@ class AndGreedy:
     n: Annotated[int, Ge(1)] = 1
     """Sampled answers per prompt."""
     online: ClassVar[bool] = True
+    brings: ClassVar[frozenset[str]] = frozenset({COLUMN})
 
     def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seeds: Sequence[int]) -> list[Group]:
         sampled = policy.generate(prompts, self.n, seeds=seeds)
@@ -58,7 +59,7 @@ class ReMax(PenalizedReward):
 
     def check(self, context: CheckContext) -> None:
         """Raise where nobody brings the greedy answers."""
-        if not isinstance(context.sampler, AndGreedy):
+        if not context.brings(COLUMN):
             raise PluginError(
                 "remax takes the greedy answer's reward for its baseline, and the stage's sampler brings none: set "
                 "sampler=and-greedy, or train with rloo, whose baseline are the other samples"

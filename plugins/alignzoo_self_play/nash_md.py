@@ -25,6 +25,7 @@ class AndMixture:
     mixture: Annotated[float, Gt(0), Le(1)] = 0.125
     """β, the reference's exponent; with 1 it is the reference that generates."""
     online: ClassVar[bool] = True
+    brings: ClassVar[frozenset[str]] = frozenset({COLUMN})
 
     def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seeds: Sequence[int]) -> list[Group]:
         own = policy.generate(prompts, 1, seeds=[fn.derive(seed, "policy") for seed in seeds])
@@ -64,7 +65,7 @@ class NashMD:
 
     def check(self, context: CheckContext) -> None:
         """Raise where nobody brings the mixture's answers."""
-        if not isinstance(context.sampler, AndMixture):
+        if not context.brings(COLUMN):
             raise PluginError(
                 "nash-md compares with answers of the policy's mixture with its reference, and the stage's sampler "
                 "brings none: set sampler=and-mixture"

@@ -21,6 +21,7 @@ class AndReference:
     """One answer of the policy and one of its reference to each prompt, marked by the column `by_reference`."""
 
     online: ClassVar[bool] = True
+    brings: ClassVar[frozenset[str]] = frozenset({COLUMN})
 
     def sample(self, prompts: Sequence[Prompt], policy: Policy, *, seeds: Sequence[int]) -> list[Group]:
         own = policy.generate(prompts, 1, seeds=[fn.derive(seed, "policy") for seed in seeds])
@@ -59,7 +60,7 @@ class XPO:
 
     def check(self, context: CheckContext) -> None:
         """Raise PluginError where nobody brings the reference's answers."""
-        if not isinstance(context.sampler, AndReference):
+        if not context.brings(COLUMN):
             raise PluginError(
                 "xpo explores away from answers of the reference, and the stage's sampler brings none: set "
                 "sampler=and-reference"

@@ -12,7 +12,7 @@ from annotated_types import Gt
 from alignzoo import Batch, Forward, PluginError, Terms, rankings
 from alignzoo.interfaces import CheckContext
 from alignzoo.twins import Twin
-from alignzoo_unpaired.mismatched import COLUMN, Mismatched, is_mismatched
+from alignzoo_unpaired.mismatched import COLUMN, is_mismatched
 from alignzoo_unpaired.shared import Labelled
 
 
@@ -38,7 +38,7 @@ class KTO(Labelled):
     def check(self, context: CheckContext) -> None:
         """Raise where nobody brings the mismatched answers that z is measured by."""
         super().check(context)
-        if not isinstance(context.sampler, Mismatched):
+        if not context.brings(COLUMN):
             raise PluginError(
                 "kto measures its KL baseline by answers to other prompts, which the stage's sampler does not bring: "
                 "set sampler=mismatched, or train with apo-zero-unpaired, which has no such baseline"

@@ -32,6 +32,7 @@ class Mismatched:
     pool: tuple[Group, ...] = ()
     """These answers, each with its prompt's tokens: each step's successor carries them on."""
     online: ClassVar[bool] = False
+    brings: ClassVar[frozenset[str]] = frozenset({COLUMN})
     from_data: ClassVar[bool] = True
     brings_scores: ClassVar[bool] = True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
@@ -43,6 +44,7 @@ class Lagrange:
         {"logprobs", "old_logprobs", "values", "old_values", "cost_values", "old_cost_values"}
     )
     prepare_reads: ClassVar[frozenset[str]] = frozenset({"old_values", "old_cost_values"})
+    laws: ClassVar[Mapping[str, str]] = {"adaptive": "the multiplier grows for as long as the limit is broken"}
 
     def prepare(self, batch: Batch) -> Batch:
         costs = batch.sources.get(self.cost, 0 * batch.rewards).nan_to_num()

@@ -62,8 +62,9 @@ def test_a_method_names_its_source_and_no_other_method(name: str) -> None:
     assert re.search(r"arXiv:\d{4}\.\d{4,5}|\b(19|20)\d\d\b", documented), "no source in the class's docstring"
     theirs = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == "oracle"]
     told = {id(inner) for node in theirs for inner in ast.walk(node)}  # what another library calls its losses
-    strings = (node for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in told)
-    words = {node.value for node in strings if isinstance(node.value, str)}
+    told |= {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}  # docstrings tell of relatives
+    strings = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in told)
+    words = {word for value in strings if isinstance(value, str) for word in re.findall(r"[\w-]+", value)}
     settings = {f.name for f in dataclasses.fields(REGISTRY.get("optimizer", name))}
     others = FILES.keys() - {name, "reward-model"}  # which is also the kind of model that is trained
     assert not (words - settings) & others

@@ -79,7 +79,7 @@ class JBOND:
         if not context.brings(COLUMN):
             raise PluginError(
                 "j-bond distils the best of two answers of its anchor, and the stage's sampler brings none: set "
-                "sampler=beside-anchor, or train with bond, whose anchor is the policy itself"
+                "sampler=beside-anchor, or take a method whose anchor is the policy itself"
             )
 
     def follow(self, step: int) -> Mapping[str, float]:

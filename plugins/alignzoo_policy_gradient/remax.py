@@ -62,7 +62,7 @@ class ReMax(PenalizedReward):
         if not context.brings(COLUMN):
             raise PluginError(
                 "remax takes the greedy answer's reward for its baseline, and the stage's sampler brings none: set "
-                "sampler=and-greedy, or train with rloo, whose baseline are the other samples"
+                "sampler=and-greedy, or take a method whose baseline are the other samples"
             )
 
     def prepare(self, batch: Batch) -> Batch:

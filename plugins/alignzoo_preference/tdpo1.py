@@ -24,5 +24,5 @@ class TDPO1(TDPO):
     """α: weight of the difference of both answers' divergences."""
     one_sided: ClassVar[bool] = False
     laws: ClassVar[Mapping[str, str]] = {
-        "kl_pull": "the better answer's divergence from the reference is raised, which `tdpo` mends (arXiv:2404.11999)"
+        "kl_pull": "the better answer's divergence from the reference is raised (the paper's second form mends it)"
     }

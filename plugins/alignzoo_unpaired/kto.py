@@ -41,7 +41,7 @@ class KTO(Labelled):
         if not context.brings(COLUMN):
             raise PluginError(
                 "kto measures its KL baseline by answers to other prompts, which the stage's sampler does not bring: "
-                "set sampler=mismatched, or train with apo-zero-unpaired, which has no such baseline"
+                "set sampler=mismatched, or take a method of labels without such a baseline"
             )
 
     def prepare(self, batch: Batch) -> Batch:

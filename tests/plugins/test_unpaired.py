@@ -114,7 +114,7 @@ def test_kto_without_a_baseline_is_apo_zero_and_of_a_small_beta_linear() -> None
 
 def test_kto_asks_for_a_sampler_that_brings_mismatched_answers() -> None:
     context = CheckContext(KTO.needs, [], [], False, False, {})
-    with pytest.raises(PluginError, match="set sampler=mismatched, or train with apo-zero-unpaired"):
+    with pytest.raises(PluginError, match="set sampler=mismatched, or take a method of labels"):
         KTO().check(context)
     KTO().check(replace(context, sampler=Mismatched()))
 

@@ -278,7 +278,8 @@ class _Server:
         body = {"lora_name": name, "lora_path": str(folder)}
         self.do("POST", "/v1/load_lora_adapter", body, TAKES_ADAPTERS)
         if former is not None:
-            self.do("POST", "/v1/unload_lora_adapter", {"lora_name": former}, TAKES_ADAPTERS)
+            gone = {"lora_name": former}
+            self.do("POST", "/v1/unload_lora_adapter", gone, TAKES_ADAPTERS, optional=True)  # it may be gone already
 
     def workers(self) -> int:
         """How many GPUs its model is on."""

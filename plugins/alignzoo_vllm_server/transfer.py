@@ -25,6 +25,7 @@ NEEDS = (
     "needs vLLM here as well, whose weight transfer it is: pip install 'alignzoo[vllm]' (it needs an NVIDIA GPU), or "
     "let the server read the weights from a `folder`"
 )
+THREAD = "alignzoo: weights for vLLM"
 STARTED = 'start it with VLLM_SERVER_DEV_MODE=1 and --weight-transfer-config \'{"backend": "nccl"}\''
 
 
@@ -151,7 +152,7 @@ class Broadcast:
 
         client.error = None
         client.answered.clear()
-        threading.Thread(target=called, daemon=True).start()
+        threading.Thread(target=called, name=THREAD, daemon=True).start()
         client.answered.wait(self.seconds)
         error = client.error or (found[-1] if ended.is_set() else None)
         if ended.is_set() and error is None:

@@ -82,6 +82,8 @@ class FakeVLLM:
                 self._load(Path(body["lora_path"]))
                 self.adapters.append(body["lora_name"])
             if route == "/v1/unload_lora_adapter":
+                if body["lora_name"] not in self.adapters:
+                    return 404, "no such adapter"
                 self.adapters.remove(body["lora_name"])
             if route == "/collective_rpc":
                 if self.fault == "shapes":
@@ -191,6 +193,9 @@ def test_an_adapter_goes_alone(policy_of: Any, fake: FakeVLLM, tmp_path: Path) -
         for policy in (own, served):
             moved(policy)
     assert "/pause" not in fake.routes and "/collective_rpc" not in fake.routes
+    fake.adapters.clear()  # it was started again
+    moved(served, by=2.0), moved(own, by=2.0)
+    assert texts(served, greedy=True) == texts(own, greedy=True) and len(fake.adapters) == 1
 
 
 def test_an_adapter_that_is_not_there_or_not_taken_is_told(policy_of: Any, fake: FakeVLLM, quick: None) -> None:

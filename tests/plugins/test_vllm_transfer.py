@@ -166,6 +166,9 @@ def vllm(monkeypatch: pytest.MonkeyPatch) -> None:
 def server(plain_model: Path, tmp_path: Path) -> Iterator[Receiving]:
     made = Receiving(plain_model, tmp_path)
     yield made
+    for thread in threading.enumerate():
+        if thread.name == transfer.THREAD:  # what nobody receives gives up before the process ends
+            thread.join(2 * PATIENCE.total_seconds())
     made.server.shutdown()
     made.server.server_close()
 

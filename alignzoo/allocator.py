@@ -6,7 +6,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 SWITCH = "ALIGNZOO_MALLOC"
@@ -30,9 +30,25 @@ def keep_freed_memory() -> bool:
     """
     if os.environ.get(SWITCH) == "0" or not _is_glibc() or _has_gpu():
         return False
+    return _set({MMAP_THRESHOLD: 1 << 26, TRIM_THRESHOLD: LARGEST, TOP_PAD: 1 << 26})
+
+
+def return_freed_memory() -> bool:
+    """Have glibc map each tensor from 2 MB on by itself, so that it goes back to the system when it is freed; whether
+    it does now, which is decided as in `keep_freed_memory`.
+
+    Weights that are spread over processes come and go layer by layer, between gradients and sums that stay. In the heap
+    two steps of SmolLM2 by DPO on two processes left 1.3 GB of holes, of 3.7 in all; so there are none, for a tenth
+    more of the processor's time.
+    """
+    if os.environ.get(SWITCH) == "0" or not _is_glibc() or _has_gpu():
+        return False
+    return _set({MMAP_THRESHOLD: 1 << 21, TRIM_THRESHOLD: 1 << 17, TOP_PAD: 1 << 17})
+
+
+def _set(wanted: Mapping[int, int]) -> bool:
     libc = ctypes.CDLL(None)
-    wanted = ((MMAP_THRESHOLD, 1 << 26), (TRIM_THRESHOLD, LARGEST), (TOP_PAD, 1 << 26))
-    return all([libc.mallopt(name, value) == 1 for name, value in wanted])
+    return all([libc.mallopt(name, value) == 1 for name, value in wanted.items()])
 
 
 HOLES = 1 << 26

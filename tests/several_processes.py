@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -14,9 +15,13 @@ from typing import Any
 import torch
 
 import alignzoo
+import alignzoo_tiny
 from alignzoo import Batch, Forward, Prompt
+from alignzoo.columns import REFERENCE
 from alignzoo.runs.api import Interrupted
 from alignzoo.testing import ToyPolicy
+from alignzoo_hf.model.policy import HFPolicy
+from alignzoo_hf.model.spec import HF
 from late_processes import late
 from rounding import computing, seeds
 
@@ -37,6 +42,25 @@ def in_float64(folder: Path) -> None:
                     schedule={"steps": 3, "prompts": 6},
                     evaluate={"prompts": 0},
                 )
+
+
+def held(folder: Path) -> None:
+    """How many times the bytes of a model's weights a process holds, of two that it reads to spread them."""
+    assets = Path(alignzoo_tiny.__file__).parent / "assets"
+    spec = HF(model=str(assets / "sft"), device="cpu", shard="fsdp")
+    before = _alive()
+    policy = HFPolicy(spec, frozenset({"logprobs", "ref_logprobs"}), {})
+    assert policy.info().collective and policy.roles[REFERENCE].model is not policy.lm
+    weights = sum(each.numel() * each.element_size() for each in policy.lm.parameters())
+    (folder / f"held-{RANK}.json").write_text(json.dumps((_alive() - before) / weights))
+
+
+def _alive() -> int:
+    """Bytes of all tensors of this process that live now, whoever knows of them."""
+    gc.collect()
+    found = [each for each in gc.get_objects() if type(each) in (torch.Tensor, torch.nn.Parameter)]
+    known = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in found}
+    return sum(known.values())
 
 
 def sharded(folder: Path) -> None:
@@ -160,6 +184,7 @@ if __name__ == "__main__":
             "float64": in_float64,
             "methods": methods,
             "sharded": sharded,
+            "held": held,
             "counts": counts,
             "late": late,
             "interrupted": interrupted,

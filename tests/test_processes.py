@@ -61,7 +61,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
     """The same runs by one process, by two and by three, each when it is first asked for."""
     folder = tmp_path_factory.mktemp("processes")
     words = ("methods", "counts", "late")
-    return cache(lambda count: train(folder / str(count), count, *(["float64"] if count < 3 else []), *words))
+    more = {1: ["float64"], 2: ["held", "float64"]}
+    return cache(lambda count: train(folder / str(count), count, *more.get(count, ["held"]), *words))
 
 
 COUNTS = [2, *(pytest.param(count, marks=pytest.mark.slow) for count in (3, 4))]
@@ -93,6 +94,15 @@ def test_any_number_of_processes_is_one(folders: Callable[[int], Path], count: i
     for file in ("metrics.jsonl", "evaluations.jsonl"):
         for one, other in zip(read(alone / file), read(together / file), strict=True):
             assert flat(other) == pytest.approx(flat(one), rel=1e-4, abs=1e-4), f"{file} of {name}"
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_no_process_keeps_a_model_whole_that_is_spread(folders: Callable[[int], Path], count: int) -> None:
+    """Two models, a policy and its reference, are read layer by layer; of each a process has its part, and what does
+    not divide."""
+    for rank in range(count):
+        times = json.loads((folders(count) / f"held-{rank}.json").read_text())
+        assert times == pytest.approx(2 / count, abs=0.15), f"process {rank} holds {times:.2f} times a model's weights"
 
 
 @pytest.mark.parametrize("count", COUNTS)

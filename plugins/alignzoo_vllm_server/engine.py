@@ -28,7 +28,7 @@ from alignzoo.engines import EngineModel, Generated, Tokens, adapted, until_stop
 from alignzoo.errors import ModelError, PluginError
 from alignzoo_vllm_server.transfer import Broadcast
 
-STARTED = "start it with VLLM_SERVER_DEV_MODE=1, and let `folder` be one that it can read"
+STARTED = "start it with VLLM_SERVER_DEV_MODE=1"
 TAKES_ADAPTERS = (
     "start it with VLLM_ALLOW_RUNTIME_LORA_UPDATING=True and --enable-lora, its --max-lora-rank at least "
     "policy.lora_rank, and let `folder` be one that it can read"
@@ -269,8 +269,9 @@ class _Server:
         """Take the weights of a folder, and forget what was computed with others."""
         self.pause()
         self.do(
-            "POST", "/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}}, STARTED
-        )
+            "POST", "/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}},
+            f"{STARTED}, and let `folder` be one that it can read",
+        )  # fmt: skip
         self.go_on(version)
 
     def load_adapter(self, folder: Path, name: str, *, former: str | None) -> None:

@@ -42,8 +42,6 @@ class Files:
         """The names of the weights without numbers, by their identity."""
         self.zero: tuple[str, ...] = ()
         """What the names of weights begin with that start at 0."""
-        self._read: dict[int, tuple[nn.Parameter, nn.Parameter]] = {}
-        """With numbers and without, by identity, which must not be given twice."""
 
     def wants(self, model: Any, *, new: str = "", other: str = "") -> bool:
         """Whether the files have what a model asks for, under its own names, and no more."""
@@ -59,19 +57,17 @@ class Files:
         if not self.names:  # an adapter lies around its layers by now
             named = models.bare(model).named_parameters()
             self.names = {id(weight): name.replace(".base_layer.", ".") for name, weight in named}
+        # One for each that is blank, so that a tied head stays tied. Nobody else keeps it: it goes as it is spread.
+        read: dict[nn.Parameter, nn.Parameter] = {}
         for part in module.modules():
             for key, weight in part.named_parameters(recurse=False):
                 if _is_blank(weight):
-                    part._parameters[key] = self._parameter(weight)
+                    if weight not in read:
+                        numbers = self._tensor(self.names[id(weight)], weight)
+                        read[weight] = nn.Parameter(numbers, requires_grad=weight.requires_grad)
+                    part._parameters[key] = read[weight]
         if self.exchanges:
             layers.exchange(module)
-
-    def _parameter(self, weight: nn.Parameter) -> nn.Parameter:
-        """One for each identity, so that a tied head stays tied."""
-        if id(weight) not in self._read:
-            read = nn.Parameter(self._tensor(self.names[id(weight)], weight), requires_grad=weight.requires_grad)
-            self._read[id(weight)] = read, weight
-        return self._read[id(weight)][0]
 
     def _tensor(self, name: str, like: Tensor) -> Tensor:
         if self.zero and name.startswith(self.zero):

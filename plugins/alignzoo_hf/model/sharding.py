@@ -19,6 +19,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from alignzoo import processes
+from alignzoo.allocator import return_freed_memory
 from alignzoo.errors import ModelError
 from alignzoo_hf.forward import unread
 from alignzoo_hf.model import models
@@ -81,6 +82,7 @@ class Sharding:
 @functools.cache
 def _mesh(kind: str, within: int) -> DeviceMesh:
     processes.join()
+    return_freed_memory()
     size = processes.count()
     if within and size % within:
         raise ModelError(

@@ -46,6 +46,9 @@ class Rule:
     """The values of other keys without which the tool does not read this one."""
     instead: str = ""
     """The recipe's setting that settles a refused key, given on the command line."""
+    null: Any = None
+    """What a null that a file gives means where the key has a default: this value of the recipe's setting; "default",
+    the default. Of a rule that says nothing, null is no value of the key."""
 
 
 @dataclass(frozen=True)
@@ -169,6 +172,8 @@ class Tool:
     method_default: str = ""
     method_names: Mapping[str, str] = field(default_factory=dict)
     """Values of the key -> methods, where they differ."""
+    null_is_unset: bool = False
+    """Whether a key without a value has its default, as if it were not there."""
     joined: tuple[str, ...] = ()
     """Keys whose lists are told as one word, "a+b"."""
     nested: tuple[str, ...] = ()

@@ -85,7 +85,7 @@ class _Translator:
             self.found.settings |= layer
         self._name_optimizer()
         self._combined()
-        for key in [*self.config, *(key for key in self.defaults if self.config.get(key) is None)]:
+        for key in [*self.config, *(key for key in self.defaults if key not in self.config)]:
             self._key(key, self.rules.get(key) or self._of_none(key))
         self._data_and_rewards()
         self.found.settings |= self.asked.overrides
@@ -163,6 +163,9 @@ class _Translator:
         if key in self.asked.drop:
             self.found.dropped.append(Line(key, value, rule.refuse or "left out", default))
             return
+        if key in self.config and default and not self.tool.null_is_unset and rule.null != "default":
+            self._null(key, rule)
+            return
         if rule.only and not fits(rule.only, self.values):
             self._ignore(key, value, f"read only with {_conditions(rule.only)}", default)
             return
@@ -176,6 +179,13 @@ class _Translator:
             self._ignore(key, value, rule.ignore, default)
         else:
             self._take(key, value, rule, default)
+
+    def _null(self, key: str, rule: Rule) -> None:
+        if rule.null is not None:
+            self._set(key, "null", rule.to, rule.null, rule.note, default=False)
+            return
+        why = f"null is no value of it, nor the default, {word(self.defaults[key])}: give a value, or leave the key out"
+        self._refuse(key, "null", why, rule, default=False)
 
     def _mapped(self, key: str, value: Any, rule: Rule, default: bool) -> None:
         if word(value) not in rule.map and rule.ignore:

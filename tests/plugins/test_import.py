@@ -126,6 +126,26 @@ def test_a_recipe_has_three_lists_and_the_tools_defaults(tmp_path: Path) -> None
     assert "go on with alignzoo plan" in found.stderr
 
 
+def test_a_null_is_what_the_tool_makes_of_it(tmp_path: Path) -> None:
+    """TRL cuts no row where max_length is null, though its default is 1024, and clips no gradient; of a key that takes
+    no null it is refused. Of what axolotl's files leave empty the default is taken."""
+    out = tmp_path / "dpo.toml"
+    nulls = PAIRS + "ld_alpha: null\nmax_length: null\nmax_grad_norm: null\nbf16: null\nlogging_dir: null\n"
+    found = imports(tmp_path, nulls, "-o", str(out))
+    assert found.exit_code == 0, found.stderr
+    text = out.read_text(encoding="utf-8")
+    for said in ("#   max_length = null -> policy.max_length = 0", "max_grad_norm = 0.0", 'dtype = "bf16"'):
+        assert said in text
+    assert text.count("schedule.max_grad_norm") == 1, "told once"
+    found = imports(tmp_path, PAIRS + "ld_alpha: null\nlr_scheduler_type: null\n")
+    assert found.exit_code == 1
+    assert "null is no value of it, nor the default, linear" in " ".join(found.stderr.split())
+    empty = "base_model: m\ndatasets: [{path: rows.jsonl}]\nmax_grad_norm:\nsequence_len:\nlora_r:\n"
+    found = imports(tmp_path, empty, tool="axolotl")
+    assert found.exit_code == 0, found.stdout + found.stderr
+    assert "max_grad_norm = 1.0" in found.stdout and "max_length = 512" in found.stdout
+
+
 def test_what_changes_the_result_stops_it_and_nothing_is_written(tmp_path: Path) -> None:
     out = tmp_path / "dpo.toml"
     found = imports(tmp_path, PAIRS + "ld_alpha: 0.5\nload_in_8bit: true\nneftune_noise_alpha: 5\n", "-o", str(out))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from alignzoo import processes
 from alignzoo.data.turns import settled
 from alignzoo.engines import Generated
 from alignzoo.errors import DataError, ModelError
@@ -89,8 +90,9 @@ class Encoder:
         return ({"role": "user", "content": text},)
 
     def _tell(self, message: str, first: str = "") -> None:
-        """Once a run, however often it is the case; with the first text of which it is."""
-        if message not in self._told:
+        """Once a run, by the first of its processes, however often it is the case; with the first text of which it
+        is."""
+        if message not in self._told and not processes.index():
             self._told.add(message)
             warnings.warn(f"{message}; the first is {first[:80]!r}" if first else message, stacklevel=2)
 

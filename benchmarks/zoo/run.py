@@ -1,7 +1,10 @@
-"""The zoo's grid: every optimizer on an embedded task that it fits, three seeds, equal FLOPs, with controls.
+"""The zoo's grid: every optimizer on an embedded task that it fits, with controls, several seeds, and equal FLOPs or an
+equal KL to the start.
 
     nice python benchmarks/zoo/run.py                    # everything; some hours of one core
     nice python benchmarks/zoo/run.py --only pairs-1     # one comparison of it
+    nice python benchmarks/zoo/run.py --seeds 5          # with more seeds, which are added to those that are there
+    nice python benchmarks/zoo/run.py --kl 2             # each run ends at 2 nats a sequence from its start
     python benchmarks/zoo/table.py                       # docs/zoo.md from what has ended
 
 Large families are split, so that each comparison can be read by itself when it has ended; every part of a family holds
@@ -36,6 +39,8 @@ from machine import RESULTS, machine
 
 OUT = RESULTS / "zoo"
 SEEDS, PROMPTS = 3, 128
+FURTHER = 3.0
+"""So many times the operations may be spent on the way to a KL: who has not come there by then is marked."""
 TEACHER_STEPS = 60
 """Steps of GRPO on `sort` that make the teacher of distillation."""
 
@@ -91,6 +96,17 @@ def parts(registry: Registry, teacher: str) -> Iterator[Part]:
     yield Part("imitation", "shop", (*own, *zoo["imitation"], *implicit), "flops=6e10", pairs)
     lists = (*few, "sampler.name=policy", "sampler.n=4", "reward=rules", "schedule.prompts=8")
     yield Part("lists", "safe", (*zoo["lists and scores"], *three), "flops=6e10", lists)
+    # Letters in order, in few tokens: right answers have eight. MODPO's margin is a reward's, on the rows of pairs.
+    costly = 'reward=[{name="match", answer="answer", mode="exact"}, {name="length", weight=-0.02}]'
+    limited = tuple(name for name in zoo["constraints"] if traits_of(registry.get("optimizer", name)).online)
+    yield Part("constraints", "sort", (*limited, "grpo", "ppo"), "flops=1.5e11", (*few, costly))
+
+
+def at_kl(part: Part, kl: float) -> Part:
+    """The same comparison, of runs that end at this KL."""
+    currency, amount = part.budget.split("=")
+    further = f"{currency}={float(amount) * FURTHER:g}"
+    return replace(part, name=f"kl-{part.name}", budget=further, overrides=(*part.overrides, f"schedule.kl_stop={kl}"))
 
 
 def split(
@@ -123,13 +139,13 @@ def teacher(out: Path) -> Path:
     return folder / "models" / "grpo"
 
 
-def reward_models(registry: Registry, out: Path) -> None:
+def reward_models(registry: Registry, out: Path, seeds: int) -> None:
     """Reward models answer no prompt: their figure is how often they agree with held-out labels and with gold."""
     rows = []
     for name in optimizers(registry)["reward models"]:
         if trains_policy(registry, name):
             continue
-        for seed in range(SEEDS):
+        for seed in range(seeds):
             folder = out / "reward-models" / name / f"seed-{seed}"
             told = folder / "zoo.json"
             if not told.exists():
@@ -211,6 +227,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/zoo"), help="where the runs lie, to go on with")
     parser.add_argument("--only", nargs="*", default=[], help="names of comparisons, of which these alone")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="how many of each algorithm")
+    parser.add_argument("--kl", type=float, default=0.0, help="end each run at this KL, nats per sequence")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     registry = Registry()
@@ -222,14 +240,15 @@ def main() -> None:
         print(f"{part.name}: {len(part.algorithms)} on {part.task}, {part.budget}", flush=True)
         if part.name == "distillation":
             teacher(chosen.out)
+        part = at_kl(part, chosen.kl) if chosen.kl else part
         folder = chosen.out / part.name
         alignzoo.compare(
-            *part.algorithms, task=part.task, seeds=SEEDS, budget=part.budget, prompts=PROMPTS, out=folder,
+            *part.algorithms, task=part.task, seeds=chosen.seeds, budget=part.budget, prompts=PROMPTS, out=folder,
             overrides=part.overrides, progress=tell,
         )  # fmt: skip
         publish(part, folder)
-    if not chosen.only or "reward-models" in chosen.only:
-        reward_models(registry, chosen.out)
+    if not chosen.kl and (not chosen.only or "reward-models" in chosen.only):
+        reward_models(registry, chosen.out, chosen.seeds)
 
 
 if __name__ == "__main__":

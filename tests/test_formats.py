@@ -175,9 +175,22 @@ def test_shape(row: dict[str, Any], prompt: Prompt) -> None:
     assert from_rows([row]) == [prompt]
 
 
+def test_steps_of_a_solution_are_read_by_their_name_alone() -> None:
+    """TRL's stepwise supervision, whose three steps would be three answers to a method that ranks them."""
+    row = {"prompt": "2 + 3?", "completions": ["It is", "2 + 3", "= 6."], "labels": [True, True, False]}
+    read = Prompt("2 + 3?", ("It is", "2 + 3", "= 6."), (1.0, 1.0, 0.0))
+    assert from_rows([row], format="stepwise") == [read]
+    assert from_rows([row | {"labels": [1, 0.5, 0]}], format="stepwise")[0].labels == (1.0, 0.5, 0.0)
+    with pytest.raises(DataError, match="say format = 'stepwise' if these are steps of one solution"):
+        from_rows([row])
+    for wrong in ([True, False], [True, "no", False], "yes"):
+        with pytest.raises(DataError, match="labels"):
+            from_rows([row | {"labels": wrong}], format="stepwise")
+
+
 def test_every_format_has_its_shape_tested_and_its_name_documented() -> None:
     tested = {name.partition(",")[0].replace("implicit", "preference-implicit") for name in SHAPES}
-    assert FORMATS.keys() <= tested
+    assert {name for name, form in FORMATS.items() if not form.named} <= tested
     source = " ".join(inspect.getsource(Data).split())
     assert f"{', '.join(list(FORMATS)[:-1])} or {list(FORMATS)[-1]};" in source
 

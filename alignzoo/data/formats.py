@@ -47,6 +47,19 @@ def ranks(row: Row) -> Prompt:
     return Prompt(prompt, completions, tuple(-place for place in places))
 
 
+def stepwise(row: Row) -> Prompt:
+    """Steps of one solution, good (true) or bad each."""
+    steps = row.items("completions")
+    if not steps:
+        raise row.wrong("completions", "expected the steps of a solution, found none.")
+    named = {f"completions[{index}]": step for index, step in enumerate(steps)}
+    labels = row.items("labels")
+    values = [float(each) if isinstance(each, bool) else each for each in labels]
+    row = replace(row, columns={**row.columns, "labels": values})
+    prompt, completions = _asked(row, {name: row.as_text(name, value) for name, value in named.items()})
+    return Prompt(prompt, completions, _numbers(row, "labels", len(steps)))
+
+
 def preference(row: Row) -> Prompt:
     """A pair."""
     return Prompt(*_asked(row, {name: row.text(name) for name in ("chosen", "rejected")}), (1.0, 0.0))
@@ -142,11 +155,14 @@ class Format(NamedTuple):
     """Columns that it reads where they are there."""
     whole: bool = False
     """Its first column says what is asked, too."""
+    named: bool = False
+    """It is read where `format` names it alone: by its columns, its parts of one answer could be taken for several."""
 
 
 FORMATS: dict[str, Format] = {
     "scores": Format(("prompt", "completions", "scores"), scores),
     "ranks": Format(("prompt", "completions", "ranks"), ranks),
+    "stepwise": Format(("prompt", "completions", "labels"), stepwise, named=True),
     "preference": Format(("prompt", "chosen", "rejected"), preference),
     "hh": Format(("chosen", "rejected"), hh, opening=r"\n\n(Human|Assistant):|Human:[\s\S]*\n\nAssistant:"),
     "preference-implicit": Format(("chosen", "rejected"), implicit, whole=True),
@@ -183,6 +199,12 @@ def recognise(row: Row) -> str:
         other, left = _fitting(row, filled)
         meant = f" Say format = {other!r} if the column is not meant." if other and not left else ""
         raise replace(row, where=f"{row.where} ({name})").wrong(nulls[0], f"it is null.{meant}")
+    for said, form in FORMATS.items():
+        if form.named and (unread or not name) and filled.issuperset(form.columns):
+            raise DataError(
+                f"{row.where} has the columns {', '.join(form.columns)}: say format = {said!r} if these are "
+                f"{(form.read.__doc__ or '').partition('.')[0].lower()}.\n{accepted()}"
+            )
     if name and unread:
         raise DataError(
             f"{row.where} looks like {name!r}, which would leave {', '.join(map(str, unread))} unread. Complete the "
@@ -210,9 +232,9 @@ def check_fits(row: Row, name: str) -> None:
 
 def _fitting(row: Row, present: set[str]) -> tuple[str, list[str]]:
     """The first format that these columns fit, "" for none, and those that it would not read and must."""
-    for name, (columns, _, opening, optional, whole) in FORMATS.items():
+    for name, (columns, _, opening, optional, whole, named) in FORMATS.items():
         first = row.columns[columns[0]] if present.issuperset(columns) else None
-        if present.issuperset(columns) and re.match(opening, str(first)):
+        if present.issuperset(columns) and not named and re.match(opening, str(first)):
             meant = {column for column in present - READ if column.strip().lower() in READ}  # "Prompt", " completion"
             asked = {column for column in ASKED & present if whole and _unsaid(row.columns[column], first)}
             filled = {column for column in (READ & present) | meant | asked if row.columns[column] is not None}

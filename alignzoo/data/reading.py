@@ -41,8 +41,9 @@ class Data:
     hub dataset: "owner/name", or "owner/name:config" where it has several. "package:NAME/FILE" is a file of an
     installed package, as a plugin's recipe brings it."""
     format: str = "auto"
-    """What the rows are: scores, ranks, preference, hh, preference-implicit, unpaired, prompt-completion, alpaca,
-    pandalm, alpaca-eval, messages, prompt-only or text; "auto": what the first row fits, as all rows must."""
+    """What the rows are: scores, ranks, stepwise, preference, hh, preference-implicit, unpaired, prompt-completion,
+    alpaca, pandalm, alpaca-eval, messages, prompt-only or text; "auto": what the first row fits, as all rows must, but
+    for stepwise, which has to be said."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """Our name of a column -> the file's, where they differ: { prompt = "question" }."""
     split: str = "train"

@@ -230,8 +230,8 @@ WRITERS: Mapping[str, Callable[[Labelled, How, Counter[str]], Iterator[Row]]] = 
     "prompt-only": _asked,
     "text": _text,
 }
-"""One for each format that is read."""
-assert WRITERS.keys() == FORMATS.keys()
+"""One for each format that is recognised."""
+assert WRITERS.keys() == {name for name, form in FORMATS.items() if not form.named}
 
 SPEAKERS = {"user": "Human", "assistant": "Assistant"}
 

@@ -20,7 +20,8 @@ class Steps:
 
     Every step becomes a row: the solution up to there, with the step's label for its score. So a model that reads the
     last token of each row reads each step's end, as a head on every token would (Lightman et al. 2023,
-    arXiv:2305.20050). Data of this shape are PRM800K's as TRL has them, and what `math-shepherd` leaves.
+    arXiv:2305.20050). Data of this shape are PRM800K's as TRL has them
+    (`data.format = "stepwise"`), and what `math-shepherd` leaves.
     """
 
     separator: str = "\n"
@@ -47,7 +48,8 @@ class Steps:
         if not prompt.completions or len(prompt.labels) != len(prompt.completions):
             raise DataError(
                 f"{len(prompt.completions)} steps but {len(prompt.labels)} labels for the prompt "
-                f"{str(prompt.messages)[:80]!r}: give data with prompt, completions (the steps) and a label of each"
+                f"{str(prompt.messages)[:80]!r}: give data with prompt, completions (the steps) and labels, one "
+                "for each, as the format stepwise has them"
             )
         texts = [text if isinstance(text, str) else text[-1]["content"] for text in prompt.completions]
         whole = list(accumulate(texts, lambda before, step: before + self.separator + step))

@@ -30,6 +30,7 @@ import torch
 from alignzoo.recipe import Recipe, load
 from alignzoo.registry import Registry
 from alignzoo.runs import api
+from alignzoo_process.steps import Steps
 from faults.toy import CHANGES, EXIT, WRITES, bytes_of
 
 MOVES = '''"""DPO whose reference follows the policy."""
@@ -54,6 +55,16 @@ def alignzoo_register(zoo):
 '''
 MORE = {"gkd": ["optimizer.teacher=task:policy", "policy.model=task:base"], "moving-dpo": []}
 """Optimizers with other policies beside the trained one, or a reference that moves."""
+
+STEPS = [
+    {
+        "prompt": f"add {n} and {n}",
+        "completions": [f"{n} + {n}", f"that is {2 * n + n % 2}"],
+        "labels": [True, not n % 2],
+    }
+    for n in range(12)
+]
+"""Solutions in labelled steps, which no embedded task has."""
 
 NEVER = 1 << 60
 
@@ -103,6 +114,11 @@ def forked(work: Callable[[], object], event: int = NEVER) -> Ended:
         code, said = 1, f"{type(error).__name__}: {error}"
     os.write(writes, f"{seen}\n{said}"[:4000].encode())
     EXIT(code)
+
+
+def takes_steps(name: str, registry: Registry) -> bool:
+    """Whether a recipe's data are solutions in steps."""
+    return name in registry.names("recipe") and isinstance(load(name, registry=registry).stages[0].sampler, Steps)
 
 
 def small(name: str, registry: Registry, more: list[str]) -> Recipe:
@@ -181,11 +197,14 @@ def main() -> int:
         registry = Registry()
         registry.add_file(Path(scratch) / "moves.py")
         registry.load_all()
+        steps = Path(scratch) / "steps.jsonl"
+        steps.write_text("".join(json.dumps(row) + "\n" for row in STEPS))
         names = given.only or [*registry.names("recipe"), *MORE]
         for name in names:
             folder = Path(scratch) / name
             folder.mkdir()
-            recipe = small(name, registry, MORE.get(name, []))
+            more = MORE.get(name, [f"data.path={steps}", "data.format=stepwise"] if takes_steps(name, registry) else [])
+            recipe = small(name, registry, more)
             killed(name, recipe, registry, -(-given.kills // len(names)), rng, folder, tally)
             shutil.rmtree(folder)
     print(f"{len(names)} recipes, {tally.kills} kills, {tally.runs} resumed runs, {len(tally.short)} fall short")

@@ -79,6 +79,9 @@ def test_pairs_and_whole_answers_are_no_steps(alignzoo, plain_model: Path, tmp_p
     assert "as a preference pair has" in told(pairs)
     assert "set sampler=steps" in told(steps, "sampler=dataset")
     assert not told(steps, "schedule.prompts=2", "evaluate.prompts=2")
+    trl = [{"prompt": f"{n}", "completions": ["a", "b", "c"], "labels": [True, True, n % 2 > 0]} for n in range(8)]
+    assert "say format = 'stepwise'" in told(trl)
+    assert not told(trl, "data.format=stepwise", "schedule.prompts=2", "evaluate.prompts=2")
 
 
 def test_a_process_reward_model_learns_soft_labels_and_is_an_outcome_model_on_hard_ones() -> None:

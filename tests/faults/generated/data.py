@@ -26,6 +26,7 @@ USUAL: dict[str, Any] = {
     "scores": [1.0, 0.5],
     "ranks": [1, 2],
     "label": True,
+    "labels": [True, False],
     "messages": TURNS,
     "preference": 1,
     "annotator1": 1,

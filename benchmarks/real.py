@@ -1,11 +1,12 @@
 """A real instruct model beside TRL: `python benchmarks/real.py MODEL HH.jsonl.gz [--steps 5] [--only dpo] [--bf16]`.
 
 One core, float32; with --bf16 both compute in bf16 autocast, TRL's default. SFT learns from 8 answers a step and DPO
-from 4 pairs, dialogues of Anthropic's HH of 60 to 256 tokens in the model's chat template; GRPO from 4 of their prompts
-with 8 answers of at most 64 tokens. The reference of DPO is computed beforehand on both sides. The sides take steps in
-turn, so that what else the machine does meets both alike; before they are timed they have to agree on the first step's
-loss, or on log-probabilities. Each method's row is written to benchmarks/results/real_peers.json and .md as soon as it
-is measured, beside the rows that are there.
+from 8 pairs, dialogues of Anthropic's HH of 60 to 256 tokens in the model's chat template; GRPO from 4 of their prompts
+with 8 answers of at most 64 tokens. TRL takes a step's rows at once: fewer would take less memory, had somebody found
+out how many fit. The reference of DPO is computed beforehand on both sides. The sides take steps in turn, so that what
+else the machine does meets both alike; before they are timed they have to agree on the first step's loss, or on
+log-probabilities. Each method's row is written to benchmarks/results/real_peers.json and .md as soon as it is measured,
+beside the rows that are there.
 """
 
 from __future__ import annotations
@@ -56,13 +57,13 @@ def make(folder: Path, model: Path, file: Path, *, bf16: bool) -> None:
     (folder / "writer").symlink_to(model.resolve())
     rows = rendered(words, file)
     sft = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in rows]
-    data = {"sft": sft, "pairs": rows[: ROWS // 2], "prompts": [{"prompt": row["prompt"]} for row in rows[:PROMPTS]]}
+    data = {"sft": sft, "pairs": rows, "prompts": [{"prompt": row["prompt"]} for row in rows[:PROMPTS]]}
     tokens = {}
     for name, lines in data.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         answers = [line["prompt"] + line[key] for line in lines for key in line if key != "prompt"]
         tokens[name] = sum(len(words(text)["input_ids"]) + 1 for text in answers)
-    job = {"cap": CAP, "n": N, "rows": ROWS, "chat": "plain", "tokens": tokens, "bf16": bf16}
+    job = {"cap": CAP, "n": N, "rows": PROMPTS * N, "chat": "plain", "tokens": tokens, "bf16": bf16}
     (folder / "job.json").write_text(json.dumps(job))
 
 

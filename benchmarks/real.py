@@ -2,11 +2,11 @@
 
 One core, float32; with --bf16 both compute in bf16 autocast, TRL's default. SFT learns from 8 answers a step and DPO
 from 8 pairs, dialogues of Anthropic's HH of 60 to 256 tokens in the model's chat template; GRPO from 4 of their prompts
-with 8 answers of at most 64 tokens. TRL takes a step's rows at once: fewer would take less memory, had somebody found
-out how many fit. The reference of DPO is computed beforehand on both sides. The sides take steps in turn, so that what
-else the machine does meets both alike; before they are timed they have to agree on the first step's loss, or on
-log-probabilities. Each method's row is written to benchmarks/results/real_peers.json and .md as soon as it is measured,
-beside the rows that are there.
+with 8 answers of at most 64 tokens. TRL takes 16 rows at once: the 32 of GRPO took it more than 18 GB. The reference
+of DPO is computed beforehand on both sides. The sides take steps in turn, so that what else the machine does meets
+both alike; before they are timed they have to agree on the first step's loss, or on log-probabilities. Each method's
+row is written to benchmarks/results/real_peers.json and .md as soon as it is measured, beside the rows that are
+there.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from transformers import AutoTokenizer
 from alignzoo.data import Data, read
 
 METHODS = ("sft", "dpo", "grpo")
-ROWS, PROMPTS, N, CAP = 8, 4, 8, 64
+ROWS, PROMPTS, N, CAP, AT_ONCE = 8, 4, 8, 64, 16
 SHORTEST, LONGEST = 60, 256
 BF16_AWAY = 0.1
 """How far the losses and gradient norms of two systems may be apart in bf16, as a share."""
@@ -63,7 +63,7 @@ def make(folder: Path, model: Path, file: Path, *, bf16: bool) -> None:
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         answers = [line["prompt"] + line[key] for line in lines for key in line if key != "prompt"]
         tokens[name] = sum(len(words(text)["input_ids"]) + 1 for text in answers)
-    job = {"cap": CAP, "n": N, "rows": PROMPTS * N, "chat": "plain", "tokens": tokens, "bf16": bf16}
+    job = {"cap": CAP, "n": N, "rows": AT_ONCE, "chat": "plain", "tokens": tokens, "bf16": bf16}
     (folder / "job.json").write_text(json.dumps(job))
 
 

@@ -176,7 +176,9 @@ class Monitor:
     def _divergences(self, steps: Sequence[Figures], evaluations: Sequence[Figures]) -> Iterator[Alert]:
         """Alerts where the reward parts from gold on held-out prompts, or from rewards of its own kind."""
         measured = [e for e in evaluations if "gold" in e and "reward" in e]
-        gold, reward = ([Point(e[name], e.get(f"{name}_se", 0.0)) for e in measured] for name in ("gold", "reward"))
+        gold, reward = (
+            [Point(e[name], e.get(f"{name}_se", math.inf)) for e in measured] for name in ("gold", "reward")
+        )
         if alert := self._divergence("held-out gold", gold, "held-out reward", reward):
             yield alert
         named = ensemble(steps)
@@ -205,7 +207,7 @@ class Monitor:
 
     def _gold_has_risen(self, evaluations: Sequence[Figures]) -> bool:
         """From the first evaluation to the last, beyond chance."""
-        gold = [Point(e["gold"], e.get("gold_se", 0.0)) for e in evaluations if "gold" in e]
+        gold = [Point(e["gold"], e.get("gold_se", math.inf)) for e in evaluations if "gold" in e]
         rise = gold[0].less(gold[-1]) if gold else Point(0.0, 0.0)
         return rise.value > self.sigmas * rise.error
 

@@ -264,14 +264,16 @@ def _by_prompt(numbers: Iterable[tuple[int, float | None]]) -> dict[int, float]:
 
 
 def mean_of(name: str, values: Mapping[int, float]) -> Figures:
-    """The mean over prompts and its standard error; nothing where there are none."""
+    """The mean over prompts and its standard error, which one prompt alone does not tell; nothing where there are
+    none."""
     every = list(values.values())
-    return {name: statistics.fmean(every), f"{name}_se": standard_error(every)} if every else {}
+    mean = {name: statistics.fmean(every)} if every else {}
+    return mean | ({f"{name}_se": standard_error(every)} if len(every) > 1 else {})
 
 
 def standard_error(values: Sequence[float]) -> float:
-    """sd/√n; 0 for a single value."""
-    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+    """sd/√n, of two values at least."""
+    return statistics.stdev(values) / math.sqrt(len(values))
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

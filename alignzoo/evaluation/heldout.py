@@ -149,7 +149,7 @@ def objective(
     seen: Seen = unseen,
 ) -> Figures:
     """An optimizer's own loss and metrics on held-out data, as `heldout/NAME`, each with its standard error over
-    groups; their number as `heldout/n`, and the perplexity of a negative log-likelihood."""
+    groups where there are several; their number as `heldout/n`, and the perplexity of a negative log-likelihood."""
     prompts = heldout.data[: heldout.settings.most]
     if not prompts or sampler.online:
         return {}
@@ -167,7 +167,9 @@ def objective(
     found: Figures = {"heldout/n": float(len(batch.group_sizes()))}
     for name, column in {"loss": terms.loss, **terms.metrics}.items():
         mean = float(reduced(column, batch)) / len(batch)
-        found |= {f"heldout/{name}": mean, f"heldout/{name}_se": _error(column, batch, mean)}
+        found[f"heldout/{name}"] = mean
+        if len(batch.group_sizes()) > 1:
+            found[f"heldout/{name}_se"] = _error(column, batch, mean)
     nll = found.get("heldout/nll")
     return found | ({} if nll is None else {"heldout/perplexity": math.exp(min(nll, 700.0))})
 
@@ -183,7 +185,7 @@ def _error(column: torch.Tensor, batch: Batch, mean: float) -> float:
         rows = off * (batch.weights if batch.weights.ndim == 1 else 1.0)
     groups = torch.stack([part.sum() for part in torch.split(rows, batch.group_sizes().tolist())])
     n = len(groups)
-    return float(groups.square().sum().sqrt()) / len(batch) * math.sqrt(n / (n - 1)) if n > 1 else 0.0
+    return float(groups.square().sum().sqrt()) / len(batch) * math.sqrt(n / (n - 1))
 
 
 def reduced(column: torch.Tensor, batch: Batch) -> torch.Tensor:

@@ -117,6 +117,8 @@ def test_figures_by_hand() -> None:
     ]
     found = figures(answers)
     assert found["gold"] == 5.0 and found["gold_se"] == pytest.approx(3.0)  # of the prompts' means 2 and 8
+    alone = figures(answers[:2])
+    assert alone["gold"] == 2.0 and not [name for name in alone if name.endswith("_se")], "one prompt has no spread"
     assert found["kl"] == pytest.approx(0.05) and found["kl/k3"] == pytest.approx(0.175)  # (.5 - .4)/2, (.25 + .1)/2
     assert found["kl/token"] == pytest.approx(0.6 / 6) and found["kl/k3/token"] == pytest.approx(0.6 / 6)
     assert found["entropy"] == pytest.approx(0.5) and found["length"] == 1.75 and found["finished"] == 1.0

@@ -51,8 +51,9 @@ def methods(registry: Registry, only: list[str]) -> list[tuple[str, str, str]]:
 
 def run(name: str, task: str, seed: int, folder: Path, more: list[str]) -> dict[str, object]:
     """One run: the gold score of each held-out prompt before and after, or what refused it."""
+    resume = (folder / "manifest.json").exists()
     try:
-        done = alignzoo.run(name, task=task, seed=seed, out=folder, overrides=[*SETTINGS, *more])
+        done = alignzoo.run(name, task=task, seed=seed, out=folder, resume=resume, overrides=[*SETTINGS, *more])
     except alignzoo.AlignzooError as error:
         return {"error": str(error)}
     gold: dict[str, dict[int, list[float]]] = {"before": defaultdict(list), "after": defaultdict(list)}

@@ -35,12 +35,14 @@ def seen(out: Path, stage: str) -> dict[str, Any]:
 def test_word_problems_are_asked_as_turns(instruct: str, tmp_path: Path) -> None:
     (tmp_path / "gsm8k.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     overrides = ["policy.lora_rank=16", "policy.max_new_tokens=12", 'data.columns={prompt="question"}', "sampler.n=2"]
+    # Twelve tokens answer no problem: what an answer is worth is its length, so that there is something to learn.
+    rewards = 'reward=[{name="match", mode="numeric"}, {name="length", unit="characters"}]'
     with pytest.warns(UserWarning, match="each text prompt is a user's turn"):
         result = alignzoo.run(
             "grpo",
             policy=instruct,
             data=tmp_path / "gsm8k.jsonl",
-            overrides=[*overrides, "optimizer.kl=0.01", 'reward={name="match", mode="numeric"}'],
+            overrides=[*overrides, "optimizer.kl=0.01", "policy.save_dtype=fp32", rewards],
             out=tmp_path / "run",
             **SMALL,
         )
@@ -55,7 +57,12 @@ def test_demonstrations_train_the_answer_and_its_end(instruct: str, tmp_path: Pa
     columns = 'data.columns={prompt="question", completion="answer"}'
     with pytest.warns(UserWarning, match="each text prompt is a user's turn"):
         result = alignzoo.run(
-            "sft", policy=instruct, data=ROWS, overrides=[columns, "policy.lora_rank=4"], out=tmp_path / "run", **SMALL
+            "sft",
+            policy=instruct,
+            data=ROWS,
+            out=tmp_path / "run",
+            **SMALL,
+            overrides=[columns, "policy.lora_rank=4", "policy.save_dtype=fp32"],
         )
     found = seen(result.out, "sft")
     row = next(row for row in ROWS if row["question"] in found["prompt"])

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from alignzoo.cli import common
 
 SCREEN = 24
 
@@ -226,3 +229,10 @@ def test_a_runs_folder_is_no_model(alignzoo, place: Place) -> None:
     assert alignzoo("run", place.recipe, "--trust", "--out", place.folder / "out", "--quiet").code == 0
     said = alignzoo("generate", place.folder / "out", "--prompt", "a")
     assert_clear(said, ["is the folder of a run", str(Path("out") / "models" / "rl")])
+
+
+def test_what_other_libraries_will_rename_is_not_told() -> None:
+    with pytest.warns(UserWarning) as told, common._plain_warnings():
+        warnings.warn("this name goes in version 6", FutureWarning, stacklevel=1)
+        warnings.warn("rows were left out", UserWarning, stacklevel=1)
+    assert [each.category for each in told] == [UserWarning]

@@ -141,10 +141,12 @@ def _warn(message: str) -> None:
 
 @contextmanager
 def _plain_warnings() -> Iterator[None]:
-    """Warnings as a sentence, not as a line of source."""
+    """Warnings as a sentence, not as a line of source; none of what other libraries will rename one day."""
     former = warnings.formatwarning
     warnings.formatwarning = lambda message, *where, **more: printable(f"warning: {message}\n")
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
     finally:
         warnings.formatwarning = former

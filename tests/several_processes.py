@@ -9,6 +9,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +46,19 @@ def in_float64(folder: Path) -> None:
 
 
 def held(folder: Path) -> None:
-    """How many times the bytes of a model's weights a process holds, of two that it reads to spread them."""
+    """How many times the bytes of a model's weights a process holds: of a policy and its reference, and of one with an
+    adapter, all of whose weights are read to be spread."""
     assets = Path(alignzoo_tiny.__file__).parent / "assets"
     spec = HF(model=str(assets / "sft"), device="cpu", shard="fsdp")
-    before = _alive()
-    policy = HFPolicy(spec, frozenset({"logprobs", "ref_logprobs"}), {})
-    assert policy.info().collective and policy.roles[REFERENCE].model is not policy.lm
-    weights = sum(each.numel() * each.element_size() for each in policy.lm.parameters())
-    (folder / f"held-{RANK}.json").write_text(json.dumps((_alive() - before) / weights))
+    found = []
+    for rank in (0, 2):
+        before = _alive()
+        policy = HFPolicy(replace(spec, lora_rank=rank), frozenset({"logprobs", "ref_logprobs"}), {})
+        assert policy.info().collective and (rank or policy.roles[REFERENCE].model is not policy.lm)
+        weights = sum(each.numel() * each.element_size() for each in policy.lm.parameters())
+        found.append((_alive() - before) / weights)
+        del policy
+    (folder / f"held-{RANK}.json").write_text(json.dumps(found))
 
 
 def _alive() -> int:

@@ -6,9 +6,10 @@ Each check compares a policy whose weights are spread over the processes with on
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -38,6 +39,7 @@ ASSETS = Path(alignzoo_tiny.__file__).parent / "assets"
 ONLY = [name for name in os.environ.get("CASES", "").split(",") if name]
 SPEC = HF(model=str(ASSETS / "sft"), device="cpu", max_new_tokens=8, shard="fsdp")
 LOGPROBS = frozenset({"logprobs", "ref_logprobs"})
+Tensors = Mapping[str, Tensor]
 
 CASES: dict[str, tuple[HF, frozenset[str]]] = {
     "full": (SPEC, LOGPROBS),
@@ -135,14 +137,25 @@ def _held(policy: HFPolicy) -> int:
     return local_bytes([*parameters.values(), *moments])
 
 
+def close(start: Tensors, found: Tensors, expected: Tensors, what: str) -> None:
+    """Whether two ways from the same start differ by a small part of their length."""
+    off = sum(float((found[name] - expected[name]).square().sum()) for name in start)
+    length = sum(float((expected[name] - start[name]).square().sum()) for name in start)
+    assert off <= 0.05**2 * length, f"{what} is off by {math.sqrt(off / length):.3f} of its way"
+
+
 def optimizers(folder: Path) -> None:
     """Every torch optimizer that a schedule can name steps as it does on whole weights, and goes on as it does."""
     for name in SHARDED:
         schedule = Schedule(optimizer=name, weight_decay=0.1)
         ours, theirs = loaded(SPEC, LOGPROBS), loaded(replace(SPEC, shard="none"), LOGPROBS)
         tolerance = 1e-4 if name == "muon" else 2e-5  # it makes matrices orthogonal in bf16
+        start = weights(ours)
         near(trained(ours, LOGPROBS, schedule), trained(theirs, LOGPROBS, schedule), tolerance, name)
-        near(weights(ours), weights(theirs), tolerance, name)
+        if name == "muon":  # directions without a gradient become bf16's rounding, single weights a step of it
+            close(start, weights(ours), weights(theirs), name)
+        else:
+            near(weights(ours), weights(theirs), tolerance, name)
     with pytest.raises(RunError, match="needs whole matrices"):
         trained(loaded(SPEC, LOGPROBS), LOGPROBS, Schedule(optimizer="adafactor"))
 

@@ -98,11 +98,12 @@ def test_any_number_of_processes_is_one(folders: Callable[[int], Path], count: i
 
 @pytest.mark.parametrize("count", COUNTS)
 def test_no_process_keeps_a_model_whole_that_is_spread(folders: Callable[[int], Path], count: int) -> None:
-    """Two models, a policy and its reference, are read layer by layer; of each a process has its part, and what does
-    not divide."""
+    """A policy and its reference, and one with an adapter, are read layer by layer; of each a process has its part, and
+    what does not divide."""
     for rank in range(count):
-        times = json.loads((folders(count) / f"held-{rank}.json").read_text())
-        assert times == pytest.approx(2 / count, abs=0.15), f"process {rank} holds {times:.2f} times a model's weights"
+        both, adapted = json.loads((folders(count) / f"held-{rank}.json").read_text())
+        assert both == pytest.approx(2 / count, abs=0.15), f"process {rank} holds {both:.2f} times a model's weights"
+        assert adapted == pytest.approx(1 / count, abs=0.15), f"process {rank}, with an adapter: {adapted:.2f} times"
 
 
 @pytest.mark.parametrize("count", COUNTS)

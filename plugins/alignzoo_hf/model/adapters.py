@@ -103,7 +103,7 @@ def _by_columns(model: Any) -> Any:
         weight = getattr(module, "weight", None)
         if type(module) is not torch.nn.Linear or weight.requires_grad or weight.device.type != "cpu":
             continue
-        if id(weight) not in tables:
+        if id(weight) not in tables and any(weight.stride()):  # without strides it has no numbers yet
             give_back()  # what loading threads free, no other thread takes
             weight.data = weight.data.t().contiguous().t()
     return model

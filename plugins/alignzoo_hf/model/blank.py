@@ -14,7 +14,8 @@ import torch
 from accelerate import init_empty_weights
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GenerationConfig
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from alignzoo import processes
 from alignzoo.errors import ModelError
@@ -145,6 +146,8 @@ def _model(auto: Any, spec: HF, source: str, config: Any, dtype: torch.dtype, *,
         if files.wants(model, new=new, other=other):
             _files[model] = files
             model.name_or_path = source
+            if (Path(source) / GENERATION_CONFIG_NAME).is_file() and model.can_generate():
+                model.generation_config = GenerationConfig.from_pretrained(source)
             return model.eval()
         why = "its files name weights otherwise than the model does"
     if not processes.index():

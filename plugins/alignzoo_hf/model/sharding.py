@@ -54,6 +54,9 @@ class Sharding:
         options: dict[str, Any] = {"mesh": self.mesh}
         if self.bf16:
             options["mp_policy"] = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+        for weight in root.parameters():
+            if any(weight.stride()) and not weight.is_contiguous():  # beneath an adapter it lies by columns
+                weight.data = weight.data.contiguous()
         models_within = [part for part in root.children() if not isinstance(part, nn.Linear)]
         for model in models_within:
             self._layers(model, options)

@@ -101,7 +101,8 @@ def table(found: dict[str, object]) -> str:
         lines.append(f"| {family} | `{method}` | {task} | {figures} |")
     told = f"{shown} of {len(rows)} methods gain beyond their interval."
     text = (__doc__ or "").split("\n\n")
-    return "\n".join([f"# {text[0]}", "", text[2].strip(), "", told, "", *lines, "", heading(found["machine"]), ""])
+    machines = "\n\n".join(map(heading, found["machines"]))  # type: ignore[arg-type]
+    return "\n".join([f"# {text[0]}", "", text[2].strip(), "", told, "", *lines, "", machines, ""])
 
 
 def main() -> None:
@@ -115,7 +116,9 @@ def main() -> None:
     torch.set_num_threads(1)
     registry = Registry()
     registry.load_all()
-    found = json.loads(PLACE.read_text()) if PLACE.exists() else {"machine": machine(), "runs": []}
+    found = json.loads(PLACE.read_text()) if PLACE.exists() else {"machines": [], "runs": []}
+    if (here := machine()) not in found["machines"]:
+        found["machines"].append(here)
     known = {(each["method"], each["seed"]) for each in found["runs"]}
     for family, name, task in methods(registry, chosen.only):
         taught = "teacher" in columns.roles(needs_of(registry.get("optimizer", name)))

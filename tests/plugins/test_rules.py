@@ -255,6 +255,34 @@ def test_trls_own_rewards_work() -> None:
         ("numeric", "1000000", "1000000.5", True),
         ("numeric", "1000000", "1000001", False),
         ("numeric", "0.25", "0.2501", False),
+        ("numeric", "5", "\u22125", False),
+        ("numeric", "-5", "x = \u22125", True),
+        ("numeric", "-3", "-$3", True),
+        ("numeric", "3", "-$3", False),
+        ("numeric", "3/4", "1/4", False),
+        ("numeric", "3/4", "0.75", True),
+        ("numeric", "3/4", "3/0", False),
+        ("numeric", r"\frac{1}{2}", r"\frac{3}{2}", False),
+        ("numeric", "-0.5", r"-\dfrac{1}{2}", True),
+        ("numeric", "1.75", "1 3/4 cups", True),
+        ("numeric", "10 m^2", "7 m^2", False),
+        ("numeric", "10", "10 m^{2}", True),
+        ("numeric", "3000", r"3 \times 10^{3}", True),
+        ("numeric", "0.001", "10^{-3}", True),
+        ("numeric", "1234", "1{,}234", True),
+        ("numeric", "12345678901234567890", "12345678901234567891", False),
+        ("numeric", "1" * 5000, "1" * 5000, True),
+        ("numeric", "2", "1e9999999999999999999", False),
+        ("numeric", ["7", "8"], "7", True),
+        ("exact", ["7", "seven"], "seven", True),
+        ("exact", 7.0, "7", True),
+        ("math", r"2\pi", r"\boxed{2\pi}", True),
+        ("math", r"2\pi", "$2$", False),
+        ("math", r"3\frac{1}{2}", r"$\frac{7}{2}$", True),
+        ("math", "6 - 5i", "$6-5i$", True),
+        ("math", r"5 \text{ inches}", "$5$", True),
+        ("math", "18 dollars", "18", True),
+        ("math", "18", "The answer is 18.", True),
         ("math", "1/2", "0.5", True),
         ("math", r"\frac{1}{2}", r"$\frac{2}{4}$", True),
         ("math", r"$x^2 - 1$", r"$(x-1)(x+1)$", True),
@@ -275,7 +303,15 @@ def test_match_math_works_outside_the_main_thread() -> None:
 
 
 def test_match_math_abstains_where_the_right_answer_cannot_be_read() -> None:
-    assert values(Match(mode="math"), group("q", "0.5", answer="")) == [[None]]
+    assert values(Match(mode="math"), group("q", "0.5", answer="nobody knows")) == [[None]]
+
+
+@pytest.mark.parametrize("mode", ["exact", "regex", "numeric", "math"])
+@pytest.mark.parametrize("nothing", [None, "", " ", float("nan"), [], ["7", None], {"a": 1}])
+def test_match_pays_nobody_where_nothing_is_right(mode: Any, nothing: object) -> None:
+    given = group("q", str(nothing), answer=nothing)
+    with pytest.raises(RewardError, match=r"training prompt 1, 'q': .* has no right answer here"):
+        Match(mode=mode).check(CheckContext(frozenset(), [given.prompt], [], True, False, {}))
 
 
 def test_match_extracts_the_answer() -> None:

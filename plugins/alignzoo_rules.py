@@ -403,8 +403,8 @@ def _is_answer(value: object) -> bool:
 
 
 def _readings(text: str) -> list[str]:
-    """As what math-verify is to read a text, in this order: of 2\\pi that stands alone it would find the 2, and of prose
-    as an expression the product of its letters."""
+    """As what math-verify is to read a text, in this order: of 2\\pi that stands alone it would find the 2, and of
+    prose as an expression the product of its letters."""
     if re.search(r"\$|\\boxed|\\\(|\\\[", text):
         return [text, f"${text}$"]
     plain = re.sub(r"\\(?:text|mathrm|mbox)\s*\{[^}]*\}|\\[a-zA-Z]+", "", text)

@@ -47,6 +47,18 @@ def test_a_judge_that_likes_the_first_place_gains_nothing() -> None:
     assert (longer["0"], longer["1"], longer["3"]) == (1.0, 0.0, 1.0)
 
 
+def test_pairs_that_part_before_their_last_turn_are_judged_by_all_of_it_and_not_scored() -> None:
+    def turns(*texts: str) -> tuple[dict[str, str], ...]:
+        return tuple(
+            {"role": role, "content": text} for role, text in zip(("assistant", "user") * 2, texts, strict=False)
+        )
+
+    pair = Prompt("hi", (turns("a long answer", "and?", "bye"), turns("no", "and?", "bye")), (1.0, 0.0))
+    assert by_judge("pairs", [pair], Registry().get("judge", "longer")()).metrics()["accuracy"] == {"0": 1.0}
+    with pytest.raises(DataError, match="'hi' parts before its last turn"):
+        by_reward("pairs", [pair], Longer(), None)
+
+
 def measured(*values: float, name: str = "mine", metric: str = "m") -> Measured:
     return Measured(name, tuple(Item(str(i), metric, value) for i, value in enumerate(values)))
 

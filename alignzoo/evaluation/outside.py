@@ -15,6 +15,7 @@ from alignzoo.decoding import Decoding
 from alignzoo.errors import DataError, RecipeError, RewardError, did_you_mean
 from alignzoo.interfaces import Judge, Policy, RewardSource, Task
 from alignzoo.judging import prefer
+from alignzoo.judging.pairs import answer_text
 from alignzoo.types import Group, Prompt, Question
 
 HARNESS = "lm-eval:"
@@ -124,7 +125,13 @@ def _given(prompt: Prompt) -> Group:
     """A group of given answers, for a reward that has a tokenizer of its own."""
     from alignzoo.types import Completion
 
-    texts = [each if isinstance(each, str) else each[-1]["content"] for each in prompt.completions]
+    for each in prompt.completions:
+        if not isinstance(each, str) and len(each) > 1:
+            raise DataError(
+                f"the pair of {str(prompt.messages)[:60]!r} parts before its last turn, and a reward scores one answer "
+                "of the assistant's: leave such pairs out, or let a judge compare them, which is shown all turns"
+            )
+    texts = [answer_text(each) for each in prompt.completions]
     return Group(prompt, (0,), tuple(Completion((0,), text) for text in texts))
 
 
@@ -142,7 +149,7 @@ def by_judge(name: str, prompts: Sequence[Prompt], judge: Judge) -> Measured:
     for prompt in prompts:
         order = sorted(range(len(prompt.completions)), key=lambda i: -prompt.labels[i])
         texts = [prompt.completions[i] for i in (order[0], order[-1])]
-        answers = tuple(each if isinstance(each, str) else each[-1]["content"] for each in texts)
+        answers = tuple(map(answer_text, texts))
         turned.append(len(questions) % 2 == 1)  # so that a judge that likes a place gains nothing
         questions.append(Question(prompt.messages, answers[::-1] if turned[-1] else answers, info=prompt.info))
     failed = 0

@@ -75,11 +75,12 @@ def _pair(prompt: Prompt, annotators: Sequence[str]) -> Pair:
     votes = {name: vote_of(prompt.info[name], f"column {name!r}") for name in raters}
     return Pair(
         prompt.messages,
-        (_text(prompt.completions[first]), _text(prompt.completions[second])),
+        (answer_text(prompt.completions[first]), answer_text(prompt.completions[second])),
         votes or {LABELS: 1 if gap > 0 else 2 if gap < 0 else 0},
         prompt.info,
     )
 
 
-def _text(completion: Text) -> str:
+def answer_text(completion: Text) -> str:
+    """An answer as a judge is shown it: of a conversation that goes on after it, all turns."""
     return completion if isinstance(completion, str) else "\n\n".join(turn["content"] for turn in completion)

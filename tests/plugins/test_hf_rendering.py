@@ -270,6 +270,27 @@ def test_a_long_conversation_loses_its_first_turns_and_keeps_the_systems() -> No
     assert text.endswith(" x y end?<|im_end|>\n<|im_start|>assistant\n")
 
 
+def test_a_system_turn_longer_than_the_context_leaves_the_question() -> None:
+    system = {"role": "system", "content": "sys " * 200}
+    enc = encoder("qwen-2.5", max_length=180)
+    longer = pytest.warns(UserWarning, match=r"lose their beginning")
+    with longer, pytest.warns(UserWarning, match=r"system turns longer than .* tokens lose their end"):
+        text = spelt(enc, enc.prompt(Prompt((system, USER))))
+    assert text.startswith("<|im_start|>system\nsys sys ")
+    assert text.endswith("<|im_end|>\n<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_an_end_that_earlier_turns_spell_is_written_once() -> None:
+    said = {"role": "assistant", "content": "yes"}
+    ended = {"role": "assistant", "content": "yes<|im_end|>\n"}
+    again = {"role": "user", "content": "sure?"}
+    enc = encoder("qwen-2.5")
+    assert enc.prompt(Prompt((USER, ended, again))) == enc.prompt(Prompt((USER, said, again)))
+    turns = [(each, again, {"role": "assistant", "content": "y"}) for each in (said, ended)]
+    plain, spelling = (enc.group(Prompt((USER,)), (each,)).completions[0] for each in turns)
+    assert plain == spelling
+
+
 @pytest.mark.parametrize("name", CHATTING)
 def test_texts_are_turns_where_the_data_say_so(name: str) -> None:
     enc = encoder(name)

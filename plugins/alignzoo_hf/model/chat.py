@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -64,7 +65,7 @@ class Encoder:
         """
         text = prompt.messages
         if not isinstance(text, str):
-            return text
+            return self._unended(text)
         if prompt.chat == "plain" or not text or (prompt.chat != "user" and not self.chat.exists):
             return None
         if prompt.chat is None:
@@ -165,13 +166,25 @@ class Encoder:
             return tokens[-room:]
         first, *rest = turns[starts[-1] :]
 
-        def ending(size: int) -> list[int]:
-            content = first["content"]
-            kept = {**first, "content": content[len(content) - size :]}
-            return self._tokens(self.chat.opened((*system, kept, *rest)), turns)
+        def left(told: Turns, size: int) -> list[int]:
+            """After these turns, so much of the end of the first that is left."""
+            kept = {**first, "content": first["content"][len(first["content"]) - size :]}
+            return self._tokens(self.chat.opened((*told, kept, *rest)), turns)
 
-        size = bisect_left(range(1, len(first["content"]) + 1), True, key=lambda size: len(ending(size)) > room)
-        return ending(size)[-room:]
+        def begun(size: int) -> Turns:
+            """So much of the beginning of what the system says."""
+            return ({**system[0], "content": system[0]["content"][:size]},) if size else ()
+
+        asked = len(first["content"])
+        if system and len(left(system, min(asked, 1))) > room:
+            self._tell(f"system turns longer than {room} tokens lose their end")
+            whole = len(system[0]["content"])
+            size = bisect_left(range(1, whole + 1), True, key=lambda size: len(left(begun(size), asked)) > room)
+            system = begun(size)
+        if len(shorter := left(system, asked)) <= room:
+            return shorter
+        size = bisect_left(range(1, asked + 1), True, key=lambda size: len(left(system, size)) > room)
+        return left(system, size)[-room:]
 
     def _known(self, tokens: Sequence[int], text: str) -> tuple[int, ...]:
         """The tokens, each of which the model's embedding has."""
@@ -216,6 +229,18 @@ class Encoder:
                     said,
                 )
 
+    def _unended(self, turns: Turns) -> Turns:
+        """Turns of the assistant's without the end that they spell: the template writes it."""
+        ends = tuple(map(str, self.tokenizer.convert_ids_to_tokens(sorted(self.stop_ids))))
+        spelt = [turn["role"] == "assistant" and turn["content"].rstrip().endswith(ends) for turn in turns]
+        if not any(spelt):
+            return turns
+        end = re.compile(rf"\s*(?:(?:{'|'.join(map(re.escape, ends))})\s*)+\Z")
+        return tuple(
+            {**turn, "content": end.sub("", turn["content"])} if has else turn
+            for turn, has in zip(turns, spelt, strict=True)
+        )
+
     @cached_property
     def marks(self) -> Marks:
         """The special tokens that end a text or stand around turns."""
@@ -244,6 +269,7 @@ class Encoder:
     def _transcript(self, turns: Turns, said: Turns, room: int) -> Completion:
         """A given completion in which others speak, too. The assistant's turns are its own, where they stand in the
         conversation token by token as they are generated; all else is context."""
+        said = self._unended(said)
         spoken = [i for i, turn in enumerate(said) if turn["role"] == "assistant"]
         answers = [self._exchange((*turns, *said[:i]), said[i]) for i in spoken]
         start, tokens = len(answers[0][0]), sum(answers[-1], ())

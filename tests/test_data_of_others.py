@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from alignzoo.data import Data, from_rows
-from alignzoo.data.reading import read
+from alignzoo.data.reading import prompts_of, read, train_and_heldout
 from alignzoo.errors import DataError
 from alignzoo.recipe.parts import describe
 
@@ -25,6 +25,19 @@ REFUSED: dict[str, tuple[dict[Any, Any], str]] = {
         {"question": "Is it?", "chosen": "Yes.", "rejected": "No."},
         r"would leave question unread\. .*columns = \{ prompt = 'question' \}",
     ),
+    "a context that the question does not say": (
+        {"prompt": "Who won?", "completion": "Ann.", "context": "Ann beat Bob."},
+        "would leave context unread",
+    ),
+    "a system's turn under another name": (
+        {"prompt": "a", "completion": "b", "system_prompt": "Be brief."},
+        r"would leave system_prompt unread\. .*columns = \{ system = 'system_prompt' \}",
+    ),
+    "tools": (
+        {"messages": [USER, YES], "tools": [{"type": "function"}]},
+        r"would leave tools unread\. Take them out of the data, or say format = 'messages'",
+    ),
+    "pictures": ({"prompt": "What is it?", "images": ["a.png"]}, "would leave images unread"),
     "a conversation beside texts": ({"messages": [USER], "chosen": "Yes.", "rejected": "No."}, "leave messages unread"),
     "a name with a space": ({"prompt": "a", " completion": "b"}, "would leave  completion unread"),
     "a name in other letters": ({"prompt": "a", "Chosen": "b", "text": "c"}, "would leave Chosen unread"),
@@ -45,6 +58,43 @@ REFUSED: dict[str, tuple[dict[Any, Any], str]] = {
 def test_what_would_be_read_as_something_else_is_refused(row: dict[Any, Any], match: str) -> None:
     with pytest.raises(DataError, match=match):
         from_rows([row])
+
+
+def test_a_later_row_may_not_leave_out_what_it_says_either() -> None:
+    rows = [{"prompt": "a", "completion": "b", "system_prompt": text} for text in ("", "Be brief.")]
+    with pytest.raises(DataError, match="row 2 looks like 'prompt-completion', which would leave system_prompt unread"):
+        from_rows(rows)
+    assert [prompt.info for prompt in from_rows(rows, format="prompt-completion")] == [
+        {"system_prompt": ""},
+        {"system_prompt": "Be brief."},
+    ]
+
+
+def test_columns_that_a_reward_may_read_or_that_say_it_twice_are_no_gap() -> None:
+    assert from_rows([{"prompt": "Who won?", "context": "Ann beat Bob."}])[0].info == {"context": "Ann beat Bob."}
+    twice = {"prompt": "Q: Is it?", "question": "Is it?", "completion": "Yes.", "tools": [], "messages": [USER, YES]}
+    assert from_rows([twice])[0].messages == "Q: Is it?"
+
+
+def test_a_split_of_data_that_have_none_is_refused(tmp_path: Path) -> None:
+    rows = [{"prompt": word, "completion": "x"} for word in "ab"]
+    (tmp_path / "rows.jsonl").write_bytes(line("a") + line("b"))
+    (tmp_path / "held.jsonl").write_bytes(line("b"))
+    for data in (
+        Data(rows=rows, heldout_split="test"),
+        Data(rows=rows, split="test"),
+        Data(str(tmp_path / "rows.jsonl"), heldout_split="test"),
+    ):
+        with pytest.raises(DataError, match="there are no splits here, and so no 'test'"):
+            train_and_heldout(data)
+    own = Data(rows={"mine": rows}, split="mine", heldout_path=str(tmp_path / "held.jsonl"))
+    with pytest.warns(UserWarning, match="their prompts are held out: 1"):
+        assert [len(part) for part in train_and_heldout(own)] == [1, 1]
+
+
+def test_a_systems_turn_for_texts_without_a_prompt_is_refused() -> None:
+    with pytest.raises(DataError, match=r"data\.system: a text without a prompt has no turns"):
+        prompts_of(Data(rows=[{"text": "once"}], system="Be brief."))
 
 
 def test_a_question_that_the_answers_say_is_no_gap() -> None:

@@ -31,6 +31,9 @@ ASKED = frozenset(
 SYSTEM = "system"
 """The column of any format that holds the system's turn."""
 
+SAID = frozenset({"system_prompt", "tools", "images", "image", "videos", "chat_template_kwargs"})
+"""Names under which data hold what a model is told beside the turns, which no format reads."""
+
 
 def scores(row: Row) -> Prompt:
     """A ranking: a number each, higher is better."""
@@ -206,11 +209,7 @@ def recognise(row: Row) -> str:
                 f"{(form.read.__doc__ or '').partition('.')[0].lower()}.\n{accepted()}"
             )
     if name and unread:
-        raise DataError(
-            f"{row.where} looks like {name!r}, which would leave {', '.join(map(str, unread))} unread. Complete the "
-            f"columns, rename one with columns (as in columns = {{ prompt = {unread[0]!r} }}), or say "
-            f"format = {name!r} if it is meant.\n{accepted()}"
-        )
+        raise _leaves_out(row, name, unread)
     if name:
         return name
     columns = ", ".join(sorted(row.columns))
@@ -222,12 +221,25 @@ def recognise(row: Row) -> str:
 def check_fits(row: Row, name: str) -> None:
     """Raise where a later row has more to say than the format of the first row reads: a label, say."""
     filled = {column for column, value in row.columns.items() if value is not None}
-    other = _fitting(row, filled)[0] if filled.issuperset(FORMATS[name].columns) else ""
+    other, unread = _fitting(row, filled) if filled.issuperset(FORMATS[name].columns) else ("", [])
+    if other == name and unread:
+        raise _leaves_out(row, name, unread)
     if other and not set(FORMATS[other].columns).issubset(FORMATS[name].columns):
         raise DataError(
             f"{row.where} looks like {other!r}, and the first row like {name!r}: give all rows the same columns, or "
             f"say which is meant, with format = {name!r}.\n{accepted()}"
         )
+
+
+def _leaves_out(row: Row, name: str, unread: Sequence[str]) -> DataError:
+    """That a format would not read columns that say something."""
+    renamed = f"columns = {{ {SYSTEM if unread[0] == 'system_prompt' else 'prompt'} = {unread[0]!r} }}"
+    cures = ["Take them out of the data" if SAID.issuperset(unread) else "Complete the columns"]
+    cures += [f"rename one with columns (as in {renamed})"] if unread[0] not in SAID - {"system_prompt"} else []
+    return DataError(
+        f"{row.where} looks like {name!r}, which would leave {', '.join(map(str, unread))} unread. {', '.join(cures)}, "
+        f"or say format = {name!r} if it is meant.\n{accepted()}"
+    )
 
 
 def _fitting(row: Row, present: set[str]) -> tuple[str, list[str]]:
@@ -236,15 +248,20 @@ def _fitting(row: Row, present: set[str]) -> tuple[str, list[str]]:
         first = row.columns[columns[0]] if present.issuperset(columns) else None
         if present.issuperset(columns) and not named and re.match(opening, str(first)):
             meant = {column for column in present - READ if column.strip().lower() in READ}  # "Prompt", " completion"
-            asked = {column for column in ASKED & present if whole and _unsaid(row.columns[column], first)}
-            filled = {column for column in (READ & present) | meant | asked if row.columns[column] is not None}
+            said = {column for column in SAID & present if row.columns[column]}
+            asked = {column for column in ASKED & present if _unsaid(row.columns[column], first, whole)}
+            asked = set() if name == "prompt-only" else asked  # they may be there for a reward
+            filled = {column for column in (READ & present) | meant | asked | said if row.columns[column] is not None}
             return name, sorted(filled.difference(columns, optional))
     return "", []
 
 
-def _unsaid(asked: Any, answer: Any) -> bool:
-    """Whether a text does not say what is asked in another column; a conversation has its own question."""
-    return isinstance(answer, str) and bool(asked) and not (isinstance(asked, str) and asked.strip() in answer)
+def _unsaid(asked: Any, text: Any, whole: bool) -> bool:
+    """Whether a text does not say what another column asks; a conversation has its own question. Beside a question of
+    their own, rows may have the conversation once more."""
+    if not isinstance(text, str) or not asked or not (whole or isinstance(asked, str)):
+        return False
+    return not (isinstance(asked, str) and asked.strip() in text)
 
 
 def accepted() -> str:

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import islice
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -20,7 +21,8 @@ from alignzoo.data.formats import FORMATS, Row, accepted, check_fits, found, par
 from alignzoo.data.indexed import chosen, fact
 from alignzoo.data.indexing import indexed
 from alignzoo.data.mixing import Part, in_turn, mixed
-from alignzoo.data.sources import READERS, Shards, rows_at
+from alignzoo.data.packaged import located
+from alignzoo.data.sources import READERS, Shards, check_split, rows_at
 from alignzoo.data.turns import Chat, heard, opened
 from alignzoo.errors import DataError, did_you_mean
 from alignzoo.types import Prompt
@@ -229,8 +231,9 @@ def rows_of(rows: Any, source: str) -> Iterable[Any]:
 
 
 def _split_of(rows: Any, split: str) -> Any:
-    """The split of a dictionary of datasets; rows that are none as they are."""
+    """The split of a dictionary of datasets; rows that are none as they are, where no other split is asked for."""
     if not isinstance(rows, Mapping):
+        check_split("the given rows", split)
         return rows
     if split not in rows:
         raise DataError(
@@ -251,12 +254,10 @@ def train_and_heldout(data: Data) -> tuple[Sequence[Prompt], Sequence[Prompt]]:
     prompts = read(data)
     if not (data.heldout_path or data.heldout_split):
         return split(prompts, data.heldout)
-    place = replace(
-        data,
-        path=data.heldout_path or data.path,
-        rows=None if data.heldout_path else data.rows,
-        split=data.heldout_split or data.split,
-    )
+    place = replace(data, split=data.heldout_split or data.split)
+    if data.heldout_path:
+        alone = not data.heldout_split and Path(located(data.heldout_path)).expanduser().is_file()
+        place = replace(place, path=data.heldout_path, rows=None, split="train" if alone else place.split)
     return _without(prompts, read(place), data.path or "the given rows", place.path)
 
 

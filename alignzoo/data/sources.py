@@ -116,6 +116,7 @@ def rows_at(path: str, split: str) -> Iterable[Any] | Shards:
         shards = [(f"{path}/{file.name}", file) for file in _shards(place, split)]
         return _together(path, shards) if shards else _saved(path, split)
     if place.is_file():
+        check_split(path, split)
         return _together(path, [(path, place)])
     if "://" in path:
         raise DataError(f"{path} is an address: download it and give the file, or a hub dataset as OWNER/NAME.")
@@ -173,10 +174,11 @@ def _of_split(place: Path, files: list[Path], split: str) -> list[Path]:
     """The files of one split, where their names say that there are several: data held apart are not trained on."""
     words = {file: re.split(r"[-_.]", file.name.lower()) for file in files}
     splits = {file: next((_SPLITS[word] for word in words[file] if word in _SPLITS), "") for file in files}
-    known = set(splits.values())
+    known, wanted = set(splits.values()), _SPLITS.get(split, split)
     if len(known) < 2:
+        if known != {wanted}:
+            check_split(str(place), split)
         return files
-    wanted = _SPLITS.get(split, split)
     if wanted == "train" and "train" not in known:
         wanted = ""  # files that say nothing, beside a test's
     if wanted not in known:
@@ -254,11 +256,21 @@ def _csv(path: Path, name: str) -> Iterable[Any]:
     return csv_rows(path, _opened)
 
 
+def check_split(name: str, split: str) -> None:
+    """Raise where data without splits are asked for one of them."""
+    if split != "train":
+        raise DataError(
+            f"{name}: there are no splits here, and so no {split!r}: give a dictionary of datasets, held-out rows of "
+            "their own (data.heldout_path), or the share that is held out (data.heldout)"
+        )
+
+
 def _saved(name: str, split: str) -> Iterable[Any] | Shards:
     path = Path(name).expanduser()
     cure = " Give what datasets' save_to_disk wrote, files of one kind, or a single file."
     saved = _by_datasets(lambda hf: hf.load_from_disk(str(path)), f"{path} cannot be read", cure)
     if not isinstance(saved, Mapping):
+        check_split(name, split)
         return _mapped(name, saved)
     if split not in saved:
         raise DataError(f"{path} has no split {split!r}. {did_you_mean(split, saved)}")

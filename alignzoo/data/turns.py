@@ -79,8 +79,8 @@ def heard(chat: Chat, system: str) -> Callable[[Prompt], Prompt]:
 def _heard(prompt: Prompt, chat: Chat, system: str) -> Prompt:
     if chat == "plain" and not isinstance(prompt.messages, str):
         return prompt
-    if system and prompt.messages and not _has_system(prompt):
-        prompt = with_system(prompt, system)
+    if system and not _has_system(prompt):
+        prompt = with_system(prompt, system, lambda problem: DataError(f"data.system: {problem}"))
     return replace(prompt, chat=chat) if prompt.chat is None and isinstance(prompt.messages, str) else prompt
 
 

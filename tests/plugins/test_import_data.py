@@ -29,6 +29,122 @@ def told(found: Translation) -> dict[str, str]:
     return {line.key: line.text for line in found.translated}
 
 
+# --- axolotl ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("config", "too_long"),
+    [({}, "drop"), ({"excess_length_strategy": None}, "drop"), ({"excess_length_strategy": "truncate"}, "cut")],
+)
+def test_axolotl_drops_rows_that_are_too_long_where_a_file_says_nothing(config: dict[str, Any], too_long: str) -> None:
+    found = translated("axolotl", AXOLOTL | config)
+    assert found.settings["data.too_long"] == too_long
+    (line,) = [line for line in found.translated if line.key == "excess_length_strategy"]
+    assert line.default == (not any(config.values())) and "policy.max_new_tokens" in line.text
+
+
+def test_axolotl_leaves_no_prompt_out_that_is_answered() -> None:
+    grpo = {"base_model": "m", "rl": "grpo", "trl.reward_funcs": ["rewards.right"]}
+    assert "data.too_long" not in translated("axolotl", grpo, overrides=GIVEN).settings
+
+
+@pytest.mark.parametrize(
+    ("config", "warmup"),
+    [
+        ({}, 0.03),
+        ({"warmup_steps": None}, 0.03),
+        ({"warmup_steps": 0}, 0),
+        ({"warmup_steps": 10}, 10),
+        ({"warmup_steps": 1}, 2),
+        ({"warmup_ratio": 0.1}, 0.1),
+        ({"warmup_ratio": 0}, 0),
+    ],
+)
+def test_axolotls_warm_up_is_written_out(config: dict[str, Any], warmup: float) -> None:
+    found = translated("axolotl", AXOLOTL | config)
+    assert found.settings["schedule.warmup"] == warmup
+    said = next(line for line in found.translated if "schedule.warmup" in line.text)
+    assert said.default == ("at most 100 steps" in said.text) == (warmup == 0.03)
+
+
+@pytest.mark.parametrize("kind", ["alpaca", "llama3.intel", "llama3.ultra"])
+def test_rows_that_axolotl_writes_in_words_of_its_own_are_refused_with_the_cure(kind: str) -> None:
+    given = AXOLOTL | {"datasets": [{"path": "a/b", "type": kind}]}
+    found = translated("axolotl", given)
+    assert [*refusals(found)] == ["datasets.type"]
+    assert "data.path=" in refusals(found)["datasets.type"]
+    assert not translated("axolotl", given, overrides=GIVEN | {"data.chat": "plain"}).refused
+
+
+def test_rows_that_axolotl_writes_as_chatml_are_so_here() -> None:
+    found = translated("axolotl", AXOLOTL | {"rl": "dpo", "datasets": [{"path": "a/b", "type": "chatml.intel"}]})
+    assert found.settings["policy.chat_template"] == "chatml"
+    assert found.settings["data.columns"] == {"prompt": "question"}
+
+
+def test_whole_texts_that_axolotl_would_split_stop_a_run() -> None:
+    """It trains on all of a long text, in pieces of sequence_len tokens."""
+    found = translated("axolotl", AXOLOTL | {"datasets": [{"path": "a/b", "type": "completion", "field": "body"}]})
+    assert found.settings["data.too_long"] == "error" and found.settings["data.columns"] == {"text": "body"}
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "dataset_shard_num",
+        "dataset_shard_idx",
+        "dataset_exact_deduplication",
+        "s2_attention",
+        "group_by_length",
+        "fix_untrained_tokens",
+        "streaming",
+    ],
+)
+def test_keys_of_axolotl_that_change_the_data_or_the_model_are_refused(key: str) -> None:
+    assert [*refusals(translated("axolotl", AXOLOTL | {key: 1}))] == [key]
+    assert not translated("axolotl", AXOLOTL | {key: None}).refused
+
+
+def test_the_order_of_rows_that_axolotl_packs_is_refused_where_it_packs() -> None:
+    given = AXOLOTL | {"sample_packing_sequentially": True}
+    assert not translated("axolotl", given).refused
+    packed = translated("axolotl", given | {"sample_packing": True}, packed=2.0)
+    assert [*refusals(packed)] == ["sample_packing_sequentially"]
+
+
+MINE = {"policy.chat_template": "mine.jinja"}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "cure"),
+    [
+        ("shards", 4, GIVEN),
+        ("revision", "v2", GIVEN),
+        ("train_on_eos", "last", None),
+        ("train_on_eot", "none", None),
+        ("chat_template", "llama3", MINE),
+        ("roles_to_train", ["user"], None),
+    ],
+)
+def test_keys_of_a_data_set_that_change_its_rows_are_refused(key: str, value: Any, cure: dict[str, str] | None) -> None:
+    given = AXOLOTL | {"datasets": [{"path": "a/b", "type": "chat_template", key: value}]}
+    found = translated("axolotl", given)
+    assert [*refusals(found)] == [f"datasets.{key}"]
+    assert "data.path" not in found.settings
+    for settings in (GIVEN, MINE):
+        assert bool(translated("axolotl", given, overrides=settings).refused) == (settings != cure)
+    dropped = translated("axolotl", given, drop=(f"datasets.{key}",))
+    assert not dropped.refused and dropped.settings["data.path"] == "a/b"
+    assert [line.key for line in dropped.dropped] == [f"datasets.{key}"]
+
+
+def test_keys_of_a_data_set_without_effect_are_listed() -> None:
+    more = {"ds_type": "json", "train_on_eos": "turn", "revision": "main", "chat_template": "tokenizer_default"}
+    found = translated("axolotl", AXOLOTL | {"datasets": [{"path": "a/b", "type": "chat_template", **more}]})
+    assert not found.refused
+    assert {f"datasets.{key}" for key in more} <= {line.key for line in found.ignored}
+
+
 # --- TRL ----------------------------------------------------------------------------------------------------------
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from alignzoo.data import Data, read
 from alignzoo_import.methods import Asked
 from alignzoo_import.table import read_table
 from alignzoo_import.translating import Translation, translate
@@ -143,6 +145,144 @@ def test_keys_of_a_data_set_without_effect_are_listed() -> None:
     found = translated("axolotl", AXOLOTL | {"datasets": [{"path": "a/b", "type": "chat_template", **more}]})
     assert not found.refused
     assert {f"datasets.{key}" for key in more} <= {line.key for line in found.ignored}
+
+
+# --- LLaMA-Factory ------------------------------------------------------------------------------------------------
+
+
+def described(folder: Path, about: dict[str, Any], *rows: dict[str, str], **config: Any) -> Translation:
+    """What becomes of a file whose data set a dataset_info.json describes, beside it its rows."""
+    (folder / "dataset_info.json").write_text(json.dumps({"mine": about}), encoding="utf-8")
+    if rows:
+        (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return translated("llamafactory", FACTORY | config, path=folder / "config.yaml")
+
+
+ASKED = {"instruction": "Add.", "output": "3", "chosen": "3", "rejected": "4"}
+FILE = {"file_name": "rows.jsonl"}
+DATA = ("data.path", "data.format", "data.columns")
+
+
+@pytest.mark.parametrize(("ranking", "stage"), [(True, "dpo"), (True, "rm"), (False, "sft"), (False, "ppo")])
+def test_a_query_that_rows_bring_is_refused(ranking: bool, stage: str, tmp_path: Path) -> None:
+    columns = {"prompt": "instruction", "query": "input", "response": "output"}
+    columns |= {"chosen": "chosen", "rejected": "rejected"} if ranking else {}
+    about = FILE | {"ranking": ranking, "columns": columns}
+    found = described(tmp_path, about, ASKED | {"input": ""}, ASKED | {"input": "1, 2"}, stage=stage)
+    assert "the column input" in refusals(found)["dataset"] and "data.path" not in found.settings
+    found = described(tmp_path, about, ASKED | {"input": ""}, stage=stage)
+    assert not found.refused
+    (prompt,) = read(Data(**{key.partition(".")[2]: each for key, each in found.settings.items() if key in DATA}))
+    answers = {"sft": ("3",), "ppo": ()}.get(stage, ("3", "4"))
+    assert prompt.messages == "Add." and prompt.completions == answers
+
+
+def test_a_query_is_read_by_default_and_not_where_columns_are_named_without_it(tmp_path: Path) -> None:
+    row = ASKED | {"input": "1, 2", "history": "none"}
+    assert "the column input" in refusals(described(tmp_path, FILE, row, stage="sft"))["dataset"]
+    found = described(tmp_path, FILE | {"columns": {"prompt": "instruction", "response": "output"}}, row, stage="sft")
+    assert not found.refused
+    assert found.settings["data.format"] == "prompt-completion"
+    assert found.settings["data.columns"] == {"prompt": "instruction", "completion": "output"}
+    hub = {"hf_hub_url": "a/b"}
+    assert "the column input" in refusals(described(tmp_path, hub, stage="sft"))["dataset"]
+    hub |= {"columns": {"prompt": "question", "response": "reply"}}
+    assert not described(tmp_path, hub, stage="sft").refused
+
+
+def test_a_system_column_is_read_where_it_is_named(tmp_path: Path) -> None:
+    columns = {"prompt": "instruction", "response": "output"}
+    row = ASKED | {"system": "Be brief."}
+    assert "system" in refusals(described(tmp_path, FILE | {"columns": columns}, row, stage="sft"))["dataset"]
+    assert not described(tmp_path, FILE | {"columns": columns | {"system": "system"}}, row, stage="sft").refused
+    found = described(tmp_path, FILE | {"columns": columns | {"system": "rules"}}, ASKED, stage="sft")
+    assert found.settings["data.columns"]["system"] == "rules"
+    hub = {"hf_hub_url": "a/b", "columns": columns}
+    assert "a column system" in told(described(tmp_path, hub, stage="sft"))["dataset"]
+
+
+def test_what_a_description_says_of_rows_is_translated_or_refused(tmp_path: Path) -> None:
+    columns = {"columns": {"prompt": "question", "response": "reply"}}
+    about = {"hf_hub_url": "a/b", "subset": "small", "split": "test", "file_name": "other.json"} | columns
+    found = described(tmp_path, about, stage="sft", max_samples=7)
+    assert found.settings["data.path"] == "a/b:small" and found.settings["data.split"] == "test"
+    assert found.settings["data.limit"] == 7
+    for key, value in {"num_samples": 10, "folder": "de", "novel": 1}.items():
+        assert key in refusals(described(tmp_path, about | {key: value}, stage="sft"))["dataset"]
+    assert "data.limit=10" in refusals(described(tmp_path, about | {"num_samples": 10}, stage="sft"))["dataset"]
+    for place in ("ms_hub_url", "script_url", "cloud_file_name"):
+        assert place in refusals(described(tmp_path, {place: "a/b"} | columns, stage="sft"))["dataset"]
+    assert "split" in refusals(described(tmp_path, FILE | {"split": "train[:5]"} | columns, stage="sft"))["dataset"]
+    assert "ranking" in refusals(described(tmp_path, about | {"ranking": True}, stage="sft"))["dataset"]
+    assert "ranking" in refusals(described(tmp_path, about, stage="dpo"))["dataset"]
+    assert "response" in refusals(described(tmp_path, FILE | {"columns": {"prompt": "q"}}, stage="sft"))["dataset"]
+    assert "history" in refusals(described(tmp_path, FILE | {"columns": {"history": "h"}}, stage="sft"))["dataset"]
+
+
+def test_texts_are_read_whole_where_they_are_pretrained_on(tmp_path: Path) -> None:
+    about = FILE | {"columns": {"prompt": "body"}}
+    found = described(tmp_path, about, {"body": "a"}, stage="pt", packing=False)
+    assert not found.refused
+    assert (found.settings["data.format"], found.settings["data.columns"]) == ("text", {"text": "body"})
+
+
+@pytest.mark.parametrize(
+    ("config", "key"),
+    [
+        ({"stage": "sft", "neat_packing": True}, "neat_packing"),
+        ({"stage": "sft", "packing": True}, "packing"),
+        ({"stage": "pt"}, "packing"),
+        ({"stage": "pt", "packing": None}, "packing"),
+    ],
+)
+def test_factorys_packing_is_known_however_it_is_said(config: dict[str, Any], key: str) -> None:
+    given = {"model_name_or_path": "m", "per_device_train_batch_size": 2} | config
+    assert [*refusals(translated("llamafactory", given, overrides=GIVEN))] == [key]
+    found = translated("llamafactory", given, overrides=GIVEN, packed=3.0)
+    assert not found.refused and found.settings["schedule.prompts"] == 6
+    off = translated("llamafactory", given | {"packing": False, "neat_packing": False}, overrides=GIVEN, packed=3.0)
+    assert off.settings["schedule.prompts"] == 2
+
+
+@pytest.mark.parametrize(
+    ("template", "model", "own"),
+    [
+        ("qwen", "Qwen/Qwen2.5-0.5B-Instruct", True),
+        ("qwen3_nothink", "Qwen/Qwen3-4B", True),
+        ("llama3", "meta-llama/Meta-Llama-3-8B-Instruct", True),
+        ("llama3", "maker/llama-30b", False),
+        ("llama3", "Qwen/Qwen2.5-0.5B", False),
+        ("yi", "maker/Yi-1.5-9B", True),
+        ("yi", "maker/tiny-yield", False),
+        ("yi", "maker/tinyi", False),
+        ("qwen", "models/base", False),
+        ("alpaca", "maker/alpaca-7b", False),
+        ("vicuna", "maker/little-1b", False),
+        ("fewshot", "maker/little-1b", False),
+    ],
+)
+def test_a_template_is_the_models_own_or_refused(template: str, model: str, own: bool) -> None:
+    """A base model without a template stops a run then, as its texts are a user's turns."""
+    given = {"stage": "sft", "model_name_or_path": model, "template": template}
+    found = translated("llamafactory", given, overrides=GIVEN)
+    assert ("template" in refusals(found)) != own
+    assert found.settings.get("data.chat") == ("user" if own else None)
+    qwen = translated("llamafactory", given, overrides=GIVEN | {"policy.model": "models/qwen3"})
+    assert ("template" in refusals(qwen)) == (not template.startswith("qwen"))
+    for said in ("vicuna.jinja", ""):
+        settled = translated("llamafactory", given, overrides=GIVEN | {"policy.chat_template": said})
+        assert not settled.refused and settled.settings["data.chat"] == "user"
+
+
+def test_a_template_says_nothing_of_whole_texts() -> None:
+    given = {"stage": "pt", "model_name_or_path": "m", "template": "alpaca", "packing": False}
+    found = translated("llamafactory", given, overrides=GIVEN)
+    assert not found.refused and found.settings["data.chat"] == "plain"
+
+
+@pytest.mark.parametrize("key", ["streaming", "tokenized_path"])
+def test_keys_of_factory_that_change_the_data_are_refused(key: str) -> None:
+    assert key in refusals(translated("llamafactory", FACTORY | {"stage": "sft", key: "here"}))
 
 
 # --- TRL ----------------------------------------------------------------------------------------------------------

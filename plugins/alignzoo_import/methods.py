@@ -10,7 +10,7 @@ from typing import Any
 from packaging.version import InvalidVersion, Version
 
 from alignzoo.errors import RecipeError, did_you_mean
-from alignzoo_import.table import Tool
+from alignzoo_import.table import Former, Rule, Tool, Variant
 from alignzoo_import.values import is_off, word
 
 
@@ -58,11 +58,24 @@ def method_name(tool: Tool, config: Mapping[str, Any], asked: Asked) -> str:
 def defaults_of(tool: Tool, method: str, version: str) -> dict[str, Any]:
     """The defaults of the tool at a version."""
     found = {**tool.defaults, **tool.methods[method].defaults}
+    for each in _formers(tool, method, version):
+        found |= each.defaults
+    return {key: value for key, value in found.items() if value != "none"}
+
+
+def rules_of(tool: Tool, method: str, variant: Variant, version: str) -> dict[str, Rule]:
+    """What becomes of each key of the tool at a version, the narrower rules over the wider."""
+    found = tool.method_rules(tool.methods[method], variant)
+    for each in _formers(tool, method, version):
+        found |= each.keys
+    return found
+
+
+def _formers(tool: Tool, method: str, version: str) -> list[Former]:
+    """What a version had otherwise than later ones, the latest first."""
     try:
         asked = Version(version)
     except InvalidVersion:
         raise RecipeError(f"--as-of {version}: expected a version, as in {tool.version}") from None
-    for each in sorted(tool.history, key=lambda former: Version(former.before), reverse=True):
-        if asked < Version(each.before) and each.method in ("", method):
-            found |= each.defaults
-    return {key: value for key, value in found.items() if value != "none"}
+    formers = sorted(tool.history, key=lambda former: Version(former.before), reverse=True)
+    return [each for each in formers if asked < Version(each.before) and each.method in ("", method)]

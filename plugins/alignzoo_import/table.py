@@ -31,7 +31,9 @@ class Rule:
     """For a list, the setting that takes each element; "": that element has to be 1."""
     map: Mapping[str, Any] = field(default_factory=dict)
     """The tool's values -> the recipe's; a table {ignore = "why"}, {refuse = "why"} or {set = {"a.b" = 1}} instead of
-    a value says what else becomes of it."""
+    a value says what else becomes of it. "*" stands for every value that `within` finds."""
+    within: str = ""
+    """A key whose value has to name this one's, as a model's name names its family, for `map` to have it as "*"."""
     op: str = ""
     """A name of `alignzoo_import.values.OPERATIONS`, applied before."""
     note: str = ""
@@ -41,14 +43,15 @@ class Rule:
     refuse: str = ""
     """Why another result would come out without the key, and what to do; values that switch it off are fine."""
     off: tuple[Any, ...] = ()
-    """Further values that switch it off, beside none, false, 0 and those that are empty."""
+    """Further values that switch it off, beside none, false, 0 and those that are empty; of a setting that takes the
+    value, those that change nothing."""
     only: Mapping[str, Any] = field(default_factory=dict)
     """The values of other keys without which the tool does not read this one."""
     instead: str = ""
     """The recipe's setting that settles a refused key, given on the command line."""
     null: Any = None
     """What a null that a file gives means where the key has a default: this value of the recipe's setting; "default",
-    the default. Of a rule that says nothing, null is no value of the key."""
+    the default; "off", that the tool does without. Of a rule that says nothing, null is no value of the key."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,8 @@ class Computed:
     when: Mapping[str, Any] = field(default_factory=dict)
     """The values of keys under which it is so. The first that fits is taken."""
     note: str = ""
+    default_note: str = ""
+    """What else is to be known of it where a file gives none of the keys."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,8 @@ class Method:
     """Keys that no other method has, by which a file is known to be of this one."""
     online: bool = False
     """Whether the policy generates what it is trained on, so that a reward is needed."""
+    rows: str = "prompt-completion"
+    """The format that it reads of the rows of a dataset_info.json: this one, preference, prompt-only or text."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     set: Mapping[str, Any] = field(default_factory=dict)
     keys: Mapping[str, Rule] = field(default_factory=dict)
@@ -113,13 +120,15 @@ class Method:
 
 @dataclass(frozen=True)
 class Former:
-    """Defaults that earlier versions of the tool had."""
+    """Defaults and keys that earlier versions of the tool had."""
 
     before: str
     """The version in which they changed."""
-    defaults: Mapping[str, Any]
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    keys: Mapping[str, Rule] = field(default_factory=dict)
+    """What became of keys then."""
     method: str = ""
-    """The method whose default it is; empty: that of all."""
+    """The method whose defaults and keys they are; empty: those of all."""
 
 
 @dataclass(frozen=True)
@@ -145,10 +154,14 @@ class Datasets:
     type: str = ""
     """What says of which shape the rows are."""
     types: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Shapes -> settings of `data`."""
+    """Shapes -> settings of `data`, or of another part by its dotted path."""
+    words: Mapping[str, str] = field(default_factory=dict)
+    """Shapes that are refused, as the tool writes such rows in words of its own: which, and what to do."""
     ignore: tuple[str, ...] = ()
     """Keys of a data set that change nothing here."""
-    weight: str = ""
+    further: Mapping[str, Rule] = field(default_factory=dict)
+    """Keys of a data set that are refused, with the values that change nothing; where a rule does not say what settles
+    it, data on the command line do."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """Keys that name columns -> our names of these columns."""
     info: str = ""

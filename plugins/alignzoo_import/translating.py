@@ -8,10 +8,10 @@ from typing import Any
 
 from alignzoo.errors import RecipeError, did_you_mean
 from alignzoo.report.toml_text import toml_value
-from alignzoo_import.data import data_settings, reward_tables
-from alignzoo_import.methods import Asked, defaults_of, method_name
+from alignzoo_import.data import Fate, data_settings, reward_tables
+from alignzoo_import.methods import Asked, defaults_of, method_name, rules_of
 from alignzoo_import.table import Computed, Method, Rule, Tool, Variant
-from alignzoo_import.values import COMBINATIONS, OPERATIONS, Refused, divided, fits, is_off, word
+from alignzoo_import.values import COMBINATIONS, OPERATIONS, Refused, divided, fits, is_off, is_one_of, names, word
 
 SOURCES = ("data.path", "data.mix")
 """Settings that say where data are."""
@@ -75,7 +75,7 @@ class _Translator:
         self.used: set[str] = set()
         """Keys that a computed setting or the optimizer's name is made of."""
         self.variant = self._variant()
-        self.rules = tool.method_rules(self.method, self.variant)
+        self.rules = rules_of(tool, self.name, self.variant, version)
 
     def translation(self) -> Translation:
         """Everything, in the order of the file and then of the table."""
@@ -117,17 +117,22 @@ class _Translator:
                 + f"\nMend them, or leave them out: --drop {','.join(unknown)}"
             )
         for key in self.asked.drop:
-            if key not in self.config and key not in self.values:
+            if key not in self.config and key not in self.values and not self._is_of_data(key):
                 hint = did_you_mean(key, self.config)
                 raise RecipeError(f"--drop {key}: {self.asked.path} has no such key. {hint}")
         self.found.dropped += [
             Line(key, self.config[key], "not a key of the tool") for key in self.config.keys() - known
         ]
 
+    def _is_of_data(self, key: str) -> bool:
+        """Whether it is a key of a data set, KEY.KEY."""
+        return bool(self.tool.datasets) and any(key.startswith(f"{each}.") for each in self.tool.datasets.keys)
+
     def _known(self) -> set[str]:
         computed = [*self.tool.compute.values(), *self.method.compute.values()]
         keys = {key for each in computed for key in (*each.keys, *each.when)}
         keys |= {key for each in self.method.variants for key in (*each.when, *each.keys)}
+        keys |= {key for each in self.tool.history for key in (*each.defaults, *each.keys)}
         others = {key for each in self.tool.methods.values() for key in (*each.defaults, *each.keys)}
         data, rewards = self.tool.datasets, self.tool.rewards
         keys |= {*data.keys, data.info, data.info_dir, *data.flat.values()} if data else set()
@@ -181,6 +186,9 @@ class _Translator:
             self._take(key, value, rule, default)
 
     def _null(self, key: str, rule: Rule) -> None:
+        if rule.null == "off":
+            self._ignore(key, "null", "it changes nothing with this value", default=False)
+            return
         if rule.null is not None:
             self._set(key, "null", rule.to, rule.null, rule.note, default=False)
             return
@@ -188,15 +196,19 @@ class _Translator:
         self._refuse(key, "null", why, rule, default=False)
 
     def _mapped(self, key: str, value: Any, rule: Rule, default: bool) -> None:
-        if word(value) not in rule.map and rule.ignore:
+        said = word(value)
+        if said not in rule.map and rule.within:
+            whole = self.asked.overrides.get(self.rules[rule.within].to, self.values.get(rule.within))
+            said = "*" if names(whole, said) else said
+        if said not in rule.map and rule.ignore:
             self._ignore(key, value, rule.ignore, default)
             return
-        if word(value) not in rule.map:
+        if said not in rule.map:
             known = ", ".join(rule.map)
             why = rule.refuse or f"it has no counterpart here; those that have are {known}"
             self._refuse(key, value, why, rule, default)
             return
-        found = rule.map[word(value)]
+        found = rule.map[said]
         if not isinstance(found, Mapping):
             self._set(key, value, rule.to, found, rule.note, default)
         elif "ignore" in found:
@@ -206,21 +218,25 @@ class _Translator:
         else:
             self.found.settings |= found["set"]
             told = ", ".join(f"{path} = {toml_value(each)}" for path, each in found["set"].items())
+            told += f"; {rule.note}" if rule.note and said == "*" else ""
             self.found.translated.append(Line(key, value, told, default))
 
     def _refusable(self, key: str, value: Any, rule: Rule, default: bool) -> None:
-        if is_off(value) or any(word(value) == word(each) for each in rule.off):
+        if is_off(value) or is_one_of(value, rule.off):
             self._ignore(key, value, "it changes nothing with this value", default)
         else:
             self._refuse(key, value, rule.refuse, rule, default)
 
     def _refuse(self, key: str, value: Any, why: str, rule: Rule, default: bool) -> None:
         if rule.instead.startswith("@") and self.options[rule.instead]:
-            self._ignore(key, value, f"--{rule.instead[1:]} takes it in", default)
+            self._ignore(
+                key, value, f"--{rule.instead[1:]} takes it in" + (f"; {rule.note}" if rule.note else ""), default
+            )
             return
         settled = rule.instead or rule.to
         given = [path for path in self.asked.overrides if settled and (path == settled or path.startswith(settled))]
         if given:
+            self.found.settings |= rule.map.get("*", {}).get("set", {})
             self._ignore(key, value, f"{given[0]} on the command line says otherwise", default)
         else:
             self.found.refused.append(Line(key, value, why, default))
@@ -230,6 +246,9 @@ class _Translator:
             self.found.ignored.append(Line(key, value, why))
 
     def _take(self, key: str, value: Any, rule: Rule, default: bool) -> None:
+        if is_one_of(value, rule.off):
+            self._ignore(key, value, "it changes nothing with this value", default)
+            return
         try:
             if rule.each:
                 self._each(key, value, rule, default)
@@ -284,22 +303,25 @@ class _Translator:
         except Refused as why:
             self.found.refused.append(Line(told, None, f"{each.to}: {why}", default))
             return
-        self._set(told, None, each.to, value, each.note, default)
+        note = each.default_note if default and each.default_note else each.note
+        self._set(told, None, each.to, value, note, default)
 
     def _data_and_rewards(self) -> None:
         """Data sets and rewards, which are lists of tables."""
         if self.tool.datasets:
-            for line, settings, refused in data_settings(self.tool.datasets, self.config, self.asked.path):
-                given = [path for path in SOURCES if path in self.asked.overrides]
-                if given:
-                    self._ignore(line[0], line[1], f"{given[0]} on the command line says otherwise", False)
-                elif refused and line[0] in self.asked.drop:
-                    self.found.dropped.append(Line(*line))
-                elif refused:
-                    self.found.refused.append(Line(*line))
+            fates = {
+                Fate.translated: self.found.translated,
+                Fate.ignored: self.found.ignored,
+                Fate.refused: self.found.refused,
+                Fate.dropped: self.found.dropped,
+            }
+            for each in data_settings(self.tool.datasets, self.method.rows, self.config, self.asked):
+                key, value, text = each.told
+                if given := [path for path in each.instead if path in self.asked.overrides]:
+                    self._ignore(key, value, f"{given[0]} on the command line says otherwise", False)
                 else:
-                    self.found.settings |= settings
-                    self.found.translated.append(Line(*line))
+                    self.found.settings |= each.settings
+                    fates[each.fate].append(Line(key, value, text))
         if not self.tool.rewards or not self.method.online:
             return
         rewards, lines, refused_lines = reward_tables(self.tool.rewards, self.config)

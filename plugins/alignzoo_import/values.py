@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 
@@ -49,12 +50,18 @@ def _share(value: Any) -> Any:
     raise Refused("a number of rows: give their share, as in data.heldout=0.05")
 
 
+def _texts(value: Any) -> Any:
+    """The name of the column of texts, as a recipe has it."""
+    return {"text": str(value)}
+
+
 OPERATIONS: Mapping[str, Callable[[Any], Any]] = {
     "complement": _complement,
     "names": _names,
     "targets": _targets,
     "count": _count,
     "share": _share,
+    "texts": _texts,
     "float": lambda value: float(number(value)),
     "int": lambda value: int(number(value)),
     "text": str,
@@ -97,6 +104,21 @@ def _fits(wanted: Any, value: Any) -> bool:
     if isinstance(wanted, list | tuple):
         return any(_fits(each, value) for each in wanted)
     return word(wanted) == word(value)
+
+
+def is_one_of(value: Any, known: Iterable[Any]) -> bool:
+    """Whether tables write a value as one of these."""
+    return word(value) in map(word, known)
+
+
+def names(name: Any, part: str) -> bool:
+    """Whether a name, as a model's, has this part as words of its own, however these are joined: Meta-Llama-3-8B has
+    llama3, and llama-30b has not."""
+    letters = re.sub(r"[^a-z0-9]", "", re.sub(r"_nothink$", "", part.lower()))
+    joined = r"[-_. ]*".join(letters)
+    return bool(letters) and bool(
+        re.search(rf"(?<![a-z]){joined}(?!{'[0-9]' if letters[-1].isdigit() else '[a-z]'})", str(name).lower())
+    )
 
 
 def is_off(value: Any) -> bool:

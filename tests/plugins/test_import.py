@@ -276,7 +276,7 @@ def test_data_sets_of_a_description(tmp_path: Path) -> None:
     found = imports(tmp_path, text, tool="llamafactory")
     assert found.exit_code == 0, found.stderr
     assert f'path = "{tmp_path / "data" / "rows.json"}"' in found.stdout
-    assert 'columns = { instruction = "question", output = "reply" }' in found.stdout
+    assert 'columns = { prompt = "question", completion = "reply" }' in found.stdout
     assert "does not speak of it" in imports(tmp_path, text.replace("mine", "other"), tool="llamafactory").stderr
 
 

@@ -44,7 +44,7 @@ def test_a_shape_becomes_the_recipe_that_it_means(shape: str, tmp_path: Path) ->
 
     # Without what is refused, and with what it asks for, it is a recipe.
     more = {"reward": "length"} if "reward_model" in refused else {}
-    more |= {"data.path": "rows.jsonl"} if refused & {"dataset", "datasets"} else {}
+    more |= {"data.path": "rows.jsonl"} if refused & {"dataset", "datasets", "datasets.type"} else {}
     more |= asked.get("overrides", {})
     again = imported(config, tool, **(asked | {"drop": tuple(refused), "overrides": more}))
     assert not again.refused and not again.missing

@@ -27,8 +27,9 @@ from alignzoo_constitution.reward import Constitution
 from alignzoo_hf.reward import ModelReward
 from alignzoo_judge.endpoint import OpenAI
 from alignzoo_judge.reward import JudgeReward
+from alignzoo_match import Match
 from alignzoo_random import Random as RandomReward
-from alignzoo_rules import Labels, Length, Match, Python
+from alignzoo_rules import Labels, Length, Python
 from alignzoo_tiny import safe
 from alignzoo_tiny.data import ASSETS
 from alignzoo_tiny.judge import RulesJudge

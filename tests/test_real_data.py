@@ -19,7 +19,7 @@ import alignzoo
 from alignzoo import Completion, Group, RunError
 from alignzoo.data import Data, read
 from alignzoo.rewards import WeightedReward, score
-from alignzoo_rules import Match
+from alignzoo_match import Match
 
 SHARED = Path(__file__).parents[2] / "shared"
 STORIES = SHARED / "models" / "stories260K"

@@ -25,7 +25,8 @@ from alignzoo import Completion, DataError, Group, ModelError, Prompt, RewardErr
 from alignzoo.interfaces import CheckContext
 from alignzoo.rewards import WeightedReward, score
 from alignzoo_hf.reward import ModelReward
-from alignzoo_rules import Labels, Length, Match, Python, find
+from alignzoo_match import Match
+from alignzoo_rules import Labels, Length, Python, find
 
 NOBODY: Any = None
 """Rules ask no policy."""

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import re
 import warnings
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,7 +14,8 @@ from alignzoo.data.turns import settled
 from alignzoo.engines import Generated
 from alignzoo.errors import DataError, ModelError
 from alignzoo.types import Completion, Group, Message, Prompt, Text
-from alignzoo_hf.model.marks import Marks, outer
+from alignzoo_hf.model.marks import Marks, outer, unended
+from alignzoo_hf.model.shortening import shortened
 from alignzoo_hf.model.splitting import Splitter
 from alignzoo_hf.model.template import TEMPLATES, Template, Turns, read_template
 
@@ -156,35 +155,7 @@ class Encoder:
         if turns is None:
             head = self.splitter.around[0][: room - 1]
             return [*head, *tokens[len(head) - room :]] if tokens[: len(head)] == head else tokens[-room:]
-        system = turns[: next((i for i, turn in enumerate(turns) if turn["role"] != "system"), len(turns))]
-        starts = [i for i in range(len(system), len(turns)) if turns[i]["role"] == "user"]
-        for start in starts[1:]:
-            shorter = self._tokens(self.chat.opened((*system, *turns[start:])), turns)
-            if len(shorter) <= room:
-                return shorter
-        if not starts:
-            return tokens[-room:]
-        first, *rest = turns[starts[-1] :]
-
-        def left(told: Turns, size: int) -> list[int]:
-            """After these turns, so much of the end of the first that is left."""
-            kept = {**first, "content": first["content"][len(first["content"]) - size :]}
-            return self._tokens(self.chat.opened((*told, kept, *rest)), turns)
-
-        def begun(size: int) -> Turns:
-            """So much of the beginning of what the system says."""
-            return ({**system[0], "content": system[0]["content"][:size]},) if size else ()
-
-        asked = len(first["content"])
-        if system and len(left(system, min(asked, 1))) > room:
-            self._tell(f"system turns longer than {room} tokens lose their end")
-            whole = len(system[0]["content"])
-            size = bisect_left(range(1, whole + 1), True, key=lambda size: len(left(begun(size), asked)) > room)
-            system = begun(size)
-        if len(shorter := left(system, asked)) <= room:
-            return shorter
-        size = bisect_left(range(1, asked + 1), True, key=lambda size: len(left(system, size)) > room)
-        return left(system, size)[-room:]
+        return shortened(turns, room, lambda told: self._tokens(self.chat.opened(told), told), self._tell)
 
     def _known(self, tokens: Sequence[int], text: str) -> tuple[int, ...]:
         """The tokens, each of which the model's embedding has."""
@@ -230,16 +201,8 @@ class Encoder:
                 )
 
     def _unended(self, turns: Turns) -> Turns:
-        """Turns of the assistant's without the end that they spell: the template writes it."""
         ends = tuple(map(str, self.tokenizer.convert_ids_to_tokens(sorted(self.stop_ids))))
-        spelt = [turn["role"] == "assistant" and turn["content"].rstrip().endswith(ends) for turn in turns]
-        if not any(spelt):
-            return turns
-        end = re.compile(rf"\s*(?:(?:{'|'.join(map(re.escape, ends))})\s*)+\Z")
-        return tuple(
-            {**turn, "content": end.sub("", turn["content"])} if has else turn
-            for turn, has in zip(turns, spelt, strict=True)
-        )
+        return tuple(unended(turn, ends) if turn["role"] == "assistant" else turn for turn in turns)
 
     @cached_property
     def marks(self) -> Marks:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+from alignzoo.types import Message
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,14 @@ class Marks:
                 return found[0]
             end = found.start()
         return ""
+
+
+def unended(turn: Message, ends: Sequence[str]) -> Message:
+    """A turn without the ends that its text spells behind it, which its template writes."""
+    said = turn["content"]
+    while (kept := said.rstrip()).endswith(tuple(ends)):
+        said = kept[: -max(len(end) for end in ends if kept.endswith(end))]
+    return turn if said == turn["content"] else {**turn, "content": said.rstrip()}
 
 
 def outer(tokens: Iterable[str], special: Iterable[str]) -> list[str]:

@@ -297,6 +297,8 @@ def test_the_tasks_reward_holds_where_the_stage_has_none(zoo: Registry, tmp_path
     # The user's own data are not the task's, and its reward does not speak of them.
     with pytest.raises(RecipeError, match=r"line 1: rl has no reward.*Known: judge, length\."):
         load(recipe, ["data.path=rows.jsonl"], registry=zoo)
+    [stage] = load(recipe, ["data.path=rows.jsonl", "reward.model=other", "reward.name=judge"], registry=zoo).stages
+    assert stage.rewards == (WeightedReward("judge", Judge("other")),)
     [stage] = load(recipe, ["data=rows.jsonl", "sampler=dataset"], registry=zoo).stages
     assert stage.rewards == (WeightedReward("labels", Labels()),)
     assert (stage.data, stage.task) == (Data("rows.jsonl"), Shop())

@@ -277,6 +277,8 @@ class _Builder:
             return [each for some in nodes for each in some]
         if task is not None:
             return _of_task(task)
+        if any(keys == ["name"] for keys, _ in self.changed_rewards):
+            return [Node({}, self.where)]  # the overrides make it: reward.name=python reward.function=...
         if needed:
             raise RecipeError(
                 f"{self.where}: {self.name} has no reward, but its sampler generates new completions, which nothing "

@@ -44,8 +44,8 @@ def other_groups(optimizer: Optimizer, given: Given) -> None:
 def loser_falls(optimizer: Optimizer, given: Given) -> None:
     """Who compares answers that the policy generated lowers the worst one: it learns from what went wrong, too."""
     traits = traits_of(optimizer)
-    if traits.completions < 2 or not traits.online or "logprobs" not in optimizer.needs:
-        return
+    if traits.completions < 2 or not traits.online or traits.imitates or "logprobs" not in optimizer.needs:
+        return  # who imitates the best answer leaves the others as they are
     cause = "advantages cut off at 0, or only the better half of a group kept"
     attempt = Attempt(6, "a group with the rewards 1, -1 and 0.5, before training", cause)
     batch = scene([4, 4, 4], [0, 0, 0], [1.0, -1.0, 0.5], given)

@@ -1,16 +1,20 @@
-"""Mistakes in rewards and samplers that show from call to call: what is asked for, with which seeds, what is kept."""
+"""Mistakes in rewards, samplers and policies that show from call to call: what is asked for, with which seeds, what is
+kept, how it ends, and what is said of whole distributions."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import pytest
+import torch
 
-from alignzoo import Completion, Group, Policy, Prompt, Score
+from alignzoo import Batch, Completion, Decoding, Forward, Group, Policy, Prompt, Score
 from alignzoo import functional as fn
-from alignzoo.testing import ConformanceError, check_reward, check_sampler
+from alignzoo.decoding import AS_SET
+from alignzoo.testing import ConformanceError, ToyPolicy, check_policy, check_reward, check_sampler
 from alignzoo_dynamic import DynamicSampler
 from alignzoo_samplers import DatasetSampler, PolicySampler
 
@@ -217,3 +221,159 @@ def test_a_sampler_that_goes_by_its_calls_is_caught(sampler: Any, check: str) ->
         check_sampler(sampler, only=[check])
     for sound in (Asks(), SoundHalves(), TurnedRoundWithTheirLabels(), DynamicSampler(n=2)):
         check_sampler(sound, only=[check])
+
+
+# --- policies ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Loads:
+    """The toy policy's settings, and which of the changed ones to load."""
+
+    cls: type[ToyPolicy] = ToyPolicy
+
+    def load(self, needs: frozenset[str], roles: Any = None) -> ToyPolicy:
+        return self.cls()
+
+
+class Renamed(ToyPolicy):
+    """Answers a column by another one's numbers."""
+
+    def other(self, name: str) -> str:
+        return name
+
+    def forward(self, batch: Batch, columns: frozenset[str]) -> Forward:
+        out = super().forward(batch, frozenset(map(self.other, columns)))
+        return Forward.of({name: out[self.other(name)] for name in columns})
+
+
+class DirectionsExchanged(Renamed):
+    def other(self, name: str) -> str:
+        return {"ref_kl": "ref_reverse_kl", "ref_reverse_kl": "ref_kl"}.get(name, name)
+
+
+class WeightReversed(Renamed):
+    def other(self, name: str) -> str:
+        head, _, beta = name.partition("jsd:")
+        return f"{head}jsd:{1 - float(beta):g}" if beta else name
+
+
+class Adjusted(ToyPolicy):
+    """Changes some columns' numbers."""
+
+    def change(self, name: str, column: torch.Tensor) -> torch.Tensor:
+        return column
+
+    def forward(self, batch: Batch, columns: frozenset[str]) -> Forward:
+        found = super().forward(batch, columns).columns()
+        return Forward.of({name: self.change(name, column) for name, column in found.items()})
+
+
+class DivergencesInBits(Adjusted):
+    def change(self, name: str, column: torch.Tensor) -> torch.Tensor:
+        return column / math.log(2) if name.endswith("_kl") else column
+
+
+class DivergencesDetached(Adjusted):
+    def change(self, name: str, column: torch.Tensor) -> torch.Tensor:
+        return column.detach() if name.endswith("_kl") else column
+
+
+class EntropyCutOff(Adjusted):
+    def change(self, name: str, column: torch.Tensor) -> torch.Tensor:
+        return column.clamp(max=0.5) if name == "entropy" else column
+
+
+class OwnProbabilitySquared(ToyPolicy):
+    """The collision of the token's own probability, not of all."""
+
+    def forward(self, batch: Batch, columns: frozenset[str]) -> Forward:
+        found = super().forward(batch, columns | {"logprobs"}).columns()
+        squared = (2 * found["logprobs"]).exp() * batch.mask
+        return Forward.of({name: squared if name == "collision" else found[name] for name in columns})
+
+
+class Generates(ToyPolicy):
+    """Generates in a way of its own."""
+
+    def decoded(self, decoding: Decoding) -> Decoding:
+        return decoding
+
+    def ended(self, completion: Completion) -> bool:
+        return completion.finished
+
+    def go_on(
+        self, prefixes: Sequence[Sequence[int]], n: int, *, seeds: Sequence[int], decoding: Decoding = AS_SET
+    ) -> list[list[Completion]]:
+        found = super().go_on(prefixes, n, seeds=seeds, decoding=self.decoded(decoding))
+        return [[replace(each, finished=self.ended(each)) for each in some] for some in found]
+
+
+class AlwaysFinished(Generates):
+    def ended(self, completion: Completion) -> bool:
+        return True
+
+
+class NeverFinished(Generates):
+    def ended(self, completion: Completion) -> bool:
+        return False
+
+
+class OneTokenMore(Generates):
+    def decoded(self, decoding: Decoding) -> Decoding:
+        return replace(decoding, max_new_tokens=(decoding.max_new_tokens or 8) + 1)
+
+
+class OneTemperature(Generates):
+    def decoded(self, decoding: Decoding) -> Decoding:
+        return replace(decoding, temperature=None)
+
+
+class NoStopTexts(Generates):
+    def decoded(self, decoding: Decoding) -> Decoding:
+        return replace(decoding, stop=None)
+
+
+class NoStopTokens(Generates):
+    def decoded(self, decoding: Decoding) -> Decoding:
+        return replace(decoding, stop_tokens=None)
+
+
+class FollowsAtOnce(ToyPolicy):
+    def follow(self, role: str, mix: float) -> None:
+        super().follow(role, 1.0)
+
+
+class FollowsTheRest(ToyPolicy):
+    def follow(self, role: str, mix: float) -> None:
+        super().follow(role, 1 - mix)
+
+
+POLICIES: list[tuple[type[ToyPolicy], str]] = [
+    *((each, "distributions") for each in (DirectionsExchanged, WeightReversed, DivergencesInBits)),
+    *((each, "distributions") for each in (DivergencesDetached, EntropyCutOff, OwnProbabilitySquared)),
+    *((each, "ends") for each in (AlwaysFinished, NeverFinished, OneTokenMore)),
+    *((each, "ends") for each in (OneTemperature, NoStopTexts, NoStopTokens)),
+    *((each, "follow") for each in (FollowsAtOnce, FollowsTheRest)),
+]
+
+
+@pytest.mark.parametrize(
+    ("policy", "check"), POLICIES, ids=lambda each: each if isinstance(each, str) else each.__name__
+)
+def test_a_policy_of_other_distributions_and_ends_is_caught(policy: type[ToyPolicy], check: str) -> None:
+    with pytest.raises(ConformanceError):
+        check_policy(Loads(policy), only=[check])
+    for sound in (ToyPolicy, Renamed, Adjusted, Generates):
+        check_policy(Loads(sound), only=[check])
+
+
+class AnswersNoDivergence(ToyPolicy):
+    def forward(self, batch: Batch, columns: frozenset[str]) -> Forward:
+        if any(name.startswith("ref_") for name in columns):
+            raise KeyError("ref")
+        return super().forward(batch, columns)
+
+
+def test_a_policy_may_answer_no_divergence() -> None:
+    check_policy(Loads(AnswersNoDivergence), only=["distributions"])

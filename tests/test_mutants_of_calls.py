@@ -151,6 +151,17 @@ class SoundHalves(Asks):
         return [replace(one, completions=one.completions + two.completions) for one, two in pairs]
 
 
+class BestOfTen(Asks):
+    """Sound: it asks for ten whatever n is, and keeps the shortest n."""
+
+    def ask(self, prompts: Sequence[Prompt], policy: Policy, seeds: Sequence[int]) -> list[Group]:
+        found = policy.generate(prompts, 10, seeds=seeds)
+        return [
+            replace(group, completions=tuple(sorted(group.completions, key=lambda each: len(each.tokens))[: self.n]))
+            for group in found
+        ]
+
+
 SAID: dict[Any, Group] = {}
 
 
@@ -219,7 +230,7 @@ class KeptTwice(DynamicSampler):
 def test_a_sampler_that_goes_by_its_calls_is_caught(sampler: Any, check: str) -> None:
     with pytest.raises(ConformanceError):
         check_sampler(sampler, only=[check])
-    for sound in (Asks(), SoundHalves(), TurnedRoundWithTheirLabels(), DynamicSampler(n=2)):
+    for sound in (Asks(), SoundHalves(), BestOfTen(), TurnedRoundWithTheirLabels(), DynamicSampler(n=2)):
         check_sampler(sound, only=[check])
 
 

@@ -137,17 +137,19 @@ def drawn_once(sampler: Sampler, given: Given) -> None:
 
 
 def asks_more(sampler: Sampler, given: Given) -> None:
-    """With a larger `n` the policy is asked for more completions."""
+    """With a larger `n` the policy is asked for more completions, or more of them are brought."""
     if given.policy is not None or not sampler.online:
         return
     attempt = Attempt(11, "two prompts, and n = 2, 5 and 9", "n that is not handed on, or not beyond some number")
-    made = []
+    made, brought = [], []
     for part in (part for n in (2, 5, 9) if (part := _with_n(sampler, n)) is not sampler):
         policy = _Remembered(toy_policy(drift=0.1))
-        _sampled(attempt, part, given.asked()[:2], policy, 0)
+        groups = _sampled(attempt, part, given.asked()[:2], policy, 0)
         made.append(policy.made)
-    rises = all(one < other for one, other in pairwise(made)) or not any(made)
-    attempt.require(rises, "more completions with each", f"{made} of them")
+        brought.append(sum(len(group.completions) for group in groups))
+    rises = all(any(one < other for one, other in both) for both in zip(pairwise(made), pairwise(brought), strict=True))
+    found = f"{made} asked for, {brought} brought"
+    attempt.require(rises or not any(made), "more completions with each", found)
 
 
 def fresh(sampler: Sampler, given: Given) -> None:

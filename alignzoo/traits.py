@@ -99,6 +99,22 @@ WAIVABLE = (
     "no_hindsight",
     "far_behind",
     "kl_share",
+    "level",
+    "dense_zero",
+    "untrained_end",
+    "raised_returns",
+    "reach",
+    "cap",
+    "sampled",
+    "rates",
+    "at_target",
+    "carried",
+    "role_point",
+    "ties",
+    "length_normalised",
+    "nll",
+    "dropped",
+    "holes",
 )
 """Checks of the direction, and of what an optimizer does away from its start. Sound algorithms may differ here, and
 then say so by `laws`."""

@@ -28,6 +28,7 @@ from alignzoo_preference.dpo import DPO
 from alignzoo_reward_models.bradley_terry import RewardModel
 from test_mutant_kinds import MUTANTS
 from test_mutants_of_meaning import MUTANTS as OF_MEANING
+from test_mutants_of_terms import MUTANTS as OF_TERMS
 
 
 @dataclass(frozen=True)
@@ -288,7 +289,8 @@ def test_an_optimizer_that_is_wrong_later_is_caught(optimizer: Any, check: str, 
 
 
 def test_each_of_these_laws_catches_something_and_can_be_waived() -> None:
-    caught = {check for _, check, _ in AWAY} | {mutant.check for mutant in (*MUTANTS.values(), *OF_MEANING.values())}
+    mutants = (*MUTANTS.values(), *OF_MEANING.values(), *OF_TERMS.values())
+    caught = {check for _, check, _ in AWAY} | {mutant.check for mutant in mutants}
     assert set(WAIVABLE) - {"first_step", "zero_advantage", "critic", "prefers_better"} <= caught
     assert set(WAIVABLE) <= set(OPTIMIZER_CHECKS)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import fields, is_dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -21,19 +22,29 @@ VERSION = 17
 
 
 class _Remembered(ToyPolicy):
-    """The toy policy, which remembers what it has generated as itself, and not as another role."""
+    """The toy policy, which remembers what it has generated as itself, and not as another role; its texts have capital
+    letters, and spaces at both ends."""
 
     def __init__(self, other: ToyPolicy) -> None:
         self.__dict__.update(other.__dict__)
         self.said: dict[tuple[tuple[int, ...], tuple[int, ...]], Completion] = {}
         self.times: Counter[tuple[tuple[int, ...], tuple[int, ...]]] = Counter()
+        self.drawn: Counter[tuple[tuple[int, ...], int, str]] = Counter()
+        """After which tokens it has been asked, with which seed and settings, but for greedy answers."""
+        self.made = 0
+        """How many completions it has been asked for, as whoever it answered."""
 
     def go_on(
         self, prefixes: Sequence[Sequence[int]], n: int, *, seeds: Sequence[int], decoding: Decoding = AS_SET
     ) -> list[list[Completion]]:
         found = super().go_on(prefixes, n, seeds=seeds, decoding=decoding)
-        found = [[replace(each, policy_version=VERSION) for each in some] for some in found]
+        found = [[replace(each, text=f" {each.text} Ab ", policy_version=VERSION) for each in some] for some in found]
+        self.made += n * len(found)
         if self._answering is self.weights:
+            if not decoding.greedy:
+                self.drawn.update(
+                    (tuple(start), seed, repr(decoding)) for start, seed in zip(prefixes, seeds, strict=True)
+                )
             for prefix, some in zip(prefixes, found, strict=True):
                 self.said |= {(tuple(prefix), each.tokens): each for each in some}
                 self.times.update((tuple(prefix), each.tokens) for each in some)
@@ -82,10 +93,7 @@ def seeds_apart(sampler: Sampler, given: Given) -> None:
     if given.policy is not None or not sampler.online:
         return
     attempt = Attempt(3, "one prompt with the seeds 7, 8, 9 and 10", "seed + i, which meets the next seed: derive it")
-    part: Any = sampler
-    if is_dataclass(part) and not isinstance(part, type) and any(f.name == "n" for f in fields(part)):
-        part = replace(part, n=3)
-    prompt = given.asked()[0]
+    part, prompt = _with_n(sampler, 3), given.asked()[0]
     with attempt.runs("sample()"):
         found = [part.sample([prompt], toy_policy(drift=0.1), seeds=[seed])[0] for seed in (7, 8, 9, 10)]
     pairs = [
@@ -95,6 +103,69 @@ def seeds_apart(sampler: Sampler, given: Given) -> None:
     ]
     met = len(pairs) > 1 and all(one == other for one, other in pairs) and len({one for one, _ in pairs}) > 1
     attempt.require(not met, "other completions", "those of the next seed, one place on")
+    cause = "a seed that is divided, counted on, or cut to a few values: hand on what it is given, or derive it"
+    attempt = Attempt(3, "one prompt with 28 seeds, four of them neighbours", cause)
+    drawn: set[tuple[tuple[int, ...], int, str]] = set()
+    for seed in (7, 8, 9, 10, *fn.seeds(24, 3)):
+        policy = _Remembered(toy_policy(drift=0.1))
+        with attempt.runs("sample()"):
+            part.sample([prompt], policy, seeds=[seed])
+        again = drawn & policy.drawn.keys()
+        attempt.require(not again, "no draw that another seed has made as well", f"{len(again)} such")
+        drawn |= policy.drawn.keys()
+
+
+def _with_n(sampler: Sampler, n: int) -> Any:
+    """The sampler with so many completions for each prompt, where it has a setting `n` that may be so many."""
+    if not is_dataclass(sampler) or isinstance(sampler, type) or all(f.name != "n" for f in fields(sampler)):
+        return sampler
+    with suppress(ValueError, TypeError):
+        return replace(sampler, n=n)
+    return sampler
+
+
+def drawn_once(sampler: Sampler, given: Given) -> None:
+    """No draw is made twice in a call: the same seed after the same tokens brings the same again."""
+    if given.policy is not None or not sampler.online:
+        return
+    cause = "two halves of a group generated with the same seed: derive another one for each"
+    policy = _Remembered(toy_policy(drift=0.1))
+    attempt = Attempt(3, "what the policy is asked for in one call", cause)
+    _sampled(attempt, sampler, given.asked(), policy, 0)
+    again = [each for each, times in policy.drawn.items() if times > 1]
+    attempt.require(not again, "each seed once after the same tokens", f"{len(again)} more than once")
+
+
+def asks_more(sampler: Sampler, given: Given) -> None:
+    """With a larger `n` the policy is asked for more completions, or more of them are brought."""
+    if given.policy is not None or not sampler.online:
+        return
+    attempt = Attempt(11, "two prompts, and n = 2, 5 and 9", "n that is not handed on, or not beyond some number")
+    made, brought = [], []
+    for part in (part for n in (2, 5, 9) if (part := _with_n(sampler, n)) is not sampler):
+        policy = _Remembered(toy_policy(drift=0.1))
+        groups = _sampled(attempt, part, given.asked()[:2], policy, 0)
+        made.append(policy.made)
+        brought.append(sum(len(group.completions) for group in groups))
+    rises = all(any(one < other for one, other in both) for both in zip(pairwise(made), pairwise(brought), strict=True))
+    found = f"{made} asked for, {brought} brought"
+    attempt.require(rises or not any(made), "more completions with each", found)
+
+
+def fresh(sampler: Sampler, given: Given) -> None:
+    """What is brought as just generated has been generated in this call, and not in an earlier one."""
+    if given.policy is not None or not sampler.online:
+        return
+    cause = "generated text that is kept from call to call: give it the policy_version that it was generated at"
+    attempt = Attempt(11, "the same prompts and seeds again, after the weights have moved", cause)
+    before, policy = (_Remembered(toy_policy(drift=0.1)) for _ in range(2))
+    _sampled(attempt, sampler, given.asked(), before, 0)
+    policy.drift(0.5, 9)
+    for group in _sampled(attempt, sampler, given.asked(), policy, 0):
+        for completion in group.completions:
+            what = tuple(group.prompt_tokens), completion.tokens
+            stale = what in before.said and what not in policy.said and completion.logprobs is not None
+            attempt.require(not stale, "completions of this call", f"one of the call before, {completion.text[:40]!r}")
 
 
 def own_scores(sampler: Sampler, given: Given) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -138,3 +139,48 @@ def neighbours(spec: PolicySpec, given: Given) -> None:
     attempt.require(wrote(prompts[::-1], own[::-1])[::-1] == together, "the same text in reverse order", "other text")
     alone = [wrote([prompt], [seed])[0] for prompt, seed in zip(prompts, own, strict=True)]
     attempt.require(alone == together, "the same text of each prompt alone", "other text")
+
+
+def ends(spec: PolicySpec, given: Given) -> None:
+    """What ends before the limit is finished, and what the limit cuts is not; a call's stops and temperature count."""
+    cause = "finished told of all or of none, a limit one too high, or a field of Decoding that is not handed on"
+    attempt = Attempt(11, "four completions of each prompt, of 12 tokens at most, then of 3", cause)
+    policy = loaded(attempt, spec, WRITER)
+    prompts = plain_prompts(given)[:3]
+
+    def wrote(n: int, **decoding: Any) -> list[tuple[Completion, ...]]:
+        with attempt.runs("generate()"):
+            own = fn.seeds(len(prompts), 0)
+            found = policy.generate(prompts, n, seeds=own, decoding=Decoding(**decoding))
+        return [group.completions for group in found]
+
+    whole, cut = wrote(4, max_new_tokens=12), wrote(4, max_new_tokens=3)
+    for limit, some in ((12, whole), (3, cut)):
+        for each in (each for completions in some for each in completions):
+            n = len(each.tokens)
+            attempt.require(n <= limit, f"{limit} tokens at most", str(n))
+            attempt.require(n == limit or each.finished, f"what ends after {n} of {limit} tokens to be finished", "not")
+    for longer, shorter in zip(whole, cut, strict=True):
+        begun = {each.tokens[:3] for each in longer if len(each.tokens) > 3}
+        wrong = [each for each in shorter if each.tokens in begun and each.finished]
+        attempt.require(not wrong, "what the limit has cut to be unfinished", "finished")
+    _stops(replace(attempt, given="a token, and a text, that end a completion"), wrote, whole)
+    told = policy.info().decoding
+    if told is None or not (told.filters or told.greedy or told.mix):
+        attempt = replace(attempt, given="the first token of 64 completions, at temperatures of 5 and of 0.02")
+        hot, cold = (len({c.tokens for c in wrote(64, max_new_tokens=1, temperature=t)[0]}) for t in (5.0, 0.02))
+        attempt.require(hot > cold, "more different ones where it is hot", f"{hot}, and {cold} where it is cold")
+
+
+def _stops(attempt: Attempt, wrote: Callable[..., list[tuple[Completion, ...]]], whole: list[Any]) -> None:
+    """A token that ends a completion is in none but at its end, nor is a text, but for what its last token brings."""
+    known = next((each for some in whole for each in some if len(each.tokens) > 4), None)
+    if known is None:
+        return
+    token = known.tokens[1]
+    for each in (each for some in wrote(4, max_new_tokens=12, stop_tokens=(token,)) for each in some):
+        attempt.require(token not in each.tokens[:-1], f"nothing after the token {token}", str(each.tokens))
+    text = next((known.text[i] for i in range(len(known.text) // 3, len(known.text)) if known.text[i].strip()), "")
+    found = [each for some in wrote(4, max_new_tokens=12, stop=(text,)) for each in some] if text else []
+    for each in found:
+        attempt.require(text not in each.text or each.finished, f"what has come to {text!r} to be finished", each.text)

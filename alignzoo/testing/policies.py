@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from alignzoo import functional as fn
+from alignzoo.calling import kept
 from alignzoo.columns import REFERENCE
-from alignzoo.errors import ModelError
+from alignzoo.errors import AlignzooError, ModelError
 from alignzoo.interfaces import Policy, PolicySpec
 from alignzoo.roles import takes_roles
 from alignzoo.testing.asking import (
@@ -29,10 +30,10 @@ from alignzoo.testing.asking import (
     weights_moved,
 )
 from alignzoo.testing.copies import behaviour
-from alignzoo.testing.generation import encodes, goes_on, neighbours, own_words, seeds, writes
+from alignzoo.testing.generation import encodes, ends, goes_on, neighbours, own_words, seeds, writes
 from alignzoo.testing.laws import Attempt, Checks, Given, checks, is_a_spec, summary
 from alignzoo.testing.measure import padded
-from alignzoo.testing.numbers import entropy, latest_token
+from alignzoo.testing.numbers import distributions, entropy, latest_token
 from alignzoo.testing.updates import updates
 from alignzoo.types import Batch, Group
 
@@ -169,6 +170,26 @@ def roles(spec: PolicySpec, given: Given) -> None:
         attempt.fail("a ModelError for a role that is not there", "none")
 
 
+def follow(spec: PolicySpec, given: Given) -> None:
+    """`follow(role, mix)` takes a role a share of `mix` of the way to the policy, not all of it."""
+    attempt = Attempt(
+        5, "follow('ref', 0.01) after the weights have moved", "1 - mix for mix, or a copy whatever it is"
+    )
+    policy = loaded(attempt, spec, WRITER | {"ref_logprobs"})
+    batch = batch_of(generated(attempt, policy, given), policy)
+    start = _logprobs(attempt, policy, batch)
+    with weights_moved(policy):
+        moved = _logprobs(attempt, policy, batch)
+        with attempt.runs("follow('ref', 0.01)"), kept(AlignzooError) as refused:
+            policy.follow(REFERENCE, 0.01)
+        if refused.error is not None:
+            return  # as of an adapter, of which there is nothing in between
+        with policy.answering(REFERENCE):
+            found = _logprobs(attempt, policy, batch)
+    share = float((found - start).norm() / (moved - start).norm().clamp(min=1e-9))
+    attempt.require(share < 0.5, "a reference that is near where it was", f"one that has gone {share:.0%} of the way")
+
+
 def _speaks(attempt: Attempt, policy: Policy, role: str, given: Given, expected: list[Group]) -> None:
     """Inside `answering`, the role generates what the policy did before it moved, and answers as it generated."""
     with policy.answering(role):
@@ -282,11 +303,14 @@ POLICY_CHECKS: Checks = checks(
     (2, causal),
     (2, latest_token),
     (5, entropy),
+    (5, distributions),
     (5, own_words),
     (3, seeds),
     (1, neighbours),
+    (11, ends),
     (5, reference),
     (5, roles),
+    (5, follow),
     (3, behaviour),
     (6, gradients),
     (1, updates),

@@ -8,6 +8,7 @@ from dataclasses import replace
 from alignzoo import functional as fn
 from alignzoo.decoding import AS_SET, Decoding
 from alignzoo.interfaces import Policy, Sampler
+from alignzoo.requirements import from_data
 from alignzoo.testing.elsewhere import left_as_it_was
 from alignzoo.testing.laws import Attempt, Given
 from alignzoo.testing.world import ToyPolicy, toy_policy
@@ -39,6 +40,24 @@ def asked(sampler: Sampler, given: Given) -> None:
 def _without_answers(prompt: Prompt) -> Prompt:
     """A prompt without what is known of answers to it: a sampler may give it others, with other labels."""
     return replace(prompt, completions=(), labels=(), finished=())
+
+
+def labelled(sampler: Sampler, given: Given) -> None:
+    """Who brings all of the data's answers to a prompt brings them in the order of their labels."""
+    if sampler.online or not from_data(sampler):
+        return
+    cause = "answers turned round or shuffled without their labels, which are read by place"
+    attempt = Attempt(11, "prompts with as many labels as answers", cause)
+    policy = given.policy or toy_policy(drift=0.1)
+    prompts = list(given.prompts) or [
+        replace(each, completions=(*each.completions, "a third one"), labels=(1.0, 0.0, 0.5)) for each in given.asked()
+    ]
+    for group in _brought(attempt, sampler, prompts, policy):
+        if group.scores is None and len(group.completions) == len(group.prompt.labels):
+            with attempt.runs("encode()"):
+                known = policy.encode(group.prompt, group.prompt.completions).completions
+            told, expected = ([each.text for each in some] for some in (group.completions, known))
+            attempt.require(told == expected, f"the answers {expected} as they are labelled", str(told))
 
 
 class _Repeats(ToyPolicy):

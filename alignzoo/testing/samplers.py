@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -13,10 +14,18 @@ from alignzoo import functional as fn
 from alignzoo.batching import answer, collate
 from alignzoo.interfaces import Chooses, Policy, Sampler, Selects
 from alignzoo.lifecycle import closed
-from alignzoo.testing.generated import generated, own_columns, own_scores, seeds_apart
+from alignzoo.testing.generated import (
+    asks_more,
+    drawn_once,
+    fresh,
+    generated,
+    own_columns,
+    own_scores,
+    seeds_apart,
+)
 from alignzoo.testing.laws import Attempt, Checks, Given, checks, is_a_spec
 from alignzoo.testing.lifecycle import STATE, opens, succeeds
-from alignzoo.testing.prompts import as_many, asked, shared
+from alignzoo.testing.prompts import as_many, asked, labelled, shared
 from alignzoo.testing.stopping import resumes
 from alignzoo.testing.world import toy_groups, toy_policy
 from alignzoo.types import Batch, Forward, Group, Prompt, Score, Terms
@@ -184,6 +193,12 @@ def selects(sampler: Sampler, given: Given) -> None:
         for group in kept:
             own = [(group.prompt, each) for each in zip(group.completions, group.scores or (), strict=True)]
             attempt.require(all(each in known for each in own), "completions and scores as they were", "other ones")
+        more = _rows(kept) - _rows(groups)
+        attempt.require(not more, "no completion more often than it was given", f"{len(more)} such")
+
+
+def _rows(groups: Sequence[Group]) -> Counter[tuple[tuple[int, ...], tuple[int, ...]]]:
+    return Counter((tuple(group.prompt_tokens), each.tokens) for group in groups for each in group.completions)
 
 
 def _alike(group: Group) -> Group:
@@ -248,9 +263,13 @@ SAMPLER_CHECKS: Checks = checks(
     (5, written),
     (11, generated),
     (3, seeds_apart),
+    (3, drawn_once),
+    (11, asks_more),
+    (11, fresh),
     (11, own_scores),
     (11, own_columns),
     (11, asked),
+    (11, labelled),
     (11, as_many),
     (3, selects),
     (3, chooses),

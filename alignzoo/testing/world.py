@@ -295,15 +295,20 @@ class ToyPolicy(TorchTraining):
         tokens: tuple[int, ...] = ()
         logprobs: tuple[float, ...] = ()
         ends = {EOS, *decoding.stop_tokens}
-        while len(tokens) < decoding.max_new_tokens and not (tokens and tokens[-1] in ends):
+        text, ended = "", False
+        while len(tokens) < decoding.max_new_tokens and not ended:
             own = self._next(start + tokens)
+            if decoding.temperature != 1:
+                own = torch.log_softmax(own / decoding.temperature, -1)
             mixed = (1 - sum(weight for _, weight in decoding.mix)) * own
             for role, weight in decoding.mix:
                 with self.answering(role):
                     mixed = mixed + weight * self._next(start + tokens)
             chosen = int(mixed.argmax() if decoding.greedy else mixed.softmax(-1).multinomial(1, generator=rng))
             tokens, logprobs = (*tokens, chosen), (*logprobs, float(own[chosen]))
-        return Completion(tokens, " ".join(map(str, tokens)), tokens[-1] in ends, logprobs)
+            text = " ".join(map(str, tokens))
+            ended = chosen in ends or any(stop in text for stop in decoding.stop)
+        return Completion(tokens, text, ended, logprobs)
 
     @torch.no_grad()
     def _next(self, tokens: tuple[int, ...]) -> Tensor:

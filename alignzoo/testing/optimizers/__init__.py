@@ -11,22 +11,34 @@ from alignzoo.interfaces import Optimizer
 from alignzoo.testing.laws import Checks, Figures, Given, checks
 from alignzoo.testing.optimizers.apart import (
     abstained,
+    dropped,
     far_behind,
     kl_share,
     loser_falls,
     no_hindsight,
     other_groups,
+    reach,
 )
-from alignzoo.testing.optimizers.bounds import returns, trust_region, value_loss
+from alignzoo.testing.optimizers.bounds import cap, level, raised_returns, returns, trust_region, value_loss
 from alignzoo.testing.optimizers.comparing import (
     better_rises,
     centring,
     kl_strength,
     other_length,
+    role_point,
     sources,
     stakes,
+    ties,
 )
-from alignzoo.testing.optimizers.credit import baseline, dense_rewards, entropy_bonus, every_token, ranking
+from alignzoo.testing.optimizers.credit import (
+    baseline,
+    dense_rewards,
+    dense_zero,
+    entropy_bonus,
+    every_token,
+    ranking,
+    untrained_end,
+)
 from alignzoo.testing.optimizers.direction import (
     critic,
     critic_alone,
@@ -40,12 +52,13 @@ from alignzoo.testing.optimizers.horizon import discount, last_reward, right_cri
 from alignzoo.testing.optimizers.invariance import group_order, micro_batches, padding, processes
 from alignzoo.testing.optimizers.meaning import column_number, figures, sides, token_numbers
 from alignzoo.testing.optimizers.purity import mask, pure, reads
-from alignzoo.testing.optimizers.reading import columns_read, ratios
+from alignzoo.testing.optimizers.reading import columns_read, holes, ratios
 from alignzoo.testing.optimizers.reference import adaptive, kl_estimate, kl_pull
 from alignzoo.testing.optimizers.resume import resume
 from alignzoo.testing.optimizers.settings import settings
 from alignzoo.testing.optimizers.shape import contract, metrics, needs, reduction
-from alignzoo.testing.optimizers.weighing import label_smoothing, margin, normaliser
+from alignzoo.testing.optimizers.steering import at_target, carried, rates
+from alignzoo.testing.optimizers.weighing import label_smoothing, length_normalised, margin, nll, normaliser, sampled
 from alignzoo.testing.world import column_values
 from alignzoo.traits import traits_of
 
@@ -111,6 +124,22 @@ AWAY_FROM_THE_START: tuple[tuple[int, Held], ...] = (
     (13, no_hindsight),
     (13, far_behind),
     (13, kl_share),
+    (13, level),
+    (13, dense_zero),
+    (13, untrained_end),
+    (13, raised_returns),
+    (13, reach),
+    (13, cap),
+    (13, sampled),
+    (13, rates),
+    (13, at_target),
+    (13, carried),
+    (13, role_point),
+    (13, ties),
+    (13, length_normalised),
+    (13, nll),
+    (13, dropped),
+    (2, holes),
 )
 """The checks of what happens away from the start. An optimizer to which one does not apply says so by `laws`."""
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,8 +45,8 @@ def other_groups(optimizer: Optimizer, given: Given) -> None:
 def loser_falls(optimizer: Optimizer, given: Given) -> None:
     """Who compares answers that the policy generated lowers the worst one: it learns from what went wrong, too."""
     traits = traits_of(optimizer)
-    if traits.completions < 2 or not traits.online or "logprobs" not in optimizer.needs:
-        return
+    if traits.completions < 2 or not traits.online or traits.imitates or "logprobs" not in optimizer.needs:
+        return  # who imitates the best answer leaves the others as they are
     cause = "advantages cut off at 0, or only the better half of a group kept"
     attempt = Attempt(6, "a group with the rewards 1, -1 and 0.5, before training", cause)
     batch = scene([4, 4, 4], [0, 0, 0], [1.0, -1.0, 0.5], given)
@@ -171,3 +172,46 @@ def kl_share(optimizer: Optimizer, given: Given) -> None:
         share = (change[where] / weights[where]).abs()
         least, most = float(share.min()), float(share.max())
         at.require(most <= 1.01 * least + 1e-9, "a pull in proportion to the weights", f"{least:.3g} to {most:.3g}")
+
+
+def reach(optimizer: Optimizer, given: Given) -> None:
+    """A token's KL in the reward is charged to it and to what came before it, no more to what comes after."""
+    if not {"logprobs", "old_logprobs", "ref_logprobs"} <= optimizer.needs:
+        return
+    names = {field.name for field in fields(optimizer)} & {"gamma", "lam"}  # type: ignore[arg-type]
+    part: Any = replace(optimizer, **dict.fromkeys(names, 1.0))  # type: ignore[type-var]
+    cause = "a sum of the KL so far in the place of the KL to come"
+    attempt = Attempt(
+        13, "four answers, in one of which the first, or the last, of four tokens is off the reference", cause
+    )
+    batch = scene([4] * 4, [0, 0, 1, 1], [1.0, 0.0, 1.0, 0.0], given)
+    credits = []
+    for column in (None, 1, 4):
+        reference = torch.full(batch.mask.shape, -1.0)
+        if column is not None:
+            reference[0, column] -= 0.5
+        values: dict[str, Level] = {"logprobs": -1.0, "old_logprobs": -1.0, "ref_logprobs": reference}
+        found = pull_of(attempt, part, batch, values)
+        credit = None if found is None else found.prepared.advantages
+        if credit is None or credit.ndim == 1 or len(credit) < len(batch):
+            return
+        credits.append(credit)
+    early, late = (each - credits[0] for each in credits[1:])  # beside the other winner, which whitening moves as well
+    forward, back = float((early[0, 4] - early[2, 4]).abs()), float((late[0, 1] - late[2, 1]).abs())
+    holds = forward <= back + 1e-5
+    attempt.require(
+        holds, "the last token to pay no more for the first than the reverse", f"{forward:.3g}, and {back:.3g}"
+    )
+
+
+def dropped(optimizer: Optimizer, given: Given) -> None:
+    """How long an answer is that `prepare` leaves out changes no pull."""
+    cause = "weights made before rows are left out: a mean over tokens that nobody trains on"
+    attempt = Attempt(13, "groups of a good and a bad answer, the bad ones of 2 tokens, then of 7", cause)
+    found = []
+    for length in (2, 7):
+        pulled = pull_of(attempt, optimizer, scene([3, length, 4, length], [0, 0, 1, 1], [1.0, 0.0, 1.0, 0.0], given))
+        if pulled is None or not learnt(pulled.on) or {1, 3} & set(pulled.origin.tolist()):
+            return
+        found.append(pulled.rows(learnt(pulled.on)))
+    attempt.near("pulls", found[0], found[1], 1e-5)

@@ -183,3 +183,71 @@ def returns(optimizer: Optimizer, given: Given) -> None:
         at.require(
             by_rewards or scaled_away, "twice the return for twice the reward", f"{found[2].tolist()}, not twice"
         )
+
+
+def raised_returns(optimizer: Optimizer, given: Given) -> None:
+    """Where each reward is 1 higher, so are the returns: a critic is to learn what an answer is worth."""
+    cause = "rewards whitened with their mean taken away: no return says how well the policy does"
+    attempt = Attempt(13, "answers of one token, then each reward 1 higher", cause)
+    batch = scene([1] * 4, [0, 0, 1, 1], [1.0, 0.0, 2.0, 0.5], given)
+    for variant in variants(optimizer):
+        if "old_values" not in variant.part.needs or not runs(variant, attempt, batch):
+            continue
+        at, sums = variant.of(attempt), []
+        for rewards in (batch.rewards, batch.rewards + 1):
+            found = pull_of(at, variant.part, dataclasses.replace(batch, rewards=rewards))
+            if found is None or found.prepared.returns is None:
+                return
+            sums.append(float(found.prepared.returns.sum()))
+        at.require(sums[1] > sums[0] + 1e-4, "higher returns", f"a sum of {sums[1]:.4g}, after {sums[0]:.4g}")
+
+
+def level(optimizer: Optimizer, given: Given) -> None:
+    """With `level="token"` no other token's ratio changes a token's pull, and with `level="sequence"` each does."""
+    if not any(field.name == "level" for field in dataclasses.fields(optimizer)):  # type: ignore[arg-type]
+        return
+    cause = "a product or a running product of ratios for a token's own, or the two levels exchanged"
+    attempt = Attempt(13, "a good and a bad answer, then the last token of the good one a little less likely", cause)
+    batch = scene([4, 4], [0, 0], [1.0, 0.0], given)
+    for variant in variants(optimizer):
+        which = getattr(variant.part, "level", None)
+        if which not in ("token", "sequence") or "old_logprobs" not in variant.part.needs:
+            continue
+        if not runs(variant, attempt, batch):
+            continue
+        at, pulls = variant.of(attempt), []
+        for less in (0.0, 0.05 if which == "token" else 1e-4):
+            own = torch.full(batch.mask.shape, -1.0)
+            own[0, -1] -= less
+            found = pull_of(at, variant.part, batch, {"logprobs": own, "old_logprobs": -1.0, "ref_logprobs": -1.0})
+            pulls.append(torch.zeros(3) if found is None else found.on["logprobs"][0, 1:4])
+        change = float((pulls[1] - pulls[0]).abs().max())
+        if which == "token":
+            at.require(change <= 1e-6, "the same pull on the tokens before it", f"one that is {change:.3g} away")
+        else:
+            at.require(change > 1e-9, "another pull on the tokens before it", "the same")
+
+
+def cap(optimizer: Optimizer, given: Given) -> None:
+    """Beyond the setting `cap` a ratio weighs as much as at the cap, and below it less."""
+    size = _number(optimizer, "cap")
+    if not size or not {"logprobs", "old_logprobs"} <= optimizer.needs:
+        return
+    cause = "1 + cap for the cap, or tokens left out beyond it that should go on with its weight"
+    attempt = Attempt(
+        13, f"a good answer of two tokens, likelier than before by half of cap = {size:g} and by more", cause
+    )
+    batch = scene([2, 2], [0, 0], [1.0, 0.0], given)
+
+    def there(ratio: float) -> float:
+        moved = torch.tensor([-1.0 + math.log(ratio), -1.0])
+        values: dict[str, Level] = {"logprobs": moved, "old_logprobs": -1.0, "ref_logprobs": moved}
+        found = pull_of(attempt, optimizer, batch, values)
+        return 0.0 if found is None else float(found.rows()[WINNER])
+
+    below, edge, beyond, far, farther = (there(share * size) for share in (0.5, 1.0, 2.0, 50.0, 100.0))
+    if abs(below) < 1e-9 or abs(far - farther) > 1e-4 * abs(far):
+        return  # no weight of a ratio, or another thing than the ratio is capped
+    holds = abs(beyond - edge) <= 1e-4 * abs(edge) and abs(below) < abs(edge) - 1e-9
+    found = f"{below:.4g} at half of it, {edge:.4g} there, {beyond:.4g} at twice"
+    attempt.require(holds, "the pull at the cap to be less below it, and the same beyond", found)

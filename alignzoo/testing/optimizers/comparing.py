@@ -10,7 +10,18 @@ import torch
 
 from alignzoo.interfaces import Optimizer
 from alignzoo.testing.laws import Attempt, Given
-from alignzoo.testing.optimizers.scene import Level, Pull, Variant, pull_of, runs, scene, variants
+from alignzoo.testing.optimizers.scene import (
+    Level,
+    Pull,
+    Scene,
+    Variant,
+    accompanied,
+    learnt,
+    pull_of,
+    runs,
+    scene,
+    variants,
+)
 from alignzoo.traits import traits_of
 from alignzoo.types import Batch
 
@@ -174,3 +185,59 @@ def sources(optimizer: Optimizer, given: Given) -> None:
         if reads or leads[0] != leads[1]:
             holds, told = leads[0] > 1e-7 and leads[1] < -1e-7, f"leads of {leads[0]:.3g} and {leads[1]:.3g}"
             variant.of(attempt).require(holds, "the answer that the heavier reward likes to lead", told)
+
+
+def ties(optimizer: Optimizer, given: Given) -> None:
+    """Two answers as good are pulled by how likely they are, not by their place, and no farther apart."""
+    traits, batch = traits_of(optimizer), scene([3, 3], [0, 0], [0.7, 0.7], given)
+    if traits.completions < 2 or traits.imitates or batch.roles:
+        return  # one of equals has to be imitated
+    cause = "the first of equals taken for the better one, or a sign in what is learnt from ties"
+    attempt = Attempt(13, "two answers as good, one likelier than the other; then the other one", cause)
+    untied = replace(batch, rewards=torch.tensor([1.0, 0.0]))
+    for variant in variants(optimizer):
+        if not runs(variant, attempt, untied):
+            continue
+        at, pulls = variant.of(attempt), []
+        for own in (torch.tensor([-0.7, -1.3]), torch.tensor([-1.3, -0.7])):
+            values: dict[str, Level] = {"logprobs": own, "old_logprobs": own, "ref_logprobs": -1.0, "scores": own}
+            found = pull_of(at, variant.part, batch, values)
+            if found is None or not learnt(found.on):
+                break
+            pulls.append(found.rows(learnt(found.on)))
+        if len(pulls) < 2:
+            continue
+        at.near("pulls, turned round", pulls[0], pulls[1].flip(0), 1e-5)
+        if not variant.what:
+            gap = float(pulls[0][0] - pulls[0][1])
+            at.require(gap <= 1e-6, "no pull that takes equals farther apart", f"one of {gap:.3g}")
+
+
+def role_point(optimizer: Optimizer, given: Given) -> None:
+    """What rows of a role set as a point of reference, answers are measured from; the role's rows get no pull."""
+    batch = scene([3] * 4, [0, 0, 1, 1], [1.0, 0.0, 1.0, 0.0], given)
+    if not batch.roles or not {"logprobs", "ref_logprobs"} <= optimizer.needs:
+        return
+    cause = "a sign or a factor of the point of reference, or its rows trained on"
+    attempt = Attempt(13, "answers, and rows of a role, that have all risen", cause)
+    wide, origin = accompanied(batch)
+    assert isinstance(wide, Scene)
+    wide = replace(wide, roles={})
+    role = torch.tensor([row > 0 and bool(origin[row] == origin[row - 1]) for row in range(len(origin))])
+    pulls = []
+    for own, point in ((-0.9, -0.8), (-0.9, -0.7), (-0.6, -0.5)):
+        values: dict[str, Level] = {
+            "logprobs": torch.where(role, point, own),
+            "old_logprobs": -1.0,
+            "ref_logprobs": -1.0,
+        }
+        found = pull_of(attempt, optimizer, wide, values)
+        if found is None:
+            return
+        pulls.append(found.rows())
+    first, moved, shifted = pulls
+    if float((first - moved)[~role].abs().max()) < 1e-7:
+        return  # the role is no point of reference
+    attempt.near("pulls where all have risen as much more", first[~role], shifted[~role], 1e-5)
+    most = float(first[role].abs().max())
+    attempt.require(most <= 1e-7, "no pull on the rows of the role", f"one of {most:.3g}")

@@ -70,9 +70,9 @@ def baseline(optimizer: Optimizer, given: Given) -> None:
     if traits_of(optimizer).completions < 2:
         return
     cause = "a baseline over the whole batch, or over other rewards than those that it is taken from"
-    attempt = Attempt(6, "two groups, then the same with 3 added to each reward of the second", cause)
+    attempt = Attempt(6, "two groups, then the same with 3 added to each reward of the second, or taken from it", cause)
     batch = scene([2] * 6, [0, 0, 0, 1, 1, 1], [1.0, 0.0, 0.2, 0.0, 1.0, 0.7], given)
-    easier = replace(batch, rewards=batch.rewards + 3 * (batch.group == 1))
+    shifted = [replace(batch, rewards=batch.rewards + by * (batch.group == 1)) for by in (3, -3)]
     away = torch.tensor(
         [-1.0, -1.0, -1.0, -2.0, -2.0, -2.0]
     )  # the second group's answers: all as far from the reference
@@ -80,7 +80,8 @@ def baseline(optimizer: Optimizer, given: Given) -> None:
         if not runs(variant, attempt, batch):
             continue
         at = variant.of(attempt)
-        _parallel(at, pull_of(at, variant.part, batch), pull_of(at, variant.part, easier))
+        for other in shifted:
+            _parallel(at, pull_of(at, variant.part, batch), pull_of(at, variant.part, other))
         at = replace(
             at, given=f"{attempt.given.partition(',')[0]}, then all of the second group farther from the reference"
         )
@@ -144,5 +145,45 @@ def dense_rewards(optimizer: Optimizer, given: Given) -> None:
             mine, others = change[0], change[1:]
             gain = float(mine[2] - others[:, 2].mean())
             at.require(gain > 0, "a higher pull on the rewarded token than on the same token of others", f"{gain:.3g}")
+            if float(mine[1:].max() - mine[1:].min()) <= 1e-6:
+                continue  # to it an answer is one action, and the token's reward is the answer's
             later = (mine[3:] - change[2, 3:]).abs().max()  # the other winner's, which no token of its own rewards
             at.require(float(later) <= 1e-6, "no later token raised for it", f"one by {float(later):.3g}")
+
+
+def dense_zero(optimizer: Optimizer, given: Given) -> None:
+    """Token rewards of 0 are as none: they are added to the answer's reward, and do not stand in its place."""
+    cause = "the answer's reward left out where there are token rewards"
+    attempt = Attempt(13, "two groups without token rewards, then with such of 0", cause)
+    batch = scene([4] * 4, [0, 0, 1, 1], [1.0, 0.0, 1.0, 0.0], given)
+    zeros = replace(batch, token_rewards=torch.zeros(batch.mask.shape))
+    for variant in variants(optimizer):
+        if not runs(variant, attempt, batch):
+            continue
+        at = variant.of(attempt)
+        one, two = (pull_of(at, variant.part, each) for each in (batch, zeros))
+        if one is not None and two is not None:
+            for name, pull in one.on.items():
+                at.same(f"pull on {name}", pull, two.on[name])
+
+
+def untrained_end(optimizer: Optimizer, given: Given) -> None:
+    """An answer whose last token is not trained on, as after a tool's answer, is rewarded as others are."""
+    cause = "the reward laid on the last token attended to: it belongs to the last one that is trained on"
+    attempt = Attempt(
+        13, "answers of four tokens, of which the last is not trained on, and their rewards turned", cause
+    )
+    whole = scene([4] * 4, [0, 0, 1, 1], [1.0, 0.0, 1.0, 0.0], given)
+    mask = whole.mask.clone()
+    mask[:, -1] = False
+    effects = []
+    for batch in (whole, replace(whole, mask=mask, own=mask)):
+        one, two = (pull_of(attempt, optimizer, each) for each in (batch, replace(batch, rewards=1 - batch.rewards)))
+        if one is None or two is None or not learnt(one.on):
+            return
+        effects.append(float((one.rows(learnt(one.on)) - two.rows(learnt(two.on))).abs().max()))
+    if effects[0] > 1e-9:
+        holds = effects[1] > 1e-3 * effects[0]
+        attempt.require(
+            holds, "pulls that go by the rewards, as they do with the last token", "the same, whatever they are"
+        )

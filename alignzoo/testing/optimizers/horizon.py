@@ -35,6 +35,24 @@ def right_critic(optimizer: Optimizer, given: Given) -> None:
             continue  # rewards are whitened first: `returns` speaks of them
         expected = values[found.origin][:, None] * found.prepared.mask
         at.near("returns as what the critic says", expected, found.prepared.returns, 1e-4)
+    if any(field.name == "gamma" for field in dataclasses.fields(optimizer)):  # type: ignore[arg-type]
+        _right_with_a_discount(attempt, dataclasses.replace(optimizer, gamma=0.5), batch)  # type: ignore[type-var]
+
+
+def _right_with_a_discount(attempt: Attempt, part: Optimizer, batch: Batch) -> None:
+    """A critic that says the reward as far discounted as it is away gets what it says, too."""
+    if "old_values" not in part.needs:
+        return
+    attempt = dataclasses.replace(attempt, given=f"{attempt.given}, discounted by gamma = 0.5 for each token to come")
+    twice = dataclasses.replace(batch, rewards=2 * batch.rewards)
+    left = (batch.mask.flip(1).cumsum(1).flip(1) - 1).clamp(min=0)
+    says = batch.rewards[:, None] * 0.5**left * batch.mask
+    first, second = (pull_of(attempt, part, each) for each in (batch, twice))
+    found = pull_of(attempt, part, batch, {"old_values": says, "values": says})
+    if found is None or first is None or second is None or found.prepared.returns is None:
+        return
+    if torch.allclose(2 * _returns(first), _returns(second), atol=1e-3):
+        attempt.near("returns as what the critic says", says[found.origin], found.prepared.returns, 1e-4)
 
 
 def _returns(found: Pull) -> torch.Tensor:

@@ -94,3 +94,29 @@ def ratios(optimizer: Optimizer, given: Given) -> None:
             size = float(expected.abs().max())
             found = f"it moves by {away:.3g}, where it is at most {size:.3g}"
             at.require(away <= 1e-4 * max(size, 1e-2), f"the same gradient in {name}", found)
+
+
+def holes(optimizer: Optimizer, given: Given) -> None:
+    """A token between an answer's own that is not trained on, as a tool's is, changes no pull on those."""
+    cause = "a length, or a token's place, counted in columns: count what the mask says"
+    attempt = Attempt(2, "two groups, then with a token of somebody else's after the first one of each answer", cause)
+    lengths, kept = [3, 4, 3, 4], torch.tensor([0, 1, 3, 4, 5])
+    batch, wide = (scene([n + more for n in lengths], [0, 0, 1, 1], [1.0, 0.0, 0.0, 1.0], given) for more in (0, 1))
+    if batch.roles:
+        return
+    mask = wide.mask.clone()
+    mask[:, 2] = False
+    wide = replace(wide, mask=mask, own=mask)
+    names = ("logprobs", "old_logprobs", "ref_logprobs", "old_values", "values")
+    close = {n: noise(batch, 0.1, seed) - float(n.endswith("logprobs")) for seed, n in enumerate(names)}
+    apart = {n: torch.zeros(mask.shape).index_copy(1, kept, column) for n, column in close.items()}
+    for variant in variants(optimizer):
+        if not runs(variant, attempt, batch):
+            continue
+        at = variant.of(attempt)
+        one, two = pull_of(at, variant.part, batch, close), pull_of(at, variant.part, wide, apart)
+        if one is None or two is None:
+            continue
+        for name, pull in one.on.items():
+            found = two.on[name]
+            at.same(f"pull on {name}", pull, found[:, kept] if found.ndim == 2 else found, 1e-2)

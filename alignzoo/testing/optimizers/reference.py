@@ -162,6 +162,8 @@ def _steers(attempt: Attempt, variant: Variant, batch: Batch) -> None:
     for old in (True, False) if "logprobs" in needs else ():
         pulls = [_strength(attempt, each, batch, old=old) or () for each in steps]
         for less, now, more in zip(*pulls, strict=True):
+            if less == more:
+                continue  # the KL steers nothing here: what has changed goes by the steps, or by other figures
             found = f"{more:.6g} after a large KL, {now:.6g} before, {less:.6g} after a small KL"
             holds = less <= now + 1e-4 * abs(now) and now <= more + 1e-4 * abs(now)
             attempt.require(

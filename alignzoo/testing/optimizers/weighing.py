@@ -11,6 +11,7 @@ from torch import Tensor
 from alignzoo.interfaces import Optimizer
 from alignzoo.testing.laws import Attempt, Given
 from alignzoo.testing.optimizers.scene import Level, Pull, Variant, learnt, noise, pull_of, runs, scene, variants
+from alignzoo.traits import traits_of
 from alignzoo.types import Batch
 
 LENGTHS, REWARDS = [3, 5, 4, 2, 6, 3], [1.0, 0.0, 0.5, 0.0, 2.0, 0.0]
@@ -108,6 +109,27 @@ def margin(optimizer: Optimizer, given: Given) -> None:
             float(gain.min()) >= -1e-6, "no pull that is less for it", f"one less by {-float(gain.min()):.3g}"
         )
         attempt.require(float(gain.max()) > 1e-6, "some pull that is more for it", "none")
+    for name in ("nu", "threshold") if _learns_ties(optimizer, given) else ():
+        value = _setting(optimizer, name)
+        if not isinstance(value, float):
+            continue
+        attempt = Attempt(13, f"pairs whose better answer is ahead, and two values of {name}", "its sign")
+        batch = scene([2] * 4, [0, 0, 1, 1], [1.0, 0.0, 0.0, 1.0], given)
+        less, more = (_gaps(attempt, optimizer, batch, name, value, each) for each in (False, True))
+        if less is not None and more is not None:
+            least = float((more - less)[len(less) // 2 :].min())
+            attempt.require(least >= -1e-6, "no pull that is less for likelier ties", f"one less by {-least:.3g}")
+
+
+def _learns_ties(optimizer: Optimizer, given: Given) -> bool:
+    """Whether two answers as good pull at each other, so that a setting says how likely ties are."""
+    if traits_of(optimizer).completions < 2 or _setting(optimizer, "nu") is _setting(optimizer, "threshold") is None:
+        return False
+    attempt = Attempt(13, "two answers as good, one likelier than the other", "")
+    values: dict[str, Level] = {"logprobs": torch.tensor([-3.0, -5.0]), "ref_logprobs": -4.0}
+    values["scores"] = torch.tensor([1.0, -1.0])
+    found = pull_of(attempt, optimizer, scene([2, 2], [0, 0], [0.5, 0.5], given), values)
+    return found is not None and bool((found.rows(learnt(found.on)).abs() > 1e-9).any())
 
 
 def _gaps(attempt: Attempt, optimizer: Any, batch: Batch, name: str, value: float | str, more: bool) -> Tensor | None:
@@ -131,3 +153,70 @@ def _gaps(attempt: Attempt, optimizer: Any, batch: Batch, name: str, value: floa
 
 def _setting(optimizer: Any, name: str) -> Any:
     return next((getattr(optimizer, f.name) for f in dataclasses.fields(optimizer) if f.name == name), None)
+
+
+def length_normalised(optimizer: Optimizer, given: Given) -> None:
+    """With `length_normalised` a long answer is pulled less beside a short one than without it."""
+    if not isinstance(_setting(optimizer, "length_normalised"), bool):
+        return
+    attempt = Attempt(13, "a good answer of 8 tokens, then of 2, and a bad one of 4", "the switch turned round")
+    shares = []
+    for switch in (True, False):
+        part: Any = dataclasses.replace(optimizer, length_normalised=switch)  # type: ignore[type-var]
+        pulls = []
+        for length in (8, 2):
+            batch = scene([length, 4], [0, 0], [1.0, 0.0], given)
+            found = pull_of(attempt, part, batch, {"logprobs": -1.0, "ref_logprobs": -1.0})
+            if found is None or not learnt(found.on):
+                return
+            pulls.append(float(found.rows(learnt(found.on))[0]))
+        if not pulls[1]:
+            return
+        shares.append(pulls[0] / pulls[1])
+    told = f"{shares[0]:.4g} times, and {shares[1]:.4g} times without it"
+    attempt.require(shares[0] < shares[1] - 1e-6, "a smaller pull on the long answer, beside the short one", told)
+
+
+IMITATION = ("nll", "nll_weight")
+"""Settings that weigh the imitation of the better answer."""
+
+
+def nll(optimizer: Optimizer, given: Given) -> None:
+    """A larger `nll` raises the better of two answers more, and the worse one no more."""
+    if "logprobs" not in optimizer.needs or "old_logprobs" in optimizer.needs:
+        return
+    batch = scene([3, 3], [0, 0], [1.0, 0.0], given)
+    for name in IMITATION:
+        value = _setting(optimizer, name)
+        if not isinstance(value, float):
+            continue
+        attempt = Attempt(13, f"a good and a bad answer, and two values of {name}", "the worse answer imitated")
+        rows = []
+        for weight in (value or 0.1, 2 * (value or 0.1)):
+            part: Any = dataclasses.replace(optimizer, **{name: weight})  # type: ignore[type-var]
+            found = pull_of(attempt, part, batch, {"logprobs": -1.0, "ref_logprobs": -1.0})
+            if found is None:
+                return
+            rows.append(found.rows())
+        better, worse = (rows[1] - rows[0]).tolist()
+        holds = better > 1e-9 and worse <= 1e-9
+        attempt.require(holds, "the better answer raised for it, alone", f"by {better:.3g}, the worse by {worse:.3g}")
+
+
+def sampled(optimizer: Optimizer, given: Given) -> None:
+    """The likelier the sampler has found an answer, beside the policy, the less it weighs, where that is weighed."""
+    cause = "the importance weight of the sampler over the policy: it is the policy over the sampler"
+    attempt = Attempt(13, "good and bad answers, one of which the sampler found likelier, or less so", cause)
+    batch = scene([3] * 4, [0, 0, 1, 1], [1.0, 0.0, 1.0, 0.0], given)
+    values: dict[str, Level] = {"logprobs": -1.0, "old_logprobs": -1.0, "ref_logprobs": -1.0}
+    pulls = []
+    for more in (-0.3, 0.0, 0.3):
+        said = torch.full(batch.mask.shape, -1.0)
+        said[0] += more
+        extra = {**batch.extra, "sampled_logprobs": said * batch.mask}
+        found = pull_of(attempt, optimizer, dataclasses.replace(batch, extra=extra), values)
+        if found is None or not learnt(found.on):
+            return
+        pulls.append(float(found.rows(learnt(found.on))[0]))
+    holds = pulls[0] >= pulls[1] - 1e-7 and pulls[1] >= pulls[2] - 1e-7
+    attempt.require(holds, "a pull on the good answer that falls with it, or stays", str(pulls))

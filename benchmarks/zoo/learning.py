@@ -1,4 +1,4 @@
-"""What every method learns at its own length: each with its recipe's settings, three seeds or more, on the task that fits it.
+"""What every method learns at its own length: its recipe's settings, three seeds or more, on the task that fits it.
 
     nice python benchmarks/zoo/learning.py --teacher DIR         # some hours of one core; goes on where it was stopped
     nice python benchmarks/zoo/learning.py --only preference     # of one family

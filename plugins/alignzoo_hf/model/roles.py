@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from alignzoo.allocator import give_back
 from alignzoo.cost import ModelShape
 from alignzoo.decoding import CompleteDecoding
 from alignzoo.engines import OpenEngine, Rests
@@ -61,7 +62,9 @@ class Voice:
     def model(self) -> Any:
         """The model, loaded when it is first asked."""
         if self._model is None:
+            give_back()  # what a step has left free between what stays: no weights fit in there
             self._take(self._load())
+            give_back()
         return self._model
 
     def _take(self, model: Any) -> None:

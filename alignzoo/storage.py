@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from safetensors import SafetensorError
 
@@ -123,7 +123,7 @@ def sha256(path: Path) -> str:
 def only_writer(folder: Path) -> Iterator[str]:
     """Hold the lock of a folder that exists; RunError where another process holds it, which its death ends, too. Where
     the last one to hold it has died and told nobody, it is named; otherwise that is empty."""
-    with (folder / LOCK).open("a+", encoding="utf-8") as lock:
+    with _lock_of(folder / LOCK) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -142,6 +142,13 @@ def only_writer(folder: Path) -> Iterator[str]:
         finally:
             _held.discard(lock.fileno())
             lock.truncate(0)
+
+
+def _lock_of(path: Path) -> TextIO:
+    """The file that is locked, opened; RunError where what lies there is none of ours, which nothing is written to."""
+    if path.is_symlink() or (path.exists() and not (path.is_file() and path.read_bytes()[:1] in (b"", b"{"))):
+        raise RunError(f"{path} is no run's lock, and may be somebody's file: move it away, or choose another --out")
+    return path.open("a+", encoding="utf-8")
 
 
 def _holder(lock: Path) -> str:

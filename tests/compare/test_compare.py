@@ -91,7 +91,8 @@ def test_a_comparison_goes_on_where_it_was_and_never_runs_a_finished_cell_again(
 
 
 def test_what_fails_diverges_or_spends_too_much_is_counted_and_shown(compare: Compare, tmp_path: Path) -> None:
-    results = compare("climb", "crashes", "dies", "explodes", "spends", budget="tokens=2000", jobs=2)
+    results = compare("climb", "crashes", "dies", "explodes", "spends", budget="tokens=2000", jobs=2, report=True)
+    assert (tmp_path / "out" / "report.html").exists()
     ended = {each.label: dict(each.failed) for each in results.algorithms if each.role == "algorithm"}
     assert ended == {
         "climb": {},
@@ -103,7 +104,7 @@ def test_what_fails_diverges_or_spends_too_much_is_counted_and_shown(compare: Co
     errors = {cell.algorithm: cell.error for cell in results.failures}
     assert errors["crashes"] == "IndexError: no such row"
     assert errors["dies"] == "its process was killed by SIGSEGV"
-    assert "not finite in step 1" in errors["explodes"]
+    assert "not finite in step 3" in errors["explodes"]
     spent = {cell.algorithm: cell.costs["tokens"] for cell in results.cells if cell.seed == 0}
     assert spent["climb"] == pytest.approx(2000, rel=0.1) and spent["spends"] > 2200
     told = [each.text for each in results.headlines]

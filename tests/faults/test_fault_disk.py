@@ -204,6 +204,17 @@ def test_of_two_starts_at_once_one_runs_and_one_is_refused(tmp_path: Path) -> No
         assert steady(out) == steady(alone[winner])
 
 
+@pytest.mark.parametrize("link", [False, True])
+def test_somebodys_file_of_the_locks_name_is_left_alone(tmp_path: Path, link: bool) -> None:
+    theirs, folder = tmp_path / "theirs", tmp_path / "folder"
+    folder.mkdir()
+    theirs.write_text("precious")
+    (folder / LOCK).symlink_to(theirs) if link else theirs.rename(folder / LOCK)
+    with pytest.raises(RunError, match="is no run's lock, and may be somebody's file"), only_writer(folder):
+        pass
+    assert (folder / LOCK).read_text() == "precious"
+
+
 def test_the_second_is_told_who_writes_and_a_death_lets_go(tmp_path: Path) -> None:
     with only_writer(tmp_path):
         here = f"is being written by process {os.getpid()} on .* since 20"

@@ -26,7 +26,8 @@ AGAINST: dict[str, tuple[str, Callable[[Mark], float]]] = {
 def learning(results: Results, task: str, curves: Sequence[Curve], looks: Looks) -> list[Picture]:
     """What is gained of the compared figure, against tokens and against seconds."""
     metric = results.metric[task]
-    mine = [curve for curve in curves if curve.cell.task == task and curve.gains(metric)]
+    of_task = [curve for curve in curves if curve.cell.task == task and curve.cell.has_figures]
+    mine = [curve for curve in of_task if curve.gains(metric)]
     return [_learning(results, task, metric, mine, looks, unit) for unit in AGAINST] if mine else []
 
 

@@ -203,6 +203,7 @@ def test_a_reference_within_a_part_is_filled(reference: str, model: str, zoo: Re
             r'rl\.reward\.judge\.answer: found "high" \(a string\), allowed: a number at least',
         ),
         ("reward.judge=fixd", r"rl\.reward\.judge\.name: there is no judge 'fixd'. Did you mean 'fixed'\?"),
+        ("evaluate.decoding={temperature=-1}", r"decoding\.temperature: found -1, allowed: a number above 0$"),
         ("reward.judge=3", r"rl\.reward\.judge: found 3, allowed: a table or a name"),
         ("reward.judge.name=asked", r"there is no judge 'asked'.*\n'asked' is a reward"),
         ("reward.writer=fixed", r"rl\.reward\.writer: found <Fixed object>, allowed: a judge that can also write"),

@@ -110,6 +110,13 @@ def budget(text: str) -> Budget:
     return Budget(currency, value)  # type: ignore[arg-type]
 
 
+LEAST = {"seeds": 1, "trials": 0, "prompts": 1, "n": 1, "points": 0, "best_of": 0}
+"""How small the numbers of a plan may be."""
+
+CALLED = {"trials": "tune"}
+"""What users call them."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """A comparison, before it is run."""
@@ -147,6 +154,12 @@ class Plan:
     """Overrides of every cell's recipe."""
     plugins: tuple[str, ...] = ()
     """Loose plugin files."""
+
+    def __post_init__(self) -> None:
+        for name, least in LEAST.items():
+            found = getattr(self, name)
+            if not isinstance(found, int) or found < least:
+                raise RecipeError(f"{CALLED.get(name, name)}: found {found!r}, allowed: an integer at least {least}")
 
     @property
     def start(self) -> str:

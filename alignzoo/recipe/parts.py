@@ -230,12 +230,19 @@ def _complaint(error: ValidationError, hint: Any, node: Node, path: str) -> str:
     first = error.errors()[0]
     for key in first["loc"][1:]:
         if node.is_table and key in node.value:
-            node, path = node.value[key], f"{path}.{key}"
+            node, path, hint = node.value[key], f"{path}.{key}", _hint_within(hint, str(key))
     if first["type"] == "unexpected_keyword_argument":
         return f"{node.where}: {path}: there is no such field"
     reason = f" ({first['msg']})" if first["type"] in ("value_error", "assertion_error") else ""
     reason = f", and finite{_instead(path)}" if first["type"] == "finite_number" else reason
     return f"{node.where}: {path}: found {show(node.plain())}, allowed: {describe(hint)}{reason}"
+
+
+def _hint_within(hint: Any, key: str) -> Any:
+    """The annotation of a field of what a hint allows; the hint where none of it has such a field."""
+    inner = [each for some in typing.get_args(hint) for each in (some, *typing.get_args(some))]
+    of = (each for each in (hint, *inner) if isinstance(each, type) and dataclasses.is_dataclass(each))
+    return next((hints_of(each)[key] for each in of if key in hints_of(each)), hint)
 
 
 def _instead(path: str) -> str:

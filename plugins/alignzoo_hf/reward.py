@@ -31,11 +31,11 @@ class ModelReward:
 
     model: str
     """Directory or hub id."""
-    label: Annotated[int, Ge(0)] = 0
-    """Which output is the score, for a classifier with several."""
+    label: Annotated[int, Ge(0)] | None = None
+    """Which output is the score, for a classifier with several; none: its only one."""
     weights: tuple[float, ...] = ()
     """For a reward model of several attributes, the weight of each output, from the first on: the score is their
-    weighted sum, and the attributes are its parts. Empty: the output `label` alone."""
+    weighted sum, and the attributes are its parts. Empty: one output alone."""
     chat_template: str = ""
     """For conversations, as in policy `hf`; empty: the tokenizer's own."""
     batch: Annotated[int, Ge(1)] = 256
@@ -54,7 +54,7 @@ class ModelReward:
 
     def open(self, context: Context) -> Policy:
         """Load the model, which is not to be trained."""
-        check_scorer(self._settings(), self.model)
+        check_scorer(self._settings(), self.model, chosen=self.label is not None or bool(self.weights))
         return HFPolicy(self._settings(), self._columns(), frozen=True)
 
     def _columns(self) -> frozenset[str]:
@@ -63,6 +63,7 @@ class ModelReward:
     def check(self, context: CheckContext) -> None:
         """Raise ModelError where the model is no scorer, or its template cannot render the first step's prompts."""
         check_reward(self._settings(), context)
+        check_scorer(self._settings(), self.model, chosen=self.label is not None or bool(self.weights))
 
     def outline(self, needs: frozenset[str]) -> Outline:
         """The model as it will be, without its weights."""
@@ -75,7 +76,7 @@ class ModelReward:
             chat_template=self.chat_template,
             device=self.device,
             dtype=self.dtype,
-            score_label=self.label,
+            score_label=self.label or 0,
             shard=self.shard,
         )
 

@@ -7,6 +7,7 @@ import json
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -197,3 +198,11 @@ def test_the_package_is_the_function_too(compare: Compare) -> None:
     import alignzoo.compare.results  # whoever imports a part of the package first must still be able to call it
 
     assert callable(alignzoo.compare)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("seeds", 0), ("seeds", 1.5), ("seeds", "2"), ("tune", 1.5), ("jobs", 0)]
+)
+def test_numbers_that_compare_nothing_are_refused(compare: Compare, setting: str, value: Any) -> None:
+    with pytest.raises(alignzoo.AlignzooError, match=rf"{setting}: found .*, allowed: an integer at least"):
+        compare("climb", **{setting: value})

@@ -392,9 +392,14 @@ def test_a_model_scores_as_transformers_does(classifier: Path, label: int) -> No
 
 
 def test_a_model_sees_a_cut_off_completion_without_an_end(classifier: Path) -> None:
-    reward = ModelReward(str(classifier), device="cpu")
+    reward = ModelReward(str(classifier), label=0, device="cpu")
     scores = values(reward, answered("Why? ", ("Because", True), ("Because", False), ("", False)))[0]
     assert scores == pytest.approx(logits(classifier, ["Why? Because<|end|>", "Why? Because", "Why? "], 0), rel=1e-4)
+
+
+def test_of_two_labels_the_reward_does_not_guess_which_is_good(classifier: Path) -> None:
+    with pytest.raises(ModelError, match=r"has 2 outputs: 0 \(LABEL_0\), 1 \(LABEL_1\)\. Say by label=NUMBER"):
+        values(ModelReward(str(classifier), device="cpu"), answered("Why? ", ("So", True)))
 
 
 def test_a_model_of_two_labels_has_no_third(classifier: Path) -> None:

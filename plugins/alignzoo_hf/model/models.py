@@ -256,9 +256,16 @@ def _check_outputs(config: Any, source: str, spec: HF, outputs: int) -> None:
         )
 
 
-def check_scorer(spec: HF, source: str) -> None:
-    """A language model would be given a scoring head of zeros, and every score would be 0, silently."""
+def check_scorer(spec: HF, source: str, *, chosen: bool = True) -> None:
+    """A language model would be given a scoring head of zeros, and every score would be 0, silently. Of several outputs
+    one has to be `chosen`: the first of a classifier may be what it calls bad."""
     config = _config(source, spec)
+    if is_scorer(config) and config.num_labels > 1 and not chosen:
+        outputs = ", ".join(f"{i} ({config.id2label.get(i)})" for i in range(config.num_labels))
+        raise ModelError(
+            f"{source} has {config.num_labels} outputs: {outputs}. Say by label=NUMBER which one is the score, or give "
+            "weights, one for each"
+        )
     if not is_scorer(config):
         kind = (config.architectures or ["a model of no named class"])[0]
         raise NoScorer(

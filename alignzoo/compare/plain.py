@@ -23,7 +23,7 @@ def from_plain(cls: type[T], data: Any, where: str | Path = "", fix: str = AGAIN
     place = f"{where}: " if where else ""
     if not isinstance(data, Mapping):
         raise RunError(f"{place}found {type(data).__name__} where {cls.__name__} has an object. {fix}")
-    hints = _hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]
     needed = {f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING}  # type: ignore[arg-type]
     if missing := sorted(needed - data.keys()):
         raise RunError(f"{place}{cls.__name__} has no {' and no '.join(map(repr, missing))}. {fix}")

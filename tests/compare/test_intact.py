@@ -13,6 +13,7 @@ import pytest
 import alignzoo
 from alignzoo.compare import read_results
 from alignzoo.errors import RunError
+from alignzoo.evaluation.answers import read_answers
 
 from .conftest import CLIMB, PLUGIN, SMALL
 
@@ -158,3 +159,10 @@ def test_damaged_results_are_named_with_their_cure(text: str, goes_on: Any, tmp_
         path.write_text(json.dumps({**whole, name: odd}))
         with pytest.raises(RunError, match=r"results\.json.*Put it back, or delete it"):
             read_results(tmp_path / "out")
+
+
+def test_a_line_of_answers_that_is_none_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    path.write_text("{}\n")
+    with pytest.raises(RunError, match=r"answers\.jsonl, line 1: has no 'prompt' and no 'asked'"):
+        list(read_answers(path))

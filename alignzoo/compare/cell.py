@@ -18,9 +18,11 @@ from typing import Any
 from alignzoo.calling import kept
 from alignzoo.compare import also
 from alignzoo.compare.answers import Examiner, examine, figures
+from alignzoo.compare.intact import answers_of, write_inputs
+from alignzoo.compare.plain import AGAIN, from_plain, read_figures
 from alignzoo.compare.plan import TOLERANCE, Cell, entry, read_cell
-from alignzoo.compare.results import CellResult, Figures, Status, from_plain
-from alignzoo.errors import DivergedError, in_words
+from alignzoo.compare.results import CellResult, Figures, Status
+from alignzoo.errors import DivergedError, RunError, in_words
 from alignzoo.evaluation.answers import write_answers
 from alignzoo.files import read_json, read_lines
 from alignzoo.interfaces import Context
@@ -50,7 +52,13 @@ class Ended:
 def finished(folder: Path) -> CellResult | None:
     """The result of a cell that has come to its end; None of one that has not."""
     path = folder / "cell.json"
-    return from_plain(CellResult, read_json(path)) if path.exists() else None
+    if not path.exists():
+        return None
+    result = from_plain(CellResult, read_json(path, fix=AGAIN), path)
+    for name, value in [*result.after.items(), *result.costs.items()]:
+        if not math.isfinite(value):
+            raise RunError(f"{path}: {name} is {value}, which no finished cell has. {AGAIN}")
+    return result
 
 
 def run_cell(folder: Path) -> CellResult:
@@ -61,7 +69,7 @@ def run_cell(folder: Path) -> CellResult:
         if result.has_figures and also.missing(cell, folder):
             begun = time.perf_counter()
             _evaluate_also(cell, folder)
-            timing = read_json(folder / "timing.json")
+            timing = read_figures(folder / "timing.json")
             timing["seconds/cell"] = timing.get("seconds/cell", 0.0) + time.perf_counter() - begun
             write_json(folder / "timing.json", timing)
         return result
@@ -81,7 +89,8 @@ def _trained(cell: Cell, folder: Path) -> CellResult:
         result = _without_figures(cell, folder, status, in_words(failed.error))
     shutil.rmtree(folder / "run" / "checkpoints", ignore_errors=True)
     write_json(folder / "timing.json", _timing(folder) | {"seconds/cell": time.perf_counter() - begun})
-    write_json(folder / "cell.json", asdict(result))
+    answers = {"answers": answers_of(folder)} if result.has_figures else {}
+    write_json(folder / "cell.json", asdict(result) | answers)
     return result
 
 
@@ -110,6 +119,7 @@ def _run(cell: Cell, folder: Path) -> CellResult:
 
     registry = registry_of(cell.plugins)
     evaluator = _evaluator(cell)
+    write_inputs(cell, folder, evaluator.resolved, registry)
     spec: Any = evaluator.policy
     stopped, steps, model = "", 0, spec.model
     if cell.recipe:

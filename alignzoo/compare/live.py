@@ -10,6 +10,7 @@ from statistics import fmean
 
 from alignzoo.compare.analysis import analyse
 from alignzoo.compare.grid import Grid
+from alignzoo.compare.plain import read_figures
 from alignzoo.compare.plan import Cell
 from alignzoo.compare.results import CellResult, Results
 from alignzoo.errors import RunError
@@ -72,7 +73,7 @@ class Live:
 
     def _took(self, result: CellResult) -> float:
         path = self.folder / result.folder / "timing.json"
-        return float(read_json(path).get("seconds/cell", 0.0)) if path.exists() else 0.0
+        return float(read_figures(path).get("seconds/cell", 0.0)) if path.exists() else 0.0
 
     def _report(self, planned: Sequence[Cell], done: int, total: int, left: float | None) -> None:
         """No verdicts: they are for the end, and each look at them would have its price."""

@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from alignzoo.compare.results import Role, from_plain
+from alignzoo.compare.plain import AGAIN, from_plain
+from alignzoo.compare.results import Role
 from alignzoo.errors import RecipeError, did_you_mean
-from alignzoo.files import read_json
+from alignzoo.files import read_object
 from alignzoo.storage import write_json
 
 ENTRY = re.compile(r"([^\[\]=]+)(?:\[(.*)\])?")
@@ -230,13 +231,15 @@ class Cell:
 
 def read_cell(folder: Path) -> Cell:
     """The cell that a folder was made for."""
-    return cell_from(read_json(folder / "plan.json"))
+    path = folder / "plan.json"
+    return cell_from(read_object(path, "budget", "measure", fix=AGAIN), path)
 
 
-def cell_from(data: Mapping[str, Any]) -> Cell:
+def cell_from(data: Mapping[str, Any], where: str | Path = "") -> Cell:
     """A cell from its JSON."""
-    given = None if data["budget"] is None else from_plain(Budget, data["budget"])
-    return from_plain(Cell, {**data, "measure": from_plain(Measure, data["measure"]), "budget": given})
+    given = None if data["budget"] is None else from_plain(Budget, data["budget"], where)
+    measure = from_plain(Measure, data["measure"], where)
+    return from_plain(Cell, {**data, "measure": measure, "budget": given}, where)
 
 
 def safe(label: str) -> str:

@@ -5,24 +5,27 @@ DIR/
   timings.json        what clocks and the allocator say: {cell id: {"seconds/...": s, "memory": bytes, ...}}
   cells/ID/           one cell each; ID is TASK/ALGORITHM/seed-N, or .../trial-N
     plan.json         what it is to do
+    inputs.json       the files, models and plugins that its answers are written and scored with
     run/              an ordinary run: manifest.json, metrics.jsonl, seconds.jsonl, samples.jsonl,
                       evaluations.jsonl, result.json, models/; absent of a control that trains nothing
     also/NAME.json    what --also asks for: one evaluation of the final policy, item by item, or why there is none
     answers.jsonl     the final policy's answers to the held-out prompts, one `answers.Answer` a line
     timing.json       its clock
     log.txt           what it said
-    cell.json         its status, figures and costs, written last: a cell that has it is finished
+    cell.json         its status, figures and costs, and the number of lines and the SHA-256 of answers.jsonl, written
+                      last: a cell that has it is finished
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from alignzoo.compare.plain import from_plain
 from alignzoo.errors import RunError
-from alignzoo.files import read_json
+from alignzoo.files import read_object
 from alignzoo.storage import write_json
 
 Figures = dict[str, float]
@@ -290,37 +293,59 @@ class Results:
         return path
 
 
+LISTS: dict[str, type[Any]] = {
+    "algorithms": Compared,
+    "cells": CellResult,
+    "standings": Standing,
+    "pairs": Pair,
+    "win_rates": WinRate,
+    "improvements": Improvement,
+    "profiles": Profile,
+    "headlines": Headline,
+}
+"""The parts of results.json that are lists of these."""
+
+ANEW = "Put it back, or delete it: the same command writes it again, as of a first look."
+
+
 def read_results(folder: str | Path) -> Results:
     """The results of a comparison's folder."""
     path = Path(folder) / "results.json"
     if not path.exists():
         raise RunError(f"{folder} holds no finished comparison: it has no results.json")
-    data = read_json(path)
-    if data.get("format") != FORMAT:
-        raise RunError(f"{path} is of format {data.get('format')}, this alignzoo reads {FORMAT}: compare again")
-    lists: dict[str, type[Any]] = {
-        "algorithms": Compared,
-        "cells": CellResult,
-        "standings": Standing,
-        "pairs": Pair,
-        "win_rates": WinRate,
-        "improvements": Improvement,
-        "profiles": Profile,
-        "headlines": Headline,
+    data = read_object(path, "format", fix=ANEW)
+    if data["format"] != FORMAT:
+        raise RunError(f"{path} is of format {data['format']}, this alignzoo reads {FORMAT}: compare again")
+    data = read_object(path, *LISTS, "notes", fix=ANEW)
+    parts: dict[str, Any] = {name: _list(cls, data[name], name, path) for name, cls in LISTS.items()}
+    parts["columns"] = tuple(_column(each, path) for each in _objects(data.get("columns", []), "columns", path))
+    looks_in(data, path)
+    return from_plain(Results, {**data, **parts}, path, ANEW)
+
+
+def looks_in(data: Mapping[str, Any], path: Path) -> list[int]:
+    """The numbers of seeds at which results were looked at, of results.json."""
+    settings = data.get("settings")
+    looks = settings.get("looks", []) if isinstance(settings, dict) else None
+    if not isinstance(looks, list) or not all(type(each) is int for each in looks):
+        raise RunError(f"{path} has no list of numbers in its settings' 'looks'. {ANEW}")
+    return looks
+
+
+def _objects(found: Any, name: str, path: Path) -> list[Any]:
+    if not isinstance(found, list):
+        raise RunError(f"{path}: {name!r} is {type(found).__name__} where a list is expected. {ANEW}")
+    return found
+
+
+def _list(cls: type[T], found: Any, name: str, path: Path) -> tuple[T, ...]:
+    return tuple(from_plain(cls, each, path, ANEW) for each in _objects(found, name, path))
+
+
+def _column(data: Any, path: Path) -> Column:
+    given = data if isinstance(data, dict) else {}
+    parts = {
+        "standings": _list(Standing, given.get("standings"), "standings", path),
+        "pairs": _list(Pair, given.get("pairs"), "pairs", path),
     }
-    parts: dict[str, tuple[Any, ...]] = {
-        name: tuple(from_plain(cls, each) for each in data[name]) for name, cls in lists.items()
-    }
-    columns = tuple(_column(each) for each in data.get("columns", ()))
-    return Results(**{**data, **parts, "notes": tuple(data["notes"]), "columns": columns})
-
-
-def _column(data: Mapping[str, Any]) -> Column:
-    standings = tuple(from_plain(Standing, each) for each in data["standings"])
-    return from_plain(Column, {**data, "standings": standings, "pairs": [from_plain(Pair, p) for p in data["pairs"]]})
-
-
-def from_plain(cls: type[T], data: Mapping[str, Any]) -> T:
-    """A dataclass of plain fields from its JSON; lists become tuples."""
-    names = {f.name for f in fields(cls)}  # type: ignore[arg-type]
-    return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in data.items() if name in names})
+    return from_plain(Column, {**given, **parts}, path, ANEW)

@@ -18,15 +18,17 @@ from alignzoo.compare.executors import Executor, Local
 from alignzoo.compare.given import check_names, plugin_file, reward_override
 from alignzoo.compare.grid import Grid
 from alignzoo.compare.inference import looks_of
+from alignzoo.compare.intact import check_answers, check_inputs
 from alignzoo.compare.live import Live
+from alignzoo.compare.plain import read_figures
 from alignzoo.compare.plan import Budget, Cell, Entry, Plan, entry, read_cell
 from alignzoo.compare.plan import budget as read_budget
 from alignzoo.compare.report import write_report
-from alignzoo.compare.results import CellResult, Results
+from alignzoo.compare.results import ANEW, CellResult, Results, looks_in
 from alignzoo.compare.spread import spread
 from alignzoo.compare.winrates import verdicts_of
 from alignzoo.errors import RunError
-from alignzoo.files import read_json
+from alignzoo.files import read_object
 from alignzoo.registry import Registry
 from alignzoo.runs import api
 from alignzoo.storage import LOCK, in_words, only_writer, write_json
@@ -116,8 +118,9 @@ def execute(
     with _alone(folder):
         live = Live(grid, folder, lambda so_far, said: _so_far(folder, registry, so_far, said))
         work = _Work(folder / "cells", executor or Local(), retry, progress, live)
-        trials = grid.trials()
-        work.total = len(trials) + len(grid.cells({}))
+        trials, planned = grid.trials(), grid.cells({})
+        check_inputs([cell for cell in (*trials, *planned) if not work.is_retried(cell)], folder / "cells", registry)
+        work.total = len(trials) + len(planned)
         tried = work.results(trials)
         chosen = _chosen(grid, tried)
         cells = work.results(grid.cells(chosen))
@@ -172,16 +175,23 @@ class _Work:
         folder = self.folder / cell.id
         if (folder / "plan.json").exists():
             _check_same(read_cell(folder), cell, folder)
-        result = finished(folder)
-        if result is not None and self.retry and result.status in ("failed", "diverged"):
+        if self.is_retried(cell):
             shutil.rmtree(folder)
             return False
+        result = finished(folder)
+        if result is not None:
+            check_answers(result, folder)
         if self.retry:
             evaluations.forget_failed(cell, folder)
         if result is None or not self._is_over(cell, result):
             return False
         self._tell(result, cells, new=False)
         return True
+
+    def is_retried(self, cell: Cell) -> bool:
+        """Whether a cell has failed, and is to be run again from its beginning."""
+        result = finished(self.folder / cell.id) if self.retry else None
+        return result is not None and result.status in ("failed", "diverged")
 
     def _is_over(self, cell: Cell, result: CellResult | None) -> bool:
         """Whether a cell has its result, and every evaluation that is asked for of it."""
@@ -218,11 +228,11 @@ def _chosen(grid: Grid, tried: Sequence[CellResult]) -> dict[tuple[str, str], tu
 def _looked(folder: Path) -> list[int]:
     """The numbers of seeds at which results of this folder were looked at."""
     path = folder / "results.json"
-    return [int(seeds) for seeds in read_json(path)["settings"].get("looks", [])] if path.exists() else []
+    return looks_in(read_object(path, fix=ANEW), path) if path.exists() else []
 
 
 def _timings(folder: Path, cells: Sequence[CellResult]) -> dict[str, Mapping[str, float]]:
-    return {cell.id: read_json(folder / cell.folder / "timing.json") for cell in cells}
+    return {cell.id: read_figures(folder / cell.folder / "timing.json") for cell in cells}
 
 
 def _registry(plan: Plan) -> Registry:

@@ -279,6 +279,11 @@ def standard_error(values: Sequence[float]) -> float:
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
+LISTS = ("tokens", "pieces", "logprobs", "start_logprobs")
+NEEDED = ("prompt", "asked", "text", "finished", "greedy", *LISTS)
+"""What every line has."""
+
+
 def write_answers(path: Path, answers: Iterable[Answer]) -> None:
     """One line each."""
     write_text(path, "".join(line_of(asdict(each)) for each in answers), private=True)
@@ -286,11 +291,11 @@ def write_answers(path: Path, answers: Iterable[Answer]) -> None:
 
 def read_answers(path: Path) -> Iterator[Answer]:
     """The answers that `write_answers` wrote, or an evaluation of a run in its answers.jsonl."""
-    return map(_answer, read_lines(path))
+    return map(_answer, read_lines(path, *NEEDED))
 
 
 def _answer(data: dict[str, Any]) -> Answer:
     known = {name: value for name, value in data.items() if name not in ("stage", "step", "when")}
     asked = data["asked"] if isinstance(data["asked"], str) else tuple(data["asked"])
-    lists = {name: tuple(data[name]) for name in ("tokens", "pieces", "logprobs", "start_logprobs")}
+    lists = {name: tuple(data[name]) for name in LISTS}
     return Answer(**{**known, **lists, "asked": asked})

@@ -111,7 +111,18 @@ def _names(value: Any) -> Iterator[str]:
 
 def check_unchanged(former: Mapping[str, Any], now: Mapping[str, Any], parts: set[str], path: Path) -> None:
     """Raise where data, a model or a plugin has changed since the run's start: half of it would be of another run."""
-    changed = [
+    if found := changed(former, now, parts):
+        told = "\n".join(found[:8])
+        raise RunError(
+            f"{path.parent} was started with other data, models or plugins and cannot be resumed with these:\n{told}\n"
+            "Put the former ones back, or start anew with another --out. To go on all the same, delete their entries "
+            f"in {path}"
+        )
+
+
+def changed(former: Mapping[str, Any], now: Mapping[str, Any], parts: set[str]) -> list[str]:
+    """What of the data, the models and these plugins is no longer what it was, a line each."""
+    found = [
         f"  {name} has changed: it was {_about(was)}, now it is {_about(now[table][name])}"
         for table in ("files", "models")
         for name, was in dict(former.get(table, {})).items()
@@ -120,16 +131,10 @@ def check_unchanged(former: Mapping[str, Any], now: Mapping[str, Any], parts: se
     for name, was in dict(former.get("plugins", {})).items():
         digest, other = was.get("sha256"), now["plugins"].get(name, {}).get("sha256")
         if name in parts and digest and other and digest != other:
-            changed.append(
+            found.append(
                 f"  the source of the plugin {name} has changed: its SHA-256 was {digest[:12]}, now {other[:12]}"
             )
-    if changed:
-        told = "\n".join(changed[:8])
-        raise RunError(
-            f"{path.parent} was started with other data, models or plugins and cannot be resumed with these:\n{told}\n"
-            "Put the former ones back, or start anew with another --out. To go on all the same, delete their entries "
-            f"in {path}"
-        )
+    return found
 
 
 def _about(file: Mapping[str, Any]) -> str:

@@ -115,10 +115,16 @@ class Watched:
         if not self.comparison:
             yield "", "", self.folder
             return
-        for plan in sorted((self.folder / "cells").glob("*/*/*/plan.json")):
-            about = read_json(plan)
+        for plan, about in self._plans():
             if about["recipe"] and about["role"] != "trial":
                 yield about["algorithm"] + _task(about, self.folder), str(about["seed"]), plan.parent / "run"
+
+    def _plans(self) -> Iterator[tuple[Path, Line]]:
+        """The plan.json of every cell; one that is damaged is left out: `alignzoo compare` says what to do about it."""
+        for path in sorted((self.folder / "cells").glob("*/*/*/plan.json")):
+            about = read_json(path)
+            if isinstance(about, dict) and {"id", "recipe", "role", "algorithm", "seed", "task"} <= about.keys():
+                yield path, about
 
     def _lines(self, path: Path) -> list[Line]:
         return self._tails.setdefault(path, Tail(path)).read()
@@ -139,10 +145,15 @@ class Watched:
         return max(0.0, time.time() - path.stat().st_mtime) if path.exists() else None
 
     def _cells(self) -> Iterator[dict[str, Any]]:
-        for plan in sorted((self.folder / "cells").glob("*/*/*/plan.json")) if self.comparison else ():
-            about, done = read_json(plan), plan.with_name("cell.json")
+        for plan, about in self._plans() if self.comparison else ():
+            done = plan.with_name("cell.json")
             begun = (plan.parent / "run").exists() or (plan.parent / "log.txt").exists()
             result = read_json(done) if done.exists() else {"status": "running" if begun else "waiting"}
+            if not isinstance(result, dict):
+                result = {
+                    "status": "failed",
+                    "error": f"{done} is damaged: delete this cell's folder, compare again",
+                }
             told = {name: result.get(name, "") for name in ("status", "error")}
             yield {"id": about["id"], "algorithm": about["algorithm"], "seed": about["seed"], **told}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -127,3 +128,32 @@ def test_a_damaged_cache_is_named(judge_server: JudgeServer) -> None:
     file.close()
     with pytest.raises(RunError, match=r"judges\.sqlite holds what is no reply"):
         judge.judge([QUESTION], None)
+
+
+@pytest.mark.parametrize("reply", ['{"text": "garbage"}', '{"text": 5}', '{"text": null}', "{}", "5", "null", None])
+def test_a_cached_reply_that_is_no_verdict_is_told_with_its_file(reply: str | None, judge_server: JudgeServer) -> None:
+    import sqlite3
+
+    judge = judge_at(judge_server)
+    judge.judge([QUESTION], None)
+    with sqlite3.connect(place("auto") or "") as file:
+        file.execute("UPDATE replies SET reply = ?", (reply,))
+    file.close()
+    with pytest.raises(RunError, match=r"judges\.sqlite holds what is no reply .*: delete the file, or give another"):
+        judge.judge([QUESTION], None)
+
+
+@pytest.mark.parametrize("table", ["mine (x)", "replies (x)"])
+def test_a_database_of_others_is_no_cache_and_keeps_its_bytes(
+    table: str, judge_server: JudgeServer, tmp_path: Path
+) -> None:
+    import sqlite3
+
+    other = tmp_path / "other.sqlite"
+    with sqlite3.connect(other) as file:
+        file.execute(f"CREATE TABLE {table}")
+    file.close()
+    before = other.read_bytes()
+    with pytest.raises(RunError, match=r"other\.sqlite is a database of something else: give another file"):
+        judge_at(judge_server, cache=str(other)).judge([QUESTION], None)
+    assert other.read_bytes() == before and not judge_server.heard

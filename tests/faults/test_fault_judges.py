@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from alignzoo.errors import RunError
+from alignzoo.errors import RewardError, RunError
 from alignzoo.judging import ask
 from alignzoo.types import Question
 from alignzoo_judge.cache import key_of, place
-from alignzoo_judge.endpoint import OpenAI
+from alignzoo_judge.endpoint import Budget, OpenAI
 from judge_server import KEY, JudgeServer
 
 VERDICT = '{"rationale": "r", "verdict": 0.7}'
@@ -157,3 +157,15 @@ def test_a_database_of_others_is_no_cache_and_keeps_its_bytes(
     with pytest.raises(RunError, match=r"other\.sqlite is a database of something else: give another file"):
         judge_at(judge_server, cache=str(other)).judge([QUESTION], None)
     assert other.read_bytes() == before and not judge_server.heard
+
+
+@pytest.mark.parametrize("budget", [Budget(tokens=1), Budget(cost=1.0, price_in=1.0)], ids=["tokens", "cost"])
+@pytest.mark.parametrize("unsaid", ["prompt_tokens", "completion_tokens"])
+def test_a_budget_of_tokens_needs_their_numbers(unsaid: str, budget: Budget, judge_server: JudgeServer) -> None:
+    usage = {"prompt_tokens": 3, "completion_tokens": 2} | {unsaid: None}
+    judge_server.faults += [body(usage=usage), body(usage=usage)]
+    with pytest.raises(RewardError, match="does not say how many tokens it used, so"):
+        judge_at(judge_server, budget=budget).judge([QUESTION], None)
+    judge = judge_at(judge_server)
+    assert judge.judge([QUESTION], None)[0].kind != "error"
+    assert judge.costs()["judge/tokens"] == 5 - (3 if unsaid == "prompt_tokens" else 2)

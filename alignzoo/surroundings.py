@@ -61,7 +61,9 @@ def unchanged(source: Path | None) -> Iterator[None]:
 def staying(who: str) -> Iterator[None]:
     """Inside, a part is at work. Relative paths, those of the run's own files, must mean afterwards what they meant
     before: a PluginError names who has left the working directory, which is entered again, or closed a stream on which
-    the run tells what it does. Nor can a part end the program without a word."""
+    the run tells what it does, or changed how torch computes, which is put back. Nor can a part end the program without
+    a word."""
+    computes = _torch_state()
     folder, streams = working_directory(), {"standard output": sys.stdout, "standard error": sys.stderr}
     try:
         with exits_told():
@@ -69,6 +71,7 @@ def staying(who: str) -> Iterator[None]:
     finally:
         left = working_directory()
         moved = _put_back_folder(folder)
+        changed = _put_back_torch(computes)
     if moved:
         raise PluginError(
             f"{who} has changed the working directory to {left}, where relative paths mean something else: let it use "
@@ -78,6 +81,12 @@ def staying(who: str) -> Iterator[None]:
         raise PluginError(
             f"{who} has closed {' and '.join(closed)}, on which the run tells what it does: leave these streams open, "
             "and redirect what is not to be seen, by contextlib.redirect_stdout"
+        )
+    if changed:
+        raise PluginError(
+            f"{who} has changed how torch computes for the whole run: {', '.join(changed)}. This was put back: let it "
+            "use `with torch.no_grad():`, name the dtype of what it makes, and leave the number of threads to "
+            "OMP_NUM_THREADS"
         )
 
 
@@ -233,6 +242,27 @@ def _put_back_generators(before: dict[str, Any]) -> list[str]:
         else:
             continue
         changed.append(name)
+    return changed
+
+
+def _torch_state() -> dict[str, Any]:
+    """How torch computes in this thread, where it is loaded."""
+    if not _loaded("torch"):
+        return {}
+    torch = sys.modules["torch"]
+    return {
+        "torch.set_grad_enabled": torch.is_grad_enabled(),
+        "torch.set_default_dtype": torch.get_default_dtype(),
+        "torch.set_num_threads": torch.get_num_threads(),
+    }
+
+
+def _put_back_torch(before: dict[str, Any]) -> list[str]:
+    now, changed = _torch_state(), []
+    for name, value in before.items():
+        if now[name] != value:
+            getattr(sys.modules["torch"], name.removeprefix("torch."))(value)
+            changed.append(f"{name}({now[name]}), where it was {value}")
     return changed
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -40,14 +41,14 @@ def export(
         partial = partial_of(written)
         alone = source / ADAPTER
         if not merge and alone.is_dir():
-            shutil.copytree(alone, partial, dirs_exist_ok=True)
+            _copy(alone, partial)
         elif (source / CONFIG).is_file() and merge:
             from alignzoo.cli.generating import load
 
             load(registry(plugin, no_plugin), str(source), {}).save(partial)
             shutil.rmtree(partial / ADAPTER)
         else:
-            shutil.copytree(source, partial, dirs_exist_ok=True, ignore=shutil.ignore_patterns(ADAPTER))
+            _copy(source, partial, ADAPTER)
         install(partial, written)
         kind = "adapter" if (written / CONFIG).is_file() else "model"
         size = sum(path.stat().st_size for path in written.rglob("*") if path.is_file())
@@ -67,6 +68,37 @@ def _model(place: Path) -> Path:
     if inside:
         raise ModelError(f"{place} is a run with several models: give one, {' or '.join(map(str, inside))}")
     raise ModelError(f"{place} is no model's directory: it has neither config.json nor {CONFIG}")
+
+
+def _copy(source: Path, partial: Path, *left_out: str) -> None:
+    """Copy a model's directory. Raises ModelError for the first file that cannot be copied; nothing is left of it."""
+    ignored = shutil.ignore_patterns(*left_out)
+    try:
+        shutil.copytree(source, partial, dirs_exist_ok=True, ignore=ignored, copy_function=_copy_file)
+    except BaseException as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if not isinstance(error, shutil.Error):
+            raise
+        place, _, why = error.args[0][0]
+        raise ModelError(
+            f"{place} cannot be exported: {why}. See that it can be read, and that there is room for the copy, and "
+            "export again"
+        ) from error
+
+
+def _copy_file(place: str, to: str) -> None:
+    if os.path.islink(place) and not os.path.exists(place):
+        raise _uncopied(place, f"it is a link to {os.readlink(place)}, which is not there")
+    if not os.path.isfile(place):
+        raise _uncopied(place, "it is no file, but a pipe, a socket or a device")
+    shutil.copy2(place, to)
+
+
+def _uncopied(place: str, why: str) -> ModelError:
+    return ModelError(
+        f"{place} cannot be exported: {why}. Put the file that belongs to the model in its place, or move it out of "
+        "the model's directory, and export again"
+    )
 
 
 def upload(folder: Path, repo: str, *, private: bool) -> str:

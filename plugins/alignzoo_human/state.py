@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from alignzoo_human.items import Settings, draw, shuffled
+from alignzoo_human.items import Settings, check, draw, shuffled
+from alignzoo_human.rows import screen_of
 from alignzoo_human.votes import Kind
 
 Choice = tuple[int, int, int, tuple[int, ...]]
 """The number of an ask, 0 for a new one; its item; how often the rater was asked before; the order on the screen."""
+
+At = Callable[[str, "int | None"], None]
+"""Is told the table and the number of the row that is read."""
 
 
 @dataclass
@@ -85,39 +88,44 @@ class State:
         self._lacking = 0
         self._gold: list[int] = []
 
-    def follow(self, file: sqlite3.Connection) -> None:
-        """Take in the rows that have come since."""
-        size = "json_array_length(asked, '$.answers')"
-        for number, key, kind, n, gold in self._new(file, "item", f"key, kind, {size}, gold"):
+    def follow(self, file: sqlite3.Connection, at: At) -> None:
+        """Take in the rows that have come since; `at` is told which. One that is damaged raises, each time anew."""
+        size = "CASE WHEN json_valid(asked) THEN json_array_length(asked, '$.answers') END"
+        for number, key, kind, n, gold in self._new(file, at, "item", f"key, kind, {size}, gold"):
+            check(kind, n or 0)
             self.items[number] = Known(number, key, kind, n, gold is not None)
             self._gold += [number] if gold is not None else []
             self._stale = True
-        for _, item, wanted, priority in self._new(file, "request", "item, wanted, priority"):
+        for _, item, wanted, priority in self._new(file, at, "request", "item, wanted, priority"):
             known = self.items[item]
+            most = max(known.wanted, wanted)
             self._lacking -= known.lacks
-            known.wanted, known.priority = max(known.wanted, wanted), priority
+            known.wanted, known.priority = most, priority + 0.0
             self._lacking += known.lacks
             self._stale = True
-        for number, item, rater, again, screen in self._new(file, "ask", "item, rater, again, screen"):
+        for number, item, rater, again, screen in self._new(file, at, "ask", "item, rater, again, screen"):
             known = self.items[item]
-            self.asks[number] = Asked(number, item, known.kind, rater, again, tuple(json.loads(screen)))
+            self.asks[number] = Asked(number, item, known.kind, rater, again, screen_of(screen, known.size))
             known.asks.append(number)
             person = self.raters[rater]
             person.asks.append(number)
             person.open.add(number)
             person.items[item] = person.items.get(item, 0) + 1
-        for _, ask, tab, at in self._new(file, "shown", "ask, tab, at"):
+        for _, ask, tab, when in self._new(file, at, "shown", "ask, tab, at"):
             asked = self.asks[ask]
-            asked.first_shown, asked.last_shown, asked.tab = asked.first_shown or at, at, tab
-        for number, ask, action, seconds in self._new(file, "vote", "ask, action, seconds"):
-            self._take(number, self.asks[ask], action, seconds)
+            asked.first_shown, asked.last_shown, asked.tab = asked.first_shown or when + 0.0, when + 0.0, tab
+        for number, ask, action, seconds in self._new(file, at, "vote", "ask, action, seconds"):
+            if action not in ("vote", "skip", "undo"):
+                raise ValueError(f"its action is {action!r}")
+            self._take(number, self.asks[ask], action, seconds + 0.0)
 
-    def _new(self, file: sqlite3.Connection, table: str, columns: str) -> Iterator[tuple]:
+    def _new(self, file: sqlite3.Connection, at: At, table: str, columns: str) -> Iterator[tuple]:
+        at(table, None)
         asked = f"SELECT id, {columns} FROM {table} WHERE id > ? ORDER BY id"
-        rows = file.execute(asked, (self._seen[table],)).fetchall()
-        if rows:
-            self._seen[table] = rows[-1][0]
-        return iter(rows)
+        for row in file.execute(asked, (self._seen[table],)).fetchall():
+            at(table, row[0])
+            yield row
+            self._seen[table] = row[0]
 
     def _take(self, number: int, asked: Asked, action: str, seconds: float) -> None:
         person, known = self.raters[asked.rater], self.items[asked.item]

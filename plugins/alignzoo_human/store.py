@@ -6,7 +6,6 @@ disk before anybody is told so. What is current follows from the rows, and is ke
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import sqlite3
@@ -20,7 +19,8 @@ from typing import Any
 
 from alignzoo.errors import DataError, RunError
 from alignzoo_human.active import Drawn
-from alignzoo_human.items import Item, Settings, arranged, check, dense, restored, text_of, written
+from alignzoo_human.items import Item, Settings, arranged, dense, restored, written
+from alignzoo_human.rows import Reading, item_of, or_null, placed, reasons_of, settings_of, verdict_of
 from alignzoo_human.state import Asked, State
 from alignzoo_human.votes import Value, Vote
 
@@ -84,10 +84,14 @@ class Store:
             else:
                 raise RunError(f"there is no store {self.path}")
             self._file = sqlite3.connect(self.path, PATIENCE, isolation_level=None, check_same_thread=False)
-            self._make(settings)
+            try:
+                self._make(settings)
+                self.settings = self._settings()
+            except BaseException:
+                self._file.close()
+                raise
         except (sqlite3.Error, OSError) as error:
             raise RunError(f"the store {self.path} cannot be used: {error}. Give another file") from error
-        self.settings = self._settings()
         self.state = State(self.settings)
 
     def __enter__(self) -> Store:
@@ -102,13 +106,14 @@ class Store:
     # --- tables -------------------------------------------------------------------------------------------------------
 
     def _make(self, settings: Settings | None) -> None:
+        if self._others() or (settings is None and not self.path.stat().st_size):
+            raise self._none()  # before anything is written to it
         _log_ahead(self._file)
         self._file.execute("PRAGMA synchronous = FULL")
         self._file.execute("BEGIN IMMEDIATE")
-        names = {row[0] for row in self._file.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        if names and not set(TABLES) <= names:
-            self._file.execute("ROLLBACK")
-            raise RunError(f"{self.path} is a database of something else: give another file")
+        names = self._names()
+        if self._others() or (settings is None and not names):
+            raise self._none()
         if not names:
             for name, columns in TABLES.items():
                 self._file.execute(f"CREATE TABLE {name} (id INTEGER PRIMARY KEY, {columns})")
@@ -123,15 +128,26 @@ class Store:
             self._file.execute("ALTER TABLE request ADD COLUMN pool INTEGER")
             self._note("form", form := FORM)
         if form != FORM:
-            self._file.execute("ROLLBACK")
             raise RunError(f"{self.path} has the form {form}, not {FORM}: use the version that made it")
         if settings is not None:
             former = self._meta().get("settings")
-            salt = json.loads(former)["salt"] if former else settings.salt or secrets.token_hex(8)
+            salt = self._settings().salt if former else settings.salt or secrets.token_hex(8)
             now = written(asdict(settings) | {"salt": salt})
             if former != now:
                 self._note("settings", now)
         self._file.execute("COMMIT")
+
+    def _names(self) -> set[str]:
+        return {row[0] for row in self._file.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+
+    def _others(self) -> bool:
+        names = self._names()
+        return bool(names) and not set(TABLES) <= names
+
+    def _none(self) -> RunError:
+        if self._others():
+            return RunError(f"{self.path} is a database of something else: give another file")
+        return RunError(f"{self.path} holds no store: give another file, or delete it, and a new store is made")
 
     def _note(self, key: str, value: str) -> None:
         self._file.execute("INSERT INTO meta (key, value, at) VALUES (?, ?, ?)", (key, value, time.time()))
@@ -140,8 +156,14 @@ class Store:
         return dict(self._file.execute("SELECT key, value FROM meta ORDER BY id"))
 
     def _settings(self) -> Settings:
-        known = json.loads(self._meta()["settings"])
-        return Settings(**known | {"criteria": tuple(known["criteria"])})
+        with Reading(self.path) as reading:
+            reading.at("meta, which has the settings,")
+            return settings_of(self._meta().get("settings", "null"))
+
+    def _follow(self) -> State:
+        with Reading(self.path) as reading:
+            self.state.follow(self._file, reading.at)
+        return self.state
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -150,22 +172,21 @@ class Store:
             try:
                 self._file.execute("BEGIN IMMEDIATE")
                 try:
-                    self.state.follow(self._file)
+                    self._follow()
                     yield
                     self._file.execute("COMMIT")
                 except BaseException:
                     if self._file.in_transaction:
                         self._file.execute("ROLLBACK")
                     raise
-                self.state.follow(self._file)
+                self._follow()
             except (sqlite3.Error, OSError) as error:
                 raise RunError(f"the store {self.path} failed: {error}. What was stored in it is safe") from error
 
     def refresh(self) -> State:
         """What is current, with what other processes have written."""
         with self._lock:
-            self.state.follow(self._file)
-            return self.state
+            return self._follow()
 
     # --- what is asked ------------------------------------------------------------------------------------------------
 
@@ -205,21 +226,28 @@ class Store:
 
     def item(self, number: int) -> Item:
         """An item by its number."""
-        with self._lock:
+        with self._lock, Reading(self.path):
             row = self._file.execute("SELECT kind, asked, origins, gold FROM item WHERE id = ?", (number,)).fetchone()
         if row is None:
             raise DataError(f"the store has no item {number}")
-        return _item(*row)
+        with Reading(self.path) as reading:
+            reading.at("item", number)
+            return item_of(*row)
 
     def items(self) -> dict[str, Item]:
         """Every item by its key."""
-        with self._lock:
-            rows = self._file.execute("SELECT key, kind, asked, origins, gold FROM item ORDER BY id").fetchall()
-        return {row[0]: _item(*row[1:]) for row in rows}
+        found = {}
+        with self._lock, Reading(self.path) as reading:
+            for number, key, *row in self._file.execute(
+                "SELECT id, key, kind, asked, origins, gold FROM item ORDER BY id"
+            ).fetchall():
+                reading.at("item", number)
+                found[key] = item_of(*row)
+        return found
 
     def drawn(self) -> dict[str, Drawn]:
         """How the items that were drawn from a pool were drawn, by their keys, in the order of the draws."""
-        with self._lock:
+        with self._lock, Reading(self.path):
             rows = self._file.execute(
                 "SELECT item.key, item.id, propensity, pool, chosen FROM request JOIN item ON item.id = request.item "
                 "WHERE pool IS NOT NULL ORDER BY request.id"
@@ -259,7 +287,7 @@ class Store:
             asked = self.state.asks.get(given.ask)
             if asked is None or asked.rater != rater:
                 raise KeyError(given.ask)
-            value = _null(self._checked(asked, given.value)) if given.action == "vote" else None
+            value = or_null(self._checked(asked, given.value)) if given.action == "vote" else None
             known = self._file.execute("SELECT id, ask, value FROM vote WHERE key = ?", (given.key,)).fetchone()
             if known is not None:
                 if known[1:] != (given.ask, value):  # another verdict is not lost in silence
@@ -267,7 +295,7 @@ class Store:
                 return int(known[0])
             if asked.current != given.supersedes or (given.action == "undo" and asked.current is None):
                 raise Conflict(asked.current)
-            reasons = _null(_arranged(given.reasons, asked.screen) or None)
+            reasons = or_null(placed(given.reasons, asked.screen) or None)
             row = (given.ask, given.key, given.action, value, reasons, given.comment)
             seconds = min(max(given.seconds, 0.0), max(now - asked.first_shown, 0.0))
             cursor = self._file.execute(
@@ -291,20 +319,25 @@ class Store:
 
     def said(self, number: int) -> dict[str, Any]:
         """A vote by its number, in the order of its screen."""
-        with self._lock:
+        with self._lock, Reading(self.path) as reading:
+            reading.at("vote", number)
             ask, action, value, reasons, comment = self._file.execute(
                 "SELECT ask, action, value, reasons, comment FROM vote WHERE id = ?", (number,)
             ).fetchone()
-        asked = self.state.asks[ask]
-        found = None if value is None else arranged(asked.kind, _value(value), asked.screen)
-        shown = _arranged(json.loads(reasons), asked.screen, back=True) if reasons else {}
+            asked = self.state.asks[ask]
+            found = None if value is None else arranged(asked.kind, self._verdict(value, asked), asked.screen)
+            shown = placed(reasons_of(reasons), asked.screen, back=True)
         return {"id": number, "action": action, "value": found, "reasons": shown, "comment": comment}
 
     def said_as(self, other: Asked, mine: Asked) -> dict[str, Any]:
         """What another rater said of an item, in the order of one's own screen."""
-        with self._lock:
+        with self._lock, Reading(self.path) as reading:
+            reading.at("vote", other.current)
             (value,) = self._file.execute("SELECT value FROM vote WHERE id = ?", (other.current,)).fetchone()
-        return {"value": arranged(mine.kind, _value(value), mine.screen)}
+            return {"value": arranged(mine.kind, self._verdict(value, other), mine.screen)}
+
+    def _verdict(self, value: str, asked: Asked) -> Value:
+        return verdict_of(value, asked.kind, len(asked.screen))
 
     def votes(self) -> list[Vote]:
         """Every rater's last word on every item, in the order in which they were given."""
@@ -313,20 +346,20 @@ class Store:
     def answered(self) -> list[tuple[Vote, dict[str, Any]]]:
         """The votes that stand, each with its reasons and comment in the item's own order."""
         state = self.refresh()
-        with self._lock:
-            rows = self._file.execute(
+        found = []
+        with self._lock, Reading(self.path) as reading:
+            for number, ask, key, value, reasons, comment, seconds, at in self._file.execute(
                 "SELECT vote.id, ask, item.key, value, reasons, comment, seconds, vote.at FROM vote "
                 "JOIN ask ON ask.id = vote.ask JOIN item ON item.id = ask.item WHERE action = 'vote' ORDER BY vote.id"
-            ).fetchall()
-        found = []
-        for number, ask, key, value, reasons, comment, seconds, at in rows:
-            asked = state.asks[ask]
-            if asked.current != number:
-                continue
-            left = ("first", "second")[asked.screen[0]] if asked.kind == "pair" else None
-            gold = state.items[asked.item].gold
-            vote = Vote(key, asked.rater, asked.kind, _value(value), seconds, left, gold, asked.again > 0, at)
-            found.append((vote, {"reasons": json.loads(reasons) if reasons else {}, "comment": comment}))
+            ).fetchall():
+                asked = state.asks[ask]
+                if asked.current != number:
+                    continue
+                reading.at("vote", number)
+                left = ("first", "second")[asked.screen[0]] if asked.kind == "pair" else None
+                gold, said = state.items[asked.item].gold, self._verdict(value, asked)
+                vote = Vote(key, asked.rater, asked.kind, said, seconds, left, gold, asked.again > 0, at)
+                found.append((vote, {"reasons": reasons_of(reasons), "comment": comment}))
         return found
 
 
@@ -345,30 +378,3 @@ def _log_ahead(file: sqlite3.Connection) -> None:
 
 def _each(value: Any, n: int) -> Sequence[Any]:
     return [value] * n if value is None or isinstance(value, int | float | str) else list(value)
-
-
-def _item(kind: Any, asked: str, origins: str, gold: str | None) -> Item:
-    said = json.loads(asked)
-    check(kind, len(said["answers"]))
-    answers = tuple(map(text_of, said["answers"]))
-    known = None if gold is None else _value(gold)
-    return Item(kind, text_of(said["prompt"]), answers, tuple(json.loads(origins)), said["criterion"], known)
-
-
-def _value(text: str) -> Value:
-    value = json.loads(text)
-    return tuple(value) if isinstance(value, list) else float(value)
-
-
-def _null(value: Any) -> str | None:
-    return None if value is None else written(value)
-
-
-def _arranged(reasons: Mapping[str, Any], screen: Sequence[int], *, back: bool = False) -> dict[str, Any]:
-    """Reasons with those of each answer in the item's order, or back in the screen's."""
-    found = dict(reasons)
-    if answers := list(found.get("answers") or []):
-        places = {item: place for place, item in enumerate(screen)}
-        order = screen if back else [places[item] for item in range(len(screen))]
-        found["answers"] = [answers[place] if place < len(answers) else None for place in order]
-    return found

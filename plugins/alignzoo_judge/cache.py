@@ -48,9 +48,13 @@ class Cache:
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
             # A notebook's questions are asked in a thread of their own, which alone writes while it runs.
             self.file = sqlite3.connect(self.path, PATIENCE, isolation_level=None, check_same_thread=False)
-            self._log_ahead()
-            self.file.execute("PRAGMA synchronous = NORMAL")
-            self.file.execute("CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, reply TEXT) WITHOUT ROWID")
+            try:
+                self._log_ahead()
+                self.file.execute("PRAGMA synchronous = NORMAL")
+                self.file.execute("CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, reply TEXT) WITHOUT ROWID")
+            except BaseException:
+                self.file.close()
+                raise
         except (sqlite3.Error, OSError) as error:
             raise RunError(
                 f"the judge's cache {self.path} cannot be used: {error}. Give another file with judge.cache, or 'off'"
@@ -62,12 +66,23 @@ class Cache:
         until = time.monotonic() + PATIENCE
         while True:
             try:
+                self._check()  # before anything is written to it
                 self.file.execute("PRAGMA journal_mode = WAL")
                 return
             except sqlite3.OperationalError as error:
                 if "locked" not in str(error) or time.monotonic() > until:
                     raise
                 time.sleep(0.02)
+
+    def _check(self) -> None:
+        """Raise where it is a database of something else."""
+        tables = {row[0] for row in self.file.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        columns = [row[0] for row in self.file.execute("SELECT name FROM pragma_table_info('replies')")]
+        if tables and columns != ["key", "reply"]:
+            raise RunError(
+                f"the judge's cache {self.path} is a database of something else: give another file with judge.cache, "
+                "or 'off'"
+            )
 
     def __exit__(self, *told: object) -> None:
         self.file.close()

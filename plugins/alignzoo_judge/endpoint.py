@@ -186,7 +186,7 @@ class OpenAI:
                 if key in found or (kept := cache.get(key) if cache else None) is None:
                     missing |= {} if key in found else {key: request}
                 else:
-                    found[key] = read(_kept(kept, where))
+                    found[key] = _kept(kept, where, read)
             asks = [self._ask(request, read, _keeper(cache, key)) for key, request in missing.items()]
             self._transport.counts["cached"] += len(keys) - len(asks)
             if asks:
@@ -228,11 +228,11 @@ def _keeper(cache: Cache | None, key: str) -> Callable[[Reply], None]:
     return keep
 
 
-def _kept(text: str, where: Path | None) -> Reply:
-    """A reply of the cache."""
+def _kept(text: str, where: Path | None, read: Callable[[Reply], T]) -> T:
+    """What a reply of the cache says; only such as could be read were kept."""
     try:
-        return Reply(**json.loads(text))
-    except (ValueError, TypeError, RecursionError) as error:
+        return read(Reply(**json.loads(text)))
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise RunError(
             f"the judge's cache {where} holds what is no reply ({error}): delete the file, or give another with "
             "judge.cache"

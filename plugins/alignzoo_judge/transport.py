@@ -221,15 +221,17 @@ class Transport:
 
     def _count_tokens(self, usage: Any) -> None:
         budget = self.judge.budget
+        names = ("prompt_tokens", "completion_tokens")
+        unsaid = isinstance(usage, dict) and any(usage.get(name, 0) is None for name in names)
+        if (usage is None or unsaid) and (budget.tokens or budget.cost):
+            raise RewardError(
+                f"{self.url} does not say how many tokens it used, so judge.budget.tokens and judge.budget.cost "
+                "cannot be kept: set judge.budget.requests instead"
+            )
         if usage is None:
-            if budget.tokens or budget.cost:
-                raise RewardError(
-                    f"{self.url} does not say how many tokens it used, so judge.budget.tokens and judge.budget.cost "
-                    "cannot be kept: set judge.budget.requests instead"
-                )
             return
         known = isinstance(usage, dict) and "prompt_tokens" in usage
-        counts = [usage.get(name) or 0 for name in ("prompt_tokens", "completion_tokens")] if known else []
+        counts = [usage.get(name) or 0 for name in names] if known else []
         if not counts or not all(type(count) is int and 0 <= count < MANY for count in counts):
             raise ValueError(f"its usage is no count of tokens: {self.cut(usage, 80)}")
         self.counts["tokens_in"] += counts[0]

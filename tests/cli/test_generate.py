@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -85,3 +86,14 @@ def test_what_cannot_be(alignzoo, tiny_model: Path, arguments: list[str], said: 
     answer = alignzoo("generate", tiny_model, *arguments)
     assert answer.code == 1
     assert answer.err.startswith("error: ") and said in answer.err
+
+
+@pytest.mark.parametrize("end", ["99999", '"x"', "-1", "[1, null]", "[1, [2]]", "true", "1.5"])
+def test_an_end_that_is_no_token_is_named_with_its_file(alignzoo, tiny_model: Path, tmp_path: Path, end: str) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    (model / "generation_config.json").write_text(f'{{"eos_token_id": {end}}}')
+    said = alignzoo("generate", model, "--prompt", "Hi", *FEW)
+    told = " ".join(said.err.split())
+    assert said.code == 1 and "Traceback" not in told
+    assert f"{model / 'generation_config.json'} has eos_token_id" in told and "is no token of the tokenizer" in told

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from alignzoo.errors import RunError
+from alignzoo.errors import RewardError, RunError
 from alignzoo.judging import ask
 from alignzoo.types import Question
 from alignzoo_judge.cache import key_of, place
-from alignzoo_judge.endpoint import OpenAI
+from alignzoo_judge.endpoint import Budget, OpenAI
 from judge_server import KEY, JudgeServer
 
 VERDICT = '{"rationale": "r", "verdict": 0.7}'
@@ -127,3 +128,44 @@ def test_a_damaged_cache_is_named(judge_server: JudgeServer) -> None:
     file.close()
     with pytest.raises(RunError, match=r"judges\.sqlite holds what is no reply"):
         judge.judge([QUESTION], None)
+
+
+@pytest.mark.parametrize("reply", ['{"text": "garbage"}', '{"text": 5}', '{"text": null}', "{}", "5", "null", None])
+def test_a_cached_reply_that_is_no_verdict_is_told_with_its_file(reply: str | None, judge_server: JudgeServer) -> None:
+    import sqlite3
+
+    judge = judge_at(judge_server)
+    judge.judge([QUESTION], None)
+    with sqlite3.connect(place("auto") or "") as file:
+        file.execute("UPDATE replies SET reply = ?", (reply,))
+    file.close()
+    with pytest.raises(RunError, match=r"judges\.sqlite holds what is no reply .*: delete the file, or give another"):
+        judge.judge([QUESTION], None)
+
+
+@pytest.mark.parametrize("table", ["mine (x)", "replies (x)"])
+def test_a_database_of_others_is_no_cache_and_keeps_its_bytes(
+    table: str, judge_server: JudgeServer, tmp_path: Path
+) -> None:
+    import sqlite3
+
+    other = tmp_path / "other.sqlite"
+    with sqlite3.connect(other) as file:
+        file.execute(f"CREATE TABLE {table}")
+    file.close()
+    before = other.read_bytes()
+    with pytest.raises(RunError, match=r"other\.sqlite is a database of something else: give another file"):
+        judge_at(judge_server, cache=str(other)).judge([QUESTION], None)
+    assert other.read_bytes() == before and not judge_server.heard
+
+
+@pytest.mark.parametrize("budget", [Budget(tokens=1), Budget(cost=1.0, price_in=1.0)], ids=["tokens", "cost"])
+@pytest.mark.parametrize("unsaid", ["prompt_tokens", "completion_tokens"])
+def test_a_budget_of_tokens_needs_their_numbers(unsaid: str, budget: Budget, judge_server: JudgeServer) -> None:
+    usage = {"prompt_tokens": 3, "completion_tokens": 2} | {unsaid: None}
+    judge_server.faults += [body(usage=usage), body(usage=usage)]
+    with pytest.raises(RewardError, match="does not say how many tokens it used, so"):
+        judge_at(judge_server, budget=budget).judge([QUESTION], None)
+    judge = judge_at(judge_server)
+    assert judge.judge([QUESTION], None)[0].kind != "error"
+    assert judge.costs()["judge/tokens"] == 5 - (3 if unsaid == "prompt_tokens" else 2)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import os
 import random
+import re
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +108,44 @@ def test_an_observer_that_leaves_the_folder_is_switched_off(tmp_path: Path) -> N
     assert "has changed the working directory to /" in message
 
 
+CALCULUS = {
+    "torch.set_grad_enabled(False), where it was True": lambda: torch.set_grad_enabled(False),
+    "torch.set_default_dtype(torch.float64), where it was torch.float32": lambda: torch.set_default_dtype(
+        torch.float64
+    ),
+    "torch.set_num_threads(3), where it was ": lambda: torch.set_num_threads(3),
+}
+
+
+def calculus() -> list[object]:
+    return [torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_num_threads()]
+
+
+@pytest.fixture
+def same_calculus() -> Iterator[None]:
+    grad, dtype, threads = torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_num_threads()
+    yield
+    torch.set_grad_enabled(grad), torch.set_default_dtype(dtype), torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("what", CALCULUS)
+@pytest.mark.usefixtures("same_calculus")
+def test_an_observer_that_changes_how_torch_computes_is_switched_off(what: str) -> None:
+    class Changes:
+        @alignzoo.hookimpl
+        def alignzoo_after_step(self, report: object) -> None:
+            CALCULUS[what]()
+
+    told: list[str] = []
+    zoo = Registry(warn=told.append)
+    zoo.add(Changes())
+    before = calculus()
+    zoo.observe("alignzoo_after_step", report=None)
+    assert calculus() == before
+    [message] = [each for each in told if "no longer watches the run" in each]
+    assert f"has changed how torch computes for the whole run: {what}" in message
+
+
 # --- rewards ------------------------------------------------------------------------------------------------------
 
 
@@ -187,6 +227,21 @@ def test_a_reward_that_leaves_the_folder_is_named() -> None:
     with pytest.raises(PluginError, match="the reward 'mine' has changed the working directory to /"):
         scored(walks, ["a"])
     assert os.getcwd() == before
+
+
+@pytest.mark.parametrize("what", CALCULUS)
+@pytest.mark.usefixtures("same_calculus")
+def test_a_reward_that_changes_how_torch_computes_is_named(what: str) -> None:
+    def changes(completions: list[str]) -> list[float]:
+        CALCULUS[what]()
+        return [0.0]
+
+    before = calculus()
+    with pytest.raises(
+        PluginError, match=re.escape(f"'mine' has changed how torch computes for the whole run: {what}")
+    ):
+        scored(changes, ["a"])
+    assert calculus() == before
 
 
 def test_a_reward_that_closes_a_stream_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

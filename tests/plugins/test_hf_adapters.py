@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -256,6 +259,28 @@ def test_an_export_is_the_adapter_or_merged_the_model(
     assert nowhere.code == 1 and "say where to" in nowhere.err
     none = alignzoo("export", tmp_path, "--out", tmp_path / "x")
     assert none.code == 1 and "is no model's directory" in none.err
+
+
+@pytest.mark.parametrize("odd", ["a link", "a pipe", "a full disk"])
+def test_a_file_that_cannot_be_exported_is_named(
+    odd: str, plain_model: Path, alignzoo: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(place: str, to: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", to)
+
+    model = tmp_path / "model"
+    shutil.copytree(plain_model, model)
+    file, cure = model / "notes.txt", "move it out of the model's directory, and export again"
+    if odd == "a link":
+        file.symlink_to("nowhere")
+    elif odd == "a pipe":
+        os.mkfifo(file)
+    else:
+        monkeypatch.setattr(shutil, "copy2", full)
+        file, cure = model, "that there is room for the copy, and export again"
+    said = alignzoo("export", model, "--out", tmp_path / "out")
+    assert said.code == 1 and str(file) in said.err and " cannot be exported: " in said.err and "[(" not in said.err
+    assert cure in said.err and {each.name for each in tmp_path.iterdir()} == {"model"}
 
 
 def test_nothing_is_uploaded_but_where_it_is_asked_for(

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from alignzoo import DataError, RunError
+from alignzoo.cli import app
 from alignzoo_human.items import Item, Settings, arranged, restored
 from alignzoo_human.store import Conflict, Given, Store
 
@@ -215,3 +217,64 @@ def test_other_files_are_refused_and_left_as_they_are(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="there is no store"):
         Store(tmp_path / "missing.sqlite")
     assert not (tmp_path / "missing.sqlite").exists()
+
+
+def test_an_empty_file_holds_no_store_and_stays_empty(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.sqlite"
+    empty.touch()
+    with pytest.raises(RunError, match=r"empty\.sqlite holds no store: give another file"):
+        Store(empty)
+    assert empty.read_bytes() == b"" and [path.name for path in tmp_path.iterdir()] == ["empty.sqlite"]
+    with Store(empty, Settings(salt="s")) as made:
+        assert made.settings.salt == "s"
+
+
+def test_a_database_of_others_keeps_its_bytes(tmp_path: Path) -> None:
+    other = tmp_path / "other.sqlite"
+    sqlite3.connect(other).execute("CREATE TABLE mine (x)").connection.close()
+    before = other.read_bytes()
+    with pytest.raises(RunError, match="something else"):
+        Store(other)
+    assert other.read_bytes() == before
+
+
+DAMAGE = {
+    "settings {}": ("meta", "INSERT INTO meta (key, value, at) VALUES ('settings', '{}', 0)"),
+    "settings []": ("meta", "INSERT INTO meta (key, value, at) VALUES ('settings', '[]', 0)"),
+    "settings x": ("meta", "INSERT INTO meta (key, value, at) VALUES ('settings', 'x', 0)"),
+    "a setting": ("meta", 'UPDATE meta SET value = replace(value, \'"grades":5\', \'"grades":"x"\')'),
+    "no settings": ("meta", "DELETE FROM meta WHERE key = 'settings'"),
+    "an unknown ask": ("row 1 of its table vote", "UPDATE vote SET ask = 99"),
+    "an action": ("row 1 of its table vote", "UPDATE vote SET action = 'shout'"),
+    "seconds": ("row 1 of its table vote", "UPDATE vote SET seconds = 'long'"),
+    "junk in a value": ("row 1 of its table vote", "UPDATE vote SET value = 'junk'"),
+    "another value": ("row 1 of its table vote", "UPDATE vote SET value = '7'"),
+    "no value": ("row 1 of its table vote", "UPDATE vote SET value = NULL"),
+    "reasons": ("row 1 of its table vote", "UPDATE vote SET reasons = '5'"),
+    "junk in asked": ("row 1 of its table item", "UPDATE item SET asked = 'junk'"),
+    "asked []": ("row 1 of its table item", "UPDATE item SET asked = '[]'"),
+    "a kind": ("row 1 of its table item", "UPDATE item SET kind = 'odd'"),
+    "an unknown item": ("row 1 of its table request", "UPDATE request SET item = 99"),
+    "a priority": ("row 1 of its table request", "UPDATE request SET priority = 'high'"),
+    "a screen": ("row 1 of its table ask", "UPDATE ask SET screen = '[0,0]'"),
+    "a time": ("row 1 of its table shown", "UPDATE shown SET at = 'noon'"),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_a_damaged_row_is_named_with_its_file(what: str, store: Store, tmp_path: Path) -> None:
+    store.add(pairs(1))
+    say(store, "ann", store.next("ann", "t").number, 1)  # type: ignore[union-attr]
+    store.close()
+    path = tmp_path / "votes.sqlite"
+    row, change = DAMAGE[what]
+    with sqlite3.connect(path) as file:
+        for (name,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+            file.execute(f"DROP TRIGGER {name}")
+        file.execute(change)
+    file.close()
+    for arguments in (["status"], ["report"], ["export", "--out", str(tmp_path / "rows.jsonl")]):
+        outcome = CliRunner().invoke(app, ["label", arguments[0], str(path), *arguments[1:]])
+        told = " ".join(outcome.output.split())
+        assert outcome.exit_code == 1 and "Traceback" not in told and not (tmp_path / "rows.jsonl").exists()
+        assert f"the store {path} is damaged" in told and row in told and "give another file" in told

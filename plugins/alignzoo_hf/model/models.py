@@ -377,15 +377,6 @@ def context(model: Any) -> int:
     return int(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 1 << 20)
 
 
-def stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Every token that ends a text: the generation config's and the tokenizer's."""
-    generation = getattr(bare(model), "generation_config", None)
-    configured = getattr(generation, "eos_token_id", None)
-    ids = set(configured if isinstance(configured, list) else [configured]) | {tokenizer.eos_token_id}
-    ids.discard(None)
-    return frozenset(ids)
-
-
 def groups(model: Any, rate: float) -> list[dict[str, Any]]:
     """The trained weights, embeddings and heads apart from the others, which are maps."""
     inner, ends = bare(model), ("get_input_embeddings", "get_output_embeddings")

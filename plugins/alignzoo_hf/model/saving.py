@@ -16,6 +16,7 @@ from alignzoo.allocator import give_back
 from alignzoo.errors import ModelError
 from alignzoo_hf.forward.head import drop_buffer
 from alignzoo_hf.model import adapters, models, quantized, weights
+from alignzoo_hf.model.encoding import stop_ids
 
 SMALL = 1 << 24
 """Bytes that may lie free while a model is merged, which is done once and takes its time in any case."""
@@ -65,7 +66,7 @@ def save_base(model: Any, tokenizer: Any, path: Path, dtype: torch.dtype) -> Non
 def ended(model: Any, tokenizer: Any) -> GenerationConfig:
     """A model's generation config, with the tokens at which its texts end, and its padding."""
     generation: GenerationConfig = model.generation_config
-    generation.eos_token_id = sorted(models.stop_ids(model, tokenizer))
+    generation.eos_token_id = sorted(stop_ids(model, tokenizer))
     if tokenizer.pad_token_id is not None:
         generation.pad_token_id = tokenizer.pad_token_id
     return generation

@@ -35,6 +35,10 @@ class Local:
     jobs: int = 1
     """How many at once."""
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.jobs, int) or self.jobs < 1:
+            raise RunError(f"jobs: found {self.jobs!r}, allowed: an integer at least 1")
+
     def run(self, cells: Sequence[Cell], folder: Path) -> Iterator[Ended]:
         if not cells:
             return

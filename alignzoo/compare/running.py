@@ -73,8 +73,6 @@ def compare(
     Raises an AlignzooError that says what to do.
     """
     check_names(algorithms=algorithms, task=task, judge=judge)
-    if not isinstance(jobs, int) or jobs < 1:
-        raise RunError(f"jobs: found {jobs!r}, allowed: an integer at least 1")
     tasks = (task,) if isinstance(task, str) else task
     own = () if reward is None else (reward_override(reward),)
     plan = Plan(

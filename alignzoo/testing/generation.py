@@ -10,6 +10,7 @@ import torch
 
 from alignzoo import functional as fn
 from alignzoo.decoding import AS_SET, Decoding
+from alignzoo.errors import AlignzooError
 from alignzoo.interfaces import PolicySpec
 from alignzoo.testing.asking import GREEDY, TOLERANCE, WRITER, answered, batch_of, generated, loaded, plain_prompts
 from alignzoo.testing.laws import Attempt, Given
@@ -154,6 +155,14 @@ def ends(spec: PolicySpec, given: Given) -> None:
             found = policy.generate(prompts, n, seeds=own, decoding=Decoding(**decoding))
         return [group.completions for group in found]
 
+    def taken(n: int, **decoding: Any) -> list[tuple[Completion, ...]]:
+        """The same; nothing where the policy says that it cannot."""
+        try:
+            policy.generate(prompts[:1], 1, seeds=fn.seeds(1, 0), decoding=Decoding(**decoding))
+        except AlignzooError:
+            return []
+        return wrote(n, **decoding)
+
     whole, cut = wrote(4, max_new_tokens=12), wrote(4, max_new_tokens=3)
     for limit, some in ((12, whole), (3, cut)):
         for each in (each for completions in some for each in completions):
@@ -164,23 +173,25 @@ def ends(spec: PolicySpec, given: Given) -> None:
         begun = {each.tokens[:3] for each in longer if len(each.tokens) > 3}
         wrong = [each for each in shorter if each.tokens in begun and each.finished]
         attempt.require(not wrong, "what the limit has cut to be unfinished", "finished")
-    _stops(replace(attempt, given="a token, and a text, that end a completion"), wrote, whole)
+    _stops(replace(attempt, given="a token, and a text, that end a completion"), taken, whole)
     told = policy.info().decoding
     if told is None or not (told.filters or told.greedy or told.mix):
         attempt = replace(attempt, given="the first token of 64 completions, at temperatures of 5 and of 0.02")
-        hot, cold = (len({c.tokens for c in wrote(64, max_new_tokens=1, temperature=t)[0]}) for t in (5.0, 0.02))
-        attempt.require(hot > cold, "more different ones where it is hot", f"{hot}, and {cold} where it is cold")
+        drawn = [taken(64, max_new_tokens=1, temperature=t) for t in (5.0, 0.02)]
+        if all(drawn):
+            hot, cold = (len({c.tokens for c in some[0]}) for some in drawn)
+            attempt.require(hot > cold, "more different ones where it is hot", f"{hot}, and {cold} where it is cold")
 
 
-def _stops(attempt: Attempt, wrote: Callable[..., list[tuple[Completion, ...]]], whole: list[Any]) -> None:
+def _stops(attempt: Attempt, taken: Callable[..., list[tuple[Completion, ...]]], whole: list[Any]) -> None:
     """A token that ends a completion is in none but at its end, nor is a text, but for what its last token brings."""
     known = next((each for some in whole for each in some if len(each.tokens) > 4), None)
     if known is None:
         return
     token = known.tokens[1]
-    for each in (each for some in wrote(4, max_new_tokens=12, stop_tokens=(token,)) for each in some):
+    for each in (each for some in taken(4, max_new_tokens=12, stop_tokens=(token,)) for each in some):
         attempt.require(token not in each.tokens[:-1], f"nothing after the token {token}", str(each.tokens))
     text = next((known.text[i] for i in range(len(known.text) // 3, len(known.text)) if known.text[i].strip()), "")
-    found = [each for some in wrote(4, max_new_tokens=12, stop=(text,)) for each in some] if text else []
+    found = [each for some in taken(4, max_new_tokens=12, stop=(text,)) for each in some] if text else []
     for each in found:
         attempt.require(text not in each.text or each.finished, f"what has come to {text!r} to be finished", each.text)

@@ -13,7 +13,7 @@ from alignzoo.batching import answer, collate
 from alignzoo.interfaces import CheckContext, Outline
 from alignzoo.microbatch import MicroBatcher
 from alignzoo_hf.model import shards
-from alignzoo_hf.model.checks import check_reward
+from alignzoo_hf.model.checks import STAGE, check_reward
 from alignzoo_hf.model.models import check_scorer
 from alignzoo_hf.model.outline import outline
 from alignzoo_hf.model.policy import HFPolicy
@@ -54,8 +54,11 @@ class ModelReward:
 
     def open(self, context: Context) -> Policy:
         """Load the model, which is not to be trained."""
-        check_scorer(self._settings(), self.model, chosen=self.label is not None or bool(self.weights))
+        self._check_outputs()
         return HFPolicy(self._settings(), self._columns(), frozen=True)
+
+    def _check_outputs(self) -> None:
+        check_scorer(self._settings(), self.model, chosen=self.label is not None or bool(self.weights))
 
     def _columns(self) -> frozenset[str]:
         return frozenset(f"scores:{i}" for i in range(len(self.weights))) or SCORES
@@ -63,7 +66,8 @@ class ModelReward:
     def check(self, context: CheckContext) -> None:
         """Raise ModelError where the model is no scorer, or its template cannot render the first step's prompts."""
         check_reward(self._settings(), context)
-        check_scorer(self._settings(), self.model, chosen=self.label is not None or bool(self.weights))
+        if not self.model.startswith(STAGE):
+            self._check_outputs()
 
     def outline(self, needs: frozenset[str]) -> Outline:
         """The model as it will be, without its weights."""

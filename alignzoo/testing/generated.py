@@ -137,8 +137,7 @@ def drawn_once(sampler: Sampler, given: Given) -> None:
 
 
 def asks_more(sampler: Sampler, given: Given) -> None:
-    """With a larger `n` the policy is asked for more completions, or more of them are brought. Who is set to write one
-    of each prompt has no more."""
+    """With a larger `n` more completions are asked of the policy or brought, unless one is all that is written."""
     if given.policy is not None or not sampler.online:
         return
     attempt = Attempt(11, "two prompts, and n = 2, 5 and 9", "n that is not handed on, or not beyond some number")

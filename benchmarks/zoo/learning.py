@@ -45,8 +45,14 @@ def methods(registry: Registry, only: list[str]) -> list[tuple[str, str, str]]:
             continue
         traits = traits_of(registry.get("optimizer", each.name))
         if traits.trains == "policy":
-            found.append((each.family, each.name, "sort" if traits.online else "shop"))
+            verified = traits.online or is_taught(registry, each.name)  # the teacher is one of `sort`
+            found.append((each.family, each.name, "sort" if verified else "shop"))
     return sorted(found)
+
+
+def is_taught(registry: Registry, name: str) -> bool:
+    """Whether an optimizer needs a teacher."""
+    return "teacher" in columns.roles(needs_of(registry.get("optimizer", name)))
 
 
 def run(name: str, task: str, seed: int, folder: Path, more: list[str]) -> dict[str, object]:
@@ -57,10 +63,11 @@ def run(name: str, task: str, seed: int, folder: Path, more: list[str]) -> dict[
     except alignzoo.AlignzooError as error:
         return {"error": str(error)}
     gold: dict[str, dict[int, list[float]]] = {"before": defaultdict(list), "after": defaultdict(list)}
-    last = done.stages[-1].name
-    for line in (folder / "answers.jsonl").read_text().splitlines():
-        answer = json.loads(line)
-        if answer["stage"] == last and answer["when"] in gold and not answer["greedy"]:
+    answers = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
+    first = next(answer["stage"] for answer in answers if answer["when"] == "before")
+    of = {"before": first, "after": done.stages[-1].name}  # of rounds, the first and the last
+    for answer in answers:
+        if answer["stage"] == of.get(answer["when"]) and not answer["greedy"]:
             gold[answer["when"]][answer["prompt"]].append(answer["gold"])
     means = {when: [statistics.fmean(values[prompt]) for prompt in sorted(values)] for when, values in gold.items()}
     steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -121,7 +128,7 @@ def main() -> None:
         found["machines"].append(here)
     known = {(each["method"], each["seed"]) for each in found["runs"]}
     for family, name, task in methods(registry, chosen.only):
-        taught = "teacher" in columns.roles(needs_of(registry.get("optimizer", name)))
+        taught = is_taught(registry, name)
         if taught and not chosen.teacher:
             continue
         for seed in range(chosen.seeds):

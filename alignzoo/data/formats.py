@@ -160,6 +160,8 @@ class Format(NamedTuple):
     """Its first column says what is asked, too."""
     named: bool = False
     """It is read where `format` names it alone: by its columns, its parts of one answer could be taken for several."""
+    answered: bool = True
+    """Its rows have answers to what they ask; of those without, other columns may be there for a reward."""
 
 
 FORMATS: dict[str, Format] = {
@@ -175,7 +177,7 @@ FORMATS: dict[str, Format] = {
     "pandalm": Format(("instruction", "response1", "response2"), pandalm, optional=("input",)),
     "alpaca-eval": Format(("instruction", "output_1", "output_2"), alpaca_eval),
     "messages": Format(("messages",), messages),
-    "prompt-only": Format(("prompt",), prompt_only),
+    "prompt-only": Format(("prompt",), prompt_only, answered=False),
     "text": Format(("text",), language),
 }
 """Every format by name. A file is recognised as the first one that its first row fits: from many columns to few."""
@@ -244,13 +246,12 @@ def _leaves_out(row: Row, name: str, unread: Sequence[str]) -> DataError:
 
 def _fitting(row: Row, present: set[str]) -> tuple[str, list[str]]:
     """The first format that these columns fit, "" for none, and those that it would not read and must."""
-    for name, (columns, _, opening, optional, whole, named) in FORMATS.items():
+    for name, (columns, _, opening, optional, whole, named, answered) in FORMATS.items():
         first = row.columns[columns[0]] if present.issuperset(columns) else None
         if present.issuperset(columns) and not named and re.match(opening, str(first)):
             meant = {column for column in present - READ if column.strip().lower() in READ}  # "Prompt", " completion"
             said = {column for column in SAID & present if row.columns[column]}
-            asked = {column for column in ASKED & present if _unsaid(row.columns[column], first, whole)}
-            asked = set() if name == "prompt-only" else asked  # they may be there for a reward
+            asked = {column for column in ASKED & present if answered and _unsaid(row.columns[column], first, whole)}
             filled = {column for column in (READ & present) | meant | asked | said if row.columns[column] is not None}
             return name, sorted(filled.difference(columns, optional))
     return "", []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -287,6 +288,9 @@ def test_an_end_that_earlier_turns_spell_is_written_once() -> None:
     enc = encoder("qwen-2.5")
     assert enc.prompt(Prompt((USER, ended, again))) == enc.prompt(Prompt((USER, said, again)))
     turns = [(each, again, {"role": "assistant", "content": "y"}) for each in (said, ended)]
+    word = enc.tokenizer("s", add_special_tokens=False)["input_ids"][0]
+    stops = replace(enc, stop_ids=enc.stop_ids | {word})  # a word that ends a completion, too, is what was said
+    assert stops.turns(Prompt((USER, said, again))) == (USER, said, again)
     plain, spelling = (enc.group(Prompt((USER,)), (each,)).completions[0] for each in turns)
     assert plain == spelling
 

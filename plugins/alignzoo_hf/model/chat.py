@@ -201,8 +201,10 @@ class Encoder:
                 )
 
     def _unended(self, turns: Turns) -> Turns:
-        ends = tuple(map(str, self.tokenizer.convert_ids_to_tokens(sorted(self.stop_ids))))
-        return tuple(unended(turn, ends) if turn["role"] == "assistant" else turn for turn in turns)
+        """Without special tokens that end the assistant's turns; a stop that is a word of a text is the text's."""
+        added = set(self.tokenizer.all_special_ids) | set(self.tokenizer.added_tokens_decoder)
+        ends = [str(token) for token in self.tokenizer.convert_ids_to_tokens(sorted(self.stop_ids & added))]
+        return tuple(unended(turn, [*filter(None, ends)]) if turn["role"] == "assistant" else turn for turn in turns)
 
     @cached_property
     def marks(self) -> Marks:

@@ -25,6 +25,8 @@ class Steps:
     """Steps to take: one step samples, scores and learns from one batch of prompts. 0: as many as `epochs` says."""
     epochs: Annotated[float, Gt(0)] = 1.0
     """Passes over the training prompts; used when `steps` is 0."""
+    max_steps: Annotated[int, Ge(0)] = 0
+    """Steps at most, where `epochs` would be more of them; 0: no limit."""
     prompts: Annotated[int, Ge(1)] = 32
     """Prompts (groups) per step."""
     minibatch: Annotated[int, Ge(0)] = 0
@@ -38,7 +40,10 @@ class Steps:
 
     def total(self, n_prompts: int) -> int:
         """The number of steps for so many training prompts."""
-        return self.steps or max(1, math.ceil(self.epochs * n_prompts / self.prompts))
+        if self.steps:
+            return self.steps
+        passes = max(1, math.ceil(self.epochs * n_prompts / self.prompts))
+        return min(passes, self.max_steps or passes)
 
 
 @dataclass(frozen=True)

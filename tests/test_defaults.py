@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from alignzoo.errors import RecipeError
 from alignzoo.recipe import Stage, load
 from alignzoo.registry import Registry
 from alignzoo.requirements import brings_scores
@@ -114,3 +115,55 @@ def test_the_docs_table_of_defaults_is_what_recipes_do(zoo: Registry) -> None:
             assert float(kl[1]) == stage.optimizer.kl, name  # type: ignore[attr-defined]
         known.add((name, stage_name))
     assert {name for name, _ in known} == set(RECIPES)
+
+
+SMALL = [
+    name for name in RECIPES if "[sizes.small" in (DOCS.parents[1] / "alignzoo/recipes" / f"{name}.toml").read_text()
+]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_small_first_run_differs_in_lengths_and_rates_alone(zoo: Registry, name: str) -> None:
+    """Every stage ends after some twenty-five steps at most, and data, model and parts are those of the whole run."""
+    whole = stages(zoo, name, *OWN["model"])
+    small = stages(zoo, name, *OWN["model"], "size=small")
+    for before, after in zip(whole, small, strict=True):
+        assert 0 < after.schedule.max_steps <= 25
+        assert after.schedule.total(10**6) == after.schedule.max_steps < before.schedule.total(10**6)
+        assert (type(after.optimizer), type(after.sampler), after.data) == (
+            type(before.optimizer),
+            type(before.sampler),
+            before.data,
+        )
+
+
+def test_a_size_is_laid_over_the_stage_and_under_the_adapter_and_what_is_given(zoo: Registry) -> None:
+    own = ["policy.model=any", REWARD]
+    (small,) = load("grpo", [*own, "size=small"], registry=zoo).stages
+    (adapter,) = load("grpo", [*own, "size=small", "policy.lora_rank=8"], registry=zoo).stages
+    (given,) = load("grpo", [*own, "schedule.lr=3e-5", "size=small"], registry=zoo).stages
+    (other,) = load("gspo", [*own, "size=small"], registry=zoo).stages  # has no recipe of its own
+    assert [each.schedule.lr for each in (small, adapter, given, other)] == [2e-5, 1e-5, 3e-5, 2e-5]
+    assert [each.schedule.prompts for each in (small, adapter, given, other)] == [4] * 4
+    assert [each.policy.max_new_tokens for each in (small, other)] == [48, 48]  # type: ignore[attr-defined]
+    first, model, last = stages(zoo, "rlhf", *OWN["model"], "size=small")
+    assert [each.schedule.max_steps for each in (first, model, last)] == [4, 8, 8]
+
+
+def test_a_size_that_a_recipe_has_not_is_refused(zoo: Registry) -> None:
+    with pytest.raises(RecipeError, match=r"size=big': size: found \"big\" \(a string\), allowed: small"):
+        load("grpo", ["policy.model=any", REWARD, "size=big"], registry=zoo)
+    with pytest.raises(RecipeError, match=r"this recipe has no \[sizes\]; set policy\.max_new_tokens"):
+        load("warp", ["policy.model=any", REWARD, "size=small"], registry=zoo)
+    with pytest.raises(RecipeError, match="a model or data of your own, and this run has neither"):
+        load("grpo", ["size=small"], registry=zoo)
+
+
+def test_a_misspelt_part_of_a_size_is_refused(zoo: Registry, tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        'task = "shop"\n[[stage]]\nname = "a"\npolicy = {name = "hf", model = "task:policy"}\n'
+        'data = {kind = "comparisons"}\noptimizer = "dpo"\n[sizes.tiny]\nschedul = {steps = 2}\n'
+    )
+    with pytest.raises(RecipeError, match=r"line 8: 'schedul' is no key of sizes\.tiny\. Did you mean 'schedule'"):
+        load(path, ["policy.model=any"], registry=zoo)

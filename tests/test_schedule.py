@@ -66,3 +66,10 @@ def test_inverse_sqrt_halves_after_three_scales_and_stops_at_the_floor() -> None
     schedule = Schedule(lr=1.0, decay="inverse_sqrt", warmup=4.0, final_lr=0.4)
     assert schedule.rate(4 + 12, 1000) == pytest.approx(0.5)  # √(4 / (12 + 4))
     assert schedule.rate(900, 1000) == 0.4
+
+
+def test_passes_end_at_max_steps_and_steps_that_are_given_do_not() -> None:
+    assert Schedule(epochs=2, prompts=8).total(100) == 25
+    assert Schedule(epochs=2, prompts=8, max_steps=7).total(100) == 7
+    assert Schedule(epochs=2, prompts=8, max_steps=70).total(100) == 25
+    assert Schedule(steps=9, max_steps=7).total(100) == 9

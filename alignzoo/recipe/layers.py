@@ -1,5 +1,5 @@
-"""A recipe's layers -> one table for each stage: top level, stage, [adapter], [tasks.X], overrides, the later over the
-earlier."""
+"""A recipe's layers -> one table for each stage: top level, stage, [sizes.X], [adapter], [tasks.X], overrides, the
+later over the earlier."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from alignzoo.errors import RecipeError, did_you_mean
 from alignzoo.recipe.overrides import TO_ALL, TO_LAST, Changes, Overrides, normal, parse, route
 from alignzoo.recipe.parts import show
 from alignzoo.recipe.rounds import KEYS, ROUND, Placed, Round, addressed, mapped, names_of, unrolled
+from alignzoo.recipe.sizes import SIZES, sized
 from alignzoo.recipe.tables import STAGE_REFERENCE, TASK_REFERENCE, Node, merge
 from alignzoo.registry.registrar import NAME
 
@@ -19,7 +20,7 @@ PARTS = (*TO_ALL, *TO_LAST)
 """What a stage holds, and what the top level holds as defaults for every stage."""
 
 OF_ALL_BY_TASK = ("policy", "data", "evaluate", "seed")
-"""What [tasks.X] and [adapter] change in every stage; their other parts are the last stage's."""
+"""What [sizes.X], [adapter] and [tasks.X] change in every stage; their other parts are the last stage's."""
 
 ADAPTER = "adapter"
 """The table of what changes where an adapter is trained instead of every weight."""
@@ -48,12 +49,15 @@ class Layered:
 
 def layered(root: Node, overrides: Overrides, tasks: Collection[str]) -> list[Layered]:
     """The stages of a recipe; `tasks` are the registered ones, for misspelt ones to be noticed."""
-    _check_keys(root, ("name", "description", "variant_of", "stage", ADAPTER, "tasks", *PARTS), "a recipe")
-    placed, rest = unrolled(_stages(root), parse(overrides))
+    _check_keys(root, ("name", "description", "variant_of", "stage", SIZES, ADAPTER, "tasks", *PARTS), "a recipe")
+    size, given = sized(root, parse(overrides))
+    placed, rest = unrolled(_stages(root), given)
     stages = list(names_of(placed))
     by_task = _by_task(root, stages, tasks)
     adapter = root.value.get(ADAPTER, Node({}, root.where))
     _check_layer(adapter, ADAPTER, stages)
+    for key, table in _tables(root.value.get(SIZES, Node({}, root.where)), SIZES):
+        _check_layer(table, f"{SIZES}.{key}", stages)
     changes = route(rest, placed)
     found: list[Layered] = []
     own: set[str] = set()
@@ -63,7 +67,7 @@ def layered(root: Node, overrides: Overrides, tasks: Collection[str]) -> list[La
         layers = [address(_parts(each, PARTS)) for each in (root, stage.block, stage.table)]
         table = Node(reduce(merge, layers).value, stage.table.where)
         asked = _overridden(table, changed)
-        extra = [adapter] if _trains_adapter(asked) else []
+        extra = [size, adapter] if _trains_adapter(asked) else [size]
         if _is_own(asked, own):
             own.add(stage.name)
         else:
@@ -74,6 +78,11 @@ def layered(root: Node, overrides: Overrides, tasks: Collection[str]) -> list[La
         earlier = [each.name for each in placed[:here]]
         check_references(stage.name, table, earlier)
         found.append(Layered(stage.name, table, changed.rewards, earlier, stage.round))
+    if size.value and not own:
+        raise RecipeError(
+            f"{size.where}: sizes: they are for a model or data of your own, and this run has neither: those of the "
+            "embedded tasks are small already. Leave the size, or give policy.model or data.path"
+        )
     return found
 
 
@@ -194,7 +203,7 @@ def _by_task(root: Node, stages: Sequence[str], tasks: Collection[str]) -> list[
 
 
 def _check_layer(table: Node, path: str, stages: Sequence[str]) -> None:
-    """Raise where [tasks.X] or [adapter] speaks of a part or a stage that there is not."""
+    """Raise where [sizes.X], [adapter] or [tasks.X] speaks of a part or a stage that there is not."""
     if not table.is_table:
         raise RecipeError(f"{table.where}: {path}: found {show(table.plain())}, allowed: a table")
     parts = [part for part in PARTS if part != "task"]
@@ -207,7 +216,7 @@ def _check_layer(table: Node, path: str, stages: Sequence[str]) -> None:
 
 
 def _with_layer(table: Node, layer: Node, stage: Placed, address: Callable[[Node], Node], *, last: bool) -> Node:
-    """The table with what [tasks.X] or [adapter] changes in it."""
+    """The table with what [sizes.X], [adapter] or [tasks.X] changes in it."""
     table = merge(table, address(_parts(layer, OF_ALL_BY_TASK)), broad=True)
     if last:
         table = merge(table, address(_parts(layer, [part for part in TO_LAST if part not in OF_ALL_BY_TASK])))

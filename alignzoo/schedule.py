@@ -27,7 +27,7 @@ class Steps:
     """Passes over the training prompts; used when `steps` is 0."""
     max_steps: Annotated[int, Ge(0)] = 0
     """Steps at most, where `epochs` would be more of them; 0: no limit."""
-    prompts: Annotated[int, Ge(1)] = 32
+    prompts: Annotated[int, Ge(1), Le(2**20)] = 32
     """Prompts (groups) per step."""
     minibatch: Annotated[int, Ge(0)] = 0
     """Groups per update of the weights; 0: the whole step's batch."""

@@ -137,6 +137,12 @@ def test_a_small_first_run_differs_in_lengths_and_rates_alone(zoo: Registry, nam
         )
 
 
+def test_the_docs_name_every_recipe_that_has_a_small_size() -> None:
+    text = DOCS.read_text(encoding="utf-8").partition("## A small first run")[2].partition("\n## ")[0]
+    table = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    assert sorted(re.findall(r"`([\w-]+)`", " ".join(table))) == SMALL
+
+
 def test_a_size_is_laid_over_the_stage_and_under_the_adapter_and_what_is_given(zoo: Registry) -> None:
     own = ["policy.model=any", REWARD]
     (small,) = load("grpo", [*own, "size=small"], registry=zoo).stages

@@ -1,17 +1,21 @@
-"""Whether what a comparison goes on from is what it was: the data, models and code of its cells, and their answers."""
+"""Whether what a comparison goes on from is what it was: recipes, data, models and code of its cells, and their
+answers."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from alignzoo.compare.plain import AGAIN
-from alignzoo.compare.plan import Cell, entry
+from alignzoo.compare.plan import Cell, entry, read_cell
 from alignzoo.compare.results import CellResult
 from alignzoo.errors import RunError
 from alignzoo.files import read_object
+from alignzoo.recipe import load
+from alignzoo.recipe.changes import changes
 from alignzoo.registry import Registry
 from alignzoo.runs import inputs
 from alignzoo.storage import write_json
@@ -45,23 +49,39 @@ def _measure(text: str) -> dict[str, str]:
 
 
 def check_inputs(cells: Sequence[Cell], folder: Path, registry: Registry) -> None:
-    """Raise where data, a model or a plugin has changed since one of these cells was begun: old cells would be held
-    against new ones that learned, or were scored, from something else."""
+    """Raise where a recipe's file, data, a model or a plugin has changed since one of these cells was begun: old cells
+    would be held against new ones that learned, or were scored, from something else."""
     former = [(cell, told) for cell in cells for told in _former(folder / cell.id)]
     now = _now([told["recipe"] for _, told in former]) | {"plugins": registry.distributions()}
     found: dict[str, list[str]] = {}
     for cell, told in former:
         for change in inputs.changed(told, now, inputs.used(told["recipe"], registry)):
             found.setdefault(change, []).append(cell.id)
+    for cell in cells:
+        for change in _recipe_changes(folder / cell.id, registry):
+            found.setdefault(change, []).append(cell.id)
     if not found:
         return
     ids = list(dict.fromkeys(each for cells in found.values() for each in cells))
     lines = "\n".join([*found][:SHOWN])
     raise RunError(
-        f"of the cells in {folder}, {len(ids)} had other data, models or plugins, {ids[0]} the first; new ones would "
-        f"not compare with them:\n{lines}\nPut the former ones back, or give another --out. Or delete the folders of "
-        "those cells: the same command runs them again"
+        f"of the cells in {folder}, {len(ids)} had other recipes, data, models or plugins, {ids[0]} the first; new "
+        f"ones would not compare with them:\n{lines}\nPut the former ones back, or give another --out. Or delete the "
+        "folders of those cells: the same command runs them again"
     )
+
+
+def _recipe_changes(folder: Path, registry: Registry) -> Iterator[str]:
+    """What a recipe's file says now, and did not when a cell was trained by it. Registered recipes change with their
+    plugin alone, and are told by it."""
+    if not (folder / "plan.json").exists() or not (folder / "run" / "manifest.json").exists():
+        return
+    cell = read_cell(folder)
+    if Path(cell.recipe).is_file():
+        was = read_object(folder / "run" / "manifest.json", "recipe", fix=AGAIN)["recipe"]
+        now = json.loads(json.dumps(load(cell.recipe, cell.overrides, registry=registry).resolved))
+        for change in changes(was, now, [stage["name"] for stage in now["stage"]]):
+            yield f"{cell.recipe} has changed: {change}"
 
 
 def _former(folder: Path) -> Iterator[Mapping[str, Any]]:

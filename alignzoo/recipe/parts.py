@@ -178,7 +178,10 @@ def describe(hint: Any) -> str:
     """What a field's annotation allows, in words."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        bounds = [f"{word} {value:g}" for word, value in _bounds(arguments[1:])]
+        bounds = [
+            f"{word} {value:,}" if isinstance(value, int) else f"{word} {value:g}"
+            for word, value in _bounds(arguments[1:])
+        ]
         return " ".join([describe(arguments[0]), " and ".join(bounds)]).strip()
     if origin in (Union, types.UnionType):
         return " or ".join(describe(each) for each in arguments if each is not type(None))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from annotated_types import Ge
+from annotated_types import Ge, Le
 
 from alignzoo.errors import RecipeError, did_you_mean
 from alignzoo.recipe.parts import build, checked, show
@@ -25,7 +25,8 @@ ROUND = "round"
 """The key by which a stage of a resolved recipe says which round it is."""
 
 Prompts = Literal["same", "fresh"]
-Count = Annotated[int, Ge(1)]
+Count = Annotated[int, Ge(1), Le(1000)]
+"""Each round is read as stages of its own; a thousand take some fifteen seconds."""
 
 EARLIER = re.compile(rf"(last|first):({NAME.pattern})(?: or (\S.*))?")
 """A reference to another round's output."""

@@ -122,7 +122,7 @@ class Watched:
     def _plans(self) -> Iterator[tuple[Path, Line]]:
         """The plan.json of every cell; one that is damaged is left out: `alignzoo compare` says what to do about it."""
         for path in sorted((self.folder / "cells").glob("*/*/*/plan.json")):
-            about = read_json(path)
+            about = _read(path)
             if isinstance(about, dict) and {"id", "recipe", "role", "algorithm", "seed", "task"} <= about.keys():
                 yield path, about
 
@@ -134,7 +134,8 @@ class Watched:
     def _progress(self) -> dict[str, Any]:
         if self.comparison:
             path = self.folder / "progress.json"
-            return dict(read_json(path)) if path.exists() else {}
+            found = _read(path) if path.exists() else {}
+            return found if isinstance(found, dict) else {}
         steps = self._lines(self.folder / "metrics.jsonl")
         path = self.folder / "result.json"
         return {"steps": len(steps), "ended": path.exists(), "age": self._age()}
@@ -148,7 +149,7 @@ class Watched:
         for plan, about in self._plans() if self.comparison else ():
             done = plan.with_name("cell.json")
             begun = (plan.parent / "run").exists() or (plan.parent / "log.txt").exists()
-            result = read_json(done) if done.exists() else {"status": "running" if begun else "waiting"}
+            result = _read(done) if done.exists() else {"status": "running" if begun else "waiting"}
             if not isinstance(result, dict):
                 result = {
                     "status": "failed",
@@ -185,6 +186,14 @@ class Watched:
                     return found
                 found.append({"label": label, "seed": seed, **_shown(line)})
         return found
+
+
+def _read(path: Path) -> Any:
+    """The value of a JSON file; None where it is damaged, for the page shows what there is."""
+    try:
+        return read_json(path)
+    except RunError:
+        return None
 
 
 def thin(points: list[tuple[float, Any]]) -> list[tuple[float, Any]]:

@@ -166,3 +166,19 @@ def test_a_line_of_answers_that_is_none_is_named(tmp_path: Path) -> None:
     path.write_text("{}\n")
     with pytest.raises(RunError, match=r"answers\.jsonl, line 1: has no 'prompt' and no 'asked'"):
         list(read_answers(path))
+
+
+def test_an_edited_recipe_is_refused_and_another_description_is_not(compare: Any, tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text(
+        'description = "mine"\ntask = "numbers"\n[[stage]]\nname = "climb"\npolicy = "toy"\n'
+        'sampler = { name = "policy", n = 4 }\noptimizer = "climb"\n'
+    )
+    assert not compare(str(recipe), seeds=1).failures
+    text = recipe.read_text()
+    recipe.write_text(text.replace('"mine"', '"mine, and yours"'))
+    assert not compare(str(recipe), seeds=1).failures
+    recipe.write_text(f"{text}schedule = {{ warmup = 0.5 }}\n")
+    with pytest.raises(RunError, match=r"mine\.toml has changed: climb\.schedule\.warmup: was 0\.0, now 0\.5") as told:
+        compare(str(recipe), seeds=2)
+    assert "2 had other recipes, data, models or plugins, numbers/" in str(told.value)

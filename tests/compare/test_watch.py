@@ -94,9 +94,10 @@ def test_a_comparisons_state(tmp_path: Path) -> None:
     ]
     assert [(each["label"], each["seed"]) for each in state["series"]] == [("grpo", "0")]
     assert state["progress"]["left"] == 120
-    for text in ("{}", "[]"):  # a damaged file costs its cell alone
+    for text in ("{}", "[]", "{", ""):  # a damaged file costs its cell alone
         (folder / "cells" / "sort" / "grpo" / "seed-1" / "plan.json").write_text(text)
-        (cell / "cell.json").write_text("[]")
+        (cell / "cell.json").write_text(text if text != "{}" else "[]")
+        (folder / "progress.json").write_text(text)
         shown = Watched(folder).state()["cells"]
         assert [each["status"] for each in shown] == ["running", "failed"]
         assert "cell.json is damaged: delete this cell's folder" in shown[1]["error"]

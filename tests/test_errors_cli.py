@@ -236,3 +236,13 @@ def test_what_other_libraries_will_rename_is_not_told() -> None:
         warnings.warn("this name goes in version 6", FutureWarning, stacklevel=1)
         warnings.warn("rows were left out", UserWarning, stacklevel=1)
     assert [each.category for each in told] == [UserWarning]
+
+
+def test_of_several_processes_the_first_alone_tells_what_all_of_them_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    for rank, shown in (("0", 1), ("1", 0)):
+        monkeypatch.setenv("RANK", rank)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            with common._plain_warnings():
+                warnings.warn("rows were left out", UserWarning, stacklevel=1)
+        assert len(told) == shown

@@ -141,12 +141,13 @@ def _warn(message: str) -> None:
 
 @contextmanager
 def _plain_warnings() -> Iterator[None]:
-    """Warnings as a sentence, not as a line of source; none of what other libraries will rename one day."""
+    """Warnings as a sentence, not as a line of source; none of what other libraries will rename one day. Of several
+    processes, which read the same data, the first one's alone are shown."""
     former = warnings.formatwarning
     warnings.formatwarning = lambda message, *where, **more: printable(f"warning: {message}\n")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", FutureWarning if os.environ.get("RANK", "0") == "0" else Warning)
             yield
     finally:
         warnings.formatwarning = former

@@ -1,13 +1,10 @@
-"""Comparisons on a real instruct model, SmolLM2-135M-Instruct: some hours of one core.
+"""A comparison on a real instruct model, SmolLM2-135M-Instruct: an hour of one core.
 
     nice python benchmarks/real_grids.py problems MODEL                # verifiable answers
-    nice python benchmarks/real_grids.py preferences MODEL HH.jsonl.gz # given pairs, and a judge
     nice python benchmarks/real_grids.py problems MODEL --seeds 5      # with more seeds, added to those that are there
 
 `problems`: sums in words, as GSM8K has them, of one step and small numbers, written here from a seed. Their answers are
 checked by `match`. All methods start from the model after SFT on worked ones, which shows it the form; it solves some.
-`preferences`: short pairs of Anthropic's HH, harmless, on which a reward model is trained first, on pairs of its own; it
-judges the answers of all methods.
 
 The same command goes on where it was stopped. What a comparison comes to is published as the zoo's is.
 """
@@ -82,22 +79,18 @@ def on_problems(model: Path, folder: Path, seeds: int) -> None:
         settings = ["schedule.prompts=16", "schedule.lr=5e-5", "data.heldout=0.1", "evaluate.prompts=6"]
         resume = (start / "manifest.json").exists()
         alignzoo.run("sft", policy=str(model), data=str(worked), out=start, resume=resume, overrides=settings)
+    data = ["policy.model=" + str(start / "models" / "sft"), f"data.path={asked}", "data.heldout=64"]
+    size = ["policy.max_new_tokens=12", "sampler.n=8", "schedule.prompts=8", "schedule.steps=20", "schedule.lr=2e-5"]
+    scored = ['reward={name="match", mode="numeric"}', "schedule.evaluations=2", "evaluate.prompts=16"]
     alignzoo.compare(
-        "grpo", "rloo", "online-dpo",
-        out=folder / "compare", seeds=seeds, prompts=64, reward="match[mode=numeric]",
-        overrides=[
-            f"policy.model={start / 'models' / 'sft'}", f"data.path={asked}", "data.heldout=64", "policy.max_new_tokens=12",
-            "sampler.n=8", "schedule.prompts=8", "schedule.steps=20", "schedule.lr=2e-5", "schedule.evaluations=2",
-            "evaluate.prompts=16",
-        ],
-    )  # fmt: skip
+        "grpo", "rloo", "online-dpo", out=folder / "compare", seeds=seeds, prompts=64, overrides=[*data, *size, *scored]
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("which", choices=["problems", "preferences"])
+    parser.add_argument("which", choices=["problems"])
     parser.add_argument("model", type=Path, help="the folder of SmolLM2-135M-Instruct")
-    parser.add_argument("pairs", type=Path, nargs="?", help="Anthropic's HH, harmless, as JSON lines, for preferences")
     parser.add_argument("--out", type=Path, default=Path("runs/real-grids"), help="where the runs go")
     parser.add_argument("--seeds", type=int, default=SEEDS)
     asked = parser.parse_args()

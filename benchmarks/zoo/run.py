@@ -175,9 +175,9 @@ def reward_model(name: str, seed: int, folder: Path) -> dict[str, object]:
     return {"before": found.before, "after": found.after, "costs": costs, "seconds": spent}
 
 
-def publish(part: Part, folder: Path) -> None:
+def publish(name: str, folder: Path, out: Path = OUT) -> None:
     """The report and the data of one comparison, for the repository."""
-    target = OUT / part.name
+    target = out / name
     target.mkdir(parents=True, exist_ok=True)
     text = (folder / "report.md").read_text()
     text = re.sub(r"^!\[.*\]\(.*\)\n+", "", text, flags=re.M)
@@ -246,7 +246,7 @@ def main() -> None:
             *part.algorithms, task=part.task, seeds=chosen.seeds, budget=part.budget, prompts=PROMPTS, out=folder,
             overrides=part.overrides, progress=tell,
         )  # fmt: skip
-        publish(part, folder)
+        publish(part.name, folder)
     if not chosen.kl and (not chosen.only or "reward-models" in chosen.only):
         reward_models(registry, chosen.out, chosen.seeds)
 

@@ -18,6 +18,7 @@ from statistics import fmean
 from typing import Any
 
 from learning import gain
+from orders import section
 
 from alignzoo.registry import Registry
 from alignzoo.registry.registrar import needs_of
@@ -214,6 +215,8 @@ def page() -> str:
         columns = [*ABOUT, *FIGURES][:width]
         lines += [f"## {family.capitalize()}", "", _line(columns), _line(["---"] * width)]
         lines += [_line([*row, *["-"] * (width - len(row))]) for row in rows] + [""]
+    if known:
+        lines += section(known)
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -1,0 +1,107 @@
+"""Orders of methods that papers have found, beside what the zoo's grid shows: a table of docs/zoo.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+ORDERS: Sequence[tuple[str, str, str]] = (
+    ("simpo", "dpo", "2405.14734 tab. 4"),
+    ("dpo", "ipo", "2405.14734 tab. 4"),
+    ("dpo", "cpo", "2405.14734 tab. 4"),
+    ("dpo", "orpo", "2405.14734 tab. 4"),
+    ("dpo", "slic", "2405.14734 tab. 4"),
+    ("alphapo", "simpo", "2501.03884"),
+    ("alpha-dpo", "dpo", "2410.10148"),
+    ("simper", "dpo", "2502.00883"),
+    ("mallows-po", "dpo", "2405.14953"),
+    ("dr-dpo", "dpo", "2407.07880, labels with noise"),
+    ("robust-dpo", "dpo", "2403.00409, labels with noise"),
+    ("beta-dpo", "dpo", "2407.08639"),
+    ("tdpo", "dpo", "2404.11999"),
+    ("exo-pair", "dpo", "2402.00856"),
+    ("odpo", "dpo", "2402.10571"),
+    ("tr-dpo", "dpo", "2404.09656"),
+    ("dpo-positive", "dpo", "2402.13228"),
+    ("wpo", "dpo", "2406.11827"),
+    ("cal-dpo", "dpo", "2412.14516"),
+    ("rpo", "dpo", "2404.19733, reasoning"),
+    ("apo-zero", "dpo", "2408.06266"),
+    ("bco", "kto", "2404.04656"),
+    ("dro-v", "kto", "2405.19107"),
+    ("dft", "sft", "2508.05629"),
+    ("gkd", "forward-kd", "2306.13649"),
+    ("on-policy-distillation", "forward-kd", "2306.13649"),
+    ("minillm", "forward-kd", "2306.08543"),
+    ("distillm", "gkd", "2402.03898"),
+    ("distillm", "minillm", "2402.03898"),
+    ("pro", "rrhf", "2306.17492"),
+    ("lipo", "pl-dpo", "2402.01878"),
+    ("opo-ndcg", "lipo", "2410.04346"),
+    ("ppo", "a2c", "1707.06347, control"),
+    ("apa", "ppo", "2306.02231"),
+    ("dapo", "grpo", "2503.14476"),
+    ("gspo", "grpo", "2507.18071"),
+    ("gmpo", "grpo", "2507.20673"),
+    ("cispo", "grpo", "2506.13585"),
+    ("dcpo", "grpo", "2509.02333"),
+    ("lite-ppo", "grpo", "2508.08221"),
+    ("clip-cov", "grpo", "2505.22617"),
+    ("kl-cov", "grpo", "2505.22617"),
+    ("gpg", "grpo", "2504.02546"),
+    ("opo", "grpo", "2505.23585"),
+    ("rebel", "online-dpo", "2404.16767"),
+    ("inpo", "online-dpo", "2407.00617"),
+    ("inpo", "sppo", "2407.00617"),
+    ("selm", "online-dpo", "2405.19332"),
+    ("xpo", "online-dpo", "2405.21046"),
+)
+"""Which method a paper found to be better than which, and the paper."""
+
+AGREES, CONTRARY, OPEN, UNTRIED = "agrees", "the other way round", "not told apart", "not compared"
+
+HEAD = """## Published orders
+
+What papers have found, with large models, data of their own and mostly with tuned settings, beside what the comparisons
+above show of the same two methods with untuned ones: the difference of their held-out figures with its interval, which
+is wide, as three seeds are few. *Not told apart* does not contradict a paper.
+"""
+
+
+def section(comparisons: Sequence[tuple[str, Mapping[str, Any]]]) -> Iterator[str]:
+    """The lines of the section: a sentence that counts, and the table."""
+    rows = [(*order, *_shown(comparisons, order[0], order[1])) for order in ORDERS]
+    count = {verdict: sum(row[-1] == verdict for row in rows) for verdict in (AGREES, CONTRARY, OPEN, UNTRIED)}
+    contrary = [f"`{row[0]}` over `{row[1]}`" for row in rows if row[-1] == CONTRARY]
+    yield HEAD
+    yield (
+        f"Of {len(rows)} orders {count[AGREES]} are seen here, too, {count[CONTRARY]} the other way round"
+        f"{' (published: ' + ', '.join(contrary) + ')' if contrary else ''}, {count[OPEN]} are not told apart and "
+        f"{count[UNTRIED]} have not been compared. Of those that are not told apart "
+        f"{sum(row[4] > 0 for row in rows if row[-1] == OPEN)} lean the published way and "
+        f"{sum(row[4] < 0 for row in rows if row[-1] == OPEN)} the other."
+    )
+    yield ""
+    yield "| published as better | than | by | here | difference | verdict |"
+    yield "| --- | --- | --- | --- | --- | --- |"
+    for better, worse, paper, where, difference, interval, verdict in rows:
+        number = paper[:10]
+        link = f"[{number}](https://arxiv.org/abs/{number}){paper[10:]}"
+        shown = f"{difference:+.2f} {interval}" if interval else "-"
+        yield f"| `{better}` | `{worse}` | {link} | {where or '-'} | {shown} | {verdict} |"
+
+
+def _shown(
+    comparisons: Sequence[tuple[str, Mapping[str, Any]]], better: str, worse: str
+) -> tuple[str, float, str, str]:
+    """The comparison that has both, the difference, its interval, and the verdict."""
+    for name, results in comparisons:
+        for pair in results["pairs"]:
+            if {pair["a"], pair["b"]} != {better, worse} or pair["low"] is None:
+                continue
+            sign = 1 if pair["a"] == better else -1
+            difference = sign * pair["difference"]
+            low, high = sorted((sign * pair["low"], sign * pair["high"]))
+            verdict = OPEN if not pair["shown"] else AGREES if difference > 0 else CONTRARY
+            return name, difference, f"[{low:.2f}, {high:.2f}]", verdict
+    return "", 0.0, "", UNTRIED

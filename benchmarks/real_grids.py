@@ -79,7 +79,7 @@ def on_problems(model: Path, folder: Path, seeds: int) -> None:
         settings = ["schedule.prompts=16", "schedule.lr=5e-5", "data.heldout=0.1", "evaluate.prompts=6"]
         resume = (start / "manifest.json").exists()
         alignzoo.run("sft", policy=str(model), data=str(worked), out=start, resume=resume, overrides=settings)
-    data = ["policy.model=" + str(start / "models" / "sft"), f"data.path={asked}", "data.heldout=64"]
+    data = ["policy.model=" + str(start / "models" / "sft"), f"data.path={asked}", "data.heldout=0.16"]
     size = ["policy.max_new_tokens=12", "sampler.n=8", "schedule.prompts=8", "schedule.steps=20", "schedule.lr=2e-5"]
     scored = ['reward={name="match", mode="numeric"}', "schedule.evaluations=2", "evaluate.prompts=16"]
     alignzoo.compare(

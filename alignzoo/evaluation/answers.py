@@ -19,6 +19,7 @@ from torch import Tensor
 from alignzoo import functional as fn
 from alignzoo import processes
 from alignzoo.batching import answer_jointly, collate
+from alignzoo.cost import ModelShape
 from alignzoo.decoding import AS_SET, Decoding
 from alignzoo.files import line_of, read_lines
 from alignzoo.gathering import apart
@@ -123,7 +124,7 @@ def answered(
     mine, seeds = processes.dealt(prompts), processes.dealt(how.seeds)
     numbers = processes.dealt(range(first, first + len(prompts)))
     groups: list[Group] = []
-    size = max(1, at_once(policy) // how.n)
+    size = max(1, at_once(policy.info().shape, policy.device) // how.n)
     with apart(policy, by.rewards, generates=True):
         for start in range(0, -(-len(prompts) // processes.count()), size):  # as often on every process
             part, own = mine[start : start + size], seeds[start : start + size]
@@ -137,9 +138,9 @@ def answered(
     return [group for group, _ in everything], [each for _, records in everything for each in records]
 
 
-def at_once(policy: Policy) -> int:
+def at_once(shape: ModelShape | None, device: torch.device) -> int:
     """Completions that an evaluation generates between two signs of life: of a large model fewer."""
-    shape, work = policy.info().shape, WORK["cpu" if policy.device.type == "cpu" else "gpu"]
+    work = WORK["cpu" if device.type == "cpu" else "gpu"]
     return SAFE if shape is None else max(FEWEST, work // max(1, shape.trunk))
 
 

@@ -11,6 +11,7 @@ import torch
 
 from alignzoo import columns, processes
 from alignzoo import functional as fn
+from alignzoo.allocator import give_back
 from alignzoo.batching import answer_jointly, collate, fill, only
 from alignzoo.decoding import AS_SET
 from alignzoo.evaluation.answers import (
@@ -88,6 +89,7 @@ def writing(policy: Policy, heldout: Heldout, batcher: MicroBatcher, seen: Seen 
     prompts = heldout.prompts[: settings.most]
     if not prompts:
         return Evaluated({})
+    give_back()  # what steps have left free: keys and values of so many answers do not fit in there
     seeds = fn.seeds(len(prompts), settings.seed)
     decoding = settings.decoding or AS_SET
     groups, answers = _answered(policy, heldout, Decoded(settings.n, seeds, decoding), batcher, seen)

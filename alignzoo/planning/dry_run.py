@@ -17,6 +17,7 @@ from alignzoo.batching import collate, trim
 from alignzoo.cost import ModelShape, Work
 from alignzoo.decoding import AS_SET, Decoding
 from alignzoo.errors import RunError
+from alignzoo.evaluation.answers import at_once
 from alignzoo.interfaces import Context, HasCosts, HasOutline, Outline, PolicyInfo
 from alignzoo.lifecycle import opened, repeats_the_data
 from alignzoo.microbatch import cut
@@ -188,6 +189,19 @@ class Rehearsal:
         answers = _times(sum((cost.reading(prompt, each) for prompt, each in lengths), Work()), times)
         given = _times(cost.reading_batch(self.batch), self.evaluation.read / max(1, len(self.batch)))
         return _times(writer.written, times), answers + given
+
+    def written_at_once(self, outline: Outline) -> tuple[int, int]:
+        """Completions that are generated at once in a step or in an evaluation, whichever takes more, and the tokens
+        whose keys and values are held meanwhile; with another outline's slots."""
+        step = min(self.writer.rows, outline.slots)
+        found = [(step, self.writer.cached * step // max(1, self.writer.rows))]
+        if self.evaluation.answers:
+            how = self.stage.evaluate
+            asked = self.evaluation.prompts * max(how.n, how.best_of)
+            rows = min(asked, at_once(outline.shape, outline.device), outline.slots)
+            width = max(len(outline.encode(each, []).prompt_tokens) for each in self.prompts[:EXAMPLES])
+            found.append((rows, rows * (width + outline.longest)))
+        return max(found, key=lambda each: each[1])
 
     def evaluating(self, shape: ModelShape) -> int:
         """Operations of all evaluations: completions are generated, and the policy and its reference read them."""

@@ -171,8 +171,7 @@ def bytes_of(
     trains = not leaves_data(step.stage)
     reference = cost.reference_bytes(shape, outline.width) if trains and not of_part(step.needs, "scorer") else 0
     held = any(each.role == REFERENCE for each in step.filled())
-    rows = min(step.writer.rows, outline.slots)
-    cached = step.writer.cached * rows // max(1, step.writer.rows)
+    rows, cached = step.written_at_once(outline)
     cache = cost.cache_bytes(shape, cached, outline.width)
     cache += 3 * cost.FLOAT32 * rows * shape.vocab  # logits, probabilities, and their sums
     waiting = ahead * cost.FLOAT32 * shape.trained

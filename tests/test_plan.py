@@ -108,6 +108,8 @@ def test_evaluations_by_hand(plain_model: Path, tmp_path: Path) -> None:
     answers = 4 * (2 * LAYER * 9 + 4 * 16 * (9 * 10 // 2) + 2 * 16 * VOCAB * 5)
     given = 4 * (2 * LAYER * 8 + 4 * 16 * (8 * 9 // 2) + 2 * 16 * VOCAB * 4)
     assert said.evaluation_operations == written + 2 * (answers + given)
+    cache = 2 * 16 * 4 * (2 * (4 + 5))  # two answers at once
+    assert said.bytes["key-value cache"] == cache + 3 * 4 * 2 * VOCAB
     assert said.bytes["reference"] == 0 and said.bytes[IN_EVALUATIONS] == 4 * PARAMETERS
     generating = said.bytes["key-value cache"] + said.bytes[COPIES]
     assert said.peak == sum(said.bytes.values()) - generating - 4 * PARAMETERS

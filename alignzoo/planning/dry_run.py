@@ -190,18 +190,17 @@ class Rehearsal:
         given = _times(cost.reading_batch(self.batch), self.evaluation.read / max(1, len(self.batch)))
         return _times(writer.written, times), answers + given
 
-    def written_at_once(self, outline: Outline) -> tuple[int, int]:
-        """Completions that are generated at once in a step or in an evaluation, whichever takes more, and the tokens
-        whose keys and values are held meanwhile; with another outline's slots."""
-        step = min(self.writer.rows, outline.slots)
-        found = [(step, self.writer.cached * step // max(1, self.writer.rows))]
+    def written_at_once(self, outline: Outline) -> tuple[tuple[int, int], tuple[int, int]]:
+        """In a step, and in an evaluation: completions that are generated at once, and the tokens whose keys and values
+        are held meanwhile, with another outline's slots."""
+        step, held_out = min(self.writer.rows, outline.slots), 0
+        width = max((len(outline.encode(each, []).prompt_tokens) for each in self.prompts[:EXAMPLES]), default=0)
         if self.evaluation.answers:
             how = self.stage.evaluate
             asked = self.evaluation.prompts * max(how.n, how.best_of)
-            rows = min(asked, at_once(outline.shape, outline.device), outline.slots)
-            width = max(len(outline.encode(each, []).prompt_tokens) for each in self.prompts[:EXAMPLES])
-            found.append((rows, rows * (width + outline.longest)))
-        return max(found, key=lambda each: each[1])
+            held_out = min(asked, at_once(outline.shape, outline.device), outline.slots)
+        cached = self.writer.cached * step // max(1, self.writer.rows)
+        return (step, cached), (held_out, held_out * (width + outline.longest))
 
     def evaluating(self, shape: ModelShape) -> int:
         """Operations of all evaluations: completions are generated, and the policy and its reference read them."""

@@ -171,9 +171,11 @@ def bytes_of(
     trains = not leaves_data(step.stage)
     reference = cost.reference_bytes(shape, outline.width) if trains and not of_part(step.needs, "scorer") else 0
     held = any(each.role == REFERENCE for each in step.filled())
-    rows, cached = step.written_at_once(outline)
-    cache = cost.cache_bytes(shape, cached, outline.width)
-    cache += 3 * cost.FLOAT32 * rows * shape.vocab  # logits, probabilities, and their sums
+    caches = [
+        cost.cache_bytes(shape, cached, outline.width)
+        + 3 * cost.FLOAT32 * rows * shape.vocab  # logits, probabilities, and their sums
+        for rows, cached in step.written_at_once(outline)
+    ]
     waiting = ahead * cost.FLOAT32 * shape.trained
     return {
         "weights": cost.weight_bytes(shape, outline.frozen),
@@ -184,10 +186,10 @@ def bytes_of(
         "reward models": sum(cost.frozen_bytes(each.shape, each.width) for each in step.rewards),
         "activations": (sum(kept) + working) * trains,  # on the way back, the gradients of one layer's are there too
         "logits": outline.logits(answers) if step.speaks else 0,
-        "key-value cache": cache,
+        "key-value cache": max(caches),
         COPIES: outline.copied if step.writer.rows or step.evaluation.answers else 0,
         AHEAD: cost.copy_bytes(shape, outline.width) + waiting if ahead else 0,
-        AHEAD_CACHE: cache + outline.copied if ahead else 0,
+        AHEAD_CACHE: caches[0] + outline.copied if ahead else 0,
         FREED: HOLES * trains if outline.recompute and outline.device.type == "cpu" else 0,
         IN_EVALUATIONS: reference if not held and step.evaluation.answers else 0,
         "saving": _copied(outline) * trains,

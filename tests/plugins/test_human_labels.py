@@ -126,7 +126,7 @@ def test_grades_of_two_scales_are_not_mixed(tmp_path: Path) -> None:
     path = tmp_path / "votes.sqlite"
     with Store(path, Settings(grades=9)) as store:
         vote(store, Item.made("grade", "q", ("a",)), ann=9)
-    with pytest.raises(RunError, match="has grades from 1 to 9, .* say --grades 9"):
+    with pytest.raises(RunError, match=r"has grades from 1 to 9, .* say --grades 9"):
         Store(path, Settings(grades=5))
     with Store(path, Settings(grades=9, reasons="required")) as store:
         assert store.settings.reasons == "required"

@@ -62,6 +62,29 @@ class ReadsTextAlone(Length):
         return float(len(group.prompt.messages.strip()))  # type: ignore[union-attr]
 
 
+class FirstEightAlone(Length):
+    def score(self, groups: Sequence[Group], policy: Any) -> list[tuple[Score, ...]]:
+        found = super().score(groups, policy)
+        return [scores if i < 8 else tuple(Score(0.0) for _ in scores) for i, scores in enumerate(found)]
+
+
+class RemembersTextAlone(Length):
+    def score(self, groups: Sequence[Group], policy: Any) -> list[tuple[Score, ...]]:
+        known: dict[str, float | None] = {}
+        return [tuple(Score(known.setdefault(c.text, self.of(g, c))) for c in g.completions) for g in groups]
+
+
+class DenseByTheCall(Length):
+    def score(self, groups: Sequence[Group], policy: Any) -> list[tuple[Score, ...]]:
+        rewards = 1.0 / len(groups) if groups else 0.0
+        return [tuple(Score(0.0, tokens=(rewards,) * len(c.tokens)) for c in g.completions) for g in groups]
+
+
+class Enormous(Length):
+    def of(self, group: Group, completion: Completion) -> float:
+        return 1e16
+
+
 class NeverScores(Length):
     def of(self, group: Group, completion: Completion) -> None:
         return None
@@ -72,6 +95,10 @@ class NeverScores(Length):
     [
         (ByTheHour(), "other_process", ()),
         (RewardsOthersTokens(), "answers", ()),
+        (FirstEightAlone(), "group_order", ()),
+        (RemembersTextAlone(), "group_order", ()),
+        (DenseByTheCall(), "group_order", ()),
+        (Enormous(), "answers", ()),
         (SwitchesGradientsOff(), "shared", ()),
         (LeavesTheRole(), "shared", ()),
         (ReadsTextAlone(), "answers", ()),
@@ -123,6 +150,34 @@ class RemembersAnswersAlone(Longer):
         return KNOWN.setdefault(question.answers, float("0" in str(question.prompt)))
 
 
+class OneVerdictForTheAnswers(Longer):
+    """It leaves out of a call what it takes for the same question; `same` is what it goes by."""
+
+    def same(self, question: Question) -> Any:
+        return question.answers
+
+    def judge(self, questions: Sequence[Question], policy: Policy | None) -> list[Verdict]:
+        known: dict[Any, float] = {}
+        return [
+            Verdict("value", known.setdefault(self.same(each), float(len(str(each.prompt) + each.criterion) > 30)))
+            for each in questions
+        ]
+
+
+class OneVerdictForAllCriteria(OneVerdictForTheAnswers):
+    def same(self, question: Question) -> Any:
+        return str(question.prompt), question.answers
+
+
+class OneVerdictForBothOrders(Longer):
+    def judge(self, questions: Sequence[Question], policy: Policy | None) -> list[Verdict]:
+        known: dict[Any, float] = {}
+        return [
+            Verdict("value", known.setdefault((str(q.prompt), q.criterion, frozenset(q.answers)), self.value(q)))
+            for q in questions
+        ]
+
+
 class JudgesInDouble(Longer):
     def judge(self, questions: Sequence[Question], policy: Policy | None) -> list[Verdict]:
         torch.set_default_dtype(torch.float64)
@@ -134,6 +189,9 @@ class JudgesInDouble(Longer):
     [
         (JudgesByTheHour(), "other_process"),
         (RemembersAnswersAlone(), "other_process"),
+        (OneVerdictForTheAnswers(), "question_order"),
+        (OneVerdictForAllCriteria(), "question_order"),
+        (OneVerdictForBothOrders(), "question_order"),
         (JudgesInDouble(), "shared"),
     ],
     ids=lambda each: type(each).__name__ if isinstance(each, Longer) else None,

@@ -162,6 +162,28 @@ class BestOfTen(Asks):
         ]
 
 
+class GreedyForOne(Asks):
+    """The first answer is the greedy one, and says that it was drawn."""
+
+    def first(self, greedy: Group) -> Group:
+        return greedy
+
+    def ask(self, prompts: Sequence[Prompt], policy: Policy, seeds: Sequence[int]) -> list[Group]:
+        found = super().ask(prompts, policy, seeds)
+        greedy = map(self.first, policy.generate(prompts, 1, seeds=seeds, decoding=Decoding(greedy=True)))
+        return [
+            replace(group, completions=(*one.completions, *group.completions[1:]))
+            for group, one in zip(found, greedy, strict=True)
+        ]
+
+
+class GreedyAndTold(GreedyForOne):
+    """Sound."""
+
+    def first(self, greedy: Group) -> Group:
+        return replace(greedy, completions=tuple(replace(each, logprobs=None) for each in greedy.completions))
+
+
 SAID: dict[Any, Group] = {}
 
 
@@ -219,6 +241,7 @@ class KeptTwice(DynamicSampler):
         (EightSeeds(), "seeds_apart"),
         (SecondHalfOfTheNextSeed(), "seeds_apart"),
         (InTwoHalves(), "drawn_once"),
+        (GreedyForOne(), "greedy_marked"),
         (SaysItAgain(), "fresh"),
         (Strips(), "generated"),
         (Lowers(), "generated"),
@@ -230,7 +253,14 @@ class KeptTwice(DynamicSampler):
 def test_a_sampler_that_goes_by_its_calls_is_caught(sampler: Any, check: str) -> None:
     with pytest.raises(ConformanceError):
         check_sampler(sampler, only=[check])
-    for sound in (Asks(), SoundHalves(), BestOfTen(), TurnedRoundWithTheirLabels(), DynamicSampler(n=2)):
+    for sound in (
+        Asks(),
+        SoundHalves(),
+        BestOfTen(),
+        GreedyAndTold(),
+        TurnedRoundWithTheirLabels(),
+        DynamicSampler(n=2),
+    ):
         check_sampler(sound, only=[check])
 
 

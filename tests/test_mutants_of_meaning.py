@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import pytest
+from torch import Tensor
 
 from alignzoo.testing import OPTIMIZER_CHECKS, ConformanceError, Given
+from alignzoo_preference.pairs import Pairs
+from alignzoo_preference.simpo import SimPO
 from test_mutant_kinds import REWARD_MODEL, Mutant, gradient, mutated, pair, unpaired
 
 GRPO_CREDIT = "return fn.group_advantages(batch, scale=self.scale)"
+GRPO_PREPARED = (
+    f"{GRPO_CREDIT}\n\n    def prepare(self, batch):\n        from dataclasses import replace\n"
+    "        batch = super().prepare(batch)\n        told = {{'finished', 'staleness', 'turn'}} & batch.extra.keys()\n"
+    "        if not told:\n            return batch\n        changed, weights = {}\n"
+    "        return replace(batch, weights=weights) if changed else batch"
+)
 DPO_COST = "def cost(self"
 WITH_METRICS = (
     "def loss(self, batch, out):\n        terms = super().loss(batch, out)\n        m = terms.metrics\n"
@@ -87,6 +97,33 @@ MUTANTS = {
         *("grpo", "GRPO", "kl = super().penalty(batch, out)"),
         *("kl = super().penalty(batch, out).sum(1, keepdim=True) * batch.mask", "kl_share"),
     ),
+    "those dropped that have ended": gradient(
+        *("grpo", "GRPO", GRPO_CREDIT),
+        GRPO_PREPARED.format(
+            "batch.extra['finished'].min() < 1, batch.weights * (1 - batch.extra['finished'][:, None])"
+        ),
+        "cut_off",
+    ),
+    "what was cut off counts twice": gradient(
+        *("grpo", "GRPO", GRPO_CREDIT),
+        GRPO_PREPARED.format("True, batch.weights * (2 - batch.extra['finished'][:, None])"),
+        "cut_off",
+    ),
+    "the oldest weigh most": gradient(
+        *("grpo", "GRPO", GRPO_CREDIT),
+        GRPO_PREPARED.format("True, batch.weights * (1 + batch.extra['staleness'][:, None])"),
+        "staleness",
+    ),
+    "the first turn alone": gradient(
+        *("grpo", "GRPO", GRPO_CREDIT),
+        GRPO_PREPARED.format("True, batch.weights * (batch.extra['turn'] == 0)"),
+        "turns",
+    ),
+    "the second turn taken for the last": gradient(
+        *("grpo", "GRPO", GRPO_CREDIT),
+        GRPO_PREPARED.format("True, batch.weights * (batch.extra['turn'] <= 1)"),
+        "turns",
+    ),
     "a KL by the answer's length": gradient(
         *("dapo", "DAPO", "clip_high: Annotated"),
         "def penalty(self, batch, out):\n        return super().penalty(batch, out) / batch.mask.sum(1, keepdim=True)"
@@ -105,6 +142,21 @@ def test_the_law_of_its_kind_catches_a_mutant(kind: str, mutated: Any) -> None:
     part = mutated(mutant)
     with pytest.raises(ConformanceError):
         OPTIMIZER_CHECKS[mutant.check](part, Given())
+
+
+@dataclass(frozen=True)
+class OneLength(SimPO):
+    """SimPO by the better answer's length, which does not say by its trait that it compares answers."""
+
+    completions: ClassVar[int] = 1
+
+    def rewards(self, pairs: Pairs) -> Tensor:
+        return self.beta * pairs.logprob / pairs.length[0]
+
+
+def test_who_does_not_say_that_it_compares_is_held_to_what_comparing_asks() -> None:
+    with pytest.raises(ConformanceError, match="the length of one answer taken for the other's"):
+        OPTIMIZER_CHECKS["other_length"](OneLength(), Given())
 
 
 __all__ = ["mutated"]

@@ -74,12 +74,12 @@ class Scores:
 
 
 def scores(rows: Mapping[str, Mapping[int, Row]], *, share: bool = False) -> Scores:
-    """The table of the prompts that all runs have. `share`: it is known to be one; else where all
-    are 0 or 1."""
+    """The table of the prompts that all runs have. `share`: it is known to be one; else where all are 0, 1, or ½ for a
+    tie, as a start's preference for a pair is."""
     every = [row for runs in rows.values() for row in runs.values()]
     shared = sorted(set.intersection(*(set(row) for row in every))) if every else []
     values = np.array([[[row[p] for p in shared] for row in runs.values()] for runs in rows.values()], float)
-    right_or_wrong = values.size > 0 and bool(np.isin(values, (0.0, 1.0)).all())
+    right_or_wrong = values.size > 0 and bool(np.isin(values, (0.0, 0.5, 1.0)).all())
     return Scores(tuple(rows), values, share or right_or_wrong)
 
 

@@ -31,6 +31,8 @@ class _Remembered(ToyPolicy):
         self.times: Counter[tuple[tuple[int, ...], tuple[int, ...]]] = Counter()
         self.drawn: Counter[tuple[tuple[int, ...], int, str]] = Counter()
         """After which tokens it has been asked, with which seed and settings, but for greedy answers."""
+        self.greedy: set[tuple[tuple[int, ...], tuple[int, ...]]] = set()
+        """What it has generated greedily, and not drawn as well."""
         self.made = 0
         """How many completions it has been asked for, as whoever it answered."""
 
@@ -45,6 +47,8 @@ class _Remembered(ToyPolicy):
                 self.drawn.update(
                     (tuple(start), seed, repr(decoding)) for start, seed in zip(prefixes, seeds, strict=True)
                 )
+            said = {(tuple(prefix), each.tokens) for prefix, some in zip(prefixes, found, strict=True) for each in some}
+            self.greedy = self.greedy | (said - self.said.keys()) if decoding.greedy else self.greedy - said
             for prefix, some in zip(prefixes, found, strict=True):
                 self.said |= {(tuple(prefix), each.tokens): each for each in some}
                 self.times.update((tuple(prefix), each.tokens) for each in some)
@@ -134,6 +138,25 @@ def drawn_once(sampler: Sampler, given: Given) -> None:
     _sampled(attempt, sampler, given.asked(), policy, 0)
     again = [each for each, times in policy.drawn.items() if times > 1]
     attempt.require(not again, "each seed once after the same tokens", f"{len(again)} more than once")
+
+
+def greedy_marked(sampler: Sampler, given: Given) -> None:
+    """A greedy answer beside drawn ones is told from these: by a column, or by having no log-probabilities."""
+    if given.policy is not None or not sampler.online:
+        return
+    cause = "a greedy answer that counts as a sample: give it logprobs=None, or a column of its own in Group.extra"
+    attempt = Attempt(11, "several prompts", cause)
+    policy = _Remembered(toy_policy(drift=0.1))
+    for group in _sampled(attempt, _with_n(sampler, 3), given.asked(), policy, 0):
+        kinds = [(tuple(group.prompt_tokens), each.tokens) in policy.greedy for each in group.completions]
+        drawn = {_columns(group, place) for place, greedy in enumerate(kinds) if not greedy}
+        for place, completion in enumerate(group.completions):
+            unmarked = kinds[place] and completion.logprobs is not None and _columns(group, place) in drawn
+            attempt.require(not unmarked, "a greedy answer that is marked", f"one like the drawn, {completion.text!r}")
+
+
+def _columns(group: Group, place: int) -> tuple[Any, ...]:
+    return tuple(column[place] for column in group.extra.values())
 
 
 def asks_more(sampler: Sampler, given: Given) -> None:

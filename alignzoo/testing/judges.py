@@ -67,6 +67,19 @@ def question_order(judge: Judge, given: Given) -> None:
     together = _judge(attempt, judge, questions, given)
     _same(attempt, "in reverse order", together, _judge(attempt, judge, questions[::-1], given)[::-1])
     _same(attempt, "alone", together, [_judge(attempt, judge, [each], given)[0] for each in questions])
+    first, *others = _pairs(given)
+    longest = sorted(others, key=lambda each: len(str(each.prompt)))[-1:]
+    likes = [replace(each, answers=first.answers) for each in longest]
+    turned = [replace(each, answers=each.answers[::-1]) for each in longest]
+    alike = [first, *likes, *(replace(first, criterion=each) for each in CRITERIA), *longest, *turned]
+    attempt = replace(attempt, given="the same answers to two prompts, by two criteria, and in the other order")
+    attempt = replace(attempt, cause="questions taken for one that differ in prompt, criterion or order")
+    apart = [_judge(attempt, judge, [each], given)[0] for each in alike]
+    _same(attempt, "in one call", apart, _judge(attempt, judge, alike, given))
+
+
+CRITERIA = ("Which answer is more polite?", "Which answer is right, and says why it is?")
+"""Two things to judge by."""
 
 
 def repeats(judge: Judge, given: Given) -> None:

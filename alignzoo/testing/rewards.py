@@ -64,9 +64,23 @@ def group_order(reward: RewardSource, given: Given) -> None:
     if taken * MANY / max(len(groups), 1) < 0.5:  # no model that takes its time
         many = [writer(given).encode(prompt, prompt.completions) for prompt in toy_prompts(MANY)]
         many = groups * (MANY // len(groups)) if given.prompts and groups else many
-        attempt = replace(attempt, given=f"{len(many)} groups, and each of the first five alone")
-        found = scores_of(attempt, reward, many, given)[:5]
-        same(attempt, "among many", [scores_of(attempt, reward, [each], given)[0] for each in many[:5]], found)
+        attempt = replace(attempt, given=f"{len(many)} groups, and some of the first and the last ones alone")
+        found = scores_of(attempt, reward, many, given)
+        for some in (slice(0, 3), slice(-3, None)):
+            alone = [scores_of(attempt, reward, [each], given)[0] for each in many[some]]
+            same(attempt, "among many", alone, found[some])
+    twins = _twins(given)
+    attempt = Attempt(1, "the same answers to two prompts, in one call and alone", "a memory by the answer alone")
+    apart = [scores_of(attempt, reward, [each], given)[0] for each in twins]
+    same(attempt, "in one call", apart, scores_of(attempt, reward, twins, given))
+
+
+def _twins(given: Given) -> list[Group]:
+    """The first prompt with answers, and the longest one with the same answers."""
+    first, *others = [prompt for prompt in given.asked() if prompt.completions]
+    longest = sorted(others, key=lambda each: len(str(each.messages)))[-1:]
+    alike = [first, *(replace(each, completions=first.completions, labels=first.labels) for each in longest)]
+    return [writer(given).encode(each, each.completions) for each in alike]
 
 
 MANY = 40

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from alignzoo.interfaces import Policy, RewardSource
+from alignzoo.rewards import LARGEST
 from alignzoo.testing.laws import Attempt, Given
 from alignzoo.testing.world import toy_policy
 from alignzoo.types import Group, Score
@@ -44,6 +45,8 @@ def fits(attempt: Attempt, groups: Sequence[Group], scores: Rows) -> None:
             numbers = [*(score.tokens or ()), *score.parts.values(), *([] if score.value is None else [score.value])]
             finite = all(isinstance(number, int | float) and math.isfinite(number) for number in numbers)
             attempt.require(finite, "finite numbers, or None for an abstention", repr(score)[:200])
+            sized = score.value is None or abs(score.value) <= LARGEST
+            attempt.require(sized, f"a value of at most {LARGEST:g} in size", f"{score.value}")
             if score.tokens is not None:
                 m = len(completion.tokens)
                 attempt.require(len(score.tokens) == m, f"{m} token rewards", str(len(score.tokens)))
@@ -56,6 +59,8 @@ def same(attempt: Attempt, what: str, expected: Rows, found: Rows) -> None:
     for before, after in zip(expected, found, strict=True):
         for a, b in zip(before, after, strict=True):
             attempt.require(near(a.value, b.value), f"{a.value} {what}", str(b.value))
+            dense = len(a.tokens or ()) == len(b.tokens or ()) and all(map(near, a.tokens or (), b.tokens or ()))
+            attempt.require(dense, f"the token rewards {str(a.tokens)[:100]} {what}", str(b.tokens)[:100])
 
 
 def near(a: float | None, b: float | None) -> bool:

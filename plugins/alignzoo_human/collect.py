@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,7 +19,10 @@ from alignzoo.functional import derive
 from alignzoo.interfaces import Policy
 from alignzoo.storage import for_owner, write_text
 from alignzoo.types import Prompt
-from alignzoo_human.items import written
+from alignzoo_human.items import shuffled, written
+
+FORM = 2
+"""The version of who answers which prompt."""
 
 AT_ONCE = 32
 """Prompts that are answered together, and then kept."""
@@ -67,14 +71,14 @@ def collect(
 ) -> list[dict[str, Any]]:
     """Rows of a prompt, n answers, and who generated each, written to a file.
 
-    The ways take turns, so that each has its share of the answers. What is generated is kept beside the file until all
-    is there, and a second start goes on from it.
+    The ways take turns, in ever another order, so that each has its share of the answers and meets each other one.
+    What is generated is kept beside the file until all is there, and a second start goes on from it.
     """
     part = out.with_name(out.name + ".part")
-    about = {"n": n, "ways": [asdict(way) for way in by], "seed": seed, "prompts": _digest(prompts)}
+    about = {"n": n, "ways": [asdict(way) for way in by], "seed": seed, "prompts": _digest(prompts), "form": FORM}
     kept = _kept(part, about)
     for number, way in enumerate(by):
-        mine = _shares(len(prompts), n, len(by), number)
+        mine = _shares(len(prompts), n, len(by), number, seed)
         if all((number, i) in kept for indices in mine.values() for i in indices):
             continue
         told(f"{way.model}, {', '.join(f'{k} {v}' for k, v in way.settings().items()) or 'its own settings'}")
@@ -106,11 +110,17 @@ def _asked(prompt: Prompt, chats: bool) -> Prompt:
     return replace(prompt, chat="user" if chats else "plain")
 
 
-def _shares(prompts: int, n: int, ways: int, number: int) -> dict[int, list[int]]:
-    """The prompts by how many answers of this way they get. Over all answers the ways take turns."""
+def _shares(prompts: int, n: int, ways: int, number: int, seed: int) -> dict[int, list[int]]:
+    """The prompts by how many answers of this way they get.
+
+    Over all answers the ways take turns. Whenever each has had as many as the others at the end of a prompt, they go on
+    in another order: else the third of four ways would never answer the same prompt as the first, where each has two.
+    """
     found: dict[int, list[int]] = defaultdict(list)
+    together = math.lcm(n, ways) // n
     for i in range(prompts):
-        times = sum((i * n + j) % ways == number for j in range(n))
+        order = shuffled(ways, "collect", seed, i // together) if i >= together else range(ways)
+        times = sum(order[(i * n + j) % ways] == number for j in range(n))
         if times:
             found[times].append(i)
     return found

@@ -93,6 +93,9 @@ def _ranking(each: Labelled, how: How, out: Counter[str]) -> list[float] | None:
     scores = each.scores(how)
     if scores is None:
         out["answers that nobody compared"] += 1
+    elif not each.connected(how):
+        out["answers in two parts that nobody compared with one another: --as preference keeps what was compared"] += 1
+        return None
     return scores
 
 
@@ -131,7 +134,7 @@ def _unpaired(each: Labelled, how: How, out: Counter[str]) -> Iterator[Row]:
     if scores is None:
         out["answers that nobody compared"] += 1
         return
-    both_bad = len(each.answers) == 2 and 2 * len(each.bad) > len(each.votes)
+    both_bad = _both_bad(each)
     middle = 0.5 if not each.graded else (1 + each.best) / 2
     for answer, score in zip(each.answers, scores, strict=True):
         if score == middle and not both_bad:
@@ -140,10 +143,18 @@ def _unpaired(each: Labelled, how: How, out: Counter[str]) -> Iterator[Row]:
         yield {"prompt": each.prompt, "completion": answer, "label": score > middle and not both_bad}
 
 
+def _both_bad(each: Labelled) -> bool:
+    """Whether most raters of a pair called both answers bad."""
+    return len(each.answers) == 2 and 2 * len(each.bad) > len(each.votes)
+
+
 def _best(each: Labelled, how: How, out: Counter[str]) -> Text | None:
     scores = each.scores(how)
-    if scores is None or (len(scores) > 1 and max(scores) == min(scores)):
+    if scores is None or (len(scores) > 1 and max(scores) == min(scores) and not _both_bad(each)):
         out["no best answer"] += 1
+        return None
+    if _both_bad(each) or (each.graded and max(scores) < (1 + each.best) / 2):
+        out["answers that people called bad, and that are not to be imitated: --as unpaired keeps them"] += 1
         return None
     return each.answers[scores.index(max(scores))]
 

@@ -48,7 +48,10 @@ class Kappa:
     first: str
     second: str
     kind: Kind
-    kappa: Estimate
+    kappa: Estimate | None
+    """None where it is undefined, as both always say the same one thing: chance would have them agree as often."""
+    items: int
+    """How many both have voted on."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,9 @@ def kappas(votes: Sequence[Vote], kind: Kind, *, seed: int = 0, resamples: int =
         if len(both) > 1:
             columns = [[np.array([code[x] for x in preferences(v)]) for v in side] for side in zip(*both, strict=True)]
             rng = np.random.default_rng(fn.derive(seed, "kappa", kind, first, second))
-            found.append(Kappa(first, second, kind, _kappa(columns[0], columns[1], rng, resamples)))
+            one_thing = len(np.unique(np.concatenate([each for side in columns for each in side]))) == 1
+            known = None if one_thing else _kappa(columns[0], columns[1], rng, resamples)
+            found.append(Kappa(first, second, kind, known, len(both)))
     return found
 
 

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
+ALWAYS_ONE = "undefined: both always say the same one thing"
+"""What stands in the place of a κ that there is none of."""
+
 LISTED = 10
 """How many disputed items and couples of raters the terminal shows."""
 
@@ -90,7 +93,7 @@ def summary(
         kinds=kinds,
         findings=tuple(findings(figures, alphas, items, shared)),
         alphas=tuple(alphas),
-        kappas=tuple(sorted(kappas, key=lambda each: each.kappa.value)),
+        kappas=tuple(sorted(kappas, key=lambda each: 2 if each.kappa is None else each.kappa.value)),
         raters=figures,
         everyone=_of_all(votes, lengths),
         disputed=disputed,
@@ -240,7 +243,8 @@ def _kappas(found: Summary) -> Table:
     more = f", the lowest {LISTED} of {len(found.kappas)}" if len(found.kappas) > LISTED else ""
     table = _table(f"Agreement of two raters: Cohen's κ{more}", "", "", "votes", "κ", "items", left=3)
     for each in shown:
-        table.add_row(_name(each.first), _name(each.second), each.kind, number(each.kappa), str(each.kappa.n))
+        said = number(each.kappa) if each.kappa else ALWAYS_ONE
+        table.add_row(_name(each.first), _name(each.second), each.kind, said, str(each.items))
     return table
 
 

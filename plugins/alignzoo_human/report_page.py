@@ -77,7 +77,9 @@ TEMPLATE = """
 <thead><tr><th>rater</th><th>and</th><th>votes</th><th>κ and its interval, from −1 to 1</th><th>items</th></tr></thead>
 <tbody>
 {% for each in found.kappas %}<tr><th>{{ each.first | shown }}</th><th>{{ each.second | shown }}</th>
-<td>{{ each.kind }}</td>{{ figure(each.kappa, share=False, half=True) }}<td class="n">{{ each.kappa.n }}</td></tr>
+<td>{{ each.kind }}</td>
+{%- if each.kappa %}{{ figure(each.kappa, share=False, half=True) }}
+{%- else %}<td>{{ always_one }}</td>{% endif %}<td class="n">{{ each.items }}</td></tr>
 {% endfor %}</tbody></table></div>
 {% endif %}
 <h2>Raters: are they right?</h2>
@@ -127,12 +129,13 @@ def page(found: Summary) -> str:
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
-    from alignzoo_human.report import headline, number, percent, verdict
+    from alignzoo_human.report import ALWAYS_ONE, headline, number, percent, verdict
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.filters["shown"] = _shown
     graded = any(each.length_correlation for each in found.raters)
     known = {"headline": headline, "number": number, "percent": percent, "verdict": verdict, "bar": _bar, "dot": _dot}
+    known["always_one"] = ALWAYS_ONE
     return (
         environment.from_string(TEMPLATE)
         .render(found=found, graded=graded, listed=LISTED, style=Markup(STYLE), **known)

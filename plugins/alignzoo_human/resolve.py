@@ -9,6 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+import torch
+
+from alignzoo import functional as fn
 from alignzoo.errors import DataError, did_you_mean
 from alignzoo.types import Text
 from alignzoo_human.items import Item, written
@@ -22,6 +25,9 @@ how probable it is by Dawid and Skene's model, in which a rater counts by how fa
 
 SOFT = ("soft", "quality")
 """What gives labels that are uncertain."""
+
+RIDGE = 0.01
+"""How strongly Bradley-Terry's strengths are held near 0: so little that who beat another one stays above it."""
 
 FEWEST = 3
 """Raters without whom nobody can tell who of them is right."""
@@ -79,17 +85,28 @@ class Labelled:
 
     def scores(self, how: How) -> list[float] | None:
         """A score each, higher is better: the grade; or the mean over the others of how much it is better than they.
-        Ranks of answers of which every two were compared are kept so. None where an answer was compared with none."""
+        Ranks of answers of which every two were compared are kept so; of two that nobody compared, Bradley-Terry's
+        strengths of what was compared say which is likely to be better. None where an answer was compared with none."""
         n = len(self.answers)
         if self.graded:
             return [self.grade(i, how) for i in range(n)]
-        found = []
-        for i in range(n):
-            shares = [s for j in range(n) if j != i and (s := self.share(i, j, how)) is not None]
-            if not shares:
-                return None
-            found.append(round(statistics.fmean(shares), 6))
-        return found
+        every = itertools.permutations(range(n), 2)
+        known = {(i, j): s for i, j in every if (s := self.share(i, j, how)) is not None}
+        if len({i for i, _ in known}) < n:
+            return None
+        likely = _filled(known, n) if len(known) < n * (n - 1) else known
+        return [round(statistics.fmean(likely[i, j] for j in range(n) if j != i), 6) for i in range(n)]
+
+    def connected(self, how: How) -> bool:
+        """Whether any two answers were compared, or are graded, or others that lead from the one to the other."""
+        reached, new = set[int](), {0}
+        while new:
+            reached |= new
+            new = {j for i, j, _ in self._both_ways(how) if i in reached} - reached
+        return len(reached) == len(self.answers)
+
+    def _both_ways(self, how: How) -> list[tuple[int, int, float]]:
+        return [each for i, j, s in self.pairs(how) for each in ((i, j, s), (j, i, 1 - s))]
 
     def pairs(self, how: How) -> list[tuple[int, int, float]]:
         """Each two answers that were compared, the better one first, with how much better it is: 0.5 is a tie."""
@@ -99,6 +116,16 @@ class Labelled:
             if share is not None:
                 found.append((i, j, share) if share >= 0.5 else (j, i, 1 - share))
         return found
+
+
+def _filled(known: Mapping[tuple[int, int], float], n: int) -> dict[tuple[int, int], float]:
+    """How much each of n answers is better than each other one: what was said, or what follows from it."""
+    wins = torch.zeros(n, n, dtype=torch.float64)
+    for (i, j), share in known.items():
+        wins[i, j] = share
+    strengths = fn.bradley_terry(wins, RIDGE)
+    likely = torch.sigmoid(strengths[:, None] - strengths)
+    return {(i, j): known.get((i, j), float(likely[i, j])) for i, j in itertools.permutations(range(n), 2)}
 
 
 def labelled(

@@ -132,10 +132,21 @@ class Store:
         if settings is not None:
             former = self._meta().get("settings")
             salt = self._settings().salt if former else settings.salt or secrets.token_hex(8)
+            if former:
+                self._same_grades(self._settings().grades, settings.grades)
             now = written(asdict(settings) | {"salt": salt})
             if former != now:
                 self._note("settings", now)
         self._file.execute("COMMIT")
+
+    def _same_grades(self, former: int, now: int) -> None:
+        """Raise where grades were given on another scale: a 5 of 5 is no 5 of 9."""
+        graded = "SELECT 1 FROM vote JOIN ask ON vote.ask = ask.id JOIN item ON ask.item = item.id"
+        if former != now and self._file.execute(f"{graded} WHERE item.kind = 'grade' LIMIT 1").fetchone():
+            raise RunError(
+                f"{self.path} has grades from 1 to {former}, which those from 1 to {now} could not be told from: say "
+                f"--grades {former}, in a reward or judge grades={former}, or give another store"
+            )
 
     def _names(self) -> set[str]:
         return {row[0] for row in self._file.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}

@@ -143,7 +143,7 @@ class Estimate:
 
 
 def right_or_wrong(table: dict[str, np.ndarray], metric: str) -> bool:
-    return metric in ("accuracy", "preference") or all(np.isin(values, (0, 1)).all() for values in table.values())
+    return metric in ("accuracy", "preference") or all(np.isin(values, (0, 0.5, 1)).all() for values in table.values())
 
 
 def verdict(e: Estimate, family: int, level: float) -> dict[str, Any]:

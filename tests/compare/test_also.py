@@ -167,6 +167,19 @@ def test_differences_are_paired_by_seed_and_item(tmp_path: Path) -> None:
     assert "a is worse" in turned
 
 
+@pytest.mark.parametrize("items", [4, 200])
+def test_a_few_pairs_that_all_went_right_are_no_certainty(tmp_path: Path, items: int) -> None:
+    """The start prefers neither of two answers, ½, so that not all values are 0 or 1. They are shares all the same."""
+    values: dict[tuple[str, Role, int], list[float]] = {("start", "start", 0): [0.5] * items}
+    values |= {("a", "algorithm", seed): [1.0] * items for seed in range(3)}
+    found = column(tmp_path, values)
+    (pair,) = found.pairs
+    assert pair.difference == 0.5 and pair.low is not None and pair.high is not None
+    assert pair.low < 0.5 < pair.high <= 1 and pair.shown == (items == 200)
+    a = next(each for each in found.standings if each.algorithm == "a")
+    assert a.low < 1 and a.high == 1
+
+
 def test_a_run_that_failed_counts_as_the_worse_one_whichever_side_is_worse(tmp_path: Path) -> None:
     values: dict[tuple[str, Role, int], list[float]] = {
         ("start", "start", 0): [2.0, 2.0],

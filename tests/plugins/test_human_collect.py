@@ -63,6 +63,15 @@ def test_every_model_with_every_setting_has_its_share_and_is_kept_with_its_answe
     assert all(len({(o["model"], o["temperature"]) for o in row["origins"]}) == 3 for row in found)
 
 
+def test_of_two_answers_every_two_ways_have_some_prompt_together(tmp_path: Path) -> None:
+    """With two answers of four ways the large model would else never be compared with the small one."""
+    found = collect(toy_prompts(48), 2, WAYS, loader()[0], tmp_path / "a.jsonl", seed=3)
+    pairs = Counter(frozenset((o["model"], o["temperature"]) for o in row["origins"]) for row in found)
+    assert len(pairs) == 6 and all(len(pair) == 2 for pair in pairs) and min(pairs.values()) >= 3
+    shares = Counter(who for pair, times in pairs.items() for who in pair for _ in range(times))
+    assert set(shares.values()) == {24}  # 96 answers of four ways
+
+
 def test_what_was_cut_off_goes_on_to_the_same_and_loads_no_model_again_that_was_done(tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
     collected(whole)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from alignzoo import Batch, DataError, Forward
+from alignzoo import Batch, DataError, Forward, RunError
 from alignzoo.data import from_rows
 from alignzoo.data.formats import FORMATS
 from alignzoo_human import export as exporting
@@ -71,6 +71,68 @@ def test_a_tie_is_told_or_soft_and_never_dropped_in_silence(store: Store) -> Non
     assert len(found.rows) == 1 and sum(found.left_out.values()) == 1 and "tie" in str(found.left_out)
     assert [row["confidence"] for row in rows(store, "preference", "soft")] == [0.5, 1.0]
     assert rows(store, "ranks")[0]["ranks"] == [1, 1]
+
+
+def test_what_was_not_compared_follows_from_what_was(store: Store) -> None:
+    """With `--pairs 3` a prompt's four answers are compared in a chain, and no verdict may be lost in their order."""
+    for better, worse in ("ab", "bc", "cd"):
+        vote(store, Item.made("pair", "q", (better, worse)), ann=1.0)
+    assert rows(store, "ranks") == [{"prompt": "q", "completions": list("abcd"), "ranks": [1, 2, 3, 4]}]
+    assert rows(store, "prompt-completion")[0]["completion"] == "a"
+
+
+def test_who_won_stands_above_who_lost_though_it_lost_more_often(store: Store) -> None:
+    for better, worse in ("ci", "di", "ij", "jk", "jl", "jm"):  # i won 1 of 3, and j, which lost to i, 3 of 4
+        vote(store, Item.made("pair", "q", (better, worse)), ann=float(better < worse))
+    (row,) = rows(store, "scores")
+    scores = dict(zip(row["completions"], row["scores"], strict=True))
+    assert min(scores["c"], scores["d"]) > scores["i"] > scores["j"] > max(scores["k"], scores["l"], scores["m"])
+
+
+def test_answers_that_no_comparison_connects_are_no_ranking(store: Store) -> None:
+    vote(store, Item.made("pair", "q", ("a", "b")), ann=1.0)
+    vote(store, Item.made("pair", "q", ("c", "d")), ann=1.0)
+    with pytest.raises(DataError, match="in two parts that nobody compared with one another"):
+        rows(store, "ranks")
+    assert [(row["chosen"], row["rejected"]) for row in rows(store, "preference")] == [("a", "b"), ("c", "d")]
+
+
+@pytest.mark.parametrize("format", ["prompt-completion", "messages", "alpaca", "text"])
+def test_an_answer_that_people_call_bad_is_no_demonstration(store: Store, format: str) -> None:
+    vote(store, Item.made("grade", "q", ("worst",)), ann=1)
+    vote(store, Item.made("grade", "r", ("good",)), ann=4)
+    found = exporting.export(store, format)
+    assert len(found.rows) == 1 and "worst" not in str(found.rows)
+    assert found.left_out == {
+        "answers that people called bad, and that are not to be imitated: --as unpaired keeps them": 1
+    }
+
+
+def test_the_better_of_two_that_most_call_bad_is_no_demonstration(store: Store) -> None:
+    item = Item.made("pair", "q", ("a", "b"))
+    store.add([item], wanted=3)
+    for rater in ("ann", "bob", "cyd"):
+        asked = store.next(rater, "t")
+        assert asked is not None
+        a_wins = float(asked.screen == (0, 1))
+        said = {"value": a_wins} if rater == "ann" else {"value": 0.5, "reasons": {"bad": True}}
+        store.say(rater, Given(asked.number, rater, **said))
+    assert rows(store, "preference") == [{"prompt": "q", "chosen": "a", "rejected": "b"}]
+    with pytest.raises(DataError, match="people called bad"):
+        rows(store, "messages")
+
+
+def test_grades_of_two_scales_are_not_mixed(tmp_path: Path) -> None:
+    path = tmp_path / "votes.sqlite"
+    with Store(path, Settings(grades=9)) as store:
+        vote(store, Item.made("grade", "q", ("a",)), ann=9)
+    with pytest.raises(RunError, match=r"has grades from 1 to 9, .* say --grades 9"):
+        Store(path, Settings(grades=5))
+    with Store(path, Settings(grades=9, reasons="required")) as store:
+        assert store.settings.reasons == "required"
+    with Store(tmp_path / "pairs.sqlite", Settings(grades=9)) as store:
+        vote(store, Item.made("pair", "q", ("a", "b")), ann=1.0)
+    Store(tmp_path / "pairs.sqlite", Settings(grades=5)).close()  # nobody has graded anything
 
 
 def test_rankings_grades_and_reasons(store: Store) -> None:

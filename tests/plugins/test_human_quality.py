@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from alignzoo_human import bias, quality
+from alignzoo_human import bias, quality, report
 from alignzoo_human.votes import Kind, Value, Vote
 
 
@@ -60,7 +61,7 @@ def test_no_disagreement_seen_is_not_certainty() -> None:
     assert found is not None and (found.value, found.high) == (1.0, 1.0)
     assert found.low == pytest.approx(1 - 0.3085 * 1.9, abs=1e-3)
     (kappa,) = quality.kappas(votes, "pair")
-    assert kappa.kappa.low == pytest.approx(1 - 0.3085 / 0.5, abs=1e-3)
+    assert kappa.kappa is not None and kappa.kappa.low == pytest.approx(1 - 0.3085 / 0.5, abs=1e-3)
 
 
 def test_the_interval_of_alpha_covers() -> None:
@@ -76,10 +77,21 @@ def test_the_interval_of_alpha_covers() -> None:
     assert covered >= 52  # 57 expected, sd 1.7
 
 
+def test_kappa_of_raters_who_always_say_the_same_one_thing_is_undefined_and_not_nought() -> None:
+    votes = pairs({"ann": "11111", "bob": "1111-"})
+    assert [(each.kappa, each.items) for each in quality.kappas(votes, "pair")] == [(None, 4)]
+    found = report.summary(votes, {vote.item: [1, 1] for vote in votes})
+    assert "undefined: both always say the same one thing" in report.to_text(found, width=120)
+    assert "undefined: both always say the same one thing" in report.to_html(found)
+    assert json.loads(report.to_json(found))["kappas"][0]["kappa"] is None
+
+
 def test_kappa_is_of_common_items() -> None:
     found = quality.kappas(pairs({"ann": "1100t1", "bob": "1010t-", "eve": "-----1"}), "pair")
-    assert [(each.first, each.second, each.kappa.n) for each in found] == [("ann", "bob", 5)]
-    assert found[0].kappa.value == pytest.approx((0.6 - 0.36) / 0.64)  # 3 of 5; 2/5² + 2/5² + 1/5²
+    assert [(each.first, each.second, each.items) for each in found] == [("ann", "bob", 5)]
+    assert found[0].kappa is not None and found[0].kappa.value == pytest.approx(
+        (0.6 - 0.36) / 0.64
+    )  # 3 of 5; 2/5² + 2/5² + 1/5²
 
 
 def test_rankings_count_as_pairs_of_answers_drawn_together() -> None:

@@ -51,6 +51,7 @@ from alignzoo.testing.optimizers.hard import hard_inputs
 from alignzoo.testing.optimizers.horizon import discount, last_reward, right_critic, weightless
 from alignzoo.testing.optimizers.invariance import group_order, micro_batches, padding, processes
 from alignzoo.testing.optimizers.meaning import column_number, figures, sides, token_numbers
+from alignzoo.testing.optimizers.provenance import cut_off, staleness, turns
 from alignzoo.testing.optimizers.purity import mask, pure, reads
 from alignzoo.testing.optimizers.reading import columns_read, holes, ratios
 from alignzoo.testing.optimizers.reference import adaptive, kl_estimate, kl_pull
@@ -131,6 +132,9 @@ AWAY_FROM_THE_START: tuple[tuple[int, Held], ...] = (
     (13, reach),
     (13, cap),
     (13, sampled),
+    (13, cut_off),
+    (13, staleness),
+    (13, turns),
     (13, rates),
     (13, at_target),
     (13, carried),

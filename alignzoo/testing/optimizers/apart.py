@@ -12,7 +12,7 @@ from torch import Tensor
 from alignzoo import columns
 from alignzoo.interfaces import Optimizer
 from alignzoo.testing.laws import Attempt, Given
-from alignzoo.testing.optimizers.scene import Level, Pull, learnt, pull_of, runs, scene, variants
+from alignzoo.testing.optimizers.scene import Level, Pull, compares, learnt, pull_of, runs, scene, variants
 from alignzoo.traits import prepare_reads, traits_of
 from alignzoo.types import Batch
 
@@ -20,9 +20,9 @@ from alignzoo.types import Batch
 def other_groups(optimizer: Optimizer, given: Given) -> None:
     """Other groups' rewards change the pulls within a group by one factor at most, as a batch's deviation is.
 
-    For optimizers that compare a prompt's completions: `completions` of 2 or more.
+    For optimizers that compare a prompt's completions.
     """
-    if traits_of(optimizer).completions < 2:
+    if not compares(optimizer, given):
         return
     cause = "a mean over the batch where the group's own belongs"
     attempt = Attempt(6, "two groups, then the same with other rewards in the second", cause)
@@ -45,7 +45,7 @@ def other_groups(optimizer: Optimizer, given: Given) -> None:
 def loser_falls(optimizer: Optimizer, given: Given) -> None:
     """Who compares answers that the policy generated lowers the worst one: it learns from what went wrong, too."""
     traits = traits_of(optimizer)
-    if traits.completions < 2 or not traits.online or traits.imitates or "logprobs" not in optimizer.needs:
+    if not traits.online or traits.imitates or "logprobs" not in optimizer.needs or not compares(optimizer, given):
         return  # who imitates the best answer leaves the others as they are
     cause = "advantages cut off at 0, or only the better half of a group kept"
     attempt = Attempt(6, "a group with the rewards 1, -1 and 0.5, before training", cause)

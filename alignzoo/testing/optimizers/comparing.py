@@ -16,6 +16,7 @@ from alignzoo.testing.optimizers.scene import (
     Scene,
     Variant,
     accompanied,
+    compares,
     learnt,
     pull_of,
     runs,
@@ -89,8 +90,7 @@ def stakes(optimizer: Optimizer, given: Given) -> None:
 
 def other_length(optimizer: Optimizer, given: Given) -> None:
     """How long the other answer is does not change the pull on an answer, in a loss over pairs or lists."""
-    traits = traits_of(optimizer)
-    if traits.couples == "row" or traits.completions < 2:
+    if traits_of(optimizer).couples == "row" or not compares(optimizer, given):
         return
     cause = "the length of one answer taken for the other's, or one length for both"
     attempt = Attempt(13, "a pair as likely as before, one answer of 4 tokens, the other of 2 or of 8", cause)
@@ -189,8 +189,8 @@ def sources(optimizer: Optimizer, given: Given) -> None:
 
 def ties(optimizer: Optimizer, given: Given) -> None:
     """Two answers as good are pulled by how likely they are, not by their place, and no farther apart."""
-    traits, batch = traits_of(optimizer), scene([3, 3], [0, 0], [0.7, 0.7], given)
-    if traits.completions < 2 or traits.imitates or batch.roles:
+    batch = scene([3, 3], [0, 0], [0.7, 0.7], given)
+    if traits_of(optimizer).imitates or batch.roles or not compares(optimizer, given):
         return  # one of equals has to be imitated
     cause = "the first of equals taken for the better one, or a sign in what is learnt from ties"
     attempt = Attempt(13, "two answers as good, one likelier than the other; then the other one", cause)

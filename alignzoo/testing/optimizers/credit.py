@@ -9,21 +9,17 @@ from torch import Tensor
 
 from alignzoo.interfaces import Optimizer
 from alignzoo.testing.laws import Attempt, Given
-from alignzoo.testing.optimizers.scene import Level, Pull, Variant, learnt, pull_of, runs, scene, variants
-from alignzoo.traits import traits_of
-from alignzoo.types import Batch
-
-
-def _rewards_count(attempt: Attempt, variant: Variant, batch: Batch, values: dict[str, Level]) -> Pull | None:
-    """The pulls in a scene, of an optimizer to which rewards say anything; None for others, as in distillation."""
-    if not runs(variant, attempt, batch):
-        return None
-    found = pull_of(variant.of(attempt), variant.part, batch, values)
-    other = pull_of(variant.of(attempt), variant.part, replace(batch, rewards=-batch.rewards), values)
-    read = learnt(variant.part.needs)
-    if found is None or read not in found.on or (other is not None and torch.equal(found.on[read], other.on[read])):
-        return None
-    return found
+from alignzoo.testing.optimizers.scene import (
+    Level,
+    Pull,
+    compares,
+    learnt,
+    pull_of,
+    rewarded,
+    runs,
+    scene,
+    variants,
+)
 
 
 def every_token(optimizer: Optimizer, given: Given) -> None:
@@ -41,7 +37,7 @@ def every_token(optimizer: Optimizer, given: Given) -> None:
         for lead in (0.0, 0.01):
             level = torch.tensor([-1.0, -1.0 - lead])
             spoken: dict[str, Level] = dict.fromkeys(("logprobs", "old_logprobs", "ref_logprobs"), level)
-            found = _rewards_count(attempt, variant, batch, {**spoken, "old_values": seen})
+            found = rewarded(attempt, variant, batch, {**spoken, "old_values": seen})
             if found is None:
                 continue
             winner, loser = found.on["logprobs"][:, 1:]
@@ -55,7 +51,7 @@ def ranking(optimizer: Optimizer, given: Given) -> None:
     attempt = Attempt(13, "a group with the rewards 0, 2, 1 and 5, before training", cause)
     batch = scene([2] * 4, [0] * 4, [0.0, 2.0, 1.0, 5.0], given)
     for variant in variants(optimizer):
-        found = _rewards_count(attempt, variant, batch, {})
+        found = rewarded(attempt, variant, batch, {})
         if found is not None:
             pulls = found.rows(learnt(found.on))[batch.rewards.argsort()]
             holds = bool((pulls.diff() >= -1e-6 * pulls.abs().max()).all())
@@ -65,9 +61,9 @@ def ranking(optimizer: Optimizer, given: Given) -> None:
 def baseline(optimizer: Optimizer, given: Given) -> None:
     """What all answers to a prompt share, as an easy prompt or the same KL, moves none of them.
 
-    For optimizers that compare a prompt's completions: `completions` of 2 or more.
+    For optimizers that compare a prompt's completions.
     """
-    if traits_of(optimizer).completions < 2:
+    if not compares(optimizer, given):
         return
     cause = "a baseline over the whole batch, or over other rewards than those that it is taken from"
     attempt = Attempt(6, "two groups, then the same with 3 added to each reward of the second, or taken from it", cause)

@@ -17,6 +17,7 @@ from alignzoo.interfaces import Optimizer
 from alignzoo.testing.laws import Attempt, ConformanceError, Given
 from alignzoo.testing.measure import loss, prepare
 from alignzoo.testing.world import TOY_WEIGHTS, column_values
+from alignzoo.traits import traits_of
 from alignzoo.types import Batch, Forward, Terms
 
 Level: TypeAlias = Tensor | float
@@ -267,3 +268,24 @@ def runs(variant: Variant, attempt: Attempt, batch: Batch) -> bool:
     except ConformanceError:
         return False
     return True
+
+
+def rewarded(attempt: Attempt, variant: Variant, batch: Batch, values: Mapping[str, Level]) -> Pull | None:
+    """The pulls in a scene, of an optimizer to which rewards say anything; None for others, as in distillation."""
+    if not runs(variant, attempt, batch):
+        return None
+    found = pull_of(variant.of(attempt), variant.part, batch, values)
+    other = pull_of(variant.of(attempt), variant.part, dataclasses.replace(batch, rewards=-batch.rewards), values)
+    read = learnt(variant.part.needs)
+    if found is None or read not in found.on or (other is not None and torch.equal(found.on[read], other.on[read])):
+        return None
+    return found
+
+
+def compares(optimizer: Optimizer, given: Given) -> bool:
+    """Whether it compares a prompt's completions: its trait says so, or it drops an answer that stands alone."""
+    if traits_of(optimizer).completions > 1:
+        return True
+    attempt = Attempt(13, "prompts with one answer each, then one with two", "")
+    alone, both = (scene([2, 2], groups, [1.0, 0.0], given) for groups in ([0, 1], [0, 0]))
+    return pull_of(attempt, optimizer, alone) is None and pull_of(attempt, optimizer, both) is not None

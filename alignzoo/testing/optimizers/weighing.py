@@ -10,8 +10,18 @@ from torch import Tensor
 
 from alignzoo.interfaces import Optimizer
 from alignzoo.testing.laws import Attempt, Given
-from alignzoo.testing.optimizers.scene import Level, Pull, Variant, learnt, noise, pull_of, runs, scene, variants
-from alignzoo.traits import traits_of
+from alignzoo.testing.optimizers.scene import (
+    Level,
+    Pull,
+    Variant,
+    compares,
+    learnt,
+    noise,
+    pull_of,
+    runs,
+    scene,
+    variants,
+)
 from alignzoo.types import Batch
 
 LENGTHS, REWARDS = [3, 5, 4, 2, 6, 3], [1.0, 0.0, 0.5, 0.0, 2.0, 0.0]
@@ -123,7 +133,7 @@ def margin(optimizer: Optimizer, given: Given) -> None:
 
 def _learns_ties(optimizer: Optimizer, given: Given) -> bool:
     """Whether two answers as good pull at each other, so that a setting says how likely ties are."""
-    if traits_of(optimizer).completions < 2 or _setting(optimizer, "nu") is _setting(optimizer, "threshold") is None:
+    if _setting(optimizer, "nu") is _setting(optimizer, "threshold") is None or not compares(optimizer, given):
         return False
     attempt = Attempt(13, "two answers as good, one likelier than the other", "")
     values: dict[str, Level] = {"logprobs": torch.tensor([-3.0, -5.0]), "ref_logprobs": -4.0}

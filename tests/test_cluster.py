@@ -93,3 +93,19 @@ def test_a_configuration_is_enough(tmp_path: Path) -> None:
     assert rows["full, recomputed"]["activations"] < rows["full"]["activations"] / 5
     shown = CliRunner().invoke(app, asked).output
     assert "0.494 billion parameters on 4 GPUs of 24 GB" in shown and "policy.recompute=true" in shown
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [("optimizer.beta=1", "KEY=VALUE"), ("--length=3", "--length"), ("--device=cpu", "--device")],
+)
+def test_what_a_directory_s_plan_does_not_read_is_refused(tmp_path: Path, option: str, told: str) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    done = CliRunner().invoke(app, ["plan", str(tmp_path), option])
+    assert done.exit_code == 1 and f"whose plan does not read {told}: plan what trains it" in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--gpus=4", "--micro-tokens=8"])
+def test_what_a_recipe_s_plan_does_not_read_is_refused(option: str) -> None:
+    done = CliRunner().invoke(app, ["plan", "dpo", option])
+    assert done.exit_code == 1 and f"does not read {option.partition('=')[0]}, which are for" in done.stderr

@@ -77,6 +77,21 @@ def test_differences_are_paired_and_the_intervals_hold_together() -> None:
     assert lines([mine], [mine])[0].difference_low is None and lines([mine])[0].base is None
     with pytest.raises(DataError, match="other items, as 4"):
         lines([mine], [measured(1, 2, 3, 4)])
+    with pytest.raises(DataError, match="m was measured of the one and not of the other"):
+        lines([mine], [measured(1, 2, 3, 4, 5, metric="accuracy")])
+
+
+def test_ties_leave_a_share_a_share() -> None:
+    """A tie counts ½, or ⅓ of three: no accuracy is above 1, and no difference of two beyond ±1."""
+    (line,) = lines([measured(1, 1, 0.5, 1, 1 / 3)], [measured(0, 0.5, 0.5, 0, 0)])
+    assert 0 <= line.low < line.mean < line.high <= 1
+    assert line.difference_low is not None and line.difference_high is not None
+    assert -1 <= line.difference_low < line.difference_high <= 1
+    # Wilson's interval with t(19)² = 4.381 of twenty ties: √(4.381·(.25/20 + 4.381/1600)) / (1 + 4.381/20) = .2120
+    (line,) = lines([measured(*[0.5] * 20)])
+    assert (line.low, line.high) == pytest.approx((0.2880, 0.7120), abs=1e-4)
+    (line,) = lines([measured(2, 0.5, 0, 1)])
+    assert line.low < 0  # what may be above 1 is no share
 
 
 def harness(samples: dict[str, Any], better: dict[str, Any]) -> types.ModuleType:
@@ -147,6 +162,8 @@ def test_the_command(alignzoo: Any, tmp_path: Path) -> None:
         (("judge:longer", "--with", "sort"), "a judge is evaluated on a file of pairs"),
         (("x", "--with", "srot"), "neither a task nor a file. Did you mean 'sort'"),
         (("judge:longer", "--with", file, "--out", out), "is there already"),
+        (("judge:longer", "--with", file, "--with", file), "is given twice"),
+        (("judge:longer", "--with", file, "--max-new-tokens", "5"), "no --with is a task"),
     ):
         said = alignzoo("evaluate", *arguments)
         assert said.code == 1 and says in said.err

@@ -132,6 +132,8 @@ def test_a_longer_completion_takes_more(plain_model: Path, tmp_path: Path) -> No
     short, long = (planned("grpo", plain_model, data, length=length, **more) for length in (10, 0))
     assert long.generated == 2 * 4 * 100 > short.generated
     assert all(long.operations[phase] > short.operations[phase] for phase in ("sample", "fill", "update"))
+    with pytest.warns(RuntimeWarning, match="--length 101 is above the limit of a completion, 100 tokens"):
+        assert planned("grpo", plain_model, data, length=101, **more).operations == long.operations
 
 
 def test_a_large_model_needs_no_weights_to_be_planned(plain_model: Path, tmp_path: Path) -> None:

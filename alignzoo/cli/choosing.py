@@ -49,21 +49,24 @@ def choose(
 ) -> None:
     """Choose a method: by what the data are, who can score answers, and the memory there is."""
     from alignzoo.cli import fitting
+    from alignzoo.machine import bytes_of
     from alignzoo.traits import REWARD_MODEL
 
     if memory and not model:
         raise RecipeError("--memory says what a model has to fit into: give --model, a directory or a size as in 1.5B")
     zoo = registry(plugin, no_plugin)
     asked = {"checker": checker, "judge": judge, REWARD_MODEL: reward_model, "people": people}
-    scorers, answer, path = [name for name, given in asked.items() if given], "", ""
+    scorers, answer = [name for name, given in asked.items() if given], ""
     if not data and not scorers and not teacher:
         raise RecipeError(_say_what_you_have())
+    renamed, path = _renamed(column or ()), ""
     if data and fitting.is_file(data):
-        renamed = dict(each.split("=", 1) for each in column or () if "=" in each)
         path = data
         shape, answer = fitting.looked_at(data, format, renamed)
     else:
         shape = fitting.check_shape(data or "prompts")
+        if column or format != "auto":
+            raise RecipeError("--column and --format say how a file is read: give --data the file, or leave them out")
     if shape == "prompts" and answer and not scorers:
         scorers = ["checker"]
     have = fitting.Have(
@@ -71,15 +74,26 @@ def choose(
         scorers=tuple(scorers),
         teacher=teacher,
         data=path,
+        format=format,
+        columns=renamed,
         answer=answer,
         model="" if fitting.SIZE.fullmatch(model) else model,
         model_shape=fitting.size_of(zoo, model) if model else None,
-        memory=fitting.bytes_of(memory) if memory else 0.0,
+        memory=bytes_of(memory) if memory else 0.0,
     )
     fits = sorted(fitting.fitting(zoo, have), key=_known)
     possible = list(fitting.within(fits, have.memory))
     shown = _as_json(have, possible) if as_json else printable("\n".join(_lines(have, fits, possible, everything)))
     sys.stdout.write(shown + "\n")
+
+
+def _renamed(given: Sequence[str]) -> dict[str, str]:
+    """The columns of a file by our names for them."""
+    for each in given:
+        ours, _, theirs = each.partition("=")
+        if not ours or not theirs:
+            raise RecipeError(f"--column {each}: expected OURS=THEIRS, as in prompt=question")
+    return dict(each.split("=", 1) for each in given)
 
 
 def _say_what_you_have() -> str:

@@ -51,7 +51,14 @@ def evaluate(
     if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RecipeError(f"{out} is there already: choose another --out")
     zoo = registry(plugin, no_plugin)
+    if twice := next((each for each in by if by.count(each) > 1), None):
+        raise RecipeError(f"--with {twice} is given twice: once is enough")
     kinds = {each: _kind(zoo, each, model) for each in by}
+    if max_new_tokens is not None and "task" not in kinds.values():
+        raise RecipeError(
+            "--max-new-tokens bounds the answers to a task's prompts, and no --with is a task: leave it out, as it has "
+            "no effect"
+        )
     from alignzoo.compare.outside import lines
 
     def measured(which: str) -> list[Measured]:

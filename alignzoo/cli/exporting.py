@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from alignzoo.cli.common import Debug, NoPlugins, Plugins, console, registry, told
 from alignzoo.errors import ModelError, RunError
+from alignzoo.files import read_json, read_object
 from alignzoo.storage import install, partial_of
 
 ADAPTER, CONFIG = "adapter", "adapter_config.json"
+WEIGHTS = ("*.safetensors", "*.bin")
+"""The files that weights are in."""
 
 
 @told
@@ -33,9 +37,12 @@ def export(
     """Write a model with tokenizer, chat template, generation config and card to a folder; upload it only by --push."""
     if out is None and push is None:
         raise RunError("say where to: --out DIR for a folder, --push OWNER/NAME for the hub, or both")
+    if private and push is None:
+        raise RunError("--private says how a repository of --push is made, which is not given: leave it out, or push")
     if out is not None and out.exists():
         raise RunError(f"{out} exists: give --out a folder that does not, or delete it")
     source = _model(model)
+    check_weights(source)
     with tempfile.TemporaryDirectory() as folder:
         written = out or Path(folder) / source.name
         partial = partial_of(written)
@@ -51,11 +58,25 @@ def export(
             _copy(source, partial, ADAPTER)
         install(partial, written)
         kind = "adapter" if (written / CONFIG).is_file() else "model"
+        if kind == "adapter":
+            _tell_base(written)
         size = sum(path.stat().st_size for path in written.rglob("*") if path.is_file())
         if out is not None:
             console().print(f"{kind}: {out} ({size / 1e9:.3g} GB)", markup=False, soft_wrap=True)
         if push is not None:
             console().print(f"{kind}: {upload(written, push, private=private)}", markup=False, soft_wrap=True)
+
+
+def _tell_base(adapter: Path) -> None:
+    """Say of an adapter that it lies over a model which nobody has who is given the adapter alone."""
+    base = str(read_object(adapter / CONFIG, error=ModelError).get("base_model_name_or_path") or "")
+    if Path(base).is_absolute() or Path(base).is_dir():
+        console(stderr=True).print(
+            f"the adapter lies over {base}, a directory of this machine, without which nobody can load it: give that "
+            "along with it, or export the whole model by --merge",
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 def _model(place: Path) -> Path:
@@ -68,6 +89,23 @@ def _model(place: Path) -> Path:
     if inside:
         raise ModelError(f"{place} is a run with several models: give one, {' or '.join(map(str, inside))}")
     raise ModelError(f"{place} is no model's directory: it has neither config.json nor {CONFIG}")
+
+
+def check_weights(model: Path) -> None:
+    """Raise ModelError for a model's directory without weights, or without a part of them that its index names."""
+    indices = sorted(model.glob("*.index.json"))
+    named = {str(part) for index in indices for part in _parts(read_json(index))}
+    if lacking := sorted(part for part in named if not (model / part).is_file()):
+        some = f"{', '.join(lacking[:3])}{' and others' * (len(lacking) > 3)}"
+        raise ModelError(f"{model} lacks {some}, which {indices[0].name} names: was it copied or downloaded whole?")
+    if not any(each.stat().st_size for kind in WEIGHTS for each in model.glob(kind)):
+        raise ModelError(f"{model} holds no weights ({', '.join(WEIGHTS)}): was it copied or downloaded whole?")
+
+
+def _parts(index: Any) -> Iterable[Any]:
+    """The files that an index of weights names."""
+    found = index.get("weight_map") if isinstance(index, dict) else None
+    return found.values() if isinstance(found, dict) else ()
 
 
 def _copy(source: Path, partial: Path, *left_out: str) -> None:

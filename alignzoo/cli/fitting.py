@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 import tomllib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -71,6 +73,9 @@ class Have:
     scorers: tuple[str, ...] = ()
     teacher: bool = False
     data: str = ""
+    format: str = "auto"
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """As in a recipe's data."""
     answer: str = ""
     """The column with the right answer."""
     model: str = ""
@@ -218,10 +223,20 @@ def command(have: Have, fit: Fit) -> list[str]:
     words = ["alignzoo", "run", fit.base or fit.listed.name]
     words += [f"optimizer={fit.listed.name}"] if fit.base not in ("", fit.listed.name) else []
     if have.model:
-        words.append(f"policy.model={have.model}")
+        words.append(f"policy.model={shlex.quote(have.model)}")
     if have.memory and have.memory < fit.full:
         words += [f"policy.lora_rank={RANK}", "policy.dtype=bf16"]
-    return [*words, f"data.path={have.data or 'FILE'}", *fit.extra]
+    return [*words, *_data(have), *fit.extra]
+
+
+def _data(have: Have) -> Iterator[str]:
+    """The settings by which a run reads the data as they were looked at."""
+    yield f"data.path={shlex.quote(have.data or 'FILE')}"
+    if have.format != "auto":
+        yield f"data.format={have.format}"
+    if have.columns:
+        renamed = (f"{json.dumps(ours)}={json.dumps(theirs)}" for ours, theirs in have.columns.items())
+        yield f"data.columns={shlex.quote('{' + ', '.join(renamed) + '}')}"
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------
@@ -246,7 +261,6 @@ def memory(shape: ModelShape | None, needs: Collection[str], *, adapted: bool) -
 
 
 SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([MB])", re.I)
-BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*([MGT])i?B?", re.I)
 
 
 def size_of(zoo: Registry, model: str) -> ModelShape:
@@ -256,20 +270,14 @@ def size_of(zoo: Registry, model: str) -> ModelShape:
 
     if said := SIZE.fullmatch(model):
         count = round(float(said[1]) * {"M": 1e6, "B": 1e9}[said[2].upper()])
+        if not count:
+            raise RecipeError(f"--model {model}: a model has parameters: give its size, as in 1.5B")
         return ModelShape(0, 0, 0, 0, 0, 0, True, 0, parameters=count, trained=count, trunk=count, tied=True)
     for name in zoo.names("policy"):
         spec = zoo.get("policy", name)(model=model)
         if isinstance(spec, HasOutline):
             return spec.outline(frozenset({"logprobs"})).shape
     raise RecipeError(f"--model {model}: no policy tells a model's sizes: give them, as in --model 1.5B")
-
-
-def bytes_of(text: str) -> float:
-    """A memory size in bytes."""
-    said = BYTES.fullmatch(text.strip())
-    if not said:
-        raise RecipeError(f"--memory {text}: expected a size, as in 24GB")
-    return float(said[1]) * {"M": 1e6, "G": 1e9, "T": 1e12}[said[2].upper()]
 
 
 # --- looking at a file ------------------------------------------------------------------------------------------------

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from alignzoo.cli.common import Debug, NoPlugins, Plugins, console, registry, told
-from alignzoo.errors import DataError, ModelError, RecipeError
+from alignzoo.errors import DataError, ModelError, RecipeError, in_words
 from alignzoo.files import check_kind, decoded
 from alignzoo.printable import escaped, printable
 
@@ -56,10 +58,11 @@ def generate(
     """Generate text with a model. Without --prompt and --prompts it is a chat: /exit or Ctrl-D ends it."""
     if prompt is not None and prompts is not None:
         raise RecipeError("--prompt and --prompts were both given: choose one")
+    drawn = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+    _check_asked(prompt, stop or (), n, drawn if greedy else {})
     asked = _read(prompts) if prompts is not None else None if prompt is None else [prompt]
-    settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "max_new_tokens": max_new_tokens}
-    settings["min_p"] = min_p
-    policy = load(registry(plugin, no_plugin), model, settings | {"chat_template": chat_template})
+    settings = drawn | {"max_new_tokens": max_new_tokens, "chat_template": chat_template}
+    policy = load(registry(plugin, no_plugin), model, settings)
     chats = not plain and _has_template(policy)
 
     def answer(some: Sequence[Prompt], at: int) -> list[Group]:
@@ -77,6 +80,32 @@ def generate(
             groups = answer([_prompt(each, chats) for each in asked[start : start + AT_ONCE]], start)
         for group in groups:
             (_print_json if as_json else _print)(group)
+
+
+def _check_asked(prompt: str | None, stop: Sequence[str], n: int, undrawn: Mapping[str, Any]) -> None:
+    """Raise RecipeError for what no tokenizer reads, or what has no effect: `undrawn` are settings of a drawing that
+    does not take place."""
+    for option, text in (("--prompt", prompt or ""), *(("--stop", each) for each in stop)):
+        check_text(text, option)
+    if not all(stop):
+        raise RecipeError("--stop is an empty text, which would end every answer before it begins: leave it out")
+    unread = [f"--{name.replace('_', '-')}" for name, value in undrawn.items() if value is not None]
+    if unread:
+        raise RecipeError(
+            f"--greedy always takes the most likely token, so that {', '.join(unread)} would have no effect: leave "
+            f"{'it' if len(unread) == 1 else 'them'} or --greedy out"
+        )
+    if undrawn and n > 1:
+        raise RecipeError(f"--greedy answers a prompt in one way, so that all {n} answers would be the same: give -n 1")
+
+
+def check_text(text: str, where: str) -> None:
+    """Raise RecipeError for what was typed where it is no text in UTF-8, which no tokenizer reads."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        found = ascii(text[max(0, error.start - 20) : error.end + 20])
+        raise RecipeError(f"{where}: this is no text in UTF-8, found {found}: write it in UTF-8") from error
 
 
 def load(zoo: Registry, model: str, settings: dict[str, Any]) -> Policy:
@@ -119,32 +148,55 @@ def _read(path: Path) -> list[Any]:
     """The prompts of a file: texts, or conversations in a .jsonl."""
     check_kind(path)
     try:
-        lines = path.read_text("utf-8-sig").split("\n")  # not splitlines: a text may hold U+2028 and the like
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path}: cannot be read: {getattr(error, 'strerror', None) or 'it is not text in UTF-8'}"
-        ) from error
-    numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
-    if not numbered:
+        content = path.read_bytes()
+        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig")
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        why = "it is not text in UTF-8" if isinstance(error, UnicodeDecodeError) else in_words(error)
+        raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or why}") from error
+    if _is_rows(path) and text.lstrip().startswith("["):  # a .json is a list more often than a row a line
+        rows = list(enumerate(decoded(text, path), 1))
+        prompts = [_row(row, f"{path}, row {number}") for number, row in rows]
+    else:
+        lines = text.split("\n")  # not splitlines: a text may hold U+2028 and the like
+        numbered = [(number, line.removesuffix("\r")) for number, line in enumerate(lines, 1) if line.strip()]
+        prompts = [_line(line, path, number) if _is_rows(path) else line for number, line in numbered]
+    if not prompts:
         raise DataError(f"{path} holds no prompts: give one a line")
-    return [_row(line, path, number) if _is_jsonl(path) else line for number, line in numbered]
+    return prompts
 
 
-def _is_jsonl(path: Path) -> bool:
-    return path.suffix in (".jsonl", ".json")
+def _is_rows(path: Path) -> bool:
+    """Whether a file's name says that it holds rows, and not lines of text."""
+    return Path(path.name.removesuffix(".gz")).suffix in (".jsonl", ".json")
 
 
-def _row(line: str, path: Path, number: int) -> Any:
+def _line(line: str, path: Path, number: int) -> Any:
     row = decoded(line, path, line=number, fix='Expected an object a line, as in {"prompt": "Hello"}')
-    said = row.get("prompt") if isinstance(row, dict) else None
-    turns = (
-        isinstance(said, list)
-        and said
-        and all(isinstance(turn, dict) and {"role", "content"} <= turn.keys() for turn in said)
-    )
-    if not isinstance(said, str) and not turns:
-        raise DataError(f"{path}, line {number}: no `prompt` that is a text or a list of turns, found {line[:80]}")
-    return said
+    return _row(row, f"{path}, line {number}")
+
+
+def _row(row: Any, where: str) -> Any:
+    """The prompt of a row: a text, or a conversation; with the turn of its column `system` before it, as in a run."""
+    said, system = (row.get("prompt"), row.get("system")) if isinstance(row, dict) else (None, None)
+    if not isinstance(said, str) and not (isinstance(said, list) and said and all(map(_is_turn, said))):
+        found = json.dumps(row, ensure_ascii=False)[:80]
+        raise DataError(
+            f"{where}: no `prompt` that is a text or a list of turns, each with a role and a content in text, found "
+            f"{found}"
+        )
+    if not system:
+        return said
+    if not isinstance(system, str):
+        raise DataError(f"{where}: `system` is what the system says, expected a text, found {str(system)[:60]}")
+    from alignzoo.data.turns import with_system
+    from alignzoo.types import Prompt
+
+    asked = Prompt(said if isinstance(said, str) else tuple(said))
+    return list(with_system(asked, system, lambda problem: DataError(f"{where}: {problem}")).messages)
+
+
+def _is_turn(turn: Any) -> bool:
+    return isinstance(turn, dict) and all(isinstance(turn.get(part), str) for part in ("role", "content"))
 
 
 @contextmanager
@@ -196,6 +248,9 @@ def _said() -> str | None:
         except (EOFError, KeyboardInterrupt):
             sys.stdout.write("\n")
             return None
+        except UnicodeDecodeError as error:
+            raise DataError("what was typed is no text in UTF-8: set the terminal to UTF-8") from error
+        check_text(text, "what was typed")
         if text == "/exit":
             return None
         if text:

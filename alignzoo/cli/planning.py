@@ -33,8 +33,12 @@ def plan(
         str, typer.Option(metavar="SIZE", help="Plan for a device of so much memory, as 80GB; it need not be here.")
     ] = "",
     device: Annotated[str, typer.Option(metavar="cpu|cuda", help="Plan for this kind of device.")] = "",
-    gpus: Annotated[int, typer.Option(min=1, help="Of a model directory: GPUs that its weights are sharded over.")] = 1,
-    micro_tokens: Annotated[int, typer.Option(min=1, help="Of a model directory: tokens of a micro-batch.")] = 16_384,
+    gpus: Annotated[
+        int | None, typer.Option(min=1, help="Of a model directory: GPUs that its weights are sharded over; default 1.")
+    ] = None,
+    micro_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Of a model directory: tokens of a micro-batch; default 16384.")
+    ] = None,
     as_json: AsJson = False,
     plugin: Plugins = None,
     trust: Trust = False,
@@ -44,21 +48,21 @@ def plan(
 
     Where RECIPE is a model's directory, of which config.json is enough: the bytes of each of --gpus GPUs by what is
     trained of it, and what to change where they do not suffice."""
+    sized = (Path(recipe) / "config.json").is_file()
+    if sized:
+        given = {"KEY=VALUE": overrides, "--length": length, "--device": device}
+    else:
+        given = {"--gpus": gpus, "--micro-tokens": micro_tokens}
+    _check_read(recipe, sized, [name for name, value in given.items() if value])
     zoo = registry(plugin)
     zoo.load_all()
     from alignzoo.machine import Machine, bytes_of
 
-    if (Path(recipe) / "config.json").is_file():
+    if sized:
         from alignzoo.cli.sizing import tell
 
-        tell(
-            zoo,
-            recipe,
-            gpus=gpus,
-            gigabytes=bytes_of(memory) / 1e9 if memory else 80.0,
-            tokens=micro_tokens,
-            as_json=as_json,
-        )
+        gigabytes = bytes_of(memory) / 1e9 if memory else 80.0
+        tell(zoo, recipe, gpus=gpus or 1, gigabytes=gigabytes, tokens=micro_tokens or 16_384, as_json=as_json)
         return
     from alignzoo.planning.estimate import plan as plan_recipe
     from alignzoo.recipe import load
@@ -77,6 +81,17 @@ def plan(
         return
     for each in plans:
         _print(each)
+
+
+def _check_read(recipe: str, sized: bool, unread: list[str]) -> None:
+    """Raise RunError for options that the kind of plan does not read: the sizes of a model's directory, or a recipe."""
+    if not unread:
+        return
+    if sized:
+        fix = "plan what trains it, as in `alignzoo plan dpo policy.model=DIR`, or leave them out"
+        raise RunError(f"{recipe} is a model's directory, whose plan does not read {', '.join(unread)}: {fix}")
+    fix = "give the directory of its model instead, or schedule.micro_tokens=N"
+    raise RunError(f"the plan of a recipe does not read {', '.join(unread)}, which are for a model's directory: {fix}")
 
 
 def _print(plan: StagePlan) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,16 +51,25 @@ def lines(found: Sequence[Measured], base: Sequence[Measured] = ()) -> list[Line
 
 
 def _estimate(values: list[float]) -> Estimate:
-    share = all(value in (0.0, 1.0) for value in values)
-    return over_prompts(np.asarray(values, dtype=float), "share" if share else "any")
+    return over_prompts(np.asarray(values, dtype=float), "share" if _right_or_wrong(values) else "any")
+
+
+def _right_or_wrong(values: Iterable[float]) -> bool:
+    """Whether every item is right, wrong, or a tie, which is a part of a right one: 1, 0, ½, ⅓, ..."""
+    return all(value == 0 or (0 < value <= 1 and (1 / value).is_integer()) for value in values)
 
 
 def _beside(line: Line, values: dict[str, float], base: dict[str, float], family: int) -> Line:
+    if not base:
+        raise DataError(
+            f"{line.evaluation}: {line.metric} was measured of the one and not of the other, as of a reward model or a "
+            "judge beside a language model: compare two of a kind"
+        )
     if values.keys() != base.keys():
         missing = sorted(values.keys() ^ base.keys())[:3]
         raise DataError(f"{line.evaluation}, {line.metric}: the two models have other items, as {', '.join(missing)}")
     gaps = np.asarray([values[item] - base[item] for item in values], dtype=float)
-    whole = all(value in (0.0, 1.0) for value in (*values.values(), *base.values()))
+    whole = _right_or_wrong((*values.values(), *base.values()))
     estimate = over_prompts(gaps, "difference" if whole else "any")
     decided = verdict(estimate, family, LEVEL)
     return Line(

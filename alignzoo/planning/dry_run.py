@@ -5,6 +5,7 @@ Nothing is loaded but configurations and the data. What the policy would write h
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -102,6 +103,13 @@ class Rehearsal:
         if isinstance(stage.sampler, HasCosts) and stage.sampler.costs():
             raise RunError(f"{stage.name}: its sampler asks a service that costs something, so no step can be planned")
         self.outline = stage.policy.outline(self.needs)
+        if length > self.outline.longest:
+            warnings.warn(
+                f"{stage.name}: --length {length} is above the limit of a completion, {self.outline.longest} tokens, "
+                "which is planned for: raise policy.max_new_tokens where longer ones are meant",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         self.roles = {
             name: spec.outline(frozenset())
             for name, spec in specs_of(stage.optimizer).items()

@@ -117,6 +117,7 @@ class Answering:
         tokens = [i for i, prompt in enumerate(prompts) if not isinstance(prompt, Prompt)]
         if told:
             some: Any = [prompts[i] for i in told]
+            self._check_room(some)
             groups = self.policy.generate(some, n, seeds=[seeds[i] for i in told], decoding=decoding)
             found |= {i: (g.prompt_tokens, list(g.completions)) for i, g in zip(told, groups, strict=True)}
         if tokens:
@@ -124,6 +125,16 @@ class Answering:
             made = self.policy.go_on(rows, n, seeds=[seeds[i] for i in tokens], decoding=decoding)
             found |= {i: (row, list(c)) for i, row, c in zip(tokens, rows, made, strict=True)}
         return [found[i] for i in range(len(prompts))]
+
+    def _check_room(self, prompts: list[Prompt]) -> None:
+        """Raise BadRequest for a prompt that would lose its beginning: who asks would not know, and a run of tokens
+        that is too long is refused, too."""
+        fits = self.policy.info().fits
+        if fits is not None and not all(map(fits, prompts)):
+            raise BadRequest(
+                "the prompt is longer than what the model's context leaves beside an answer of --max-new-tokens, by "
+                "which this server was started: shorten it, or start the server with fewer"
+            )
 
 
 def _key(asked: Asked) -> tuple[int, Decoding]:

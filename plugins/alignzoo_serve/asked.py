@@ -100,12 +100,22 @@ def _turn(turn: Any, place: int) -> dict[str, Any]:
         content = "".join(str(part.get("text", "")) for part in content)
     if not isinstance(content, str):
         raise BadRequest(f"{where}.content: expected text")
-    return {"role": turn["role"], "content": content}
+    return {"role": turn["role"], "content": _whole(content, f"{where}.content")}
+
+
+def _whole(text: str, where: str) -> str:
+    """The text, where every letter in it is a whole one."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = ascii(text[error.start]).strip("'")
+        raise BadRequest(f"{where}: {half} is half of a surrogate pair, which is no character: drop it") from error
+    return text
 
 
 def _prompt(given: Any) -> Prompt | tuple[int, ...]:
     if isinstance(given, str):
-        return Prompt(given, chat="plain")
+        return Prompt(_whole(given, "prompt"), chat="plain")
     if isinstance(given, list) and given and all(type(token) is int and token >= 0 for token in given):
         return tuple(given)
     raise BadRequest("prompt: expected a text, a list of texts, a list of token ids, or a list of such lists")
@@ -166,7 +176,7 @@ def _stop(given: Any) -> tuple[str, ...] | None:
     found: Sequence[Any] = [given] if isinstance(given, str) else given or []
     if not isinstance(found, list) or not all(isinstance(each, str) and each for each in found):
         raise BadRequest("stop: expected a text or a list of texts, none of them empty")
-    return tuple(found) or None
+    return tuple(_whole(each, "stop") for each in found) or None
 
 
 def _stop_tokens(given: Any) -> tuple[int, ...] | None:

@@ -10,7 +10,6 @@ import pytest
 
 from alignzoo.cli import fitting, relatives
 from alignzoo.cli.listing import _declaring
-from alignzoo.errors import RecipeError
 from alignzoo.recipe import load
 from alignzoo.registry import Registry
 
@@ -116,7 +115,8 @@ def test_what_is_not_said_is_asked_for(alignzoo) -> None:
     assert "say what you have: --data FILE" in alignzoo("choose").err
     assert "neither a file nor a shape of data. Did you mean 'pairs'" in alignzoo("choose", "--data", "pair").err
     assert "give --model" in alignzoo("choose", "--data", "pairs", "--memory", "1GB").err
-    assert "expected a size, as in 24GB" in alignzoo("choose", "--data", "pairs", "--model", "1B", "--memory", "x").err
+    sized = ("choose", "--data", "pairs", "--model", "1B", "--memory", "x")
+    assert "--memory: found 'x', expected a size" in alignzoo(*sized).err
     assert "Nothing scores what a policy generates" in alignzoo("choose", "--data", "prompts").out
 
 
@@ -149,7 +149,39 @@ def test_the_nearest_relative_and_what_differs() -> None:
         assert of(each.name)["differs"] if each.family else True, each.name
 
 
-def test_sizes_are_understood() -> None:
-    assert fitting.bytes_of("24GB") == 24e9 and fitting.bytes_of("512 MiB") == 512e6
-    with pytest.raises(RecipeError, match="expected a size"):
-        fitting.bytes_of("much")
+def test_a_printed_command_reads_the_file_as_it_was_looked_at(alignzoo, tmp_path: Path) -> None:
+    """Its columns, its format, and a name that a shell would take apart."""
+    file = tmp_path / "my rows.jsonl"
+    file.write_text('{"the question": "2+2?", "good": "4", "bad": "5"}\n')
+    renamed = ("--column", "prompt=the question", "--column", "chosen=good", "--column", "rejected=bad")
+    said = alignzoo("choose", "--data", file, *renamed, "--format", "preference", "--json")
+    assert said.code == 0, said.err
+    words = shlex.split(" ".join(json.loads(said.out)["methods"][0]["command"]))
+    stage = load(words[2], words[3:], registry=ZOO).resolved["stage"][-1]
+    assert stage["data"]["path"] == str(file) and stage["data"]["format"] == "preference"
+    assert stage["data"]["columns"] == {"prompt": "the question", "chosen": "good", "rejected": "bad"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--data", "pairs", "--column", "prompt=question"], "--column and --format say how a file is read"),
+        (["--data", "pairs", "--format", "preference"], "--column and --format say how a file is read"),
+        (["--data", "rows.jsonl", "--column", "question"], "--column question: expected OURS=THEIRS"),
+        (["--data", "pairs", "--model", "0B"], "a model has parameters"),
+        (["--data", "pairs", "--model", "1B", "--memory", "much"], "--memory: found 'much', expected a size"),
+        (["--data", "pairs", "--model", "1B", "--memory", "0GB"], "--memory: found '0GB', expected a size"),
+    ],
+)
+def test_what_would_have_no_effect_or_is_no_size_is_refused(alignzoo, arguments: list[str], told: str) -> None:
+    said = alignzoo("choose", *arguments)
+    assert said.code == 1 and told in said.err
+
+
+def test_memory_is_read_as_plan_reads_it(alignzoo) -> None:
+    """A GiB is no GB, but 7 % more."""
+    found = fits("pairs", model_shape=fitting.size_of(ZOO, "1B"))
+    size = found["sft"].adapter / 1e9
+    asked = ("choose", "--data", "pairs", "--model", "1B", "--json", "--memory")
+    gibi, giga = (alignzoo(*asked, f"{size * 0.95:.6f}{unit}") for unit in ("GiB", "GB"))
+    assert "sft" in gibi.out and "sft" not in {each["name"] for each in json.loads(giga.out)["methods"]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 from pathlib import Path
@@ -53,6 +54,40 @@ def test_a_file_of_lines_and_one_of_rows(alignzoo, tiny_model: Path, tmp_path: P
     assert json.loads(said.out.splitlines()[1])["prompt"] == turns
 
 
+def test_a_packed_file_and_a_list_of_rows(alignzoo, tiny_model: Path, tmp_path: Path) -> None:
+    packed, listed = tmp_path / "rows.jsonl.gz", tmp_path / "rows.json"
+    packed.write_bytes(gzip.compress(b'{"prompt": "One"}\n'))
+    listed.write_text(json.dumps([{"prompt": "One"}, {"prompt": "Two", "system": "Be brief."}], indent=1))
+    said = alignzoo("generate", tiny_model, "--prompts", packed, "--json", "--greedy", *FEW)
+    assert said.code == 0 and json.loads(said.out)["prompt"][0]["content"] == "One", said.err
+    said = alignzoo("generate", tiny_model, "--prompts", listed, "--json", "--greedy", *FEW)
+    assert [turn["content"] for turn in json.loads(said.out.splitlines()[1])["prompt"]] == ["Be brief.", "Two"]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        '{"prompt": [{"role": "user", "content": 5}]}',
+        '{"prompt": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]}',
+        '{"prompt": [{"role": 3, "content": "a"}]}',
+        '{"prompt": "a", "system": 5}',
+        '{"prompt": "a", "system": ["b"]}',
+    ],
+)
+def test_a_turn_that_is_no_text_is_named_with_its_row(alignzoo, tiny_model: Path, tmp_path: Path, row: str) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text(row + "\n")
+    said = alignzoo("generate", tiny_model, "--prompts", file, *FEW)
+    assert said.code == 1 and "rows.jsonl, line 1:" in said.err and "text" in said.err
+
+
+@pytest.mark.parametrize("cold", ["1e-39", "1e-320"])
+def test_a_temperature_that_logits_overflow_at_takes_the_likeliest(alignzoo, tiny_model: Path, cold: str) -> None:
+    greedy = alignzoo("generate", tiny_model, "--prompt", "Hi", "--greedy", *FEW)
+    said = alignzoo("generate", tiny_model, "--prompt", "Hi", "--temperature", cold, *FEW)
+    assert said.code == 0 and said.out == greedy.out
+
+
 def test_a_chat_remembers_and_ends(alignzoo, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from alignzoo_hf.model.policy import HFPolicy
 
@@ -80,6 +115,11 @@ def test_a_chat_remembers_and_ends(alignzoo, tiny_model: Path, monkeypatch: pyte
         (["--prompt", "a", "--prompts", "b"], "choose one"),
         (["--prompts", "missing.txt"], "missing.txt: cannot be read"),
         (["--prompt", "a", "--chat-template", "chatlm"], "neither one of chatml, dialogue nor a readable file"),
+        (["--prompt", "a\udcffb"], "--prompt: this is no text in UTF-8, found 'a\\udcffb'"),
+        (["--prompt", "a", "--stop", "\udcff"], "--stop: this is no text in UTF-8"),
+        (["--prompt", "a", "--stop", ""], "--stop is an empty text"),
+        (["--prompt", "a", "--greedy", "--temperature", "2", "--top-k", "3"], "--temperature, --top-k would have no"),
+        (["--prompt", "a", "--greedy", "-n", "2"], "all 2 answers would be the same"),
     ],
 )
 def test_what_cannot_be(alignzoo, tiny_model: Path, arguments: list[str], said: str) -> None:

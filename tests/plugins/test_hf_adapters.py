@@ -246,6 +246,7 @@ def test_an_export_is_the_adapter_or_merged_the_model(
     _, path = saved
     said = alignzoo("export", path, "--out", tmp_path / "adapter")
     assert said.code == 0 and "adapter:" in said.out
+    assert "a directory of this machine, without which nobody can load it" in said.err and "--merge" in said.err
     assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()
     assert alignzoo("export", path, "--merge", "--out", tmp_path / "whole").code == 0
     assert (tmp_path / "whole" / "model.safetensors").exists() and not (tmp_path / "whole" / "adapter").exists()
@@ -259,6 +260,28 @@ def test_an_export_is_the_adapter_or_merged_the_model(
     assert nowhere.code == 1 and "say where to" in nowhere.err
     none = alignzoo("export", tmp_path, "--out", tmp_path / "x")
     assert none.code == 1 and "is no model's directory" in none.err
+
+
+def test_a_model_without_its_weights_is_not_exported(plain_model: Path, alignzoo: Any, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(plain_model, model)
+    (model / "model.safetensors").rename(model / "model-00001-of-00002.safetensors")
+    parts = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    index = model / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": parts}))
+    cut = alignzoo("export", model, "--out", tmp_path / "out")
+    assert (
+        cut.code == 1 and "lacks model-00002-of-00002.safetensors, which model.safetensors.index.json names" in cut.err
+    )
+    index.unlink()
+    (model / "model-00001-of-00002.safetensors").unlink()
+    none = alignzoo("export", model, "--out", tmp_path / "out")
+    assert none.code == 1 and "holds no weights" in none.err and not (tmp_path / "out").exists()
+
+
+def test_private_without_a_push_is_refused(plain_model: Path, alignzoo: Any, tmp_path: Path) -> None:
+    said = alignzoo("export", plain_model, "--out", tmp_path / "out", "--private")
+    assert said.code == 1 and "--private says how a repository of --push is made" in said.err
 
 
 @pytest.mark.parametrize("odd", ["a link", "a pipe", "a full disk"])

@@ -107,6 +107,11 @@ def test_the_text_ends_before_what_stopped_it(served: Serving) -> None:
     assert choice["text"] == whole[: whole.index(stop)] and choice["finish_reason"] == "stop"
 
 
+def test_a_temperature_that_logits_overflow_at_takes_the_likeliest(served: Serving) -> None:
+    cold, greedy = (text(served, "one", temperature=t, return_token_ids=True)["choices"][0] for t in (1e-320, 0))
+    assert cold["token_ids"] == greedy["token_ids"]
+
+
 def test_weights_that_change_are_the_ones_that_answer(tiny_model: Path) -> None:
     live = loaded(HF(model=str(tiny_model), max_new_tokens=6, device="cpu"), frozenset({"logprobs"}))
     serving = Serving(live, "live").start()
@@ -138,6 +143,9 @@ def test_weights_that_change_are_the_ones_that_answer(tiny_model: Path) -> None:
         ({"prompt": "a", "model": "other"}, "'other' is not served here, 'tiny' is"),
         ({"prompt": [10**6]}, "there is no token 1000000: the model has"),
         ({"prompt": "a", "max_tokens": 10**6}, "1000000"),
+        ({"prompt": "a" * 10**5}, "the prompt is longer than what the model's context leaves"),
+        ({"prompt": "a\ud800"}, "prompt: \\ud800 is half of a surrogate pair"),
+        ({"prompt": "a", "stop": "\udc00"}, "stop: \\udc00 is half of a surrogate pair"),
         (b"{", "the request is no JSON"),
         (b"[" * 100_000, "the request is no JSON"),
         (b"[]", "no JSON object"),
@@ -155,6 +163,7 @@ def test_what_cannot_be_answered_is_refused_with_the_reason(served: Serving, bod
         ([{"content": "a"}], "messages[0]: expected an object with role and content"),
         ([{"role": "user", "content": [{"type": "image_url"}]}], "only parts of type text"),
         ([{"role": "user", "content": None}], "messages[0].content: expected text"),
+        ([{"role": "user", "content": "a\ud800"}], "messages[0].content: \\ud800 is half of a surrogate pair"),
         ([{"role": "user", "content": "a", "tool_calls": [1]}], "messages[0]: tool_calls cannot be read"),
     ],
 )

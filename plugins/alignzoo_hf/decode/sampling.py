@@ -11,6 +11,10 @@ from torch import Tensor
 from alignzoo import functional as fn
 from alignzoo.decoding import CompleteDecoding
 
+COLDEST = 1e-30
+"""No temperature below it is divided by, since logits would overflow; the likeliest token has all the probability long
+before."""
+
 
 def uniforms(seeds: Sequence[int], n: int, steps: int) -> Tensor:
     """One number in [0, 1) per completion and step, (prompts·n, steps), in float64.
@@ -32,7 +36,8 @@ def draw(logits: Tensor, uniform: Tensor, decoding: CompleteDecoding) -> tuple[T
     ratio of the two then tells how far the engine is off, and not how much was left out.
     """
     logits = logits.float()
-    tempered = logits / decoding.temperature if decoding.temperature != 1.0 else logits
+    temperature = max(decoding.temperature, COLDEST)
+    tempered = logits / temperature if temperature != 1.0 else logits
     kept = filtered(tempered, decoding)
     probabilities = torch.softmax(kept, -1)
     tokens = logits.argmax(-1) if decoding.greedy else inverse_cdf(probabilities, uniform)

@@ -59,14 +59,12 @@ def choose(
     scorers, answer = [name for name, given in asked.items() if given], ""
     if not data and not scorers and not teacher:
         raise RecipeError(_say_what_you_have())
-    renamed, path = _renamed(column or ()), ""
-    if data and fitting.is_file(data):
-        path = data
+    renamed, path = _renamed(column or ()), data if data and fitting.is_file(data) else ""
+    if path:
         shape, answer = fitting.looked_at(data, format, renamed)
     else:
         shape = fitting.check_shape(data or "prompts")
-        if column or format != "auto":
-            raise RecipeError("--column and --format say how a file is read: give --data the file, or leave them out")
+        _check_read_by_none(column, format)
     if shape == "prompts" and answer and not scorers:
         scorers = ["checker"]
     have = fitting.Have(
@@ -85,6 +83,12 @@ def choose(
     possible = list(fitting.within(fits, have.memory))
     shown = _as_json(have, possible) if as_json else printable("\n".join(_lines(have, fits, possible, everything)))
     sys.stdout.write(shown + "\n")
+
+
+def _check_read_by_none(column: Sequence[str] | None, format: str) -> None:
+    """Raise where it is said how a file is read, and there is none."""
+    if column or format != "auto":
+        raise RecipeError("--column and --format say how a file is read: give --data the file, or leave them out")
 
 
 def _renamed(given: Sequence[str]) -> dict[str, str]:

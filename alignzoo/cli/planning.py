@@ -67,10 +67,7 @@ def plan(
     from alignzoo.planning.estimate import plan as plan_recipe
     from alignzoo.recipe import load
 
-    if device not in ("", "cpu", "cuda"):
-        raise RunError(f"--device: found {device!r}, allowed: cpu or cuda")
-    if device == "cuda" and not memory:
-        raise RunError("--device cuda plans for a GPU that need not be here: say how large it is, as in --memory 80GB")
+    _check_device(device, memory)
     machine = Machine(device, bytes_of(memory) if memory else 0)
     loaded = load(recipe, overrides or (), registry=zoo)
     check_trust([each for each in loaded.code if each.kind == "policy"], trust)  # no reward is asked here
@@ -92,6 +89,14 @@ def _check_read(recipe: str, sized: bool, unread: list[str]) -> None:
         raise RunError(f"{recipe} is a model's directory, whose plan does not read {', '.join(unread)}: {fix}")
     fix = "give the directory of its model instead, or schedule.micro_tokens=N"
     raise RunError(f"the plan of a recipe does not read {', '.join(unread)}, which are for a model's directory: {fix}")
+
+
+def _check_device(device: str, memory: str) -> None:
+    """Raise RunError for a kind of device that there is not, or one whose memory nobody has said."""
+    if device not in ("", "cpu", "cuda"):
+        raise RunError(f"--device: found {device!r}, allowed: cpu or cuda")
+    if device == "cuda" and not memory:
+        raise RunError("--device cuda plans for a GPU that need not be here: say how large it is, as in --memory 80GB")
 
 
 def _print(plan: StagePlan) -> None:

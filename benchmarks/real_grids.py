@@ -69,7 +69,7 @@ def write(path: Path, rows: Sequence[dict[str, str]], *keys: str) -> Path:
     return path
 
 
-def on_problems(model: Path, folder: Path, seeds: int) -> None:
+def on_problems(model: Path, folder: Path, seeds: int, jobs: int) -> None:
     """GRPO, RLOO and online DPO, of which every answer is right or wrong."""
     rows = problems(WORKED + ASKED, seed=0)
     worked = write(folder / "worked.jsonl", rows[:WORKED], "prompt", "completion")
@@ -83,8 +83,9 @@ def on_problems(model: Path, folder: Path, seeds: int) -> None:
     size = ["policy.max_new_tokens=12", "sampler.n=8", "schedule.prompts=8", "schedule.steps=20", "schedule.lr=2e-5"]
     scored = ['reward={name="match", mode="numeric"}', "schedule.evaluations=2", "evaluate.prompts=16"]
     alignzoo.compare(
-        "grpo", "rloo", "online-dpo", out=folder / "compare", seeds=seeds, prompts=64, overrides=[*data, *size, *scored]
-    )
+        "grpo", "rloo", "online-dpo", out=folder / "compare", seeds=seeds, jobs=jobs, prompts=64,
+        overrides=[*data, *size, *scored],
+    )  # fmt: skip
 
 
 def main() -> None:
@@ -93,11 +94,12 @@ def main() -> None:
     parser.add_argument("model", type=Path, help="the folder of SmolLM2-135M-Instruct")
     parser.add_argument("--out", type=Path, default=Path("runs/real-grids"), help="where the runs go")
     parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     folder = asked.out / asked.which
     folder.mkdir(parents=True, exist_ok=True)
-    on_problems(asked.model.resolve(), folder.resolve(), asked.seeds)
+    on_problems(asked.model.resolve(), folder.resolve(), asked.seeds, asked.jobs)
     publish(asked.which, folder / "compare", RESULTS / "real")
 
 

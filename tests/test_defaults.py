@@ -165,6 +165,13 @@ def test_a_size_that_a_recipe_has_not_is_refused(zoo: Registry) -> None:
         load("grpo", ["size=small"], registry=zoo)
 
 
+def test_a_size_of_a_recipe_that_says_nothing_of_its_task_is_taken(zoo: Registry, tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    text = 'task = "shop"\n[[stage]]\nname = "a"\npolicy = "hf"\ndata = {kind = "comparisons"}\noptimizer = "dpo"\n'
+    path.write_text(f"{text}[sizes.tiny]\nschedule = {{steps = 2}}\n")
+    assert load(path, ["size=tiny", "policy.model=task:policy"], registry=zoo).stages[0].schedule.steps == 2
+
+
 def test_a_misspelt_part_of_a_size_is_refused(zoo: Registry, tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(

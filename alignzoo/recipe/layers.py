@@ -61,6 +61,7 @@ def layered(root: Node, overrides: Overrides, tasks: Collection[str]) -> list[La
     changes = route(rest, placed)
     found: list[Layered] = []
     own: set[str] = set()
+    is_sized = False
     for here, stage in enumerate(placed):
         address = partial(addressed, here=here, placed=placed)
         changed = changes[stage.name].mapped(address)
@@ -70,18 +71,21 @@ def layered(root: Node, overrides: Overrides, tasks: Collection[str]) -> list[La
         extra = [size, adapter] if _trains_adapter(asked) else [size]
         if _is_own(asked, own):
             own.add(stage.name)
+            is_sized = True
         else:
-            extra += _of_task(asked, by_task)
+            of_task = _of_task(asked, by_task)
+            extra += of_task
+            is_sized |= not of_task
         for each in extra:
             table = _with_layer(table, each, stage, address, last=stage.base == placed[-1].base)
         table = _overridden(_with_own_model(table, changed.broad), changed)
         earlier = [each.name for each in placed[:here]]
         check_references(stage.name, table, earlier)
         found.append(Layered(stage.name, table, changed.rewards, earlier, stage.round))
-    if size.value and not own:
+    if size.value and not is_sized:
         raise RecipeError(
-            f"{size.where}: sizes: they are for a model or data of your own, and this run has neither: those of the "
-            "embedded tasks are small already. Leave the size, or give policy.model or data.path"
+            f"{size.where}: sizes: they are for a model or data of your own, and this run has neither: what it says of "
+            "its tasks, [tasks.X], is for these. Leave the size, or give policy.model or data.path"
         )
     return found
 

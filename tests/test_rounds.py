@@ -142,6 +142,7 @@ WRONG = [
     ('"last:dpo or stage:sft" }\nsampler', '"last:dop or stage:sft" }\nsampler', "Did you mean 'dpo'?"),
     ('"last:dpo or stage:sft" }\nsampler', '"stage:dpo" }\nsampler', "'dpo' comes later in the same round"),
     ('"stage:dpo"', '"last:dpo or task:base"', "after has no rounds; write stage:dpo"),
+    ('"stage:dpo"', '"last:after or task:base"', "after has no rounds; give it rounds=2 or more, or write task:base"),
     ("rounds = 3\n", "", "a block of stages says how often, as in rounds = 3"),
     ("rounds = 3", "rounds = 0", "iterate.rounds: found 0, allowed: an integer at least 1"),
     ("rounds = 3", 'rounds = 3\nprompts = "new"', "allowed: one of 'same', 'fresh'"),

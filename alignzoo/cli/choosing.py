@@ -56,15 +56,12 @@ def choose(
         raise RecipeError("--memory says what a model has to fit into: give --model, a directory or a size as in 1.5B")
     zoo = registry(plugin, no_plugin)
     asked = {"checker": checker, "judge": judge, REWARD_MODEL: reward_model, "people": people}
-    scorers, answer = [name for name, given in asked.items() if given], ""
+    scorers = [name for name, given in asked.items() if given]
     if not data and not scorers and not teacher:
         raise RecipeError(_say_what_you_have())
     renamed, path = _renamed(column or ()), data if data and fitting.is_file(data) else ""
-    if path:
-        shape, answer = fitting.looked_at(data, format, renamed)
-    else:
-        shape = fitting.check_shape(data or "prompts")
-        _check_read_by_none(column, format)
+    about = fitting.looked_at(data, format, renamed) if path else (_shape(data, column, format), "", "")
+    shape, answer, mode = about
     if shape == "prompts" and answer and not scorers:
         scorers = ["checker"]
     have = fitting.Have(
@@ -75,6 +72,7 @@ def choose(
         format=format,
         columns=renamed,
         answer=answer,
+        mode=mode,
         model="" if fitting.SIZE.fullmatch(model) else model,
         model_shape=fitting.size_of(zoo, model) if model else None,
         memory=bytes_of(memory) if memory else 0.0,
@@ -85,10 +83,14 @@ def choose(
     sys.stdout.write(shown + "\n")
 
 
-def _check_read_by_none(column: Sequence[str] | None, format: str) -> None:
-    """Raise where it is said how a file is read, and there is none."""
+def _shape(name: str, column: Sequence[str] | None, format: str) -> str:
+    """The shape that is named. Raises where it is said how a file is read, and there is none."""
+    from alignzoo.cli import fitting
+
+    shape = fitting.check_shape(name or "prompts")
     if column or format != "auto":
         raise RecipeError("--column and --format say how a file is read: give --data the file, or leave them out")
+    return shape
 
 
 def _renamed(given: Sequence[str]) -> dict[str, str]:

@@ -78,6 +78,8 @@ class Have:
     """As in a recipe's data."""
     answer: str = ""
     """The column with the right answer."""
+    mode: str = ""
+    """How answers are held against it, where it is not as they stand."""
     model: str = ""
     model_shape: ModelShape | None = None
     memory: float = 0.0
@@ -213,9 +215,10 @@ def _offline(have: Have, traits: Traits) -> tuple[Grade, str, tuple[str, ...]] |
 def _reward(have: Have) -> str:
     """The reward of who scores."""
     first = have.scorers[0]
-    if first == "checker" and have.answer not in ("", "answer"):
-        return f'reward=\'{{name="match", answer="{have.answer}"}}\''
-    return REWARDS[first]
+    if first != "checker":
+        return REWARDS[first]
+    said = {"answer": have.answer if have.answer != "answer" else "", "mode": have.mode}
+    return "reward='{" + ", ".join(['name="match"', *(f'{key}="{each}"' for key, each in said.items() if each)]) + "}'"
 
 
 def command(have: Have, fit: Fit) -> list[str]:
@@ -283,16 +286,28 @@ def size_of(zoo: Registry, model: str) -> ModelShape:
 # --- looking at a file ------------------------------------------------------------------------------------------------
 
 
-def looked_at(path: str, format: str, renamed: Mapping[str, str]) -> tuple[str, str]:
-    """The shape of a file by its first rows, and the column that looks like a right answer."""
+def looked_at(path: str, format: str, renamed: Mapping[str, str]) -> tuple[str, str, str]:
+    """The shape of a file by its first rows, the column that looks like a right answer, and how answers are held
+    against it: as numbers where each ends with one, as mathematics where one is in LaTeX, else as they stand."""
     from alignzoo.data import Data, read
 
     rows = list(read(Data(path, format=format, columns=dict(renamed), limit=LOOKED_AT)))
     shapes = [_shape_of(each) for each in rows]
     answer = next((name for name in ANSWERS if all(name in each.info for each in rows)), "")
+    mode = _mode([str(each.info[answer]).strip() for each in rows]) if answer else ""
     if {*shapes} <= {"labels", "demonstrations"} and "labels" in shapes:
-        return "labels", answer
-    return max(dict.fromkeys(shapes), key=shapes.count), answer
+        return "labels", answer, mode
+    return max(dict.fromkeys(shapes), key=shapes.count), answer, mode
+
+
+def _mode(answers: Sequence[str]) -> str:
+    if any("\\" in each for each in answers):
+        return "math"
+    return "numeric" if answers and all(NUMBER.search(each) for each in answers) else ""
+
+
+NUMBER = re.compile(r"(^|####\s*)[-+$]*\d[\d,]*(\.\d+)?$")
+"""A right answer that is a number, or ends with one after the mark that GSM8K has."""
 
 
 def _shape_of(prompt: Prompt) -> str:

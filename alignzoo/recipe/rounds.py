@@ -114,7 +114,10 @@ def _address(leaf: Node, here: int, placed: Sequence[Placed]) -> Node:
         return _this_round(leaf, here, placed) if leaf.is_reference else leaf
     which, base, instead = found.groups()
     if own.round is None:
-        raise RecipeError(f"{leaf.where}: {text!r}: {own.name} has no rounds; write stage:{base}")
+        cure = f"write stage:{base}"
+        if base == own.base:  # which is no earlier stage
+            cure = "give it rounds=2 or more" + (f", or write {instead}" if instead else "")
+        raise RecipeError(f"{leaf.where}: {text!r}: {own.name} has no rounds; {cure}")
     beside = _beside(here, placed)
     if base not in beside:
         hint = did_you_mean(base, beside)

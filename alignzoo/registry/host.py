@@ -146,7 +146,9 @@ class Registry:
             near = hint.rpartition(" Known: ")[0] or hint.partition("Known: ")[0]
             hint = f"{near} `alignzoo list` shows all {len(known)}; --plugin FILE adds a file of your own.".lstrip()
         lines = [f"there is no {' or '.join(kinds)} {name!r}. {hint}"]
-        lines += [f"{name!r} is a {kind}." for kind in KINDS if self._find(kind, name)]
+        lines += [
+            f"{name!r} is {'an' if kind[0] in 'aeiou' else 'a'} {kind}." for kind in KINDS if self._find(kind, name)
+        ]
         lines += [f"It may come from {each.owner}, which failed to load: {each.last_line}" for each in self.failures]
         return "\n".join(lines)
 

@@ -94,7 +94,22 @@ def test_memory_is_plans_arithmetic() -> None:
 def test_a_file_is_looked_at(rows: list[dict[str, object]], shape: str, answer: str, tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    assert fitting.looked_at(str(path), "auto", {}) == (shape, answer)
+    assert fitting.looked_at(str(path), "auto", {})[:2] == (shape, answer)
+
+
+@pytest.mark.parametrize(
+    ("answers", "reward"),
+    [
+        (["He has 2 + 3 = 5.\n#### 5", "#### 1,200"], 'name="match", mode="numeric"'),
+        (["7", "-2.5", "$40"], 'name="match", mode="numeric"'),
+        (["\\frac{1}{2}", "3"], 'name="match", mode="math"'),
+        (["Paris", "in 1987"], 'name="match"'),
+    ],
+)
+def test_a_right_answer_is_held_as_what_it_is(answers: list[str], reward: str, alignzoo, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"q{i}", "answer": each}) + "\n" for i, each in enumerate(answers)))
+    assert f"reward='{{{reward}}}'" in alignzoo("choose", "--data", path).out
 
 
 def test_it_says_what_it_has_understood_on_eighty_columns(alignzoo, tmp_path: Path) -> None:

@@ -180,3 +180,14 @@ def test_a_misspelt_part_of_a_size_is_refused(zoo: Registry, tmp_path: Path) -> 
     )
     with pytest.raises(RecipeError, match=r"line 8: 'schedul' is no key of sizes\.tiny\. Did you mean 'schedule'"):
         load(path, ["policy.model=any"], registry=zoo)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "found"), [("sizes = 3", "sizes: found 3"), ("[sizes]\ntiny = 3", "sizes.tiny: found 3")]
+)
+def test_sizes_that_are_no_tables_are_refused(zoo: Registry, tmp_path: Path, sizes: str, found: str) -> None:
+    path = tmp_path / "mine.toml"
+    top, table = (sizes, "") if sizes.startswith("sizes") else ("", sizes)
+    path.write_text(f'{top}\ntask = "shop"\n[[stage]]\nname = "a"\npolicy = "hf"\noptimizer = "dpo"\n{table}\n')
+    with pytest.raises(RecipeError, match=found):
+        load(path, ["size=tiny", "policy.model=any"], registry=zoo)

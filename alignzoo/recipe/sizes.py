@@ -26,10 +26,13 @@ def sized(root: Node, overrides: Iterable[Override]) -> tuple[Node, list[Overrid
 
 def _named(root: Node, node: Node) -> Node:
     tables = root.value.get(SIZES, Node({}, root.where))
+    if not tables.is_table:
+        found = show(tables.plain())
+        raise RecipeError(f"{tables.where}: {SIZES}: found {found}, allowed: tables, as in [{SIZES}.NAME]")
     known: Sequence[str] = list(tables.value)
     if isinstance(node.value, str) and node.value in known:
-        found: Node = tables.value[node.value]
-        return found
+        layer: Node = tables.value[node.value]
+        return layer
     cure = (
         f"allowed: {', '.join(known)}"
         if known

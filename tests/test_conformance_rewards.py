@@ -95,8 +95,8 @@ def test_no_reward_and_no_judge_of_the_zoo_is_left_out() -> None:
     assert own - OF_THEIR_OWN == REWARDS.keys()
     judges = {each.name for each in zoo.list("judge") if each.distribution == "alignzoo"}
     assert (
-        judges - {"openai", "local", "recorded", "human"} == JUDGES.keys()
-    )  # openai: below; local: in the tests of its own
+        judges - {"openai", "local", "model", "recorded", "human"} == JUDGES.keys()
+    )  # openai: below; local and model: in tests of their own
 
 
 JUDGES: dict[str, list[Judge]] = {

@@ -84,7 +84,7 @@ class Local:
         if not self.model and self.state == "frozen":
             raise ModelError("judge 'local' cannot write as the policy was: set judge.model, or judge.state = 'live'")
         writing = self._policy(policy)
-        groups = writing.generate([_as_read(text, writing) for text in conversations], 1, seeds=seeds)
+        groups = writing.generate([as_read(text, writing) for text in conversations], 1, seeds=seeds)
         return [group.completions[0].text for group in groups]
 
     def _policy(self, policy: Policy | None) -> Policy:
@@ -130,7 +130,7 @@ def _chats(policy: Policy) -> bool:
     return policy.info().chats
 
 
-def _as_read(text: Text, policy: Policy) -> Prompt:
+def as_read(text: Text, policy: Policy) -> Prompt:
     """A text as a user's turn where the policy has a chat template, else as text to go on with."""
     if isinstance(text, str) and _chats(policy):
         return Prompt(({"role": "user", "content": text},))

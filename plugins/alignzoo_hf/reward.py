@@ -85,7 +85,16 @@ class ModelReward:
         )
 
     def score(self, groups: Sequence[Group], policy: Policy) -> list[tuple[Score, ...]]:
+        return self.scores(groups)
+
+    @property
+    def _scorer(self) -> Policy:
         scorer: Policy = live_of(self)
+        return scorer
+
+    def scores(self, groups: Sequence[Group]) -> list[tuple[Score, ...]]:
+        """What the model says of each completion, whatever policy wrote it."""
+        scorer = self._scorer
         rows = [row for group in groups for row in _encoded(scorer, group)]
         batcher = MicroBatcher(scorer, rows=self.batch)
         parts = list(batcher.cut(collate(rows, scored=False))) if rows else []

@@ -1,10 +1,15 @@
-"""A comparison on a real instruct model, SmolLM2-135M-Instruct: an hour of one core.
+"""Comparisons on a real instruct model, SmolLM2-135M-Instruct: an hour of one core each.
 
-    nice python benchmarks/real_grids.py problems MODEL                # verifiable answers
-    nice python benchmarks/real_grids.py problems MODEL --seeds 5      # with more seeds, added to those that are there
+    nice python benchmarks/real_grids.py problems MODEL                       # verifiable answers
+    nice python benchmarks/real_grids.py preferences MODEL --pairs FILE       # people's preferences, and a judge
+    nice python benchmarks/real_grids.py problems MODEL --seeds 5             # more seeds, added to those that are there
 
 `problems`: sums in words, as GSM8K has them, of one step and small numbers, written here from a seed. Their answers are
 checked by `match`. All methods start from the model after SFT on worked ones, which shows it the form; it solves some.
+
+`preferences`: the short pairs of a file of `chosen` and `rejected`, as Anthropic's HH, harmless, test. Methods learn from
+those of at most 240 characters a text. The judge is a reward model that was trained on the longer ones, up to 420: what
+it says of the methods' own pairs is in judge.json.
 
 The same command goes on where it was stopped. What a comparison comes to is published as the zoo's is.
 """
@@ -12,6 +17,7 @@ The same command goes on where it was stopped. What a comparison comes to is pub
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import random
 import sys
@@ -38,6 +44,8 @@ FORMS: Sequence[tuple[str, str, Callable[[random.Random], tuple[int, int]]]] = (
 )
 """A problem's words, what is to be done, and its numbers."""
 RESULT = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}
+SHORT, LONG = 240, 420
+"""Characters of a text: of the pairs that are learnt from, and of those that the judge learns from."""
 WORKED, ASKED = 112, 400
 """So many problems with their solutions, and so many others without."""
 
@@ -88,10 +96,39 @@ def on_problems(model: Path, folder: Path, seeds: int, jobs: int) -> None:
     )  # fmt: skip
 
 
+def on_preferences(model: Path, folder: Path, pairs: Path, seeds: int, jobs: int) -> None:
+    """DPO, IPO, ORPO and SFT on the better answers, by the accuracy on held-out pairs and by a judge."""
+    rows = [json.loads(line) for line in lines(pairs)]
+    longest = [max(len(row["chosen"]), len(row["rejected"])) for row in rows]
+    short = [row for row, length in zip(rows, longest, strict=True) if length <= SHORT]
+    longer = [row for row, length in zip(rows, longest, strict=True) if SHORT < length <= LONG]
+    learnt = write(folder / "pairs.jsonl", short, "chosen", "rejected")
+    judged = write(folder / "judge.jsonl", longer, "chosen", "rejected")
+    judge = folder / "judge"
+    if not (judge / "result.json").exists():
+        settings = ["schedule.prompts=16", "schedule.lr=1e-5", "data.heldout=0.05", "schedule.epochs=1"]
+        resume = (judge / "manifest.json").exists()
+        alignzoo.run("reward-model", policy=str(model), data=str(judged), out=judge, resume=resume, overrides=settings)
+    scorer = f"model[model={judge / 'models' / 'reward-model'}]"
+    data = [f"policy.model={model}", f"data.path={learnt}", "data.heldout=0.3", "policy.max_new_tokens=40"]
+    size = ["schedule.prompts=8", "schedule.steps=30", "schedule.lr=5e-6", "schedule.evaluations=2"]
+    alignzoo.compare(
+        "dpo", "ipo", "orpo", "sft", out=folder / "compare", seeds=seeds, jobs=jobs, prompts=96, judge=scorer,
+        overrides=[*data, *size, "evaluate.prompts=32"],
+    )  # fmt: skip
+
+
+def lines(path: Path) -> list[str]:
+    """Of a text file, packed or not."""
+    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
+        return file.readlines()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("which", choices=["problems"])
+    parser.add_argument("which", choices=["problems", "preferences"])
     parser.add_argument("model", type=Path, help="the folder of SmolLM2-135M-Instruct")
+    parser.add_argument("--pairs", type=Path, help="the file of preferences, JSON lines or those packed by gzip")
     parser.add_argument("--out", type=Path, default=Path("runs/real-grids"), help="where the runs go")
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--jobs", type=int, default=1, help="runs at once")
@@ -99,7 +136,12 @@ def main() -> None:
     torch.set_num_threads(1)
     folder = asked.out / asked.which
     folder.mkdir(parents=True, exist_ok=True)
-    on_problems(asked.model.resolve(), folder.resolve(), asked.seeds, asked.jobs)
+    if asked.which == "problems":
+        on_problems(asked.model.resolve(), folder.resolve(), asked.seeds, asked.jobs)
+    elif asked.pairs is None:
+        parser.error("preferences: --pairs FILE says which")
+    else:
+        on_preferences(asked.model.resolve(), folder.resolve(), asked.pairs, asked.seeds, asked.jobs)
     publish(asked.which, folder / "compare", RESULTS / "real")
 
 

@@ -1,15 +1,14 @@
 """Comparisons on a real instruct model, SmolLM2-135M-Instruct: an hour of one core each.
 
-    nice python benchmarks/real_grids.py problems MODEL                       # verifiable answers
-    nice python benchmarks/real_grids.py preferences MODEL --pairs FILE       # people's preferences, and a judge
-    nice python benchmarks/real_grids.py problems MODEL --seeds 5             # more seeds, added to those that are there
+    nice python benchmarks/real_grids.py problems MODEL                     # verifiable answers
+    nice python benchmarks/real_grids.py preferences MODEL --pairs FILE     # people's preferences, and a judge
+    nice python benchmarks/real_grids.py problems MODEL --seeds 5           # more seeds, added to those that are there
 
 `problems`: sums in words, as GSM8K has them, of one step and small numbers, written here from a seed. Their answers are
 checked by `match`. All methods start from the model after SFT on worked ones, which shows it the form; it solves some.
 
-`preferences`: the short pairs of a file of `chosen` and `rejected`, as Anthropic's HH, harmless, test. Methods learn from
-those of at most 240 characters a text. The judge is a reward model that was trained on the longer ones, up to 420: what
-it says of the methods' own pairs is in judge.json.
+`preferences`: the short pairs of a file of `chosen` and `rejected`, as Anthropic's HH, harmless, test. Methods learn
+from those of at most 240 characters a text. The judge is a reward model that was trained on the longer ones, up to 420.
 
 The same command goes on where it was stopped. What a comparison comes to is published as the zoo's is.
 """

@@ -165,7 +165,8 @@ class Stopping:
     """What ends a run before its steps are taken, besides a budget."""
 
     kl_stop: Annotated[float, Ge(0)] = 0.0
-    """Stop once the KL to the reference, in nats per sequence, reaches this in a step that measures it; 0: never."""
+    """Stop once the KL to the reference, in nats per sequence, reaches this in a step that measures it, or in an
+    evaluation on the way: a method that learns from given answers generates in evaluations alone. 0: never."""
     reward_stop: float | None = None
     """Stop once the mean reward of a step reaches this; none: never."""
     stop_on: tuple[str, ...] = ()

@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -298,6 +299,39 @@ def test_a_run_stops_at_its_kl(policy: Any, tmp_path: Path) -> None:
     assert 1 < len(steps) < 30 and result.stages[0].steps == len(steps)
     assert steps[-1]["kl"] >= 0.2 and all(step["kl"] < 0.2 for step in steps[:-1])
     assert re.match(r"the KL reached .* nats per sequence \(kl_stop 0.2\)", result.stages[0].stopped)
+
+
+def test_a_run_on_given_answers_stops_at_the_kl_of_an_evaluation(tmp_path: Path) -> None:
+    settings = ["schedule.steps=40", "schedule.lr=3e-3", "schedule.eval_every=2", "evaluate.prompts=16"]
+    out, limited = tmp_path / "run", [*settings, "schedule.kl_stop=0.3"]
+    run = partial(alignzoo.run, "dpo", task="shop", out=out)
+    stage = run(overrides=limited).stages[0]
+    during = [line["during"]["kl"] for line in lines(out, "evaluations") if "during" in line]
+    assert 2 <= stage.steps == 2 * len(during) < 40
+    assert during[-1] >= 0.3 and all(kl < 0.3 for kl in during[:-1])
+    assert stage.stopped == f"the KL reached {during[-1]:.2f} nats per sequence (kl_stop 0.3)"
+    (out / "result.json").unlink()
+    again = run(overrides=limited, resume=True).stages[0]  # by its checkpoint and its journal
+    assert (again.steps, again.stopped) == (stage.steps, stage.stopped)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "told"),
+    [
+        ("dpo", ["kl_stop=1"], "kl_stop has no effect: the steps learn from given answers, and no evaluation on the"),
+        ("dpo", ["reward_stop=1"], "reward_stop has no effect: no step generates"),
+        ("grpo", ["kl_stop=1", "kl_every=0"], "kl_stop has no effect: schedule.kl_every is 0"),
+        ("reward-model", ["kl_stop=1"], "kl_stop has no effect: what is trained generates nothing"),
+        ("dpo", ["kl_stop=1", "evaluations=2"], ""),
+        ("grpo", ["kl_stop=1", "reward_stop=9"], ""),
+    ],
+)
+def test_limits_that_nothing_measures_are_told(name: str, settings: list[str], told: str, tmp_path: Path) -> None:
+    given = ["schedule.steps=3", "schedule.prompts=2", "evaluate.prompts=2", *(f"schedule.{each}" for each in settings)]
+    alignzoo.run(name, task="shop", out=tmp_path / "run", overrides=given)
+    warnings = lines(tmp_path / "run", "warnings") if (tmp_path / "run" / "warnings.jsonl").exists() else []
+    found = [line["message"] for line in warnings if line["kind"] == "stopping"]
+    assert [message.startswith(f"schedule.{told}") for message in found] == [True] * bool(told)
 
 
 def test_a_run_stops_at_its_reward(policy: Any, tmp_path: Path) -> None:

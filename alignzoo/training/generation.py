@@ -79,7 +79,7 @@ def _generate(stage: Run, ledger: Ledger, resume: bool) -> Outcome:
         stage.journal.write_all(GENERATED, step, rows)
         recording.record(stage, report, [])
         meter.add(report.metrics)
-        stopped = recording.reached(schedule, report.metrics, recording.watch(stage, report, [])) or meter.over
+        stopped = recording.reached(schedule, report.metrics, {}, recording.watch(stage, report, [])) or meter.over
         save(stage, step, optimizer, stopped, saves)
     return Outcome({}, {}, {}, step, stopped, ledger.total())
 

@@ -76,7 +76,7 @@ def _steps(stage: Run, optimizer: Optimizer, start: int, ledger: Ledger, source:
     passes = _passes(stage, own.append)
     before, baseline = _before(stage, start, passes.batcher)
     ledger.write(start, "before")
-    recording.tell(stage, 0, ahead.alerts(schedule, optimizer) if not start else ())
+    recording.tell(stage, 0, [*ahead.alerts(schedule, optimizer), *recording.unseen(stage)] if not start else ())
     step, meter = start, Meter.read(schedule, stage.steps, stage.journal)
     stopped = meter.over or (recording.stopped(stage, start) if start else "")
     watch, saves = no_gradient.Watch.read(stage, start), Saves(schedule)
@@ -92,11 +92,13 @@ def _steps(stage: Run, optimizer: Optimizer, start: int, ledger: Ledger, source:
         recording.tell(stage, step, watch.see(report.metrics))
         meter.add(report.metrics)
         every = schedule.eval_every and step % schedule.eval_every == 0 and step < stage.steps
+        evaluated: Figures = {}
         if every or meter.due(share):
             source.settle()
-            _measured(stage, optimizer, step, "during", passes.batcher)
+            evaluated = _measured(stage, optimizer, step, "during", passes.batcher)
             ledger.write(step, "during")
-        stopped = recording.reached(schedule, report.metrics, recording.watch(stage, report, own)) or meter.over
+        alerts = recording.watch(stage, report, own)
+        stopped = recording.reached(schedule, report.metrics, evaluated, alerts) or meter.over
         save(stage, step, optimizer, stopped, saves, source.waiting)
     watch.check()
     source.settle()

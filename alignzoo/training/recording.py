@@ -21,7 +21,10 @@ from alignzoo.types import Alert, StepReport
 AHEAD = "ahead"
 """The kind of what is told of completions that are generated ahead."""
 
-OWN = {MEMORY, CACHE, MADE_ANEW, AHEAD, no_gradient.FIRST, no_gradient.STALLED}
+STOPPING = "stopping"
+"""The kind of what is told of limits that cannot be reached."""
+
+OWN = {MEMORY, CACHE, MADE_ANEW, AHEAD, STOPPING, no_gradient.FIRST, no_gradient.STALLED}
 """The kinds of what the run itself warns of, which is no reason to stop."""
 
 
@@ -56,19 +59,42 @@ def stopped(stage: Run, step: int) -> str:
     """Why the run had stopped after this step, by what its journal says."""
     lines = [line for line in stage.journal.read("warnings", step) if line["kind"] not in OWN]
     alerts = [Alert(line["kind"], line["message"]) for line in lines]
-    return reached(stage.schedule, stage.journal.read("metrics", step)[0], alerts)
+    during = [line["during"] for line in stage.journal.read("evaluations", step) if "during" in line]
+    evaluated = during[0] if during else {}
+    return reached(stage.schedule, stage.journal.read("metrics", step)[0], evaluated, alerts)
 
 
-def reached(stopping: Stopping, metrics: Mapping[str, float], alerts: Sequence[Alert]) -> str:
-    """Why to stop early; empty to go on."""
-    if stopping.kl_stop and metrics.get("kl", 0.0) >= stopping.kl_stop:
-        return f"the KL reached {metrics['kl']:.2f} nats per sequence (kl_stop {stopping.kl_stop:g})"
+def reached(
+    stopping: Stopping, metrics: Mapping[str, float], evaluated: Mapping[str, float], alerts: Sequence[Alert]
+) -> str:
+    """Why to stop early, by a step and the evaluation after it, if there was one; empty to go on."""
+    kl = max(metrics.get("kl", 0.0), evaluated.get("kl", 0.0))
+    if stopping.kl_stop and kl >= stopping.kl_stop:
+        return f"the KL reached {kl:.2f} nats per sequence (kl_stop {stopping.kl_stop:g})"
     if stopping.reward_stop is not None and metrics.get("reward/mean", -math.inf) >= stopping.reward_stop:
         return f"the reward reached {metrics['reward/mean']:.3f} (reward_stop {stopping.reward_stop:g})"
     for alert in alerts:
         if {alert.kind, "any"} & set(stopping.stop_on):
             return f"{alert.kind}: {alert.message} (stop_on)"
     return ""
+
+
+def unseen(stage: Run) -> list[Alert]:
+    """What is told before the first step of limits that nothing will measure."""
+    schedule, told = stage.schedule, []
+    generates = stage.trains_policy and stage.sampler.online
+    on_the_way = bool(stage.heldout.settings.prompts) and bool(schedule.evaluations or schedule.eval_every)
+    if schedule.kl_stop and not stage.trains_policy:
+        told.append("schedule.kl_stop has no effect: what is trained generates nothing, and has no KL")
+    elif schedule.kl_stop and not (on_the_way or (generates and schedule.kl_every)):
+        why = "schedule.kl_every is 0" if generates else "the steps learn from given answers"
+        told.append(
+            f"schedule.kl_stop has no effect: {why}, and no evaluation on the way measures the KL; "
+            "schedule.evaluations=10 makes ten"
+        )
+    if schedule.reward_stop is not None and not generates:
+        told.append("schedule.reward_stop has no effect: no step generates what a reward could score")
+    return [Alert(STOPPING, message) for message in told]
 
 
 def write_evaluation(stage: Run, step: int, when: str, found: Evaluated, batcher: MicroBatcher) -> None:

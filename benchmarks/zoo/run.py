@@ -4,7 +4,7 @@ equal KL to the start.
     nice python benchmarks/zoo/run.py                    # everything; some hours of one core
     nice python benchmarks/zoo/run.py --only pairs-1     # one comparison of it
     nice python benchmarks/zoo/run.py --seeds 5          # with more seeds, which are added to those that are there
-    nice python benchmarks/zoo/run.py --kl 2             # each run ends at 2 nats a sequence from its start
+    nice python benchmarks/zoo/run.py --kl 0.5           # each run ends at half a nat a sequence from its start
     python benchmarks/zoo/table.py                       # docs/zoo.md from what has ended
 
 Large families are split, so that each comparison can be read by itself when it has ended; every part of a family holds
@@ -41,6 +41,8 @@ OUT = RESULTS / "zoo"
 SEEDS, PROMPTS = 3, 128
 FURTHER = 3.0
 """So many times the operations may be spent on the way to a KL: who has not come there by then is marked."""
+LOOKS = 11
+"""So many evaluations on the way to a KL."""
 TEACHER_STEPS = 60
 """Steps of GRPO on `sort` that make the teacher of distillation."""
 
@@ -102,11 +104,14 @@ def parts(registry: Registry, teacher: str) -> Iterator[Part]:
     yield Part("constraints", "sort", (*limited, "grpo", "ppo"), "flops=1.5e11", (*few, costly))
 
 
-def at_kl(part: Part, kl: float) -> Part:
-    """The same comparison, of runs that end at this KL."""
+def at_kl(part: Part, kl: float, registry: Registry) -> Part:
+    """The same comparison, of runs that end at this KL; who learns from given answers sees it in evaluations alone."""
     currency, amount = part.budget.split("=")
     further = f"{currency}={float(amount) * FURTHER:g}"
-    return replace(part, name=f"kl-{part.name}", budget=further, overrides=(*part.overrides, f"schedule.kl_stop={kl}"))
+    given = any(not traits_of(registry.get("optimizer", name)).online for name in part.algorithms)
+    looks = (f"schedule.evaluations={LOOKS}",) if given else ()
+    overrides = (*part.overrides, *looks, f"schedule.kl_stop={kl}")
+    return replace(part, name=f"kl-{part.name}", budget=further, overrides=overrides)
 
 
 def split(
@@ -240,7 +245,7 @@ def main() -> None:
         print(f"{part.name}: {len(part.algorithms)} on {part.task}, {part.budget}", flush=True)
         if part.name == "distillation":
             teacher(chosen.out)
-        part = at_kl(part, chosen.kl) if chosen.kl else part
+        part = at_kl(part, chosen.kl, registry) if chosen.kl else part
         folder = chosen.out / part.name
         alignzoo.compare(
             *part.algorithms, task=part.task, seeds=chosen.seeds, budget=part.budget, prompts=PROMPTS, out=folder,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 ORDERS: Sequence[tuple[str, str, str]] = (
@@ -64,38 +65,60 @@ HEAD = """## Published orders
 
 What papers have found, with large models, data of their own and mostly with tuned settings, beside what the comparisons
 above show of the same two methods with untuned ones: the difference of their held-out figures with its interval, which
-is wide, as three seeds are few. *Not told apart* does not contradict a paper.
+is wide, as five seeds are few. *Not told apart* does not contradict a paper.
 """
 
+Comparisons = Sequence[tuple[str, Mapping[str, Any]]]
 
-def section(comparisons: Sequence[tuple[str, Mapping[str, Any]]]) -> Iterator[str]:
-    """The lines of the section: a sentence that counts, and the table."""
-    rows = [(*order, *_shown(comparisons, order[0], order[1])) for order in ORDERS]
-    count = {verdict: sum(row[-1] == verdict for row in rows) for verdict in (AGREES, CONTRARY, OPEN, UNTRIED)}
-    contrary = [f"`{row[0]}` over `{row[1]}`" for row in rows if row[-1] == CONTRARY]
+
+def section(equal_flops: Comparisons, equal_kl: Comparisons) -> Iterator[str]:
+    """The lines of the section: sentences that count, and the table."""
     yield HEAD
-    yield (
-        f"Of {len(rows)} orders {count[AGREES]} are seen here, too, {count[CONTRARY]} the other way round"
-        f"{' (published: ' + ', '.join(contrary) + ')' if contrary else ''}, {count[OPEN]} are not told apart and "
-        f"{count[UNTRIED]} have not been compared. Of those that are not told apart "
-        f"{sum(row[4] > 0 for row in rows if row[-1] == OPEN)} lean the published way and "
-        f"{sum(row[4] < 0 for row in rows if row[-1] == OPEN)} the other."
+    columns = []
+    for when, comparisons in (("At equal FLOPs", equal_flops), ("At a common KL", equal_kl)):
+        if not comparisons:
+            continue
+        columns.append((when, [_shown(comparisons, better, worse) for better, worse, _ in ORDERS]))
+        yield _counted(when, columns[-1][1])
+        yield ""
+    names = [f"{when[0].lower()}{when[1:]} | verdict" for when, _ in columns]
+    yield f"| published as better | than | by | {' | '.join(names)} |"
+    yield f"| --- | --- | --- | {' | '.join('--- | ---' for _ in columns)} |"
+    for number, (better, worse, paper) in enumerate(ORDERS):
+        link = f"[{paper[:10]}](https://arxiv.org/abs/{paper[:10]}){paper[10:]}"
+        cells = [f"{shown.told} | {shown.verdict}" for shown in (found[number] for _, found in columns)]
+        yield f"| `{better}` | `{worse}` | {link} | {' | '.join(cells)} |"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a comparison that has both methods shows of them."""
+
+    verdict: str
+    difference: float = 0.0
+    told: str = "-"
+
+
+def _counted(when: str, seen: Sequence[Seen]) -> str:
+    """How many orders agree and how many do not, in words."""
+    count = {verdict: sum(each.verdict == verdict for each in seen) for verdict in (AGREES, CONTRARY, OPEN, UNTRIED)}
+    pairs = list(zip(ORDERS, seen, strict=True))
+
+    def named(verdict: str) -> str:
+        names = [f"`{better}` over `{worse}`" for (better, worse, _), each in pairs if each.verdict == verdict]
+        return f" ({', '.join(names)})" if names else ""
+
+    undecided = [each.difference for each in seen if each.verdict == OPEN]
+    return (
+        f"{when} {count[AGREES]} of {len(seen)} orders are seen here, too{named(AGREES)}, {count[CONTRARY]} the other "
+        f"way round{named(CONTRARY)}, {count[OPEN]} are not told apart and {count[UNTRIED]} have not been compared. Of "
+        f"those that are not told apart {sum(each > 0 for each in undecided)} lean the published way and "
+        f"{sum(each < 0 for each in undecided)} the other."
     )
-    yield ""
-    yield "| published as better | than | by | here | difference | verdict |"
-    yield "| --- | --- | --- | --- | --- | --- |"
-    for better, worse, paper, where, difference, interval, verdict in rows:
-        number = paper[:10]
-        link = f"[{number}](https://arxiv.org/abs/{number}){paper[10:]}"
-        shown = f"{difference:+.2f} {interval}" if interval else "-"
-        yield f"| `{better}` | `{worse}` | {link} | {where or '-'} | {shown} | {verdict} |"
 
 
-def _shown(
-    comparisons: Sequence[tuple[str, Mapping[str, Any]]], better: str, worse: str
-) -> tuple[str, float, str, str]:
-    """The comparison that has both, the difference, its interval, and the verdict."""
-    for name, results in comparisons:
+def _shown(comparisons: Comparisons, better: str, worse: str) -> Seen:
+    for _, results in comparisons:
         for pair in results["pairs"]:
             if {pair["a"], pair["b"]} != {better, worse} or pair["low"] is None:
                 continue
@@ -103,5 +126,5 @@ def _shown(
             difference = sign * pair["difference"]
             low, high = sorted((sign * pair["low"], sign * pair["high"]))
             verdict = OPEN if not pair["shown"] else AGREES if difference > 0 else CONTRARY
-            return name, difference, f"[{low:.2f}, {high:.2f}]", verdict
-    return "", 0.0, "", UNTRIED
+            return Seen(verdict, difference, f"{difference:+.2f} [{low:.2f}, {high:.2f}]")
+    return Seen(UNTRIED)

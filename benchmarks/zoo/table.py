@@ -56,13 +56,23 @@ SHORT: Mapping[str, str] = {
 }
 """Why methods end below 0.65 right answers to `sort` with the steps of their recipes."""
 
+KL = "kl-"
+"""How the names of comparisons begin whose runs end at a KL."""
+
+AT_KL = """## At a common KL
+
+The same comparisons with runs that end where their KL to the start has reached {kl} nats a sequence, and with three
+times the operations, which who has not come there spends. Steps that generate measure the KL of a few completions, so
+that it has an error; who learns from given answers sees it in eleven evaluations on the way, and may end behind it.
+"""
+
 ABOUT = ("name", "needs", "paper", "lines", "oracle")
 FIGURES = ("held-out figure", "start", "better than the start", "KL", "tokens", "seconds", "comparison", "evidence")
 
 HEAD = """# The zoo
 
 Every optimizer of the zoo, by family: what it needs of a batch, its paper, the lines of its file, what its loss is held
-against, and what one grid has shown of it on the embedded tasks. The grid is `benchmarks/zoo/run.py`: three seeds,
+against, and what one grid has shown of it on the embedded tasks. The grid is `benchmarks/zoo/run.py`: {seeds} seeds,
 equal FLOPs within a comparison, the recipe's own settings, nothing tuned, controls in every comparison. Each figure is
 of held-out prompts. Intervals are those of the comparison, over seeds and prompts, and hold together. *Better than the
 start* is the comparison's own verdict: "no" says that it is not shown at this budget, not that a method does not learn.
@@ -198,13 +208,16 @@ def page() -> str:
     """The whole page."""
     registry = Registry()
     registry.load_all()
-    known = list(comparisons())
+    ended = list(comparisons())
+    known = [(name, results) for name, results in ended if not name.startswith(KL)]
+    at_kl = [(name.removeprefix(KL), results) for name, results in ended if name.startswith(KL)]
     scores, lengths = reward_models(), learnt()
     families: dict[str, list[Any]] = {}
     for each in registry.list("optimizer"):
         if each.family and each.distribution == "alignzoo":
             families.setdefault(each.family, []).append(each)
-    lines = [HEAD]
+    seeds = sorted({str(results["settings"]["seeds"]) for _, results in known})
+    lines = [HEAD.format(seeds=" or ".join(seeds) or "some")]
     if known:
         lines += [f"Comparisons that have ended: {', '.join(name for name, _ in known)}.", ""]
     else:
@@ -215,9 +228,39 @@ def page() -> str:
         columns = [*ABOUT, *FIGURES][:width]
         lines += [f"## {family.capitalize()}", "", _line(columns), _line(["---"] * width)]
         lines += [_line([*row, *["-"] * (width - len(row))]) for row in rows] + [""]
+    if at_kl:
+        lines += _at_kl(at_kl)
     if known:
-        lines += section(known)
+        lines += section(known, at_kl)
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _at_kl(known: Sequence[tuple[str, dict[str, Any]]]) -> Iterator[str]:
+    """Every comparison of runs that end at the same KL, the best first."""
+    limits = {limit for _, results in known for limit in [_limit(results)]}
+    yield AT_KL.format(kl=" or ".join(sorted(limits)))
+    yield _line(
+        ["comparison", "name", "held-out figure", "start", "better than the start", "KL", "ended at it", "FLOPs"]
+    )
+    yield _line(["---"] * 8)
+    for name, results in known:
+        metric = next(iter(results["metric"].values()))
+        labels = {each["label"] for each in results["algorithms"] if each["role"] == "algorithm"}
+        ranks = [row for row in results["standings"] if row["metric"] == metric and row["algorithm"] in labels]
+        for row in sorted(ranks, key=lambda row: -row["mean"]):
+            found = shown(name, results, row["algorithm"])
+            if found is None:
+                continue
+            cells = [c for c in results["cells"] if c["algorithm"] == row["algorithm"] and c["after"]]
+            ended = sum("the KL reached" in cell["stopped"] for cell in cells)
+            spent = f"{fmean(cell['costs']['flops'] for cell in cells):.2g}"
+            told = [found.figure, found.start, found.better, found.kl, f"{ended} of {len(cells)}", spent]
+            yield _line([f"{name}: {found.task}", f"`{row['algorithm']}`", *told])
+    yield ""
+
+
+def _limit(results: Mapping[str, Any]) -> str:
+    return next(each.partition("=")[2] for each in results["settings"]["overrides"] if "kl_stop=" in each)
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -24,6 +24,9 @@ FORMS: dict[str, str] = {"linear": "d·(α − β·d)", "log": "d·(α − β·l
 REACH = 1.25
 """A turning point further out than so many times the furthest run is beyond the data."""
 
+FAR = 700.0
+"""log d beyond which a turning point is none."""
+
 RESAMPLES = 500
 
 
@@ -58,7 +61,8 @@ class Fit:
             return math.inf
         if self.form == "linear":
             return max(0.0, self.alpha / (2 * self.beta))
-        return math.exp(self.alpha / self.beta - 1)
+        exponent = self.alpha / self.beta - 1
+        return math.exp(exponent) if exponent < FAR else math.inf  # a slope of nearly nothing
 
     @property
     def turns(self) -> bool:

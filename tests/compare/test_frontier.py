@@ -38,6 +38,8 @@ def test_what_does_not_turn() -> None:
     rising = fit(runs("linear", 1.0, 0.05), 1.0)  # it would turn at d = 10, and the furthest run is at 4
     assert rising is not None and rising.turn == pytest.approx(10.0) and not rising.turns
     assert math.isinf(rising.high)
+    straight = Fit("log", 0.0, 1.0, 1e-4, 0, 4)  # exp(9,999) is no number
+    assert straight.turn == math.inf and not straight.turns
     noisy = Fit("linear", 0.0, 2.0, 0.5, 5.0, 4)  # from 2 at d = 2 to 0 at d = 4, within an error of 5
     assert noisy.turn == pytest.approx(2.0) and not noisy.turns
     assert not Fit("linear", 0.0, 2.0, 0.5, 0.1, 4, low=1.0, high=math.inf).turns

@@ -310,8 +310,8 @@ def command(grid: Grid) -> str:
     import shlex
 
     plan = grid.plan
-    words = ["alignzoo", "compare", *(each.label for each in plan.algorithms), *plan.overrides]
-    words += [word for task in grid.tasks if plan.tasks for word in ("--task", task.label)]
+    words = ["alignzoo", "compare", *(each.written for each in plan.algorithms), *plan.overrides]
+    words += [word for task in grid.tasks if plan.tasks for word in ("--task", task.written)]
     words += ["--seeds", str(plan.seeds)]
     words += ["--budget", str(plan.budget)] if plan.budget else []
     words += ["--tune", str(plan.trials)] if plan.trials else []

@@ -48,6 +48,12 @@ class Entry:
     def setting(self) -> str:
         return ",".join(self.settings)
 
+    @property
+    def written(self) -> str:
+        """As one gives it to a command, its label with it."""
+        settings = ([f"{LABEL}={self.called}"] if self.called else []) + list(self.settings)
+        return self.name + (f"[{','.join(settings)}]" if settings else "")
+
 
 def entry(text: str) -> Entry:
     """ "ppo" or "ppo[optimizer.kl=0.1,schedule.lr=1e-4]"."""

@@ -93,6 +93,8 @@ def test_a_label_calls_an_entry_and_is_no_setting() -> None:
     found = entry('grpo[label=rule, reward={name="python",function="reward.py:f"}]')
     assert found.label == "rule" and found.settings == ('reward={name="python",function="reward.py:f"}',)
     assert entry("ppo[label=gentle]").settings == () and entry("ppo[optimizer.kl=0.1]").label == "ppo[optimizer.kl=0.1]"
+    for text in ("ppo[label=gentle]", "ppo", "ppo[label=a,optimizer.kl=0.1,schedule.lr=1e-4]", "ppo[optimizer.kl=0.1]"):
+        assert entry(text).written == text  # as the report's command has it, which repeats the comparison
     for wrong in ("ppo[label=]", "ppo[label=a,label=b]"):
         with pytest.raises(RecipeError, match="give one label"):
             entry(wrong)

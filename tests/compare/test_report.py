@@ -16,11 +16,12 @@ import pytest
 from alignzoo.compare.report import write_report
 from alignzoo.compare.report.direct import spread
 from alignzoo.compare.report.drawing import Looks
-from alignzoo.compare.report.forest import against_controls, who_leads
+from alignzoo.compare.report.forest import against_controls, differences, who_leads
 from alignzoo.compare.report.gather import curves
 from alignzoo.compare.report.page import cell_text, number, place, typeset
 from alignzoo.compare.report.pictures import final_gain, frontier, learning, runs_of
 from alignzoo.compare.report.scores import beside, distributions, proxy, told
+from alignzoo.compare.report.written import breakable
 from alignzoo.compare.results import (
     CellResult,
     Compared,
@@ -284,6 +285,18 @@ def test_sentences_are_set(text: str, set_: str) -> None:
     assert typeset(text) == set_
 
 
+def test_labels_break_between_their_parts_and_are_text() -> None:
+    assert breakable("grpo[optimizer.kl=0.1,schedule.lr=1]") == "grpo[<wbr>kl=0.1,<wbr>schedule.<wbr>lr=1]"
+    assert breakable("random reward (<b>)") == "random reward (&lt;b&gt;)"
+
+
+def test_one_pair_has_one_difference() -> None:
+    for shown in (True, False):
+        pair = replace(results().pairs[0], shown=shown, reached=True)
+        drawn = differences(replace(results(), pairs=(pair,)), "shop")
+        assert drawn is not None and drawn.title == f"{shown:d} of 1 difference between algorithms is shown"
+
+
 def test_places_on_a_scale_are_cut_at_its_ends() -> None:
     assert [place(value, (1.0, 3.0)) for value in (0.0, 1.0, 2.0, 3.0, 9.0)] == [0, 0, 50, 100, 100]
 
@@ -373,7 +386,7 @@ def test_the_page_tells_everything(page: str) -> None:
     assert "2 of 4" in page  # of dpo's runs
     assert "<em>length</em> in 2 of 2 runs, after step 3, 3: they grew" in page
     rows = re.findall(r"<tr[^>]*>\s*<th><svg.*?</svg>(.*?)</th>\s*<td class=\"metric\">", page, re.S)
-    assert rows == sorted(LABELS, key=lambda label: -GAIN[label]), "the best first"
+    assert rows == [breakable(label) for label in sorted(LABELS, key=lambda label: -GAIN[label])], "the best first"
     assert "judge calls" in page
     assert "on the way 64 held-out prompts are answered, in the table 256" in page  # as the curves' captions say
 

@@ -17,8 +17,9 @@ Timings = Mapping[str, Mapping[str, float]]
 COLOURS = (0, 4, 2, 3)
 """The numbers of the phases' colours, of which no two that touch are alike in light or dark."""
 
-WRITTEN = 0.09
-"""A segment of this share of the longest bar has its seconds written in it."""
+WIDTH, REST, LETTER = 4.5, 0.5, 0.075
+"""Inches of the picture, of what stands beside bars and labels, and of a letter: where there is room in a segment its
+seconds are written."""
 
 
 def profiles(results: Results, looks: Looks) -> Picture | None:
@@ -51,6 +52,7 @@ def seconds(results: Results, task: str, timings: Timings) -> Picture | None:
     if not spent:
         return None
     longest = max(sum(phases.values()) for phases in spent.values())
+    inches = WIDTH - REST - LETTER * max(len(shortened(label)) for label in spent)
 
     def draw(axes: Any) -> None:
         names = list(reversed(spent))
@@ -60,9 +62,10 @@ def seconds(results: Results, task: str, timings: Timings) -> Picture | None:
             bars = {"color": STAND_IN.format(COLOURS[number]), "edgecolor": GRID, "lw": 0.4}
             axes.barh(names, widths, left=left, height=0.66, label=PHASES[phase], **bars)
             for row, width in enumerate(widths):
-                if width > WRITTEN * longest:
+                told = f"{width:.3g}"
+                if width * inches > LETTER * len(told) * longest:
                     place = left[row] + width / 2
-                    axes.text(place, row, f"{width:.3g}", color=PAPER, fontsize=7.5, ha="center", va="center")
+                    axes.text(place, row, told, color=PAPER, fontsize=7.5, ha="center", va="center")
             left += widths
         axes.figure.legend(ncols=4, fontsize=8, frameon=False, loc="outside upper center", handlelength=1.2)
         axes.set_yticks(range(len(names)), [shortened(name) for name in names])
@@ -73,7 +76,7 @@ def seconds(results: Results, task: str, timings: Timings) -> Picture | None:
     totals = {phase: sum(phases.get(phase, 0.0) for phases in spent.values()) for phase in PHASES}
     most = max(totals, key=lambda phase: totals[phase])
     title = f"{100 * totals[most] / sum(totals.values()):.0f} % of the seconds went to {PHASES[most]}"
-    return Picture(slug(task, "seconds"), title, says, draw, (), (4.5, 1.3 + 0.34 * len(spent)))
+    return Picture(slug(task, "seconds"), title, says, draw, (), (WIDTH, 1.3 + 0.34 * len(spent)))
 
 
 def _phases(results: Results, task: str, label: str, timings: Timings) -> dict[str, float]:

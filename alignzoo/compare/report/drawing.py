@@ -44,6 +44,9 @@ STAND_IN = "#0d0e{:02x}"
 WIDE = 52
 """Letters of a title's line in a file."""
 
+TICKS = 6
+"""Intervals between the numbers of the level axis, of which long ones would touch."""
+
 SIZE = (4.5, 3.1)
 """Inches of a panel; it is legible from a phone's width on."""
 
@@ -159,6 +162,7 @@ def _drawn(picture: Picture, legend: Looks | None) -> str:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
+    from matplotlib.ticker import MaxNLocator
 
     settings: Any = {
         "svg.fonttype": "none",
@@ -183,6 +187,7 @@ def _drawn(picture: Picture, legend: Looks | None) -> str:
         axes.grid(lw=0.6)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
+        axes.xaxis.set_major_locator(MaxNLocator(TICKS, steps=[1, 2, 2.5, 5, 10]))
         picture.draw(axes)
         if legend:
             axes.set_title(textwrap.fill(picture.title, WIDE), fontsize=10, loc="left")

@@ -44,7 +44,7 @@ def standings(results: Results, task: str, looks: Looks) -> Picture | None:
             axes.axvline(start, color=QUIET, ls=":", lw=1.2)
         axes.set_xlim(low - 0.03 * (high - low), high + 0.03 * (high - low))
         _rows(axes, [row.algorithm for row in rows])
-        axes.set_xlabel(f"held-out {rows[0].metric}; the dotted line is the start")
+        axes.set_xlabel(f"held-out {rows[0].metric}; the dotted line is the start", loc="right")
 
     says = (
         f"Held-out {rows[0].metric} on {task}: bars are means, lines their intervals, which hold together, dots the "
@@ -139,8 +139,9 @@ def differences(results: Results, task: str) -> Picture | None:
     many = len(pairs) > EACH
     pairs = sorted((p for p in pairs if not many or leader in (p.a, p.b)), key=lambda p: -p.difference)
     shown = sum(pair.significant for pair in pairs)
-    title = f"{shown} of {len(pairs)} {'differences' if len(pairs) > 1 else 'difference'} between algorithms "
-    title += "is shown" if shown == 1 else "are shown"
+    several = len(pairs) > 1
+    title = f"{shown} of {len(pairs)} {'differences' if several else 'difference'} between algorithms "
+    title += "are shown" if several and shown != 1 else "is shown"
     says = (
         f"Paired differences on {task}, the better first, with intervals that hold together; filled where one is shown"
     )
@@ -177,8 +178,13 @@ def _rows(axes: Any, labels: Sequence[str]) -> None:
 
 def shortened(label: str, most: int = 34) -> str:
     """A label that leaves room for the picture: a setting is named shortly, and the middle gives way."""
-    label = label.replace("[optimizer.", "[").replace(",optimizer.", ",")
+    label = plainer(label)
     return label if len(label) <= most else f"{label[: most - 13]}…{label[-12:]}"
+
+
+def plainer(label: str) -> str:
+    """A label whose settings of the optimizer are called by their own names."""
+    return label.replace("[optimizer.", "[").replace(",optimizer.", ",")
 
 
 def _size(rows: int) -> tuple[float, float]:

@@ -8,9 +8,10 @@ import re
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from alignzoo.compare.headings import DIGITS, MEANINGS
+from alignzoo.compare.report.forest import plainer
 from alignzoo.compare.report.gather import spoken
 from alignzoo.printable import fenced, printable
 
@@ -27,7 +28,7 @@ def environment(*, autoescape: bool) -> Environment:
     )
     filters: dict[str, Any] = {"number": number, "share": share, "plainly": plainly, "cell": cell_text}
     made.filters |= filters | {"clock": clock, "fenced": fenced, "typeset": typeset, "probability": probability}
-    made.filters["spoken"] = spoken
+    made.filters |= {"spoken": spoken, "breakable": breakable}
     made.globals["digits"] = DIGITS
     made.globals["svg"] = lambda picture: Markup(picture.themed())
     made.globals["ours"] = Markup
@@ -69,6 +70,11 @@ def share(value: float) -> str:
 def typeset(text: str) -> str:
     """A sentence with real minus signs, in which no number is parted from its sign."""
     return re.sub(r"(?<![\w.])-(?=\d)", "−", text).replace(" %", "\u00a0%").replace("n = ", "n\u00a0=\u00a0")
+
+
+def breakable(label: str) -> Markup:
+    """A label as pictures have it, that may go on in another line after a bracket, a comma or a point."""
+    return Markup(re.sub(r"([\[,]|(?<=[a-z])\.)", r"\1<wbr>", str(escape(printable(plainer(label))))))
 
 
 def plainly(value: Any) -> str:

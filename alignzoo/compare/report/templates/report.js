@@ -112,10 +112,16 @@ function told(sample, i) {
   return lines.join("\n");
 }
 
+// A label that may go on in another line after a bracket or a comma, its settings called by their own names.
+function called(label) {
+  const parts = label.replaceAll("[optimizer.", "[").replaceAll(",optimizer.", ",").split(/(?<=[[,])/);
+  return element("span", {}, ...parts.flatMap((part, i) => (i ? [element("wbr"), part] : [part])));
+}
+
 function card(sample, heading, top) {
   const box = element("article", { class: "answer" });
   const detail = element("div", { class: "said" });
-  box.append(element("header", {}, heading, element("span", { class: "soft" }, sample.when)));
+  box.append(element("header", {}, called(heading), element("span", { class: "soft" }, sample.when)));
   if (sample.asked) box.append(element("div", { class: "asked" }, sample.asked));
   box.append(words(sample, top, detail));
   const said = Object.entries(sample.said).map(([name, value]) => `${name} ${value}`).join(" · ");

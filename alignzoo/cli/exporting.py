@@ -54,6 +54,7 @@ def export(
 
             load(registry(plugin, no_plugin), str(source), {}).save(partial)
             shutil.rmtree(partial / ADAPTER)
+            _carry_card(source, partial)
         else:
             _copy(source, partial, ADAPTER)
         install(partial, written)
@@ -65,6 +66,16 @@ def export(
             console().print(f"{kind}: {out} ({size / 1e9:.3g} GB)", markup=False, soft_wrap=True)
         if push is not None:
             console().print(f"{kind}: {upload(written, push, private=private)}", markup=False, soft_wrap=True)
+
+
+def _carry_card(adapter: Path, merged: Path) -> None:
+    """The adapter's card beside the whole model, of whose library it tells."""
+    from huggingface_hub import ModelCard
+
+    if (adapter / "README.md").is_file():
+        card = ModelCard.load(adapter / "README.md", ignore_metadata_errors=True)
+        card.data.library_name = "transformers"
+        card.save(merged / "README.md")
 
 
 def _tell_base(adapter: Path) -> None:

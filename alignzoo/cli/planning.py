@@ -136,7 +136,7 @@ def _print(plan: StagePlan) -> None:
         shared = f"{_duration(total * plan.steps)} for {plan.steps} steps and {_duration(evaluated)} for evaluations"
         out.print(f"about {_duration(total * plan.steps + evaluated)}: {shared}")
     if plan.disk:
-        kept = ", ".join(f"{name} {size / 1e9:,.2f} GB" for name, size in plan.disk.items())
+        kept = ", ".join(f"{name} {_size(size)}" for name, size in plan.disk.items())
         out.print(f"on the disk: {kept}; checkpoints are deleted when the stage has finished")
     if plan.fits:
         out.print("It fits.\n")
@@ -153,6 +153,11 @@ def _cells(count: int, seconds: float | None) -> tuple[str, str, str]:
     if not seconds:
         return f"{count / 1e9:,.2f}", "", ""
     return f"{count / 1e9:,.2f}", f"{seconds:,.3f}", f"{count / seconds / 1e9:,.1f}"
+
+
+def _size(number: float) -> str:
+    """12.3 MB; 1.23 GB."""
+    return f"{number / 1e6:,.1f} MB" if number < 1e8 else f"{number / 1e9:,.2f} GB"
 
 
 def _count(number: int) -> str:

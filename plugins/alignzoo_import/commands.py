@@ -79,7 +79,8 @@ def import_config(
 
     write_text(out, text)
     trust = " --trust" if "reward" in found.settings and "function" in text else ""
-    sys.stderr.write(f"{out}: go on with alignzoo plan {out}, alignzoo run {out}{trust}\n")
+    name = shlex.quote(str(out))
+    sys.stderr.write(f"{out}: go on with alignzoo plan {name}, alignzoo run {name}{trust}\n")
 
 
 def checked(text: str, zoo: Registry, name: str) -> None:

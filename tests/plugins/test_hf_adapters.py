@@ -250,7 +250,10 @@ def test_an_export_is_the_adapter_or_merged_the_model(
     assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()
     assert alignzoo("export", path, "--merge", "--out", tmp_path / "whole").code == 0
     assert (tmp_path / "whole" / "model.safetensors").exists() and not (tmp_path / "whole" / "adapter").exists()
+    head = "---\nbase_model: some/model\nlibrary_name: {}\n---\n\nWhat it is.\n"
+    (tmp_path / "adapter" / "README.md").write_text(head.format("peft"))
     assert alignzoo("export", tmp_path / "adapter", "--merge", "--out", tmp_path / "merged").code == 0
+    assert (tmp_path / "merged" / "README.md").read_text() == head.format("transformers")
     own, other = (AutoModelForCausalLM.from_pretrained(tmp_path / name) for name in ("whole", "merged"))
     for a, b in zip(own.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)

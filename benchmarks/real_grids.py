@@ -108,7 +108,8 @@ def on_preferences(model: Path, folder: Path, pairs: Path, seeds: int, jobs: int
         settings = ["schedule.prompts=16", "schedule.lr=1e-5", "data.heldout=0.05", "schedule.epochs=1"]
         resume = (judge / "manifest.json").exists()
         alignzoo.run("reward-model", policy=str(model), data=str(judged), out=judge, resume=resume, overrides=settings)
-    scorer = f"model[model={judge / 'models' / 'reward-model'}]"
+    # After so few steps its margins are thousandths: the verdict is nearly the margin's sign.
+    scorer = f"model[model={judge / 'models' / 'reward-model'},temperature=0.0001]"
     data = [f"policy.model={model}", f"data.path={learnt}", "data.heldout=0.3", "policy.max_new_tokens=40"]
     size = ["schedule.prompts=8", "schedule.steps=30", "schedule.lr=5e-6", "schedule.evaluations=2"]
     alignzoo.compare(

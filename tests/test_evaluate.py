@@ -158,7 +158,11 @@ def test_the_command(alignzoo: Any, tmp_path: Path) -> None:
     assert (first["metric"], first["mean"], first["base"], first["difference"]) == ("accuracy", 1.0, 0.5, 0.5)
     assert second["metric"] == "accuracy/s"
     assert len((out / "items.jsonl").read_text().splitlines()) == 12
+    dice = [alignzoo("evaluate", f"judge:random[seed={seed}]", "--with", file, "--json").out for seed in range(8)]
+    assert len(set(dice)) > 1  # a judge with its settings
     for arguments, says in (
+        (("judge:random[sede=1]", "--with", file), "Did you mean 'seed'"),
+        (("judge:randon", "--with", file), "Did you mean 'random'"),
         (("judge:longer", "--with", "sort"), "a judge is evaluated on a file of pairs"),
         (("x", "--with", "srot"), "neither a task nor a file. Did you mean 'sort'"),
         (("judge:longer", "--with", file, "--out", out), "is there already"),

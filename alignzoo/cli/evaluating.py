@@ -26,7 +26,10 @@ JUDGE = "judge:"
 @told
 def evaluate(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A model's directory, a reward model's, or judge:NAME for pairs.")
+        str,
+        typer.Argument(
+            metavar="MODEL", help="A model's directory, a reward model's, or judge:NAME[key=value] for pairs."
+        ),
     ],
     by: Annotated[
         list[str],
@@ -108,12 +111,14 @@ def _measured(
         if kind == "task":
             policy = load(zoo, model, settings)
             return outside.by_task(name, recipe.named_part(zoo, "task", name, None), policy, limit=limit)
+        from alignzoo.compare.plan import entry
         from alignzoo.data import Data, prompts_of
 
         prompts = prompts_of(Data(path=name, limit=limit or 0))
         outside.check_pairs(prompts, name)
         if model.startswith(JUDGE):
-            judge = recipe.named_part(zoo, "judge", model.removeprefix(JUDGE), None)
+            given = entry(model.removeprefix(JUDGE))
+            judge = recipe.part(zoo.get("judge", given.name), given.settings, "judge", registry=zoo)
             return outside.by_judge(name, prompts, stack.enter_context(opened(judge, Context("evaluate"))))
         try:
             reward = stack.enter_context(opened(zoo.get("reward", "model")(model=model), Context("evaluate")))

@@ -160,6 +160,10 @@ class Recording:
         return bool(self.kl_every) and step % self.kl_every == 0
 
 
+AT_KL = "the KL reached"
+"""How the reason begins why a run ended at its KL."""
+
+
 @dataclass(frozen=True)
 class Stopping:
     """What ends a run before its steps are taken, besides a budget."""

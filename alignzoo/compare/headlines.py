@@ -116,6 +116,7 @@ def _random(results: Results, pairs: Sequence[Pair], task: str) -> Iterator[str]
 
 def _runs(results: Results, task: str) -> Iterator[str]:
     """Runs and trials that failed, and what runs have spent."""
+    limit = marks.kl_limit(results)
     for each in results.algorithms:
         mine = marks.runs(results, task, each.label)
         n = len(mine)
@@ -128,6 +129,11 @@ def _runs(results: Results, task: str) -> Iterator[str]:
         told = "" if share is None else f": they spent {100 * share:.1f} % of it on the average"
         if over:
             yield f"{over} of {n} runs of {each.label} on {task} went over the budget{told}."
+        elif limit is not None:
+            short = marks.before_the_limit(results, task, each.label)
+            after = "" if share is None else f", after {100 * share:.0f} % of the budget on the average"
+            if short:
+                yield f"{short} of {n} runs of {each.label} on {task} ended before their KL came to {limit:g}{after}."
         elif share is not None and share < 1 - TOLERANCE:
             yield f"The runs of {each.label} on {task} ended short of the budget{told}."
         trials = [c for c in results.cells if (c.task, c.algorithm, c.role) == (task, each.label, "trial")]
@@ -171,7 +177,13 @@ def notes(plan: Plan, results: Results) -> Iterator[str]:
             "first of these. With --judge sampled answers are compared, too."
         )
     yield from _scored(results)
-    if plan.budget:
+    if limit := marks.kl_limit(results):
+        yield (
+            f"Each run ends where its KL to the start reaches {limit:g} nats per sequence"
+            f"{f', or where it has spent {plan.budget}' if plan.budget else ''}; a step that generates measures the KL "
+            "of its completions, and an evaluation on the way that of held-out ones: it is reached with an error."
+        )
+    elif plan.budget:
         yield f"Each run trains until it has spent {plan.budget}, to the nearest step; evaluation is not counted."
     else:
         yield "No budget was given: each recipe takes its own number of steps, so costs differ. See the costs."

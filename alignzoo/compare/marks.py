@@ -7,6 +7,10 @@ from statistics import fmean
 
 from alignzoo.compare.plan import TOLERANCE
 from alignzoo.compare.results import CellResult, Results
+from alignzoo.schedule import AT_KL
+
+KL_STOP = "schedule.kl_stop"
+"""The override by which all runs end at a KL."""
 
 
 def runs(results: Results, task: str, label: str) -> list[CellResult]:
@@ -26,6 +30,20 @@ def spent(results: Results, task: str, label: str) -> float | None:
     return fmean(known) / amount if known else None
 
 
+def kl_limit(results: Results) -> float | None:
+    """The KL to the start at which all runs end, in nats per sequence; None where they do not end by it."""
+    given = [
+        each.partition("=")[2] for each in results.settings.get("overrides", ()) if each.partition("=")[0] == KL_STOP
+    ]
+    return (float(given[-1]) or None) if given else None
+
+
+def before_the_limit(results: Results, task: str, label: str) -> int:
+    """How many runs ended before their KL came to the limit."""
+    trained = [cell for cell in runs(results, task, label) if cell.has_figures and cell.steps]
+    return sum(not cell.stopped.startswith(AT_KL) for cell in trained)
+
+
 def marks(results: Results, task: str, label: str) -> Iterator[str]:
     """What a reader of its mean must know, each in a few words."""
     mine = runs(results, task, label)
@@ -33,6 +51,11 @@ def marks(results: Results, task: str, label: str) -> Iterator[str]:
         n = sum(cell.status == status for cell in mine)
         if n:
             yield f"{n} of {len(mine)} {status}"
+    if kl_limit(results):
+        short = before_the_limit(results, task, label)
+        if short:
+            yield f"{short} of {len(mine)} short of the KL"
+        return
     share = spent(results, task, label)
     if share is not None and abs(share - 1) > TOLERANCE:
         yield f"spent {100 * share:.0f} % of the budget"
@@ -42,6 +65,9 @@ def marks(results: Results, task: str, label: str) -> Iterator[str]:
 
 def terms(results: Results, task: str, a: str, b: str) -> str:
     """On which terms two were compared."""
+    if limit := kl_limit(results):
+        short = any(before_the_limit(results, task, label) for label in (a, b))
+        return f" at a KL of {limit:g}" + (", which not all of their runs have come to" if short else "")
     budget = results.settings.get("budget")
     if not budget:
         return " at their recipes' own steps"

@@ -10,7 +10,7 @@ from alignzoo import processes
 from alignzoo.evaluation.heldout import Evaluated
 from alignzoo.lifecycle import MADE_ANEW
 from alignzoo.microbatch import MEMORY, MicroBatcher
-from alignzoo.schedule import Stopping
+from alignzoo.schedule import AT_KL, Stopping
 from alignzoo.training import no_gradient
 from alignzoo.training.journal import samples
 from alignzoo.training.reference_cache import CACHE
@@ -70,7 +70,7 @@ def reached(
     """Why to stop early, by a step and the evaluation after it, if there was one; empty to go on."""
     kl = max(metrics.get("kl", 0.0), evaluated.get("kl", 0.0))
     if stopping.kl_stop and kl >= stopping.kl_stop:
-        return f"the KL reached {kl:.2f} nats per sequence (kl_stop {stopping.kl_stop:g})"
+        return f"{AT_KL} {kl:.2f} nats per sequence (kl_stop {stopping.kl_stop:g})"
     if stopping.reward_stop is not None and metrics.get("reward/mean", -math.inf) >= stopping.reward_stop:
         return f"the reward reached {metrics['reward/mean']:.3f} (reward_stop {stopping.reward_stop:g})"
     for alert in alerts:

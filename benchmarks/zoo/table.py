@@ -22,6 +22,7 @@ from orders import section
 
 from alignzoo.registry import Registry
 from alignzoo.registry.registrar import needs_of
+from alignzoo.schedule import AT_KL
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -59,7 +60,7 @@ SHORT: Mapping[str, str] = {
 KL = "kl-"
 """How the names of comparisons begin whose runs end at a KL."""
 
-AT_KL = """## At a common KL
+ABOUT_KL = """## At a common KL
 
 The same comparisons with runs that end where their KL to the start has reached {kl} nats a sequence, and with three
 times the operations, which who has not come there spends. Steps that generate measure the KL of a few completions, so
@@ -238,7 +239,7 @@ def page() -> str:
 def _at_kl(known: Sequence[tuple[str, dict[str, Any]]]) -> Iterator[str]:
     """Every comparison of runs that end at the same KL, the best first."""
     limits = {limit for _, results in known for limit in [_limit(results)]}
-    yield AT_KL.format(kl=" or ".join(sorted(limits)))
+    yield ABOUT_KL.format(kl=" or ".join(sorted(limits)))
     yield _line(
         ["comparison", "name", "held-out figure", "start", "better than the start", "KL", "ended at it", "FLOPs"]
     )
@@ -252,7 +253,7 @@ def _at_kl(known: Sequence[tuple[str, dict[str, Any]]]) -> Iterator[str]:
             if found is None:
                 continue
             cells = [c for c in results["cells"] if c["algorithm"] == row["algorithm"] and c["after"]]
-            ended = sum("the KL reached" in cell["stopped"] for cell in cells)
+            ended = sum(cell["stopped"].startswith(AT_KL) for cell in cells)
             spent = f"{fmean(cell['costs']['flops'] for cell in cells):.2g}"
             told = [found.figure, found.start, found.better, found.kl, f"{ended} of {len(cells)}", spent]
             yield _line([f"{name}: {found.task}", f"`{row['algorithm']}`", *told])

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from alignzoo.compare.headlines import headlines, notes
+from alignzoo.compare.marks import marks
 from alignzoo.compare.plan import Plan
 from alignzoo.compare.results import CellResult, Compared, Pair, Results
 
@@ -21,10 +22,16 @@ def pair(a: str, b: str, difference: float, shown: bool, family: Any = "algorith
     return Pair("t", a, b, "gold", difference, low, high, p / 2, p, family, 0.9, 3, 64, shown, reached)
 
 
-def made(*pairs: Pair, cells: tuple[CellResult, ...] = (OK,), budget: dict[str, float] | None = None) -> Results:
+def made(
+    *pairs: Pair,
+    cells: tuple[CellResult, ...] = (OK,),
+    budget: dict[str, float] | None = None,
+    overrides: tuple[str, ...] = (),
+) -> Results:
     fields: dict[str, Any] = dict.fromkeys(Results.__dataclass_fields__, ())
     fields |= {
-        "settings": {"budget": budget, "tasks": ["t"], "level": 0.03, "looks": [3], "answered prompts": {"t": 64}},
+        "settings": {"budget": budget, "tasks": ["t"], "level": 0.03, "looks": [3], "answered prompts": {"t": 64}}
+        | {"overrides": list(overrides)},
         "algorithms": tuple(Compared(label, label, "", role, "", trials=0) for label, role in ROLES.items()),  # type: ignore[arg-type]
         "metric": {"t": "gold"},
         "pairs": pairs,
@@ -57,6 +64,24 @@ def test_terms_that_are_not_equal_are_told_on_both_sides() -> None:
     assert said(cells=over, budget={"tokens": 1e4}) == [
         "1 of 1 runs of a on t went over the budget: they spent 150.0 % of it on the average."
     ]
+
+
+def test_at_a_common_kl_the_runs_that_have_not_come_to_it_are_marked() -> None:
+    stopped = "the KL reached 0.52 nats per sequence (kl_stop 0.5)"
+    ended = [
+        replace(OK, algorithm=label, seed=seed, steps=5, costs={"tokens": spent}, stopped=why)
+        for label, seed, spent, why in (("a", 0, 4e3, stopped), ("a", 1, 6e3, stopped), ("b", 0, 5e3, stopped))
+    ]
+    settings: dict[str, Any] = {"budget": {"tokens": 1e4}, "overrides": ("schedule.kl_stop=0.5",)}
+    lead = "a beats b on t by 0.50 [0.30, 0.70] gold at a KL of 0.5"
+    assert said(pair("a", "b", 0.5, True), cells=tuple(ended), **settings) == [f"{lead}."]
+    assert not [*marks(made(cells=tuple(ended), **settings), "t", "a")]
+    cells = (*ended, replace(ended[2], seed=1, costs={"tokens": 1e4}, stopped="its budget is spent"))
+    assert said(pair("a", "b", 0.5, True), cells=cells, **settings) == [
+        f"{lead}, which not all of their runs have come to.",
+        "1 of 2 runs of b on t ended before their KL came to 0.5, after 75 % of the budget on the average.",
+    ]
+    assert [*marks(made(cells=cells, **settings), "t", "b")] == ["1 of 2 short of the KL"]
 
 
 def test_what_the_data_exclude() -> None:

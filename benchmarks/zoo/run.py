@@ -4,7 +4,7 @@ equal KL to the start.
     nice python benchmarks/zoo/run.py                    # everything; some hours of one core
     nice python benchmarks/zoo/run.py --only pairs-1     # one comparison of it
     nice python benchmarks/zoo/run.py --seeds 5          # with more seeds, which are added to those that are there
-    nice python benchmarks/zoo/run.py --kl 0.5           # each run ends at half a nat a sequence from its start
+    nice python benchmarks/zoo/run.py --kl 0.3           # each run ends at 0.3 nats a sequence from its start
     python benchmarks/zoo/table.py                       # docs/zoo.md from what has ended
 
 Large families are split, so that each comparison can be read by itself when it has ended; every part of a family holds

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -32,14 +32,22 @@ def tables(results: Results, folder: Path) -> Iterator[RenderableType]:
         yield _of_task(results, task)
         yield _besides(results, task)
         yield from _columns(results, task)
-        for headline in results.headlines:
-            if headline.task == task:
-                from rich.text import Text
-
-                yield Text(f"  • {headline.text}")
+        yield _sentences([headline.text for headline in results.headlines if headline.task == task])
     if any(not each.task for each in results.standings):
         yield _overall(results)
     yield _costs(results, read_json(folder / "timings.json"))
+
+
+def _sentences(texts: Sequence[str]) -> RenderableType:
+    """What the data bear, a point each, whose further lines begin below its first."""
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    points = Table.grid(padding=(0, 1))
+    for text in texts:
+        points.add_row("•", Text(text))
+    return Padding(points, (0, 0, 1, 2))
 
 
 def _of_task(results: Results, task: str) -> Table:

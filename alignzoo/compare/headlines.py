@@ -127,7 +127,13 @@ def _runs(results: Results, task: str) -> Iterator[str]:
         share = marks.spent(results, task, each.label)
         over = sum(cell.status == "over-budget" for cell in mine)
         told = "" if share is None else f": they spent {100 * share:.1f} % of it on the average"
-        if over:
+        if over and not any(cell.steps for cell in mine):
+            yield (
+                f"{each.label} has trained nothing on {task}, since the stages before its last one took all of the "
+                f"budget{told}. Give those fewer steps, as in '{each.label}[STAGE.schedule.steps=4]', or a larger "
+                "budget."
+            )
+        elif over:
             yield f"{over} of {n} runs of {each.label} on {task} went over the budget{told}."
         elif limit is not None:
             short = marks.before_the_limit(results, task, each.label)

@@ -25,7 +25,8 @@ def spent(results: Results, task: str, label: str) -> float | None:
     if not budget:
         return None
     ((currency, amount),) = budget.items()
-    costs = [cell.costs.get(currency) for cell in runs(results, task, label) if cell.has_figures and cell.steps]
+    spending = [c for c in runs(results, task, label) if c.has_figures and (c.steps or c.status == "over-budget")]
+    costs = [cell.costs.get(currency) for cell in spending]
     known = [cost for cost in costs if cost is not None]
     return fmean(known) / amount if known else None
 

@@ -46,6 +46,15 @@ LOOKS = 11
 TEACHER_STEPS = 60
 """Steps of GRPO on `sort` that make the teacher of distillation."""
 
+FEWER = {
+    "sppo": "sample.schedule.steps=2,learn.schedule.steps=4",
+    "dno": "sample.schedule.steps=2,learn.schedule.steps=4",
+    "selm": "sample.schedule.steps=2,learn.schedule.steps=4",
+    "bonbon": "sample.schedule.steps=4",
+    "a-star-po": "values.schedule.steps=8",
+}
+"""Recipes whose first stages alone generate for more than the whole budget: they do so for fewer prompts here."""
+
 GROWTH = 5
 """So many algorithms more, each time that a comparison is gone on with."""
 
@@ -131,6 +140,11 @@ def grown(whole: Sequence[Part]) -> Iterator[Part]:
         for part in whole:
             if len(part.algorithms) > size - GROWTH:
                 yield replace(part, algorithms=part.algorithms[:size])
+
+
+def fitted(name: str) -> str:
+    """An algorithm as it is compared: by its name, and with fewer steps where it would spend all on the first stage."""
+    return f"{name}[label={name},{FEWER[name]}]" if name in FEWER else name
 
 
 def teacher(out: Path) -> Path:
@@ -248,8 +262,8 @@ def main() -> None:
         part = at_kl(part, chosen.kl, registry) if chosen.kl else part
         folder = chosen.out / part.name
         alignzoo.compare(
-            *part.algorithms, task=part.task, seeds=chosen.seeds, budget=part.budget, prompts=PROMPTS, out=folder,
-            overrides=part.overrides, progress=tell,
+            *map(fitted, part.algorithms), task=part.task, seeds=chosen.seeds, budget=part.budget, prompts=PROMPTS,
+            out=folder, overrides=part.overrides, progress=tell,
         )  # fmt: skip
         publish(part.name, folder)
     if not chosen.kl and (not chosen.only or "reward-models" in chosen.only):

@@ -66,6 +66,14 @@ def test_terms_that_are_not_equal_are_told_on_both_sides() -> None:
     ]
 
 
+def test_an_algorithm_whose_first_stages_took_the_budget_has_trained_nothing() -> None:
+    cell = replace(OK, status="over-budget", costs={"tokens": 6.4e4})
+    assert said(cells=(cell,), budget={"tokens": 1e4}) == [
+        "a has trained nothing on t, since the stages before its last one took all of the budget: they spent 640.0 % "
+        "of it on the average. Give those fewer steps, as in 'a[STAGE.schedule.steps=4]', or a larger budget."
+    ]
+
+
 def test_at_a_common_kl_the_runs_that_have_not_come_to_it_are_marked() -> None:
     stopped = "the KL reached 0.52 nats per sequence (kl_stop 0.5)"
     ended = [

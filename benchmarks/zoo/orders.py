@@ -119,8 +119,9 @@ def _counted(when: str, seen: Sequence[Seen]) -> str:
 
 def _shown(comparisons: Comparisons, better: str, worse: str) -> Seen:
     for _, results in comparisons:
+        trained = {cell["algorithm"] for cell in results["cells"] if cell["steps"]}
         for pair in results["pairs"]:
-            if {pair["a"], pair["b"]} != {better, worse} or pair["low"] is None:
+            if {pair["a"], pair["b"]} != {better, worse} or pair["low"] is None or not {better, worse} <= trained:
                 continue
             sign = 1 if pair["a"] == better else -1
             difference = sign * pair["difference"]

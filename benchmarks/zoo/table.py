@@ -36,8 +36,6 @@ WHY: Mapping[str, str] = {
     "5)",
     "apo-down": "it lowers both answers, for a policy that is better than its data, which the one of `shop` is not",
     "unlikelihood": "what bad answers say is unlearnt token by token, and most of it good answers to `shop` say, too",
-    "nash-md": "its recipe, which brings these answers, is newer than the grid",
-    "xpo": "its recipe, which brings this column, is newer than the grid",
     "npo": "it unlearns the worse answer, and has nothing that raises the better one",
 }
 """Why methods that are not meant to gain here do not, by their names."""
@@ -74,8 +72,9 @@ HEAD = """# The zoo
 
 Every optimizer of the zoo, by family: what it needs of a batch, its paper, the lines of its file, what its loss is held
 against, and what one grid has shown of it on the embedded tasks. The grid is `benchmarks/zoo/run.py`: {seeds} seeds,
-equal FLOPs within a comparison, the recipe's own settings, nothing tuned, controls in every comparison. Each figure is
-of held-out prompts. Intervals are those of the comparison, over seeds and prompts, and hold together. *Better than the
+equal FLOPs within a comparison, the recipe's own settings, nothing tuned, controls in every comparison. Of five recipes
+the stages that generate first, for all prompts, would take the whole budget: they do so for fewer. Each figure is of
+held-out prompts. Intervals are those of the comparison, over seeds and prompts, and hold together. *Better than the
 start* is the comparison's own verdict: "no" says that it is not shown at this budget, not that a method does not learn.
 The evidence is that comparison's, and after it what the method gains, after less before, with the steps of its own
 recipe (`benchmarks/zoo/learning.py`). Budgets differ between comparisons, and so do tasks: figures of two comparisons

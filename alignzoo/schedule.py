@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Annotated, Literal, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal, Self, TypeAlias
 
 from annotated_types import Ge, Gt, Le, Lt
 
@@ -177,13 +177,18 @@ class Stopping:
     """Stop once an observer warns of one of these kinds: "divergence", "kl", ...; "any": of whichever comes first."""
 
 
+BUDGETS = ("budget_tokens", "budget_flops", "budget_seconds")
+"""The settings of `Budget`."""
+
+
 @dataclass(frozen=True)
 class Budget:
     """What a run may spend, in place of a number of steps."""
 
     budget_tokens: Annotated[float, Ge(0)] = 0.0
     """Train until about so many tokens have been generated and trained on, by earlier stages of the run, too. A budget
-    stands in for `steps` and `epochs`: the run ends with the step that comes nearest to it. 0: no such budget."""
+    stands in for `steps` and `epochs`: the run ends with the step that comes nearest to it. Of rounds it is what all of
+    them may spend, and round k of n ends at k/n of it. 0: no such budget."""
     budget_flops: Annotated[float, Ge(0)] = 0.0
     """The same in floating-point operations of the policy, forward and backward. 0: no such budget."""
     budget_seconds: Annotated[float, Ge(0)] = 0.0
@@ -193,7 +198,11 @@ class Budget:
     @property
     def has_budget(self) -> bool:
         """Whether what is spent says when to stop."""
-        return bool(self.budget_tokens or self.budget_flops or self.budget_seconds)
+        return any(getattr(self, name) for name in BUDGETS)
+
+    def up_to(self, share: float) -> Self:
+        """The same with so much of the budget."""
+        return replace(self, **{name: share * getattr(self, name) for name in BUDGETS})
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import alignzoo
 from alignzoo import Completion, Group, ModelError, Policy, Prompt, RecipeError, RunError, Score
 from alignzoo.planning.estimate import plan
 from alignzoo.recipe import Recipe, load
+from alignzoo.recipe.changes import changes
 from alignzoo.registry import Registry
 from alignzoo.runs.stage_data import data_of
 
@@ -116,6 +117,32 @@ def test_overrides_reach_all_rounds_or_one(iterative: Path, zoo: Registry) -> No
     ends = load(iterative, ["iterate.rounds=2", "schedule.lr=0.5", "policy.model=./mine"], registry=zoo)
     assert [stage.schedule.lr for stage in ends.stages] == [1e-5, 1e-5, 0.5, 1e-5, 0.5]
     assert list(models(ends).values()) == ["./mine", "stage:sft", "stage:sft", "stage:dpo-1", "stage:dpo-1"]
+
+
+def test_every_round_has_its_share_of_the_budget(iterative: Path, zoo: Registry, tmp_path: Path) -> None:
+    recipe = load(iterative, ["dpo.schedule.budget_tokens=9000", "sft.schedule.budget_tokens=500"], registry=zoo)
+    found = {stage.name: stage.schedule.budget_tokens for stage in recipe.stages}
+    assert [found[f"dpo-{number}"] for number in (1, 2, 3)] == [3000, 6000, 9000]  # of all that was spent until then
+    assert found["sft"] == 500 and found["sample-2"] == 0
+    (tmp_path / "manifest.json").write_text(json.dumps({"recipe": recipe.resolved}))
+    assert load(tmp_path / "manifest.json", registry=zoo) == recipe
+    fewer = load(iterative, ["dpo.schedule.budget_tokens=9000", "iterate.rounds=2"], registry=zoo).resolved
+    more = load(iterative, ["dpo.schedule.budget_tokens=9000"], registry=zoo).resolved
+    assert changes(fewer, more, ["sft", "sample-1", "dpo-1"]) == ["dpo-1.round.of: was 2, now 3"]
+    assert not changes(fewer, more, ["sft", "sample-1"])
+
+
+def test_a_round_leaves_of_the_budget_what_is_the_next_ones(tmp_path: Path) -> None:
+    settings = ["sample.schedule.steps=1", "sample.schedule.prompts=4", "schedule.budget_tokens=12000"]
+    more = ["learn.schedule.prompts=4", "evaluate.prompts=0", "policy.max_new_tokens=8"]
+    out = tmp_path / "run"
+    alignzoo.run("sppo", task="sort", out=out, overrides=[*settings, *more])
+    spent: dict[str, float] = {}
+    for line in map(json.loads, (out / "metrics.jsonl").read_text().splitlines()):
+        tokens = line.get("tokens/generated", 0.0) + line.get("tokens/trained", 0.0)
+        spent[line["stage"]] = spent.get(line["stage"], 0.0) + tokens
+    rounds = [spent[f"sample-{number}"] + spent[f"learn-{number}"] for number in (1, 2, 3)]
+    assert rounds == pytest.approx([4000, 4000, 4000], rel=0.15)
 
 
 def test_a_tasks_changes_reach_all_rounds_or_one(iterative: Path, zoo: Registry) -> None:

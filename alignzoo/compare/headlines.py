@@ -127,9 +127,9 @@ def _runs(results: Results, task: str) -> Iterator[str]:
         share = marks.spent(results, task, each.label)
         over = sum(cell.status == "over-budget" for cell in mine)
         told = "" if share is None else f": they spent {100 * share:.1f} % of it on the average"
-        if over and not any(cell.steps for cell in mine):
+        if over and all(cell.costs.get("tokens/trained") == 0 for cell in mine):
             yield (
-                f"{each.label} has trained nothing on {task}, since the stages before its last one took all of the "
+                f"{each.label} has trained nothing on {task}, since the stages that generate took all of the "
                 f"budget{told}. Give those fewer steps, as in '{each.label}[STAGE.schedule.steps=4]', or a larger "
                 "budget."
             )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+from alignzoo.schedule import BUDGETS
+
 Plain = dict[str, Any]
 
 OPEN = ("description",)
@@ -38,9 +40,12 @@ def _stages(recipe: Mapping[str, Any]) -> dict[str, Plain]:
 
 
 def _comparable(stage: Mapping[str, Any]) -> Plain:
-    """A stage without the number of rounds, where that changes nothing in it: where each round has the same prompts."""
+    """A stage without the number of rounds, where that changes nothing in it: where each round has the same prompts,
+    and no share of a budget."""
     which = stage.get("round")
     if not isinstance(which, Mapping) or which.get("prompts") != "same":
+        return dict(stage)
+    if any(stage.get("schedule", {}).get(name) for name in BUDGETS):
         return dict(stage)
     return {**stage, "round": {key: value for key, value in which.items() if key != "of"}}
 

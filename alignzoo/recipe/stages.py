@@ -121,6 +121,7 @@ class _Builder:
         sampler = self.part("sampler", default=SAMPLER)
         optimizer = self.optimizer()
         rewards = self.rewards(task if data is None else None, sampler, optimizer, task if _of_its_task(data) else None)
+        schedule = self.settings("schedule", Schedule)
         check_fit(self.name, self.tables, self.where, sampler, rewards, optimizer, self.known_rewards(task, data))
         return Stage(
             name=self.name,
@@ -133,7 +134,7 @@ class _Builder:
             rewards=rewards,
             task_rewards=self.weighted(_of_task(task), f"{self.name}.task.reward")[0] if task is not None else (),
             optimizer=optimizer,
-            schedule=self.settings("schedule", Schedule),
+            schedule=schedule if self.round is None else schedule.up_to(self.round.number / self.round.of),
             evaluate=self.settings("evaluate", Evaluation),
             resolved=self.resolved,
             round=self.round,

@@ -119,7 +119,7 @@ def _counted(when: str, seen: Sequence[Seen]) -> str:
 
 def _shown(comparisons: Comparisons, better: str, worse: str) -> Seen:
     for _, results in comparisons:
-        trained = {cell["algorithm"] for cell in results["cells"] if cell["steps"]}
+        trained = {cell["algorithm"] for cell in results["cells"] if cell["costs"].get("tokens/trained")}
         for pair in results["pairs"]:
             if {pair["a"], pair["b"]} != {better, worse} or pair["low"] is None or not {better, worse} <= trained:
                 continue

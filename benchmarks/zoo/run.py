@@ -47,9 +47,9 @@ TEACHER_STEPS = 60
 """Steps of GRPO on `sort` that make the teacher of distillation."""
 
 FEWER = {
-    "sppo": "sample.schedule.steps=2,learn.schedule.steps=4",
-    "dno": "sample.schedule.steps=2,learn.schedule.steps=4",
-    "selm": "sample.schedule.steps=2,learn.schedule.steps=4",
+    "sppo": "sample.schedule.steps=2",
+    "dno": "sample.schedule.steps=2",
+    "selm": "sample.schedule.steps=2",
     "bonbon": "sample.schedule.steps=4",
     "a-star-po": "values.schedule.steps=8",
 }

@@ -67,10 +67,10 @@ def test_terms_that_are_not_equal_are_told_on_both_sides() -> None:
 
 
 def test_an_algorithm_whose_first_stages_took_the_budget_has_trained_nothing() -> None:
-    cell = replace(OK, status="over-budget", costs={"tokens": 6.4e4})
+    cell = replace(OK, status="over-budget", costs={"tokens": 6.4e4, "tokens/trained": 0.0})
     assert said(cells=(cell,), budget={"tokens": 1e4}) == [
-        "a has trained nothing on t, since the stages before its last one took all of the budget: they spent 640.0 % "
-        "of it on the average. Give those fewer steps, as in 'a[STAGE.schedule.steps=4]', or a larger budget."
+        "a has trained nothing on t, since the stages that generate took all of the budget: they spent 640.0 % of it "
+        "on the average. Give those fewer steps, as in 'a[STAGE.schedule.steps=4]', or a larger budget."
     ]
 
 

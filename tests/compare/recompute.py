@@ -264,12 +264,12 @@ def sentences(raw: Raw, task: str, every: dict[tuple[str, str, str], dict[str, A
     """What the report says of a task with several seeds, with a budget in tokens or operations, or without one."""
     metric, ((currency, amount),) = raw.metric(task), (raw.results["settings"]["budget"] or {"": math.inf}).items()
     mine = {(a, b): pair for (t, a, b), pair in every.items() if t == task}
-    spent = {}
+    spent, limit = {}, _kl_limit(raw)
     for label in raw.roles:
         costs = [
             c["costs"][currency]
             for c in raw.of(task, label)
-            if currency and c["status"] in ("ok", "over-budget") and c["steps"]
+            if currency and (c["status"] == "over-budget" or (c["status"] == "ok" and c["steps"]))
         ]
         spent[label] = np.mean(costs) / amount if costs else None
     algorithms = [label for label, role in raw.roles.items() if role == "algorithm"]
@@ -283,6 +283,9 @@ def sentences(raw: Raw, task: str, every: dict[tuple[str, str, str], dict[str, A
             if None not in shares and max(shares) > 1.1 * min(shares):
                 one, two = (f"{100 * share:.0f} %" for share in shares)
                 terms = f", having spent {one} ({a}) and {two} ({b}) of the budget in {currency}"
+            if limit is not None:
+                short = any(_short_of_kl(raw, task, label) for label in (a, b))
+                terms = f" at a KL of {limit:g}" + (", which not all of their runs have come to" if short else "")
             told.append(f"{a} beats {b} on {task} by {number(pair, metric)}{terms}.")
     undecided = [each for each in among if not each[2]["shown"]]
     for a, b, pair in undecided:
@@ -300,6 +303,18 @@ def sentences(raw: Raw, task: str, every: dict[tuple[str, str, str], dict[str, A
             excluded = "no difference is excluded"
         told.append(f"On {task}, at n = {n}, no difference is shown {', nor '.join(named)}; {excluded}.")
     return [*told, *_controls(raw, task, mine, metric, algorithms), *_runs(raw, task, spent)]
+
+
+def _kl_limit(raw: Raw) -> float | None:
+    """The KL at which all runs end, by the comparison's overrides."""
+    said = [each.split("=")[1] for each in raw.results["settings"]["overrides"] if each.startswith("schedule.kl_stop=")]
+    return float(said[-1]) if said else None
+
+
+def _short_of_kl(raw: Raw, task: str, label: str) -> int:
+    """How many runs ended for another reason than their KL."""
+    trained = [c for c in raw.of(task, label) if c["status"] in ("ok", "over-budget") and c["steps"]]
+    return sum(not each["stopped"].startswith("the KL reached") for each in trained)
 
 
 def _controls(raw: Raw, task: str, mine: dict[Any, Any], metric: str, algorithms: list[str]) -> list[str]:
@@ -352,9 +367,18 @@ def _runs(raw: Raw, task: str, spent: dict[str, Any]) -> list[str]:
                 told.append(f"{k} of {n} runs of {label} on {task} {status}, so that it has no mean and no rank.")
         over, share = sum(cell["status"] == "over-budget" for cell in mine), spent[label]
         which = "" if share is None else f": they spent {100 * share:.1f} % of it on the average"
-        if over:
+        limit, short = _kl_limit(raw), _short_of_kl(raw, task, label)
+        if over and all(cell["costs"].get("tokens/trained") == 0 for cell in mine):
+            told.append(
+                f"{label} has trained nothing on {task}, since the stages that generate took all of the budget{which}. "
+                f"Give those fewer steps, as in '{label}[STAGE.schedule.steps=4]', or a larger budget."
+            )
+        elif over:
             told.append(f"{over} of {n} runs of {label} on {task} went over the budget{which}.")
-        elif share is not None and share < 0.9:
+        elif limit is not None and short:
+            after = "" if share is None else f", after {100 * share:.0f} % of the budget on the average"
+            told.append(f"{short} of {n} runs of {label} on {task} ended before their KL came to {limit:g}{after}.")
+        elif limit is None and share is not None and share < 0.9:
             told.append(f"The runs of {label} on {task} ended short of the budget{which}.")
     return told
 

@@ -52,6 +52,7 @@ FEWER = {
     "selm": "sample.schedule.steps=2",
     "bonbon": "sample.schedule.steps=4",
     "a-star-po": "values.schedule.steps=8",
+    "prime": "sample.schedule.steps=3,prm.schedule.steps=2",
 }
 """Recipes whose first stages alone generate for more than the whole budget: they do so for fewer prompts here."""
 

@@ -28,6 +28,7 @@ from .recompute import differing
 ALGORITHMS = ("climb", "climb[optimizer.rate=3.0]", "climb[optimizer.rate=0.5]", "spends")
 TASKS = ("numbers", "numbers[hard=0.5]")
 QUALITY = {"start": 0.3, "best-of-4": 0.5, "random reward (climb)": 0.31, ALGORITHMS[0]: 0.9, ALGORITHMS[1]: 0.8}
+PUBLISHED = sorted(each.parent for each in (Path(__file__).parents[2] / "benchmarks/results").glob("*/*/results.json"))
 LOST = {("numbers", "climb[optimizer.rate=0.5]", 1): "diverged", ("numbers", ALGORITHMS[1], 2): "failed"}
 """Runs that fail, all on the first task."""
 SPENT = {"spends": 1.4, "climb[optimizer.rate=0.5]": 0.8}
@@ -96,6 +97,11 @@ def test_every_number_and_sentence_is_recomputed_from_the_raw_files(folders: dic
     assert any(" beats " in h["text"] for h in told["headlines"])  # there is something to recompute
     assert any("not tested" in h["text"] for h in told["headlines"]) or seeds == 5
     assert any(not s["task"] for s in told["standings"]) == (seeds == 5)  # two tasks, five runs of each
+
+
+@pytest.mark.parametrize("folder", PUBLISHED, ids=lambda folder: folder.name)
+def test_a_published_comparison_is_what_its_raw_files_say(folder: Path) -> None:
+    assert differing(folder, {}) == []
 
 
 def test_the_script_needs_nothing_of_alignzoo_and_finds_a_changed_number(

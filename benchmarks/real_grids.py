@@ -96,7 +96,7 @@ def on_problems(model: Path, folder: Path, seeds: int, jobs: int) -> None:
 
 
 def on_preferences(model: Path, folder: Path, pairs: Path, seeds: int, jobs: int) -> None:
-    """DPO, IPO, ORPO and SFT on the better answers, by the accuracy on held-out pairs and by a judge."""
+    """DPO, ORPO and SFT on the better answers, by the accuracy on held-out pairs and by a judge."""
     rows = [json.loads(line) for line in lines(pairs)]
     longest = [max(len(row["chosen"]), len(row["rejected"])) for row in rows]
     short = [row for row, length in zip(rows, longest, strict=True) if length <= SHORT]
@@ -113,7 +113,7 @@ def on_preferences(model: Path, folder: Path, pairs: Path, seeds: int, jobs: int
     data = [f"policy.model={model}", f"data.path={learnt}", "data.heldout=0.3", "policy.max_new_tokens=40"]
     size = ["schedule.prompts=8", "schedule.steps=30", "schedule.lr=5e-6", "schedule.evaluations=2"]
     alignzoo.compare(
-        "dpo", "ipo", "orpo", "sft", out=folder / "compare", seeds=seeds, jobs=jobs, prompts=96, judge=scorer,
+        "dpo", "orpo", "sft", out=folder / "compare", seeds=seeds, jobs=jobs, prompts=96, judge=scorer,
         overrides=[*data, *size, "evaluate.prompts=32"],
     )  # fmt: skip
 

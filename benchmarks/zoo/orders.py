@@ -111,7 +111,8 @@ def _counted(when: str, seen: Sequence[Seen]) -> str:
     undecided = [each.difference for each in seen if each.verdict == OPEN]
     return (
         f"{when} {count[AGREES]} of {len(seen)} orders are seen here, too{named(AGREES)}, {count[CONTRARY]} the other "
-        f"way round{named(CONTRARY)}, {count[OPEN]} are not told apart and {count[UNTRIED]} have not been compared. Of "
+        f"way round{named(CONTRARY)}, {count[OPEN]} are not told apart and {count[UNTRIED]} "
+        f"{'has' if count[UNTRIED] == 1 else 'have'} not been compared. Of "
         f"those that are not told apart {sum(each > 0 for each in undecided)} lean the published way and "
         f"{sum(each < 0 for each in undecided)} the other."
     )

@@ -21,7 +21,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from math import ceil
 from pathlib import Path
 
@@ -46,15 +46,19 @@ LOOKS = 11
 TEACHER_STEPS = 60
 """Steps of GRPO on `sort` that make the teacher of distillation."""
 
-FEWER = {
+OWN = {
     "sppo": "sample.schedule.steps=2",
     "dno": "sample.schedule.steps=2",
     "selm": "sample.schedule.steps=2",
     "bonbon": "sample.schedule.steps=4",
     "a-star-po": "values.schedule.steps=8",
     "prime": "sample.schedule.steps=3,prm.schedule.steps=2",
+    "lagrangian-grpo": "optimizer.limit=8",
+    "lagrangian-ppo": "optimizer.limit=8",
+    "repo": "optimizer.limit=8",
 }
-"""Recipes whose first stages alone generate for more than the whole budget: they do so for fewer prompts here."""
+"""What is not a recipe's own setting: first stages that alone generate for more than the whole budget do so for fewer
+prompts, and what is limited, the tokens of an answer, has a limit that right answers to `sort` keep."""
 
 GROWTH = 5
 """So many algorithms more, each time that a comparison is gone on with."""
@@ -85,6 +89,11 @@ def trains_policy(registry: Registry, name: str) -> bool:
     return traits_of(registry.get("optimizer", name)).trains == "policy"
 
 
+def has_limit(optimizer: type) -> bool:
+    """Whether it holds a cost to a limit; others of its family make one reward of several."""
+    return "limit" in {each.name for each in fields(optimizer)}
+
+
 def parts(registry: Registry, teacher: str) -> Iterator[Part]:
     """The comparisons, by family."""
     zoo = optimizers(registry)
@@ -108,9 +117,9 @@ def parts(registry: Registry, teacher: str) -> Iterator[Part]:
     yield Part("imitation", "shop", (*own, *zoo["imitation"], *implicit), "flops=6e10", pairs)
     lists = (*few, "sampler.name=policy", "sampler.n=4", "reward=rules", "schedule.prompts=8")
     yield Part("lists", "safe", (*zoo["lists and scores"], *three), "flops=6e10", lists)
-    # Letters in order, in few tokens: right answers have eight. MODPO's margin is a reward's, on the rows of pairs.
+    # Letters in order, in few tokens: right answers have eight at most. MODPO's margin is of rows of pairs.
     costly = 'reward=[{name="match", answer="answer", mode="exact"}, {name="length", weight=-0.02}]'
-    limited = tuple(name for name in zoo["constraints"] if traits_of(registry.get("optimizer", name)).online)
+    limited = tuple(name for name in zoo["constraints"] if has_limit(registry.get("optimizer", name)))
     yield Part("constraints", "sort", (*limited, "grpo", "ppo"), "flops=1.5e11", (*few, costly))
 
 
@@ -144,8 +153,8 @@ def grown(whole: Sequence[Part]) -> Iterator[Part]:
 
 
 def fitted(name: str) -> str:
-    """An algorithm as it is compared: by its name, and with fewer steps where it would spend all on the first stage."""
-    return f"{name}[label={name},{FEWER[name]}]" if name in FEWER else name
+    """An algorithm as it is compared: by its name, and with settings of its own where the recipe's would not do."""
+    return f"{name}[label={name},{OWN[name]}]" if name in OWN else name
 
 
 def teacher(out: Path) -> Path:

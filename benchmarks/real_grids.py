@@ -110,10 +110,10 @@ def on_preferences(model: Path, folder: Path, pairs: Path, seeds: int, jobs: int
         alignzoo.run("reward-model", policy=str(model), data=str(judged), out=judge, resume=resume, overrides=settings)
     # After so few steps its margins are thousandths: the verdict is nearly the margin's sign.
     scorer = f"model[model={judge / 'models' / 'reward-model'},temperature=0.0001]"
-    data = [f"policy.model={model}", f"data.path={learnt}", "data.heldout=0.3", "policy.max_new_tokens=40"]
+    data = [f"policy.model={model}", f"data.path={learnt}", "data.heldout=0.2", "policy.max_new_tokens=32"]
     size = ["schedule.prompts=8", "schedule.steps=30", "schedule.lr=5e-6", "schedule.evaluations=2"]
     alignzoo.compare(
-        "dpo", "orpo", "sft", out=folder / "compare", seeds=seeds, jobs=jobs, prompts=96, judge=scorer,
+        "dpo", "orpo", "sft", out=folder / "compare", seeds=seeds, jobs=jobs, prompts=48, judge=scorer,
         overrides=[*data, *size, "evaluate.prompts=32"],
     )  # fmt: skip
 

@@ -70,16 +70,16 @@ FIGURES = ("held-out figure", "start", "better than the start", "KL", "tokens", 
 
 HEAD = """# The zoo
 
-Every optimizer of the zoo, by family: what it needs of a batch, its paper, the lines of its file, what its loss is held
-against, and what one grid has shown of it on the embedded tasks. The grid is `benchmarks/zoo/run.py`: {seeds} seeds,
-equal FLOPs within a comparison, the recipe's own settings, nothing tuned, controls in every comparison. Of six recipes
-the stages before the last, which generate for all prompts, would take the whole budget: they do so for fewer; and three
-methods have a limit that suits the task. Each figure is of held-out prompts. Intervals are those of the comparison, over seeds and prompts, and hold together; that
-three seeds of most had been looked at before, in an earlier grid, they do not pay for. *Better than the start* is the
-comparison's own verdict: "no" says that it is not shown at this budget, not that a method does not learn. The evidence
-is that comparison's, and after it what the method gains, after less before, with the steps of its own recipe
-(`benchmarks/zoo/learning.py`). Budgets differ between comparisons, and so do tasks: figures of two comparisons are not
-to be held against each other.
+Every optimizer of the zoo, by family: what it needs of a batch, its paper, the lines of its file, what its loss is
+held against, and what one grid has shown of it on the embedded tasks. The grid is `benchmarks/zoo/run.py`: {seeds}
+seeds, equal FLOPs within a comparison, the recipe's own settings, nothing tuned, controls in every comparison. Of six
+recipes the stages before the last, which generate for all prompts, would take the whole budget: they do so for fewer;
+and three methods have a limit that suits the task. Each figure is of held-out prompts. Intervals are those of the
+comparison, over seeds and prompts, and hold together; that three seeds of most had been looked at before, in an
+earlier grid, they do not pay for. *Better than the start* is the comparison's own verdict: "no" says that it is not
+shown at this budget, not that a method does not learn. The evidence is that comparison's, and after it what the
+method gains, after less before, with the steps of its own recipe (`benchmarks/zoo/learning.py`). Budgets differ
+between comparisons, and so do tasks: figures of two comparisons are not to be held against each other.
 
 The order of methods on so small a world says nothing about their order elsewhere.
 """

@@ -36,6 +36,8 @@ WHY: Mapping[str, str] = {
     "5)",
     "apo-down": "it lowers both answers, for a policy that is better than its data, which the one of `shop` is not",
     "unlikelihood": "what bad answers say is unlearnt token by token, and most of it good answers to `shop` say, too",
+    "attribute-reward-model": "not on `shop`, whose answers nobody has graded by several attributes",
+    "process-reward-model": "not on `shop`, whose rows have two answers, and no steps that are right or wrong",
     "npo": "it unlearns the worse answer, and has nothing that raises the better one",
 }
 """Why methods that are not meant to gain here do not, by their names."""
@@ -187,7 +189,7 @@ def reward_models() -> dict[str, str]:
         values = [run["after"]["accuracy"] for run in runs if "after" in run]
         told[name] = (
             f"{fmean(values):.2f} ({min(values):.2f} to {max(values):.2f}) of held-out pairs"
-            if values else runs[0].get("error", "")[:160]
+            if values else WHY.get(name) or runs[0].get("error", "")
         )  # fmt: skip
     return told
 

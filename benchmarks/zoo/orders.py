@@ -122,8 +122,10 @@ def _shown(comparisons: Comparisons, better: str, worse: str) -> Seen:
     for _, results in comparisons:
         trained = {cell["algorithm"] for cell in results["cells"] if cell["costs"].get("tokens/trained")}
         for pair in results["pairs"]:
-            if {pair["a"], pair["b"]} != {better, worse} or pair["low"] is None or not {better, worse} <= trained:
+            if {pair["a"], pair["b"]} != {better, worse} or not {better, worse} <= trained:
                 continue
+            if pair["low"] is None:
+                return Seen(OPEN, 0.0, "the same in every answer")
             sign = 1 if pair["a"] == better else -1
             difference = sign * pair["difference"]
             low, high = sorted((sign * pair["low"], sign * pair["high"]))

@@ -187,7 +187,8 @@ def notes(plan: Plan, results: Results) -> Iterator[str]:
         yield (
             f"Each run ends where its KL to the start reaches {limit:g} nats per sequence"
             f"{f', or where it has spent {plan.budget}' if plan.budget else ''}; a step that generates measures the KL "
-            "of its completions, and an evaluation on the way that of held-out ones: it is reached with an error."
+            "of its completions, and an evaluation on the way that of held-out ones: it is reached with an error. Of "
+            "several stages each measures the KL to its own start: how far all have come is in the table."
         )
     elif plan.budget:
         yield f"Each run trains until it has spent {plan.budget}, to the nearest step; evaluation is not counted."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 ORDERS: Sequence[tuple[str, str, str]] = (
@@ -68,6 +69,9 @@ above show of the same two methods with untuned ones: the difference of their he
 is wide, as five seeds are few. *Not told apart* does not contradict a paper.
 """
 
+NEAR = 1.25
+"""Two KLs are the same where the larger is at most so many times the smaller."""
+
 Comparisons = Sequence[tuple[str, Mapping[str, Any]]]
 
 
@@ -78,7 +82,9 @@ def section(equal_flops: Comparisons, equal_kl: Comparisons) -> Iterator[str]:
     for when, comparisons in (("At equal FLOPs", equal_flops), ("At a common KL", equal_kl)):
         if not comparisons:
             continue
-        columns.append((when, [_shown(comparisons, better, worse) for better, worse, _ in ORDERS]))
+        columns.append(
+            (when, [_shown(comparisons, better, worse, at_kl=comparisons is equal_kl) for better, worse, _ in ORDERS])
+        )
         yield _counted(when, columns[-1][1])
         yield ""
     names = [f"{when[0].lower()}{when[1:]} | verdict" for when, _ in columns]
@@ -118,7 +124,15 @@ def _counted(when: str, seen: Sequence[Seen]) -> str:
     )
 
 
-def _shown(comparisons: Comparisons, better: str, worse: str) -> Seen:
+def apart(results: Mapping[str, Any], a: str, b: str) -> bool:
+    """Whether one's runs have ended much further from the start than the other's."""
+    ended = [
+        fmean(c["after"]["kl"] for c in results["cells"] if c["algorithm"] == name and c["after"]) for name in (a, b)
+    ]
+    return max(ended) > NEAR * min(ended)
+
+
+def _shown(comparisons: Comparisons, better: str, worse: str, *, at_kl: bool) -> Seen:
     for _, results in comparisons:
         trained = {cell["algorithm"] for cell in results["cells"] if cell["costs"].get("tokens/trained")}
         for pair in results["pairs"]:
@@ -126,6 +140,8 @@ def _shown(comparisons: Comparisons, better: str, worse: str) -> Seen:
                 continue
             if pair["low"] is None:
                 return Seen(OPEN, 0.0, "the same in every answer")
+            if at_kl and apart(results, better, worse):
+                return Seen(UNTRIED, 0.0, "their KL is not the same")
             sign = 1 if pair["a"] == better else -1
             difference = sign * pair["difference"]
             low, high = sorted((sign * pair["low"], sign * pair["high"]))

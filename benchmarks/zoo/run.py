@@ -30,6 +30,7 @@ import torch
 import alignzoo
 from alignzoo import columns
 from alignzoo.compare.results import CellResult
+from alignzoo.recipe import load
 from alignzoo.registry import Registry
 from alignzoo.registry.registrar import needs_of
 from alignzoo.traits import traits_of
@@ -124,13 +125,17 @@ def parts(registry: Registry, teacher: str) -> Iterator[Part]:
 
 
 def at_kl(part: Part, kl: float, registry: Registry) -> Part:
-    """The same comparison, of runs that end at this KL; who learns from given answers sees it in evaluations alone."""
+    """The same comparison, of runs that end at this KL; who learns from given answers sees it in evaluations alone.
+
+    Not of methods in rounds: each of theirs measures the KL to its own start."""
+    stages = {name: load(name, registry=registry).stages for name in part.algorithms}
+    algorithms = [name for name, some in stages.items() if not any(stage.round for stage in some)]
     currency, amount = part.budget.split("=")
     further = f"{currency}={float(amount) * FURTHER:g}"
-    given = any(not traits_of(registry.get("optimizer", name)).online for name in part.algorithms)
+    given = any(not traits_of(registry.get("optimizer", name)).online for name in algorithms)
     looks = (f"schedule.evaluations={LOOKS}",) if given else ()
     overrides = (*part.overrides, *looks, f"schedule.kl_stop={kl}")
-    return replace(part, name=f"kl-{part.name}", budget=further, overrides=overrides)
+    return replace(part, name=f"kl-{part.name}", algorithms=tuple(algorithms), budget=further, overrides=overrides)
 
 
 def split(

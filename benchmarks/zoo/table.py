@@ -65,7 +65,8 @@ ABOUT_KL = """## At a common KL
 The same comparisons with runs that end where their KL to the start has reached {kl} nats a sequence, and with three
 times the operations, which who has not come there spends. A run ends with the step that passes it: where a step goes
 far, as on `sort`, that is well behind it. Steps that generate measure the KL of a few completions, so that it has an
-error; who learns from given answers sees it in eleven evaluations on the way.
+error; who learns from given answers sees it in eleven evaluations on the way. Methods in rounds are left out: each
+round measures the KL to its own start.
 """
 
 ABOUT = ("name", "needs", "paper", "lines", "oracle")

@@ -128,7 +128,8 @@ def at_kl(part: Part, kl: float, registry: Registry) -> Part:
     """The same comparison, of runs that end at this KL; who learns from given answers sees it in evaluations alone.
 
     Not of methods in rounds: each of theirs measures the KL to its own start."""
-    stages = {name: load(name, registry=registry).stages for name in part.algorithms}
+    asked = [*part.overrides, f"task={part.task}"]
+    stages = {name: load(name, asked, registry=registry).stages for name in part.algorithms}
     algorithms = [name for name, some in stages.items() if not any(stage.round for stage in some)]
     currency, amount = part.budget.split("=")
     further = f"{currency}={float(amount) * FURTHER:g}"

@@ -119,7 +119,7 @@ def on_preferences(model: Path, folder: Path, pairs: Path, seeds: int, jobs: int
 
 
 def lines(path: Path) -> list[str]:
-    """Of a text file, packed or not."""
+    """The lines of a text file, packed by gzip or not."""
     with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
         return file.readlines()
 

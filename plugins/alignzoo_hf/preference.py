@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, cast
 
 from annotated_types import Gt
 
@@ -64,17 +64,16 @@ class ModelJudge(ModelReward):
     def _known(self, questions: Sequence[Question]) -> dict[tuple[str, str], float]:
         """The scores of these questions' answers, of which the model reads each once."""
         known = self._opened.known
+        for key in list(itertools.islice(known, max(len(known) - KNOWN, 0))):
+            del known[key]  # the oldest
         new = {_key(q, answer): q for q in questions for answer in q.answers if _key(q, answer) not in known}
         groups = [
             Group(as_read(q.prompt, self._scorer), (), (Completion((), answer, finished=True),))
             for (_, answer), q in new.items()
         ]
         for key, (score,) in zip(new, self.scores(groups), strict=True):
-            known[key] = score.value or 0.0
-        needed = known.copy()
-        for key in list(itertools.islice(known, max(len(known) - KNOWN, 0))):
-            del known[key]  # the oldest
-        return needed
+            known[key] = cast(float, score.value)  # which a model always has
+        return known
 
     def _verdict(self, scores: Sequence[float]) -> Verdict:
         margin = (scores[0] - scores[1] if len(scores) > 1 else scores[0]) / self.temperature

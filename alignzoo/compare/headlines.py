@@ -37,6 +37,7 @@ def _of_task(results: Results, task: str) -> Iterator[str]:
         if column.task == task:
             yield from alongside.sentences(column)
     yield from _runs(results, task)
+    yield from _past_the_kl(results, task)
 
 
 def oriented(pair: Pair) -> Pair:
@@ -148,6 +149,23 @@ def _runs(results: Results, task: str) -> Iterator[str]:
             yield f"All {lost} trials of {each.label} on {task} failed: it ran untuned, with its own setting."
         elif lost:
             yield f"{lost} of {len(trials)} trials of {each.label} on {task} failed; it was tuned by the rest."
+
+
+def _past_the_kl(results: Results, task: str) -> Iterator[str]:
+    """Whose runs have gone well past the KL where they were to end, the furthest first."""
+    limit = marks.kl_limit(results)
+    if limit is None:
+        return
+    after = ((marks.kl_after(results, task, each.label), each.label) for each in results.algorithms)
+    past = sorted(((kl, label) for kl, label in after if kl is not None and kl / limit - 1 > marks.NEAR), reverse=True)
+    if past:
+        shown = past if len(past) <= NAMED else past[: NAMED - 1]
+        named = [f"of {label} at {kl:.2f}" for kl, label in shown]
+        named += [f"of {len(past) - len(shown)} others"] if len(past) > len(shown) else []
+        yield (
+            f"On {task} runs ended more than a quarter past a KL of {limit:g}: those {_list(named)}. A step goes that "
+            "far, or each of several stages does; a smaller schedule.lr ends nearer."
+        )
 
 
 def _rule(failed: int, n: int, results: Results, task: str, of: Compared) -> str:

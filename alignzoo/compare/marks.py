@@ -11,6 +11,8 @@ from alignzoo.schedule import AT_KL
 
 KL_STOP = "schedule.kl_stop"
 """The override by which all runs end at a KL."""
+NEAR = 0.25
+"""A method whose KL is within this share of the one where its runs were to end has come to it."""
 
 
 def runs(results: Results, task: str, label: str) -> list[CellResult]:
@@ -40,9 +42,18 @@ def kl_limit(results: Results) -> float | None:
 
 
 def before_the_limit(results: Results, task: str, label: str) -> int:
-    """How many runs ended before their KL came to the limit."""
+    """How many runs ended before their KL came to the limit, by what stopped them and by what they ended with."""
+    limit = kl_limit(results) or 0.0
     trained = [cell for cell in runs(results, task, label) if cell.has_figures and cell.steps]
-    return sum(not cell.stopped.startswith(AT_KL) for cell in trained)
+    return sum(not cell.stopped.startswith(AT_KL) and cell.after.get("kl", 0.0) < limit for cell in trained)
+
+
+def kl_after(results: Results, task: str, label: str) -> float | None:
+    """The KL to the start of its trained runs in nats per sequence, of held-out prompts, on the average; None where
+    nothing has measured it."""
+    trained = [cell for cell in runs(results, task, label) if cell.has_figures and cell.steps]
+    known = [cell.after["kl"] for cell in trained if "kl" in cell.after]
+    return fmean(known) if known else None
 
 
 def marks(results: Results, task: str, label: str) -> Iterator[str]:
@@ -67,6 +78,10 @@ def marks(results: Results, task: str, label: str) -> Iterator[str]:
 def terms(results: Results, task: str, a: str, b: str) -> str:
     """On which terms two were compared."""
     if limit := kl_limit(results):
+        after = [(kl, label) for label in (a, b) if (kl := kl_after(results, task, label)) is not None]
+        if any(abs(kl / limit - 1) > NEAR for kl, _ in after):
+            told = " and ".join(f"{kl:.2f} ({label})" for kl, label in after)
+            return f" at KLs of {told}, where runs were to end at {limit:g}"
         short = any(before_the_limit(results, task, label) for label in (a, b))
         return f" at a KL of {limit:g}" + (", which not all of their runs have come to" if short else "")
     budget = results.settings.get("budget")

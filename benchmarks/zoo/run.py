@@ -20,8 +20,8 @@ import gzip
 import json
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from math import ceil
 from pathlib import Path
 
@@ -44,6 +44,8 @@ FURTHER = 3.0
 """So many times the operations may be spent on the way to a KL: who has not come there by then is marked."""
 LOOKS = 11
 """So many evaluations on the way to a KL."""
+SLOWER = {"sort": 0.2}
+"""The share of their recipes' learning rate with which methods go to a KL on a task where one step goes far."""
 TEACHER_STEPS = 60
 """Steps of GRPO on `sort` that make the teacher of distillation."""
 
@@ -74,6 +76,8 @@ class Part:
     algorithms: tuple[str, ...]
     budget: str
     overrides: tuple[str, ...] = ()
+    own: Mapping[str, str] = field(default_factory=dict)
+    """Settings of single algorithms, by their names."""
 
 
 def optimizers(registry: Registry) -> dict[str, list[str]]:
@@ -125,18 +129,20 @@ def parts(registry: Registry, teacher: str) -> Iterator[Part]:
 
 
 def at_kl(part: Part, kl: float, registry: Registry) -> Part:
-    """The same comparison, of runs that end at this KL; who learns from given answers sees it in evaluations alone.
-
-    Not of methods in rounds: each of theirs measures the KL to its own start."""
+    """The same comparison, of runs that end at this KL; who learns from given answers, also beside its own, sees it in
+    evaluations alone. Not of methods in rounds: each of theirs measures the KL to its own start."""
     asked = [*part.overrides, f"task={part.task}"]
     stages = {name: load(name, asked, registry=registry).stages for name in part.algorithms}
     algorithms = [name for name, some in stages.items() if not any(stage.round for stage in some)]
     currency, amount = part.budget.split("=")
     further = f"{currency}={float(amount) * FURTHER:g}"
-    given = any(not traits_of(registry.get("optimizer", name)).online for name in algorithms)
-    looks = (f"schedule.evaluations={LOOKS}",) if given else ()
-    overrides = (*part.overrides, *looks, f"schedule.kl_stop={kl}")
-    return replace(part, name=f"kl-{part.name}", algorithms=tuple(algorithms), budget=further, overrides=overrides)
+    overrides = (*part.overrides, f"schedule.evaluations={LOOKS}", f"schedule.kl_stop={kl}")
+    share = SLOWER.get(part.task, 1.0)
+    last = {name: stages[name][-1] for name in algorithms} if share < 1 else {}
+    own = {name: f"{stage.name}.schedule.lr={share * stage.schedule.lr:g}" for name, stage in last.items()}
+    return replace(
+        part, name=f"kl-{part.name}", algorithms=tuple(algorithms), budget=further, overrides=overrides, own=own
+    )
 
 
 def split(
@@ -158,9 +164,10 @@ def grown(whole: Sequence[Part]) -> Iterator[Part]:
                 yield replace(part, algorithms=part.algorithms[:size])
 
 
-def fitted(name: str) -> str:
+def fitted(name: str, part: Part) -> str:
     """An algorithm as it is compared: by its name, and with settings of its own where the recipe's would not do."""
-    return f"{name}[label={name},{OWN[name]}]" if name in OWN else name
+    own = [settings[name] for settings in (OWN, part.own) if name in settings]
+    return f"{name}[{','.join([f'label={name}', *own])}]" if own else name
 
 
 def teacher(out: Path) -> Path:
@@ -278,8 +285,8 @@ def main() -> None:
         part = at_kl(part, chosen.kl, registry) if chosen.kl else part
         folder = chosen.out / part.name
         alignzoo.compare(
-            *map(fitted, part.algorithms), task=part.task, seeds=chosen.seeds, budget=part.budget, prompts=PROMPTS,
-            out=folder, overrides=part.overrides, progress=tell,
+            *(fitted(name, part) for name in part.algorithms), task=part.task, seeds=chosen.seeds, budget=part.budget,
+            prompts=PROMPTS, out=folder, overrides=part.overrides, progress=tell,
         )  # fmt: skip
         publish(part.name, folder)
     if not chosen.kl and (not chosen.only or "reward-models" in chosen.only):

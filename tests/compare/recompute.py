@@ -284,8 +284,7 @@ def sentences(raw: Raw, task: str, every: dict[tuple[str, str, str], dict[str, A
                 one, two = (f"{100 * share:.0f} %" for share in shares)
                 terms = f", having spent {one} ({a}) and {two} ({b}) of the budget in {currency}"
             if limit is not None:
-                short = any(_short_of_kl(raw, task, label) for label in (a, b))
-                terms = f" at a KL of {limit:g}" + (", which not all of their runs have come to" if short else "")
+                terms = _at_kl(raw, task, limit, a, b)
             told.append(f"{a} beats {b} on {task} by {number(pair, metric)}{terms}.")
     undecided = [each for each in among if not each[2]["shown"]]
     for a, b, pair in undecided:
@@ -302,7 +301,8 @@ def sentences(raw: Raw, task: str, every: dict[tuple[str, str, str], dict[str, A
         if all((pair["low"], pair["high"]) == (-1, 1) for _, _, pair in undecided):
             excluded = "no difference is excluded"
         told.append(f"On {task}, at n = {n}, no difference is shown {', nor '.join(named)}; {excluded}.")
-    return [*told, *_controls(raw, task, mine, metric, algorithms), *_runs(raw, task, spent)]
+    told += [*_controls(raw, task, mine, metric, algorithms), *_runs(raw, task, spent)]
+    return [*told, *_past_the_kl(raw, task, limit)]
 
 
 def _kl_limit(raw: Raw) -> float | None:
@@ -312,9 +312,40 @@ def _kl_limit(raw: Raw) -> float | None:
 
 
 def _short_of_kl(raw: Raw, task: str, label: str) -> int:
-    """How many runs ended for another reason than their KL."""
+    """How many runs ended for another reason than their KL, and with less of it."""
+    limit = _kl_limit(raw) or 0.0
     trained = [c for c in raw.of(task, label) if c["status"] in ("ok", "over-budget") and c["steps"]]
-    return sum(not each["stopped"].startswith("the KL reached") for each in trained)
+    others = [each for each in trained if not each["stopped"].startswith("the KL reached")]
+    return sum(each["after"].get("kl", 0.0) < limit for each in others)
+
+
+def _measured_kl(raw: Raw, task: str, label: str) -> float:
+    """What evaluations after training say of its runs; not a number where none does."""
+    said = [c["after"]["kl"] for c in raw.of(task, label) if c["steps"] and "kl" in c["after"]]
+    return float(np.mean(said)) if said else math.nan
+
+
+def _at_kl(raw: Raw, task: str, limit: float, a: str, b: str) -> str:
+    one, two = (_measured_kl(raw, task, label) for label in (a, b))
+    if any(kl > 1.25 * limit or kl < 0.75 * limit for kl in (one, two)):
+        return f" at KLs of {one:.2f} ({a}) and {two:.2f} ({b}), where runs were to end at {limit:g}"
+    short = any(_short_of_kl(raw, task, label) for label in (a, b))
+    return f" at a KL of {limit:g}" + (", which not all of their runs have come to" if short else "")
+
+
+def _past_the_kl(raw: Raw, task: str, limit: float | None) -> list[str]:
+    if limit is None:
+        return []
+    after = {label: _measured_kl(raw, task, label) for label in raw.roles}
+    past = sorted((label for label in after if after[label] > 1.25 * limit), key=lambda label: -after[label])
+    named = [f"of {label} at {after[label]:.2f}" for label in (past if len(past) <= 3 else past[:2])]
+    named += [f"of {len(past) - 2} others"] if len(past) > 3 else []
+    if not past:
+        return []
+    return [
+        f"On {task} runs ended more than a quarter past a KL of {limit:g}: those {joined(named)}. A step goes that "
+        "far, or each of several stages does; a smaller schedule.lr ends nearer."
+    ]
 
 
 def _controls(raw: Raw, task: str, mine: dict[Any, Any], metric: str, algorithms: list[str]) -> list[str]:

@@ -90,6 +90,25 @@ def test_at_a_common_kl_the_runs_that_have_not_come_to_it_are_marked() -> None:
         "1 of 2 runs of b on t ended before their KL came to 0.5, after 75 % of the budget on the average.",
     ]
     assert [*marks(made(cells=cells, **settings), "t", "b")] == ["1 of 2 short of the KL"]
+    cells = (*ended, replace(cells[-1], after={"kl": 0.55}))  # its last steps went past it, which no step has measured
+    assert not [*marks(made(cells=cells, **settings), "t", "b")]
+
+
+def test_runs_that_went_past_a_common_kl_are_not_said_to_be_at_it() -> None:
+    stopped = "the KL reached 0.52 nats per sequence (kl_stop 0.5)"
+    ended = {"a": 0.62, "b": 0.38}  # each within a quarter of 0.5
+    cells = {
+        label: replace(OK, algorithm=label, steps=5, stopped=stopped, after={"kl": kl}) for label, kl in ended.items()
+    }
+    settings: dict[str, Any] = {"overrides": ("schedule.kl_stop=0.5",)}
+    lead = "a beats b on t by 0.50 [0.30, 0.70] gold"
+    assert said(pair("a", "b", 0.5, True), cells=(*cells.values(),), **settings) == [f"{lead} at a KL of 0.5."]
+    cells["a"] = replace(cells["a"], after={"kl": 0.91})
+    assert said(pair("a", "b", 0.5, True), cells=(*cells.values(),), **settings) == [
+        f"{lead} at KLs of 0.91 (a) and 0.38 (b), where runs were to end at 0.5.",
+        "On t runs ended more than a quarter past a KL of 0.5: those of a at 0.91. A step goes that far, or each of "
+        "several stages does; a smaller schedule.lr ends nearer.",
+    ]
 
 
 def test_what_the_data_exclude() -> None:

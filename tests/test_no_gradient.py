@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
-from alignzoo import Batch, Forward, RunError, Terms
+from alignzoo import Batch, Forward, Group, RunError, Score, Terms
 from alignzoo import functional as fn
 from alignzoo.metrics import comparisons
 from alignzoo.testing import toy_batch
@@ -199,3 +200,16 @@ def test_a_run_counts_them_and_saves_nothing(tmp_path: Path) -> None:
         train(ToyPolicy(), Pulling(strength=0.0), tmp_path / "empty")
     text = (tmp_path / "empty" / "warnings.jsonl").read_text()
     assert [kind in text for kind in ('"no-gradient"', '"stalled"')] == [True, True] and text.count("\n") == 2
+
+
+class Silent:
+    """A judge that gives no score, and says why."""
+
+    def score(self, groups: Sequence[Group], policy: Any) -> list[tuple[Score, ...]]:
+        return [(Score(None, note="the model asked is not a judge"),) * len(group.completions) for group in groups]
+
+
+def test_a_reward_that_scores_nothing_is_told_with_its_own_reason(tmp_path: Path) -> None:
+    told = r"none of the 12 completions has a score .* the reward notes: the model asked is not a judge\."
+    with pytest.raises(RunError, match=told):
+        train(ToyPolicy(), Pulling(), tmp_path / "silent", reward=Silent())

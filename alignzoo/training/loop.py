@@ -89,7 +89,7 @@ def _steps(stage: Run, optimizer: Optimizer, start: int, ledger: Ledger, source:
         own += _made_anew(stage) if step == 1 and not processes.index() else []
         optimizer, stage = successor(optimizer, report), stage.following(report)
         recording.record(stage, report, tokens)
-        recording.tell(stage, step, watch.see(report.metrics))
+        recording.tell(stage, step, watch.see(report.metrics, report.groups))
         meter.add(report.metrics)
         every = schedule.eval_every and step % schedule.eval_every == 0 and step < stage.steps
         evaluated: Figures = {}

@@ -4,20 +4,24 @@ nothing but such steps ends in an error before its model is saved."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 from alignzoo.errors import RunError
 from alignzoo.interfaces import Optimizer
 from alignzoo.training.stage import Run
 from alignzoo.traits import traits_of
-from alignzoo.types import Alert
+from alignzoo.types import Alert, Group
 
 FIRST, STALLED = "no-gradient", "stalled"
 """The kinds of alert: of the first step without a gradient, and of the third in a row."""
 
 IN_A_ROW = 3
 """From how many steps without a gradient on a run is said to have stalled."""
+
+LONGEST = 200
+"""Characters of a reward's note, at most, that are told."""
 
 ROUNDING = 1e-4
 """A gradient's norm at most, where no group has completions to compare: what rounding leaves of terms that cancel, or
@@ -223,6 +227,13 @@ def counted(metrics: Mapping[str, float], optimizer: Optimizer, *, online: bool)
     return {"no_gradient": float(step_of(metrics, optimizer, online=online).without_gradient)}
 
 
+def noted(groups: Sequence[Group]) -> str:
+    """The reward's note on the first completion that it gave no score, as a sentence; nothing without one."""
+    scores = (score for group in groups for score in group.scores or ())
+    note = next((score.note for score in scores if score.value is None and score.note), "")
+    return f" Of the first the reward notes: {textwrap.shorten(note, LONGEST)}." if note else ""
+
+
 @dataclass
 class Watch:
     """The steps of a stage so far."""
@@ -251,8 +262,8 @@ class Watch:
             watch.see(line)
         return watch
 
-    def see(self, metrics: Mapping[str, float]) -> list[Alert]:
-        """Count a step; what is to be told of it."""
+    def see(self, metrics: Mapping[str, float], groups: Sequence[Group] = ()) -> list[Alert]:
+        """Count a step of these groups; what is to be told of it."""
         reward = metrics.get("reward/mean", -math.inf)
         converged = self.without < self.steps and reward >= self.best
         step = step_of(metrics, self.optimizer, online=self.online, converged=converged)
@@ -264,7 +275,7 @@ class Watch:
         self.best = max(self.best, reward)
         if not empty:
             return []
-        self.why = cause(step).message(step)
+        self.why = cause(step).message(step) + (noted(groups) if not step.scored else "")
         figures = {"steps": float(self.steps), "no_gradient": float(self.without), "grad_norm": step.norm}
         said = {FIRST: f"the step gave no gradient, because {self.why}"}
         if self.in_a_row == IN_A_ROW:

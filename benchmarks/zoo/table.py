@@ -63,10 +63,10 @@ KL = "kl-"
 ABOUT_KL = """## At a common KL
 
 The same comparisons with runs that end where their KL to the start has reached {kl} nats a sequence, and with three
-times the operations, which who has not come there spends. A run ends with the step that passes it: where a step goes
-far, as on `sort`, that is well behind it. Steps that generate measure the KL of a few completions, so that it has an
-error; who learns from given answers sees it in eleven evaluations on the way. Methods in rounds are left out: each
-round measures the KL to its own start.
+times the operations, which who has not come there spends. A run ends with the step that passes it; on `sort`, where
+one goes far, methods take a fifth of their recipes' learning rates. Steps that generate measure the KL of a few
+completions, so that it has an error; who learns from given answers sees it in eleven evaluations on the way. Methods in
+rounds are left out: each round measures the KL to its own start.
 """
 
 ABOUT = ("name", "needs", "paper", "lines", "oracle")
@@ -257,7 +257,7 @@ def _at_kl(known: Sequence[tuple[str, dict[str, Any]]]) -> Iterator[str]:
             if found is None:
                 continue
             cells = [c for c in results["cells"] if c["algorithm"] == row["algorithm"] and c["after"]]
-            ended = sum(cell["stopped"].startswith(AT_KL) for cell in cells)
+            ended = sum(c["stopped"].startswith(AT_KL) or c["after"]["kl"] >= float(_limit(results)) for c in cells)
             spent = f"{fmean(cell['costs']['flops'] for cell in cells):.2g}"
             told = [found.figure, found.start, found.better, found.kl, f"{ended} of {len(cells)}", spent]
             yield _line([f"{name}: {found.task}", f"`{row['algorithm']}`", *told])

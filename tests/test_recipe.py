@@ -326,6 +326,10 @@ def test_by_name_path_folder_or_optimizer(zoo: Registry, rlhf: Path, tmp_path: P
     assert [(each.name, each.optimizer) for each in online.stages] == [("rl", PPO(clip=0.5))]
     offline = load("dpo", registry=zoo)
     assert [(each.name, each.optimizer) for each in offline.stages] == [("learn", DPO())]
+    assert (online.description, offline.description) == (
+        "It learns from what the policy generates, and says so.",
+        "Offline.",
+    )
     with pytest.raises(
         RecipeError, match=r"no recipe or optimizer 'rlfh'\. Did you mean 'rlhf'\? Known: dpo, ppo, rlhf"
     ):

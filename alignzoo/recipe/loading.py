@@ -95,7 +95,8 @@ def _find(name: str, registry: Registry) -> tuple[Node, str]:
         _check_says_online(name, optimizer)
         online = traits_of(optimizer).online
         root = read_toml(registry.recipes / (ONLINE if online else OFFLINE))
-        return _with_optimizer(root, name), name.rpartition("/")[2]
+        summary = registry.registration("optimizer", name).summary
+        return _with_optimizer(root, name, summary), name.rpartition("/")[2]
     if path.is_file():
         return read_toml(path), path.stem
     if (path / "manifest.json").is_file():
@@ -113,8 +114,10 @@ def _check_says_online(name: str, optimizer: Any) -> None:
         )
 
 
-def _with_optimizer(root: Node, name: str) -> Node:
-    """A generic recipe whose last stage has this optimizer."""
+def _with_optimizer(root: Node, name: str, summary: str) -> Node:
+    """A generic recipe whose last stage has this optimizer, described as that is."""
+    if summary:
+        root = Node(root.value | {"description": Node(summary, f"optimizer {name!r}")}, root.where)
     stages = root.value.get("stage", Node([], root.where))
     if not stages.is_list or not stages.value:
         return root  # what is wrong is said when the stages are read

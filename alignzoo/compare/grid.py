@@ -17,6 +17,7 @@ from alignzoo.interfaces import HasBest
 from alignzoo.recipe import Recipe, Stage, load, part
 from alignzoo.registry import Registry
 from alignzoo.runs import api
+from alignzoo.traits import traits_of
 
 START, RANDOM = "start", "random reward"
 """Labels of controls."""
@@ -174,11 +175,13 @@ class Grid:
     @cached_property
     def randomised(self) -> Entry | None:
         """The algorithm that also learns from a reward that says nothing: one that asks for a reward, where there is
-        one, else one that learns from comparisons. None where no algorithm reads scores: who imitates demonstrations
-        learns the same whatever they are worth."""
+        one, else one that learns from comparisons. None where no algorithm reads scores: who imitates demonstrations,
+        or a teacher, learns the same whatever they are worth."""
 
         def rank(each: Entry) -> int:
             stage = self._last(each)
+            if not traits_of(stage.optimizer).reads_rewards:
+                return 0
             return 2 if stage.sampler.online else int(stage.kind == "comparisons")
 
         best = max(self.plan.algorithms, key=rank)

@@ -32,9 +32,11 @@ def randomised(*algorithms: str) -> list[str]:
 def test_a_random_reward_stands_only_where_scores_are_read_with_a_seed_each() -> None:
     assert randomised("sft") == []
     assert randomised("sft", "dpo") == ['reward=[{name="random", seed=0}]', 'reward=[{name="random", seed=1}]']
-    assert [cell.algorithm for cell in grid("dpo", "grpo", seeds=1).cells({}) if cell.role == "random"] == [
-        "random reward (grpo)"
-    ]
+    taught = "gkd[optimizer.teacher=DIR]"
+    assert randomised(taught, "sft") == []  # it learns from its own answers what a teacher thinks of them
+    for other in ("dpo", taught):
+        cells = grid(other, "grpo", seeds=1).cells({})
+        assert [cell.algorithm for cell in cells if cell.role == "random"] == ["random reward (grpo)"]
 
 
 def test_a_setting_of_the_task_that_an_algorithm_cannot_see_is_refused() -> None:

@@ -142,7 +142,7 @@ def main() -> None:
         parser.error("preferences: --pairs FILE says which")
     else:
         on_preferences(asked.model.resolve(), folder.resolve(), asked.pairs, asked.seeds, asked.jobs)
-    publish(asked.which, folder / "compare", RESULTS / "real")
+    publish(asked.which, folder / "compare", RESULTS / "real", asked.model)
 
 
 if __name__ == "__main__":

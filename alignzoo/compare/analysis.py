@@ -22,7 +22,7 @@ from alignzoo.compare.results import (
     Standing,
     WinRate,
 )
-from alignzoo.compare.winrates import Bout, Verdicts, by_gold, reversed_rate, win_rate
+from alignzoo.compare.winrates import Bout, Keep, Verdicts, by_gold, reversed_rate, win_rate
 from alignzoo.evaluation.answers import Answer, by_prompt, read_answers
 from alignzoo.runs import api
 
@@ -40,10 +40,11 @@ def analyse(
     chosen: Chosen,
     verdicts: Verdicts | None = by_gold,
     looks: Sequence[int] = (),
+    keep: Keep | None = None,
 ) -> Results:
     """Everything that the cells tell; the same cells always tell the same. `looks`: the numbers of seeds, rising, at
     which results were looked at, this one the last; nothing stands for a first look. Without `verdicts` no answer is
-    judged."""
+    judged; `keep` is told those of a judge."""
     cells = _with_start(cells)
     sheet = Sheet(folder, [cell for cell in cells if cell.role != "trial"])
     looks = list(looks) or [grid.plan.seeds]
@@ -59,7 +60,7 @@ def analyse(
         cells=tuple(cells),
         standings=(*_standings(sheet, level), *overall.standings(rescaled)),
         pairs=(*_among(sheet, scores, level), *_against_controls(sheet, scores, level)),
-        win_rates=tuple(rate for task in sheet.tasks for rate in _win_rates(sheet, task, verdicts)),
+        win_rates=tuple(rate for task in sheet.tasks for rate in _win_rates(sheet, task, verdicts, keep)),
         improvements=tuple(overall.improvements(rescaled)),
         profiles=tuple(overall.profiles(rescaled)),
         headlines=(),
@@ -221,7 +222,7 @@ def _pair(
     )
 
 
-def _win_rates(sheet: Sheet, task: str, verdicts: Verdicts | None) -> list[WinRate]:
+def _win_rates(sheet: Sheet, task: str, verdicts: Verdicts | None, keep: Keep | None) -> list[WinRate]:
     """None where nobody judges, or where what would is not there: of given answers alone nothing tells which of two
     sampled ones is better."""
     found: list[WinRate] = []
@@ -233,8 +234,8 @@ def _win_rates(sheet: Sheet, task: str, verdicts: Verdicts | None) -> list[WinRa
         if not seeds:
             continue
         matched = [_matched(sheet.answers(ours[seed]), sheet.answers(theirs[seed])) for seed in seeds]
-        bout = Bout(task, a, b, [pair[0] for pair in matched], [pair[1] for pair in matched])
-        rate = win_rate(bout, verdicts)
+        bout = Bout(task, a, b, [pair[0] for pair in matched], [pair[1] for pair in matched], seeds)
+        rate = win_rate(bout, verdicts, None if verdicts is by_gold else keep)
         found += [rate, reversed_rate(rate)]
     return found
 

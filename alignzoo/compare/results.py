@@ -2,6 +2,8 @@
 
 DIR/
   results.json        this file's `Results`: equal to the byte for equal plans and seeds on one machine
+  verdicts.jsonl      what a judge has said of each pair of answers, in both orders: 1 where a's is the better, 0 where
+                      b's is, with a's shown first and with b's; none where gold scores judge
   timings.json        what clocks and the allocator say: {cell id: {"seconds/...": s, "memory": bytes, ...}}
   cells/ID/           one cell each; ID is TASK/ALGORITHM/seed-N, or .../trial-N
     plan.json         what it is to do

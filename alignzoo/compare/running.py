@@ -28,10 +28,10 @@ from alignzoo.compare.results import ANEW, CellResult, Results, looks_in
 from alignzoo.compare.spread import spread
 from alignzoo.compare.winrates import verdicts_of
 from alignzoo.errors import RunError
-from alignzoo.files import read_object
+from alignzoo.files import line_of, read_object
 from alignzoo.registry import Registry
 from alignzoo.runs import api
-from alignzoo.storage import LOCK, in_words, only_writer, write_json
+from alignzoo.storage import LOCK, in_words, only_writer, write_json, write_text
 
 Progress = Callable[[CellResult, int, int], None]
 """Told of each cell that has ended: it, how many have, of how many."""
@@ -123,7 +123,9 @@ def execute(
         chosen = _chosen(grid, tried)
         cells = work.results(grid.cells(chosen))
         looks = looks_of(_looked(folder), plan.seeds)
-        results = analyse(grid, folder, [*tried, *cells], chosen, verdicts, looks)
+        said: list[dict[str, Any]] = []
+        results = analyse(grid, folder, [*tried, *cells], chosen, verdicts, looks, said.append)
+        _keep(said, folder / "verdicts.jsonl")
         results.write(folder)
         write_json(folder / "timings.json", _timings(folder, results.cells))
         write_report(folder, registry=registry)
@@ -227,6 +229,14 @@ def _looked(folder: Path) -> list[int]:
     """The numbers of seeds at which results of this folder were looked at."""
     path = folder / "results.json"
     return looks_in(read_object(path, fix=ANEW), path) if path.exists() else []
+
+
+def _keep(verdicts: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """What a judge has said; no file where gold scores judge."""
+    if verdicts:
+        write_text(path, "".join(map(line_of, verdicts)))
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _timings(folder: Path, cells: Sequence[CellResult]) -> dict[str, Mapping[str, float]]:

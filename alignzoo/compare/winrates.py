@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +20,9 @@ from alignzoo.types import Question, Verdict
 
 Verdicts = Callable[[Sequence[tuple[Answer, Answer]]], list[float]]
 """For pairs of answers to the same prompt: 1 where the first is better, 0 where the second is, between for a tie."""
+
+Keep = Callable[[dict[str, Any]], None]
+"""Takes what a judge has said of one pair of answers: a line of verdicts.jsonl."""
 
 RIDGE = (0.01, 1.0)
 """Precisions of the normal priors on the length-controlled model's coefficients: of the log-odds at the mean length
@@ -72,17 +76,24 @@ class Bout:
     b: str
     answers_a: Sequence[Sequence[Answer]]
     answers_b: Sequence[Sequence[Answer]]
+    seeds: Sequence[int] = ()
+    """Theirs, where verdicts are kept."""
 
 
-def win_rate(bout: Bout, verdicts: Verdicts) -> WinRate:
+def win_rate(bout: Bout, verdicts: Verdicts, keep: Keep | None = None) -> WinRate:
     """The rate with its interval over seeds and prompts, and the rate at equal length.
 
     Each pair is judged in both orders, and the two verdicts are averaged, so that a judge's liking for the first
-    place cancels out.
+    place cancels out. `keep` is told each.
     """
     pairs = [(x, y) for a, b in zip(bout.answers_a, bout.answers_b, strict=True) for x, y in zip(a, b, strict=True)]
     forth = np.asarray(verdicts(pairs))
     back = 1 - np.asarray(verdicts([(y, x) for x, y in pairs]))
+    if keep is not None:
+        which = [(seed, x.prompt) for seed, answers in zip(bout.seeds, bout.answers_a, strict=True) for x in answers]
+        for (seed, prompt), one, other in zip(which, forth.tolist(), back.tolist(), strict=True):
+            about = {"task": bout.task, "a": bout.a, "b": bout.b, "seed": seed, "prompt": prompt}
+            keep(about | {"a_first": one, "b_first": other})
     wins = (forth + back) / 2
     by_seed = wins.reshape(len(bout.answers_a), -1)
     if min(by_seed.shape) > 1:

@@ -9,8 +9,9 @@ equal KL to the start.
 
 Large families are split, so that each comparison can be read by itself when it has ended; every part of a family holds
 the same anchor, its best-known method. The same command goes on where it was stopped. What a comparison comes to is
-published in benchmarks/results/zoo/NAME: report.md without its pictures, results.json without the win rates, and the
-scores of all answers, so that `python tests/compare/recompute.py benchmarks/results/zoo/NAME` computes it all again.
+published in benchmarks/results/zoo/NAME: report.md without its pictures, results.json without win rates by gold, the
+scores of all answers, and a judge's verdicts; `python tests/compare/recompute.py benchmarks/results/zoo/NAME` computes
+it all again.
 """
 
 from __future__ import annotations
@@ -217,20 +218,31 @@ def reward_model(name: str, seed: int, folder: Path) -> dict[str, object]:
     return {"before": found.before, "after": found.after, "costs": costs, "seconds": spent}
 
 
-def publish(name: str, folder: Path, out: Path = OUT) -> None:
-    """The report and the data of one comparison, for the repository."""
+def publish(name: str, folder: Path, out: Path = OUT, model: Path | None = None) -> None:
+    """The report and the data of one comparison, for the repository; without the places of its files and its model."""
+    places = [folder, folder.parent, Path.cwd()] if model is None else [folder, folder.parent, Path.cwd(), model]
     target = out / name
     target.mkdir(parents=True, exist_ok=True)
     text = (folder / "report.md").read_text()
     text = re.sub(r"^!\[.*\]\(.*\)\n+", "", text, flags=re.M)
-    (target / "report.md").write_text(anywhere(text, folder))
+    (target / "report.md").write_text(anywhere(text, places))
     data = json.loads((folder / "results.json").read_text())
-    data["win_rates"], data["improvements"], data["profiles"] = [], [], []
+    data["improvements"], data["profiles"] = [], []
+    verdicts = folder / "verdicts.jsonl"
+    if verdicts.exists():
+        pack(verdicts.read_text(), target / "verdicts.jsonl.gz")
+    else:
+        data["win_rates"] = []
     data["timings"] = json.loads((folder / "timings.json").read_text())
     lines = [line for cell in data["cells"] for line in scored(folder, cell["id"])]
-    with gzip.GzipFile(target / "answers.jsonl.gz", "wb", mtime=0) as file:
-        file.write("".join(json.dumps(line) + "\n" for line in lines).encode())
-    (target / "results.json").write_text(anywhere(json.dumps(rounded(data), separators=(",", ":")), folder) + "\n")
+    pack("".join(json.dumps(line) + "\n" for line in lines), target / "answers.jsonl.gz")
+    (target / "results.json").write_text(anywhere(json.dumps(rounded(data), separators=(",", ":")), places) + "\n")
+
+
+def pack(text: str, path: Path) -> None:
+    """By gzip, equal texts as equal bytes."""
+    with gzip.GzipFile(path, "wb", mtime=0) as file:
+        file.write(text.encode())
 
 
 def scored(folder: Path, cell: str) -> Iterator[dict[str, object]]:
@@ -239,7 +251,9 @@ def scored(folder: Path, cell: str) -> Iterator[dict[str, object]]:
     for line in path.read_text().splitlines() if path.exists() else ():
         answer = json.loads(line)
         if not answer["greedy"]:
-            yield {"cell": cell, **{name: answer[name] for name in ("prompt", "greedy", "gold", "accuracy", "reward")}}
+            of_pairs = ("preference",) if answer.get("preference") is not None else ()
+            names = ("prompt", "greedy", "gold", "accuracy", "reward", *of_pairs)
+            yield {"cell": cell, **{name: answer[name] for name in names}}
 
 
 def rounded(value: object) -> object:
@@ -251,9 +265,9 @@ def rounded(value: object) -> object:
     return [rounded(each) for each in value] if isinstance(value, list) else value
 
 
-def anywhere(text: str, folder: Path) -> str:
+def anywhere(text: str, places: Sequence[Path]) -> str:
     """Without folders of the machine."""
-    for path in (folder, folder.parent, Path.cwd()):
+    for path in places:
         text = text.replace(str(path.resolve()), path.name).replace(str(path), path.name)
     return text
 

@@ -22,6 +22,14 @@ PRIOR, FLOOR = 2.5, 0.1
 FIGURES = ("gold", "accuracy", "reward", "preference")
 
 
+def lines(path: Path) -> list[dict[str, Any]]:
+    """Those of a file of JSON lines, packed by gzip or not; none of one that is not there."""
+    if not path.exists():
+        return []
+    text = gzip.decompress(path.read_bytes()).decode() if path.suffix == ".gz" else path.read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
 class Raw:
     """What a comparison's folder holds."""
 
@@ -32,15 +40,15 @@ class Raw:
         self.tasks = list(dict.fromkeys(cell["task"] for cell in cells))
         self.roles = {cell["algorithm"]: cell["role"] for cell in cells}
         self.answers: dict[str, list[dict[str, Any]]] = {cell["id"]: [] for cell in cells}
+        self.verdicts = lines(folder / "verdicts.jsonl") or lines(folder / "verdicts.jsonl.gz")
         published = folder / "answers.jsonl.gz"
         if published.exists():
-            for answer in map(json.loads, gzip.decompress(published.read_bytes()).decode().splitlines()):
+            for answer in lines(published):
                 self.answers[answer["cell"]].append(answer)
             return
         for cell in cells:
-            path = folder / "cells" / cell["id"] / "answers.jsonl"
-            lines = path.read_text().splitlines() if path.exists() else []
-            self.answers[cell["id"]] = [a for a in map(json.loads, lines) if not a["greedy"]]
+            every = lines(folder / "cells" / cell["id"] / "answers.jsonl")
+            self.answers[cell["id"]] = [answer for answer in every if not answer["greedy"]]
 
     @property
     def level(self) -> float:
@@ -125,7 +133,9 @@ class Estimate:
 
     def wilson(self, level: float) -> tuple[float, float]:
         m, total = self.mean, self.runs + self.prompts
-        if 0 < m < 1:
+        if 0 < m < 1 and not total:
+            n, z = self.k * self.p_, float(stats.t.isf(level / 2, self.nu))
+        elif 0 < m < 1:
             n = min(m * (1 - m) / total, self.k * self.p_)
             z = self.half(level) / math.sqrt(total)
         else:
@@ -219,8 +229,12 @@ def scaled(raw: Raw, best: dict[str, float]) -> dict[str, list[np.ndarray]]:
 
 
 def win_rates(raw: Raw) -> dict[tuple[str, str, str], dict[str, Any]]:
-    """By the gold score, else accuracy, else the reward; ties are half."""
+    """By a judge's verdicts, else by the gold score, accuracy or the reward; ties are half."""
     found = {}
+    said: dict[tuple[str, str, str], dict[int, list[float]]] = {}
+    for each in raw.verdicts:
+        rows = said.setdefault((each["task"], each["a"], each["b"]), {})
+        rows.setdefault(each["seed"], []).append((each["a_first"] + each["b_first"]) / 2)
     for task in raw.tasks:
         for a, b in itertools.combinations(raw.roles, 2):
             ours, theirs = (
@@ -229,7 +243,10 @@ def win_rates(raw: Raw) -> dict[tuple[str, str, str], dict[str, Any]]:
             seeds = sorted(ours.keys() & theirs.keys())
             if not seeds:
                 continue
-            wins = np.array([[_win(x, y) for x, y in zip(ours[s], theirs[s], strict=True)] for s in seeds])
+            if raw.verdicts:
+                wins = np.array([said[task, a, b][seed] for seed in seeds])
+            else:
+                wins = np.array([[_win(x, y) for x, y in zip(ours[s], theirs[s], strict=True)] for s in seeds])
             low, high = Estimate(wins, None, 1, "share").interval(0.05)
             figures = (wins.mean(), low, high, (wins == 0.5).mean(), wins.size)
             found[task, a, b] = dict(zip(("rate", "low", "high", "ties", "n"), figures, strict=True))

@@ -16,8 +16,10 @@ import alignzoo
 from alignzoo.compare import Results, read_results
 from alignzoo.compare.table import tables
 from alignzoo.evaluation.answers import by_prompt, read_answers
+from alignzoo.files import line_of, read_lines
 
 from .conftest import Compare
+from .recompute import differing
 
 
 def test_every_cell_is_an_ordinary_run_and_controls_are_always_there(compare: Compare, tmp_path: Path) -> None:
@@ -41,6 +43,14 @@ def test_every_cell_is_an_ordinary_run_and_controls_are_always_there(compare: Co
     judged = compare("climb", "climb[optimizer.rate=3.0]", judge="umpire")  # the same cells: only the verdicts are new
     assert judged.win_rates == results.win_rates and judged.cells == results.cells
     assert any("judged by umpire, each pair of answers in both orders" in note for note in judged.notes)
+    said = read_lines(tmp_path / "out" / "verdicts.jsonl")
+    assert len(said) == 10 * 2 * 12  # pairs of five methods, seeds, prompts
+    assert differing(tmp_path / "out", {}) == []
+    turned = [each | {"a_first": 1 - each["a_first"], "b_first": 1 - each["b_first"]} for each in said]
+    (tmp_path / "out" / "verdicts.jsonl").write_text("".join(map(line_of, turned)))
+    assert any(each.startswith("win-rate start climb rate") for each in differing(tmp_path / "out", {}))
+    compare("climb", "climb[optimizer.rate=3.0]")
+    assert not (tmp_path / "out" / "verdicts.jsonl").exists()  # gold scores judge again
 
     start, climb = (
         next(c for c in results.cells if (c.algorithm, c.seed) == (label, 1)) for label in ("start", "climb")

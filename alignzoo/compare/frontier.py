@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -42,9 +42,12 @@ class Fit:
     error: float
     """Root mean squared."""
     furthest: float
-    """The largest d of the data."""
+    """The largest d of the data, ..."""
+    nearest: float = 0.0
+    """... and the smallest beside the start's."""
     low: float = math.nan
-    """95 % interval of the turning point, over resampled runs; infinite where many resamples have none."""
+    """95 % interval of the turning point, over resampled runs; infinite where many resamples have none, or have too few
+    points for a fit."""
     high: float = math.nan
 
     def at(self, d: float) -> float:
@@ -66,9 +69,10 @@ class Fit:
 
     @property
     def turns(self) -> bool:
-        """Whether the data show a turning point: it is within them, nearly every resample of runs has one, and from it
-        to the furthest run the fit falls by more than its error."""
-        within = self.turn <= self.furthest and not math.isinf(self.high)
+        """Whether the data show a turning point: it is the start, or has some on either side; nearly every resample of
+        runs has one; and from it to the furthest run the fit falls by more than its error."""
+        within = (self.turn == 0 or self.nearest <= self.turn) and self.turn <= self.furthest
+        within = within and not math.isinf(self.high)
         return within and self.at(self.turn) - self.at(self.furthest) > self.error
 
 
@@ -85,12 +89,12 @@ def fit(runs: Sequence[Sequence[Point]], start: float, *, seed: int = 0) -> Fit 
     for _ in range(RESAMPLES if len(runs) > 1 else 0):
         drawn = [runs[i] for i in rng.integers(len(runs), size=len(runs))]
         again = _of_form(best.form, drawn, start)
-        if again is not None:
-            turns.append(again.turn if again.turn <= REACH * best.furthest else math.inf)
+        turn = math.inf if again is None else again.turn
+        turns.append(turn if turn <= REACH * best.furthest else math.inf)
     if not turns:
         return best
     low, high = np.quantile(turns, (0.025, 0.975), method="nearest")
-    return Fit(best.form, start, best.alpha, best.beta, best.error, best.furthest, float(low), float(high))
+    return replace(best, low=float(low), high=float(high))
 
 
 def _best(runs: Sequence[Sequence[Point]], start: float) -> Fit | None:
@@ -107,7 +111,7 @@ def _of_form(form: Literal["linear", "log"], runs: Sequence[Sequence[Point]], st
     design = np.stack([d, -d * (d if form == "linear" else np.log(d))], axis=1)
     (alpha, beta), *_ = np.linalg.lstsq(design, value - start, rcond=None)
     error = math.sqrt(float(np.mean((design @ (alpha, beta) + start - value) ** 2)))
-    return Fit(form, start, float(alpha), float(beta), error, float(d.max()))
+    return Fit(form, start, float(alpha), float(beta), error, float(d.max()), float(d.min()))
 
 
 def pareto(points: Sequence[Point]) -> list[int]:

@@ -60,6 +60,16 @@ def test_the_interval_is_over_runs() -> None:
     assert alone is not None and math.isnan(alone.low)
 
 
+def test_no_turning_point_is_read_into_ends_alone() -> None:
+    ends = [[(5.0, 0.23)], [(5.6, 0.20)], [(6.2, 0.16)]]  # d = 2.2 to 2.5, and nothing on the way from 0
+    found = fit(ends, 0.0)
+    assert found is not None and found.turn < found.nearest == math.sqrt(5.0)
+    assert not found.turns and math.isinf(found.high)  # most resamples have no three different points
+    assert not Fit("linear", 0.0, 2.0, 0.5, 0.1, 4, nearest=2.5, low=1.9, high=2.1).turns
+    assert Fit("linear", 0.0, 2.0, 0.5, 0.1, 4, nearest=1.5, low=1.9, high=2.1).turns
+    assert Fit("linear", 0.0, -1.0, 0.1, 0.0, 4, nearest=1.5, low=0.0, high=0.0).turns  # it falls from the start on
+
+
 def test_too_few_points() -> None:
     assert fit([], 0.0) is None
     assert fit([[(0.0, 1.0), (1.0, 2.0), (4.0, 1.0)]], 0.0) is None  # the start says nothing of the curve

@@ -60,7 +60,11 @@ def _by(pair: Pair) -> str:
 
 def _undecided(pairs: Sequence[Pair], task: str) -> Iterator[str]:
     if pairs and all(pair.p is None for pair in pairs):
-        yield f"On {task} one seed cannot tell the algorithms apart: give --seeds 3 or more."
+        few, fix = "one seed", "--seeds 3 or more"
+        if pairs[0].n_seeds > 1:
+            few = f"{'one' if pairs[0].n_prompts else 'no'} held-out prompt that all runs have a score for"
+            fix = "more data, or hold out more of them (data.heldout)"
+        yield f"On {task} {few} cannot tell the algorithms apart: give {fix}."
         return
     for pair in pairs:
         if pair.low is None:

@@ -129,7 +129,13 @@ def test_what_the_data_exclude() -> None:
     alike = replace(pair("a", "b", 0.0, False), low=None, high=None, p=1.0, p_adjusted=1.0)
     assert said(alike) == ["On t, a and b score alike in every answer of every run."]
     unknown = replace(alike, p=None, p_adjusted=None)
-    assert said(unknown) == ["On t one seed cannot tell the algorithms apart: give --seeds 3 or more."]
+    assert said(replace(unknown, n_seeds=1)) == [
+        "On t one seed cannot tell the algorithms apart: give --seeds 3 or more."
+    ]
+    assert said(replace(unknown, n_prompts=1)) == [
+        "On t one held-out prompt that all runs have a score for cannot tell the algorithms apart: give more data, or "
+        "hold out more of them (data.heldout)."
+    ]
 
 
 def test_against_controls() -> None:
